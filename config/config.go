@@ -1,0 +1,142 @@
+// Package config owns every knob of a node as data: its name, default, unit and bounds, and where its value came from.
+package config
+
+import (
+	"path/filepath"
+	"time"
+)
+
+// Profiles, the values of Config.Profile.
+const (
+	ProfileDefault = "default"
+	ProfileServer  = "server" // no port mapping, no mDNS, no private dials: this version does none of them anyway
+	ProfileDevnet  = "devnet" // several nodes on one machine: port 0 is legal and the default of p2p.port
+)
+
+// Values of Consortium.Bootstrap and Consortium.Role.
+const (
+	BootstrapAuto     = "auto"      // make a genesis when store and peers are empty
+	BootstrapNever    = "never"     // wait for peers
+	BootstrapOrdinal0 = "ordinal-0" // as auto, but only on the host whose name ends in -0
+	RoleAuto          = "auto"      // validator when the chain's set holds our key
+	RoleFollower      = "follower"
+)
+
+// NetworkConsortium is the only value of Config.Network in this version.
+const NetworkConsortium = "consortium"
+
+// Config is the whole configuration. Rooms get their own section by value, never the whole.
+type Config struct {
+	Network     string
+	NetworkName string
+	DataDir     string // Load puts the place for this machine where nothing is set
+	Profile     string
+	Node        Node
+	Log         Log
+	Ops         Ops
+	Consortium  Consortium
+	API         API
+	P2P         P2P
+	Gossip      Gossip
+}
+
+// Node says who this node is.
+type Node struct {
+	Name    string // at most 64 bytes; Load puts the host name where nothing is set
+	KeyFile string // see Config.Path
+	BaseURL string // public URL of our API, "" = not told to peers
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  string // see ParseLogLevel
+	Format string // auto, text, json or journal
+}
+
+// Ops is the listener for metrics and probes.
+type Ops struct {
+	Listen string // host:port, "" = off
+	PProf  bool
+}
+
+// Consortium is about the embedded chain on this node. Rules of the chain itself stand in its genesis and config records.
+type Consortium struct {
+	Bootstrap      string
+	ChainID        string // pins the chain, "" = trust on first use
+	GenesisHash    string // pins the chain: 64 hex digits or ""
+	GenesisFile    string // starts from this genesis; see Config.Path
+	Role           string
+	MempoolRecords int
+	MempoolBytes   Size
+}
+
+// API is the HTTP side.
+type API struct {
+	Listen        []string // see ParseListen
+	PublicRead    bool
+	JWTSecretFile string // see Config.Path; not read when JWTSecret is set
+	JWTSecret     Secret // by value, only from JWT_SECRET; "" = use the file
+	AllowedHosts  []string
+	Rate          Rate // per IP without token
+	MaxClients    int  // WebSocket and SSE together
+	EventBuffer   int  // events kept for resume
+}
+
+// P2P is the libp2p side.
+type P2P struct {
+	Port        int
+	QUICPort    int      // 0 = Port
+	Listen      []string // multiaddrs or IPs (an IP takes Port and QUICPort); empty = TCP and QUIC on all IPv4 and IPv6
+	WebSocket   bool
+	OnAPIPort   bool
+	StaticPeers []string // each valid by ParsePeer, none twice
+	Advertise   []string // IPs, names, host:port or multiaddrs
+	MinPeers    int
+	MaxPeers    int
+}
+
+// Gossip names the topics and their pace.
+type Gossip struct {
+	Topics         Topics
+	StatusInterval time.Duration
+}
+
+// Topics are the last parts of topic names. Never empty, no two alike.
+type Topics struct {
+	Block, Subtree, Record, MiningOn, RejectedTx, BestBlock, NodeStatus, Handshake string
+}
+
+// Default returns the configuration of a node to which nothing was said. DataDir and Node.Name are empty: Load fills them.
+func Default() Config {
+	return Config{
+		Network:     NetworkConsortium,
+		NetworkName: "main",
+		Profile:     ProfileDefault,
+		Node:        Node{KeyFile: "node.key"},
+		Log:         Log{Level: "info", Format: "auto"},
+		Ops:         Ops{Listen: "127.0.0.1:9090"},
+		Consortium: Consortium{
+			Bootstrap: BootstrapAuto, Role: RoleAuto, MempoolRecords: 50_000, MempoolBytes: 64 << 20,
+		},
+		API: API{
+			Listen:     []string{":8080", "127.0.0.1:3500?", "127.0.0.1:8545?"},
+			PublicRead: true, JWTSecretFile: "jwt.hex", Rate: 50, MaxClients: 1000, EventBuffer: 16384,
+		},
+		P2P: P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100},
+		Gossip: Gossip{
+			Topics: Topics{
+				Block: "block", Subtree: "subtree", Record: "record", MiningOn: "mining_on", RejectedTx: "rejected_tx",
+				BestBlock: "best_block", NodeStatus: "node_status", Handshake: "handshake",
+			},
+			StatusInterval: 10 * time.Second,
+		},
+	}
+}
+
+// Path returns the place of a file that the configuration names: relative names are taken from DataDir, "" stays "".
+func (c Config) Path(name string) string {
+	if name == "" || filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(c.DataDir, name)
+}

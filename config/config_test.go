@@ -1,0 +1,397 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// home keeps the machine's own files out of a test.
+const home = "HOME=/nowhere/home"
+
+func write(t *testing.T, dir, name, text string) {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func load(t *testing.T, args LoadArgs) *Loaded {
+	t.Helper()
+	l, err := loadIn(t, args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func loadIn(t *testing.T, args LoadArgs) (*Loaded, error) {
+	t.Helper()
+	if args.Dir == "" {
+		args.Dir = t.TempDir()
+	}
+	args.Environ = append([]string{home}, args.Environ...)
+	if args.Hostname == "" {
+		args.Hostname = "host-1"
+	}
+	return Load(args)
+}
+
+// TestKeysCoverConfig walks the struct: a field without a key would be a knob that nobody can turn.
+func TestKeysCoverConfig(t *testing.T) {
+	cfg := Default()
+	keyOf := make(map[any]string)
+	for _, k := range knobs {
+		if other, taken := keyOf[k.at(&cfg)]; taken {
+			t.Errorf("%s and %s set one field", k.name, other)
+		}
+		keyOf[k.at(&cfg)] = k.name
+	}
+	fields := 0
+	var walk func(v reflect.Value, path string)
+	walk = func(v reflect.Value, path string) {
+		for i := range v.NumField() {
+			f, name := v.Field(i), path+"."+v.Type().Field(i).Name
+			if f.Kind() == reflect.Struct {
+				walk(f, name)
+				continue
+			}
+			fields++
+			if keyOf[f.Addr().Interface()] == "" {
+				t.Errorf("field %s has no key", name)
+			}
+		}
+	}
+	walk(reflect.ValueOf(&cfg).Elem(), "Config")
+	if fields != len(knobs) {
+		t.Errorf("%d fields, %d keys", fields, len(knobs))
+	}
+	for _, k := range Keys() {
+		if k.Help == "" || k.Type == "" {
+			t.Errorf("key %s has no help or type: %+v", k.Name, k)
+		}
+	}
+}
+
+// TestDefaultsAreLegal sets each default as text: it must pass its own check and come back the same.
+func TestDefaultsAreLegal(t *testing.T) {
+	for _, k := range Keys() {
+		if k.Name == jwtSecretKey {
+			continue
+		}
+		l := load(t, LoadArgs{Flags: map[string]string{k.Name: k.Default}})
+		want := k.Default
+		switch k.Name {
+		case "data_dir":
+			want = "/nowhere/home/.local/share/parley"
+		case "node.name":
+			want = "host-1"
+		}
+		if got := value(l, k.Name); got.Value != want || !strings.HasPrefix(got.Origin, "flag --") {
+			t.Errorf("%s: %+v, want %q", k.Name, got, want)
+		}
+	}
+}
+
+func value(l *Loaded, key string) Value {
+	for _, v := range l.Values() {
+		if v.Key == key {
+			return v
+		}
+	}
+	return Value{}
+}
+
+func TestStrength(t *testing.T) {
+	dir := t.TempDir()
+	files := func(main, conf string) {
+		write(t, dir, "parley.toml", main)
+		write(t, dir, "conf.d/10-a.toml", conf)
+		write(t, dir, "conf.d/10-a.toml.bak", "nonsense")
+	}
+	var args LoadArgs
+	args.Dir = dir
+	step := func(key, want, origin string) {
+		t.Helper()
+		l := load(t, args)
+		if got := value(l, key); got != (Value{key, want, origin}) {
+			t.Errorf("got %q from %q, want %q from %q", got.Value, got.Origin, want, origin)
+		}
+	}
+	const peers = "p2p.static_peers"
+	step("p2p.port", "9906", "default")
+	files("profile = \"devnet\"", "")
+	step("p2p.port", "0", "preset devnet")
+	files("profile = \"devnet\"\n[p2p]\nport = 1\nstatic_peers = [\"a\"]", "")
+	step("p2p.port", "1", "file parley.toml:3")
+	step(peers, "a", "file parley.toml:4")
+	files("profile = \"devnet\"\n[p2p]\nport = 1\nstatic_peers = [\"a\"]", "\np2p = { port = 2, static_peers = [\"b\"] }")
+	step("p2p.port", "2", "file conf.d/10-a.toml:2")
+	args.Environ = []string{"PEERS=c, d"}
+	step(peers, "c,d", "env PEERS")
+	args.Environ = []string{"PEERS=c", "PARLEY_P2P__STATIC_PEERS=e", "PARLEY_P2P__PORT=3"}
+	step(peers, "e", "env PARLEY_P2P__STATIC_PEERS")
+	step("p2p.port", "3", "env PARLEY_P2P__PORT")
+	args.Flags = map[string]string{peers: "f", "p2p.port": "4", "api.rate": "7/s"}
+	step(peers, "f", "flag --peers")
+	step("p2p.port", "4", "flag --p2p-port")
+	step("api.rate", "7/s", "flag --set api.rate")
+	if l := load(t, args); !cmp.Equal(l.Warnings, []string{"env PEERS: has no effect, because p2p.static_peers is set too"}) {
+		t.Errorf("warnings %q", l.Warnings)
+	}
+	args.Environ, args.Flags = []string{"PEERS="}, nil // empty is a value too
+	step(peers, "", "env PEERS")
+}
+
+func TestFileSearch(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "user/parley/parley.toml", "network_name = \"user\"")
+	env := []string{"XDG_CONFIG_HOME=" + filepath.Join(dir, "user")}
+	if l := load(t, LoadArgs{Dir: dir, Environ: env}); l.NetworkName != "user" {
+		t.Errorf("user's file: %s", l.NetworkName)
+	}
+	write(t, dir, "parley.toml", "network_name = \"here\"")
+	if l := load(t, LoadArgs{Dir: dir, Environ: env}); l.NetworkName != "here" || l.Origins["network_name"] != "file parley.toml:1" {
+		t.Errorf("own file: %s from %s", l.NetworkName, l.Origins["network_name"])
+	}
+	write(t, dir, "sub/x.yaml", "# prysm\np2p-tcp-port: 13000\np2p-quic-port: 13001\np2p-max-peers: 70\npeer:\n  - /ip4/192.0.2.1/tcp/9906\nnode:\n  name: y\np2p:\n")
+	l := load(t, LoadArgs{Dir: dir, Environ: env, File: "sub/x.yaml"})
+	if l.NetworkName != "main" || l.P2P.Port != 13000 || l.P2P.QUICPort != 13001 || l.P2P.MaxPeers != 70 || l.Node.Name != "y" ||
+		!cmp.Equal(l.P2P.StaticPeers, []string{"/ip4/192.0.2.1/tcp/9906"}) {
+		t.Errorf("YAML: %+v", l.Config)
+	}
+	if got := l.Origins["node.name"]; got != "file sub/x.yaml:8" {
+		t.Errorf("origin in YAML %q", got)
+	}
+	if got := l.Origins["p2p.port"]; got != "file sub/x.yaml:2 p2p-tcp-port" {
+		t.Errorf("origin of an alias %q", got)
+	}
+	_, err := loadIn(t, LoadArgs{Dir: dir, File: "gone.toml"})
+	if err == nil || err.Error() != "gone.toml: open: no such file or directory [PLY-101 file]" {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestAliases(t *testing.T) {
+	secret := strings.Repeat("s", 32)
+	tests := []struct{ name, text, key, want string }{
+		{"PEERS", "node1:8080,node2:8080", "p2p.static_peers", "node1:8080,node2:8080"},
+		{"PROVCHAIN_PEERS", "tasks.provchain-node:8080", "p2p.static_peers", "tasks.provchain-node:8080"},
+		{"PROVCHAIN_PORT", "8081", "api.listen", ":8081,127.0.0.1:3500?,127.0.0.1:8545?"},
+		{"PROVCHAIN_BIND_ADDRESS", "0.0.0.0", "api.listen", "0.0.0.0:8080,127.0.0.1:3500?,127.0.0.1:8545?"},
+		{"PROVCHAIN_BIND_ADDRESS", "::1", "api.listen", "[::1]:8080,127.0.0.1:3500?,127.0.0.1:8545?"},
+		{"PROVCHAIN_PUBLIC_ADDRESS", "public-ip:8080", "p2p.advertise", "public-ip:8080"},
+		{"PROVCHAIN_NETWORK_ID", "provchain-1", "network_name", "provchain-1"},
+		{"PROVCHAIN_DATA_DIR", "/srv/p", "data_dir", "/srv/p"},
+		{"PROVCHAIN_LOG_LEVEL", "WARN", "log.level", "warn"},
+		{"RUST_LOG", "provchain=debug,info", "log.level", "info"},
+		{"RUST_LOG", "trace", "log.level", "debug"},
+		{"RUST_LOG", "", "log.level", "info"},
+		{"RUST_LOG", "provchain::p2p=trace", "log.level", "info"},
+		{"JWT_SECRET", secret, "api.jwt_secret", "***"},
+		{"JWT_SECRET", "", "api.jwt_secret", ""},
+		{"JAEGER_ENDPOINT", "http://jaeger:14268/api/traces", "network", "consortium"},
+		{"OTEL_SERVICE_NAME", "x", "network", "consortium"},
+		{"p2p_listen_addresses", "127.0.0.1|::1", "p2p.listen", "127.0.0.1,::1"},
+		{"p2p_advertise_addresses", "192.0.2.7,/dns4/a.example/tcp/9906", "p2p.advertise", "192.0.2.7,/dns4/a.example/tcp/9906"},
+		{"p2p_port", "9905", "p2p.port", "9905"},
+		{"p2p_port", "", "p2p.port", "9906"},
+		{"p2p_static_peers", "a:1 | b:2", "p2p.static_peers", "a:1,b:2"},
+		{"p2p_httpListenAddress", ":9906", "api.listen", ":8080,127.0.0.1:3500?,127.0.0.1:8545?,:9906"},
+		{"p2p_grpcListenAddress", ":8080", "api.listen", ":8080,127.0.0.1:3500?,127.0.0.1:8545?"},
+		{"asset_httpAddress", "http://localhost:8090/api", "node.base_url", "http://localhost:8090/api"},
+		{"p2p_block_topic", "b", "gossip.topics.block", "b"},
+		{"p2p_block_topic", "", "gossip.topics.block", "block"},
+		{"p2p_subtree_topic", "s", "gossip.topics.subtree", "s"},
+		{"p2p_mining_on_topic", "m", "gossip.topics.mining_on", "m"},
+		{"p2p_rejected_tx_topic", "r", "gossip.topics.rejected_tx", "r"},
+		{"p2p_bestblock_topic", "bb", "gossip.topics.best_block", "bb"},
+		{"p2p_handshake_topic", "h", "gossip.topics.handshake", "h"},
+	}
+	tried := make(map[string]bool)
+	for _, tt := range tests {
+		tried[tt.name] = true
+		t.Run(tt.name+"="+tt.text, func(t *testing.T) {
+			l := load(t, LoadArgs{Environ: []string{tt.name + "=" + tt.text}})
+			if got := value(l, tt.key).Value; got != tt.want {
+				t.Errorf("environment: %s = %q, want %q", tt.key, got, tt.want)
+			}
+			if a, _ := findAlias(tt.name); a.envOnly {
+				return
+			}
+			dir := t.TempDir()
+			write(t, dir, "parley.toml", fmt.Sprintf("%s = %q", tt.name, tt.text))
+			if got := value(load(t, LoadArgs{Dir: dir}), tt.key).Value; got != tt.want {
+				t.Errorf("file: %s = %q, want %q", tt.key, got, tt.want)
+			}
+		})
+	}
+	for _, a := range aliases {
+		if !tried[a.name] && !a.fileOnly { // those are in TestFileSearch
+			t.Errorf("alias %s is not tried", a.name)
+		}
+	}
+}
+
+func TestAliasesTogether(t *testing.T) {
+	l := load(t, LoadArgs{Environ: []string{
+		"PROVCHAIN_PORT=8081", "PROVCHAIN_BIND_ADDRESS=127.0.0.1", "p2p_grpcListenAddress=:9906", "PEERS=a", "PROVCHAIN_PEERS=b",
+		"p2p_private_key=00", "p2p_dht_use_private=false",
+	}})
+	want := Value{"api.listen", "127.0.0.1:8081,127.0.0.1:3500?,127.0.0.1:8545?,:9906",
+		"env PROVCHAIN_BIND_ADDRESS, env PROVCHAIN_PORT, env p2p_grpcListenAddress"}
+	if got := value(l, "api.listen"); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	warnings := []string{"env p2p_private_key: has no effect in this version", "env PROVCHAIN_PEERS: has no effect, because PEERS is set too"}
+	if diff := cmp.Diff(warnings, l.Warnings); diff != "" {
+		t.Error(diff)
+	}
+	l = load(t, LoadArgs{
+		Environ: []string{"PROVCHAIN_PORT=8081"},
+		Flags:   map[string]string{"api.listen": "unix:/run/p.sock"},
+	})
+	if got := value(l, "api.listen").Value; got != "unix:/run/p.sock" {
+		t.Errorf("flag over alias: %q", got)
+	}
+	dir := t.TempDir()
+	write(t, dir, "parley.toml", "PROVCHAIN_PORT = 8081\napi.listen = [\"unix:/run/p.sock\"]\nPEERS = [\"a\", \"b\"]")
+	l = load(t, LoadArgs{Dir: dir, Environ: []string{"PROVCHAIN_PORT=8082"}})
+	if got := value(l, "api.listen"); got.Value != "0.0.0.0:8082,unix:/run/p.sock" || got.Origin != "env PROVCHAIN_PORT" {
+		t.Errorf("port beside a socket file: %+v", got)
+	}
+	if got := value(l, "p2p.static_peers"); got.Value != "a,b" || got.Origin != "file parley.toml:3 PEERS" {
+		t.Errorf("list for an alias: %+v", got)
+	}
+}
+
+func TestSecret(t *testing.T) {
+	const text = "0123456789abcdef0123456789abcdef-secret"
+	l := load(t, LoadArgs{Environ: []string{"JWT_SECRET=" + text}})
+	if string(l.API.JWTSecret) != text {
+		t.Fatalf("secret not taken over")
+	}
+	var b strings.Builder
+	slog.New(slog.NewJSONHandler(&b, nil)).Info("x", "cfg", l.Config, "secret", l.API.JWTSecret)
+	fmt.Fprintf(&b, "%v %+v %#v %s %q %x %v", l.Config, l.Config, l.Config, l.API.JWTSecret, l.API.JWTSecret, l.API.JWTSecret, l.Values())
+	if strings.Contains(b.String(), text) || strings.Contains(b.String(), fmt.Sprintf("%x", text)) {
+		t.Errorf("secret printed: %s", b.String())
+	}
+	l = load(t, LoadArgs{Environ: []string{"JWT_SECRET=" + text, "PARLEY_API__JWT_SECRET_FILE=f"}})
+	if l.API.JWTSecret != "" || l.API.JWTSecretFile != "f" {
+		t.Errorf("native key did not win: %+v", l.API)
+	}
+	dir := t.TempDir()
+	write(t, dir, "parley.toml", "JWT_SECRET = \""+text+"\"")
+	if l = load(t, LoadArgs{Dir: dir}); l.API.JWTSecret == "" {
+		t.Error("secret in a file not taken over")
+	}
+	l = load(t, LoadArgs{Dir: dir, Flags: map[string]string{"api.jwt_secret_file": "g"}})
+	if l.API.JWTSecret != "" || l.Origins["api.jwt_secret"] != "default" {
+		t.Errorf("stronger file did not win over the weaker secret")
+	}
+	l = load(t, LoadArgs{Environ: []string{"JWT_SECRET=short"}})
+	if len(l.Warnings) != 1 || !strings.Contains(l.Warnings[0], "[PLY-111]") || strings.Contains(l.Warnings[0], "short") {
+		t.Errorf("short secret: %q", l.Warnings)
+	}
+	for key, v := range map[string]string{"api.jwt_secret": text, "api.jwt_secret_file": strings.Repeat("ab", 32)} {
+		_, err := loadIn(t, LoadArgs{Flags: map[string]string{key: v}})
+		if err == nil || !strings.Contains(err.Error(), "secret_value") || strings.Contains(err.Error(), v) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
+
+func TestMachine(t *testing.T) {
+	for _, tt := range []struct{ env, want string }{
+		{"A=b", "/nowhere/home/.local/share/parley"},
+		{"XDG_DATA_HOME=/x", "/x/parley"},
+		{"PARLEY_IMAGE=1", "/data"},
+		{"STATE_DIRECTORY=/var/lib/parley:/var/lib/other", "/var/lib/parley"},
+		{"PARLEY_DATA_DIR=d", "d"},
+	} {
+		if l := load(t, LoadArgs{Environ: []string{tt.env}}); l.DataDir != tt.want {
+			t.Errorf("%s: data_dir %q, want %q", tt.env, l.DataDir, tt.want)
+		}
+	}
+	_, err := Load(LoadArgs{Dir: t.TempDir()})
+	if err == nil || !strings.Contains(err.Error(), "default: data_dir: has no default without HOME") {
+		t.Errorf("no HOME: %v", err)
+	}
+	l := load(t, LoadArgs{Hostname: strings.Repeat("h", 70), Environ: []string{"PARLEY_DATA_DIR=/d"}})
+	if len(l.Node.Name) != maxNodeName {
+		t.Errorf("name of %d bytes", len(l.Node.Name))
+	}
+	if l.Path("node.key") != "/d/node.key" || l.Path("/k") != "/k" || l.Path("") != "" {
+		t.Errorf("paths %q %q %q", l.Path("node.key"), l.Path("/k"), l.Path(""))
+	}
+}
+
+func TestForeignEnvironment(t *testing.T) {
+	load(t, LoadArgs{Environ: []string{
+		"PARLEY_NODE=unix:/d/parley.sock", "PARLEY_IMAGE=1", "PATH=/bin", "peer=x", "PARLEY_SERVICE_HOST=10.0.0.1", "PARLEY_SERVICE_PORT=8080",
+		"PARLEY_SERVICE_PORT_HTTP=8080", "PARLEY_PORT=tcp://10.0.0.1:8080", "PARLEY_PORT_8080_TCP=tcp://10.0.0.1:8080",
+		"PARLEY_PORT_8080_TCP_PROTO=tcp", "PARLEY_PORT_8080_TCP_PORT=8080", "PARLEY_0_PORT_8080_TCP_ADDR=10.0.0.1",
+	}})
+	_, err := loadIn(t, LoadArgs{Environ: []string{"PARLEY_P2P_PORT=1"}})
+	if err == nil || err.Error() != "env PARLEY_P2P_PORT: p2p_port: unknown key, did you mean PARLEY_P2P__PORT? [PLY-101 unknown_key]" {
+		t.Errorf("mistyped variable: %v", err)
+	}
+}
+
+func TestTexts(t *testing.T) {
+	for text, want := range map[string]Size{"64MiB": 64 << 20, "1536KiB": 1536 << 10, "10": 10, "10B": 10, "0": 0, "2 GiB": 2 << 30} {
+		got, err := ParseSize(text)
+		if err != nil || got != want {
+			t.Errorf("%s: %d, %v", text, got, err)
+		}
+		if again, err := ParseSize(got.String()); err != nil || again != got {
+			t.Errorf("%s: %s comes back as %d, %v", text, got, again, err)
+		}
+	}
+	for _, text := range []string{"", "MiB", "-1", "1.5GiB", "9999999TiB", "64MB", "+1", "1MiB "} {
+		if got, err := ParseSize(text); err == nil {
+			t.Errorf("%q is size %s", text, got)
+		}
+	}
+	for _, text := range []string{"", "50", "/s", "-1/s", "50/m", "9999999999/s"} {
+		if got, err := ParseRate(text); err == nil {
+			t.Errorf("%q is rate %s", text, got)
+		}
+	}
+	for d, want := range map[time.Duration]string{10 * time.Second: "10s", time.Hour: "1h", 90 * time.Minute: "1h30m", 250 * time.Millisecond: "250ms", 0: "0s", time.Minute: "1m", 10 * time.Minute: "10m"} {
+		if got := formatDuration(d); got != want {
+			t.Errorf("%v: %s", d, got)
+		}
+	}
+	root, rooms, err := ParseLogLevel("warn,p2p.gossip=debug")
+	if err != nil || root != slog.LevelWarn || rooms["p2p.gossip"] != slog.LevelDebug {
+		t.Errorf("log level: %v %v %v", root, rooms, err)
+	}
+	for _, text := range []string{"", "loud", "=debug", "info,", "a=b"} {
+		if _, _, err := ParseLogLevel(text); err == nil {
+			t.Errorf("log level %q passes", text)
+		}
+	}
+	for _, text := range []string{":8080", "[::1]:1?", "unix:/p?", "localhost:80"} {
+		if l, err := ParseListen(text); err != nil || l.String() != text {
+			t.Errorf("%s: %v, %v", text, l, err)
+		}
+	}
+	for _, text := range []string{"", "8080", "unix:", "::1:80", "h:65536", "h:x", "/p", "http://h:1"} {
+		if l, err := ParseListen(text); err == nil {
+			t.Errorf("%q is listener %v", text, l)
+		}
+	}
+}

@@ -1,0 +1,331 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Key describes one knob for people: `config show`, docs and flags are made of it.
+type Key struct {
+	Name    string // dotted, as in files
+	Type    string // string, bool, int, list, duration, size, rate, secret, or the choices a|b|c
+	Default string // as text, lists by comma
+	Unit    string // of a bare number; "" = none
+	Help    string
+	Flag    string // its own flag of `parley run`, without dashes; "" = only --set
+}
+
+// Env is the key's environment variable.
+func (k Key) Env() string { return envPrefix + strings.ToUpper(strings.ReplaceAll(k.Name, ".", "__")) }
+
+// knob is a key with its place in Config and its bounds.
+type knob struct {
+	name, flag, unit, help string
+	at                     func(*Config) any // pointer to the field
+	oneOf                  []string          // choices of a string
+	low, high              int64             // bounds of a number, both included; high 0 = none
+	check                  func(*checker, *Config) []problem
+}
+
+var knobs = []knob{
+	{name: "network", flag: "network", help: "kind of chain: consortium is the only one in this version",
+		at: func(c *Config) any { return &c.Network }, check: checkNetwork},
+	{name: "network_name", help: "label of the network, [a-z0-9-], 1 to 32 characters",
+		at: func(c *Config) any { return &c.NetworkName }, check: checkNetworkName},
+	{name: "data_dir", flag: "data-dir", help: "where the node keeps everything; default by machine: service, image, else $XDG_DATA_HOME/parley",
+		at: func(c *Config) any { return &c.DataDir }},
+	{name: "profile", help: "devnet: port 0 is legal and the default of p2p.port; server is as default in this version, which maps no ports",
+		at: func(c *Config) any { return &c.Profile }, oneOf: []string{ProfileDefault, ProfileServer, ProfileDevnet}},
+
+	{name: "node.name", help: "what others see, at most 64 bytes; default: host name",
+		at: func(c *Config) any { return &c.Node.Name }, check: checkNodeName},
+	{name: "node.key_file", help: "identity key, in data_dir; made at first run",
+		at: func(c *Config) any { return &c.Node.KeyFile }, check: notEmpty(func(c *Config) string { return c.Node.KeyFile })},
+	{name: "node.base_url", help: "public URL of our API, told to peers",
+		at: func(c *Config) any { return &c.Node.BaseURL }, check: checkBaseURL},
+
+	{name: "log.level", flag: "log-level", help: "debug, info, warn or error, and exceptions by room: info,p2p.gossip=debug",
+		at: func(c *Config) any { return &c.Log.Level }, check: checkLogLevel},
+	{name: "log.format", help: "auto: text on a terminal, journal under systemd, else json",
+		at: func(c *Config) any { return &c.Log.Format }, oneOf: []string{"auto", "text", "json", "journal"}},
+
+	{name: "ops.listen", help: "host:port of metrics and probes; empty = off",
+		at: func(c *Config) any { return &c.Ops.Listen }, check: checkOpsListen},
+	{name: "ops.pprof", help: "serve /debug/pprof on ops.listen", at: func(c *Config) any { return &c.Ops.PProf }},
+
+	{name: "consortium.bootstrap", help: "who makes a genesis: auto = whoever has no store and no peers; ordinal-0 = of those the host named …-0",
+		at: func(c *Config) any { return &c.Consortium.Bootstrap }, oneOf: []string{BootstrapAuto, BootstrapNever, BootstrapOrdinal0}},
+	{name: "consortium.chain_id", help: "only this chain; empty = trust the first one met",
+		at: func(c *Config) any { return &c.Consortium.ChainID }, check: checkChainID},
+	{name: "consortium.genesis_hash", help: "only the chain with this genesis, 64 hex digits; empty = trust the first one met",
+		at: func(c *Config) any { return &c.Consortium.GenesisHash }, check: checkGenesisHash},
+	{name: "consortium.genesis_file", help: "start an empty store from this genesis.json",
+		at: func(c *Config) any { return &c.Consortium.GenesisFile }},
+	{name: "consortium.role", help: "auto = validator when the chain's set holds our key",
+		at: func(c *Config) any { return &c.Consortium.Role }, oneOf: []string{RoleAuto, RoleFollower}},
+	{name: "consortium.mempool_records", unit: "records", help: "records waiting at most",
+		at: func(c *Config) any { return &c.Consortium.MempoolRecords }, low: 1, high: 10_000_000},
+	{name: "consortium.mempool_bytes", unit: "bytes", help: "their bytes at most",
+		at: func(c *Config) any { return &c.Consortium.MempoolBytes }, low: 1 << 20, high: 1 << 40}, // low: room for several records of 64 KiB
+
+	{name: "api.listen", flag: "api-listen", help: "host:port or unix:PATH; a ? at the end = skip if taken",
+		at: func(c *Config) any { return &c.API.Listen }, check: checkAPIListen},
+	{name: "api.public_read", help: "reading needs no token", at: func(c *Config) any { return &c.API.PublicRead }},
+	{name: "api.jwt_secret_file", help: "secrets of API tokens, one a line, at least 32 bytes, in data_dir; made at first run",
+		at: func(c *Config) any { return &c.API.JWTSecretFile }, check: checkSecretFile},
+	{name: jwtSecretKey, help: "that secret by value: only as JWT_SECRET",
+		at: func(c *Config) any { return &c.API.JWTSecret }, check: warnShortSecret},
+	{name: "api.allowed_hosts", help: "Host names that loopback listeners accept beside IPs and localhost",
+		at: func(c *Config) any { return &c.API.AllowedHosts }, check: checkAllowedHosts},
+	{name: "api.rate", unit: "requests per second", help: "of one IP without token; with token 10 times as many",
+		at: func(c *Config) any { return &c.API.Rate }, low: 1, high: 1_000_000},
+	{name: "api.max_clients", unit: "clients", help: "WebSocket and SSE clients at most",
+		at: func(c *Config) any { return &c.API.MaxClients }, low: 1, high: 1_000_000},
+	{name: "api.event_buffer", unit: "events", help: "events kept for clients that come back",
+		at: func(c *Config) any { return &c.API.EventBuffer }, low: 1, high: 1 << 20},
+
+	{name: "p2p.port", flag: "p2p-port", help: "TCP port of libp2p", at: func(c *Config) any { return &c.P2P.Port }, check: checkP2PPort},
+	{name: "p2p.quic_port", help: "UDP port of libp2p; 0 = p2p.port", at: func(c *Config) any { return &c.P2P.QUICPort }, low: 0, high: 65535},
+	{name: "p2p.listen", help: "multiaddrs or IPs; empty = TCP and QUIC on all IPv4 and IPv6",
+		at: func(c *Config) any { return &c.P2P.Listen }, check: checkP2PListen},
+	{name: "p2p.websocket", help: "also WebSocket on p2p.port", at: func(c *Config) any { return &c.P2P.WebSocket }},
+	{name: "p2p.on_api_port", help: "libp2p also on the port of the first api.listen", at: func(c *Config) any { return &c.P2P.OnAPIPort }},
+	{name: staticPeersKey, flag: "peers", help: "peers to stay connected to: host[:port], http(s)://host:port or multiaddr; empty = bootstrap",
+		at: func(c *Config) any { return &c.P2P.StaticPeers }, check: checkStaticPeers},
+	{name: "p2p.advertise", help: "addresses told to others: IP, name, host:port or multiaddr",
+		at: func(c *Config) any { return &c.P2P.Advertise }, check: checkAdvertise},
+	{name: "p2p.min_peers", unit: "peers", help: "with fewer than that /readyz fails, once peers are configured",
+		at: func(c *Config) any { return &c.P2P.MinPeers }, low: 0, high: 100_000},
+	{name: "p2p.max_peers", unit: "peers", help: "connected peers at most", at: func(c *Config) any { return &c.P2P.MaxPeers }, low: 1, high: 100_000},
+
+	topicKnob("block", "blocks", func(c *Config) *string { return &c.Gossip.Topics.Block }),
+	topicKnob("subtree", "subtrees", func(c *Config) *string { return &c.Gossip.Topics.Subtree }),
+	topicKnob("record", "records", func(c *Config) *string { return &c.Gossip.Topics.Record }),
+	topicKnob("mining_on", "who builds on what", func(c *Config) *string { return &c.Gossip.Topics.MiningOn }),
+	topicKnob("rejected_tx", "refused records", func(c *Config) *string { return &c.Gossip.Topics.RejectedTx }),
+	topicKnob("best_block", "heads", func(c *Config) *string { return &c.Gossip.Topics.BestBlock }),
+	topicKnob("node_status", "nodes' status", func(c *Config) *string { return &c.Gossip.Topics.NodeStatus }),
+	topicKnob("handshake", "version and verack", func(c *Config) *string { return &c.Gossip.Topics.Handshake }),
+	{name: "gossip.status_interval", help: "between two status messages",
+		at: func(c *Config) any { return &c.Gossip.StatusInterval }, low: int64(100 * time.Millisecond), high: int64(5 * time.Minute)},
+}
+
+const (
+	jwtSecretKey   = "api.jwt_secret"
+	jwtFileKey     = "api.jwt_secret_file"
+	staticPeersKey = "p2p.static_peers"
+	topicsPrefix   = "gossip.topics."
+)
+
+func topicKnob(name, about string, at func(*Config) *string) knob {
+	return knob{name: topicsPrefix + name, help: "name of the topic of " + about,
+		at: func(c *Config) any { return at(c) }, check: checkTopic(name, at)}
+}
+
+// find returns the knob of a dotted key.
+func find(name string) (knob, bool) {
+	i := slices.IndexFunc(knobs, func(k knob) bool { return k.name == name })
+	if i < 0 {
+		return knob{}, false
+	}
+	return knobs[i], true
+}
+
+// Keys lists every key, in the order of the configuration page.
+func Keys() []Key {
+	def := Default()
+	keys := make([]Key, len(knobs))
+	for i, k := range knobs {
+		keys[i] = Key{Name: k.name, Type: k.typeName(), Default: format(k.at(&def)), Unit: k.unit, Help: k.help, Flag: k.flag}
+	}
+	return keys
+}
+
+func (k knob) typeName() string {
+	if k.oneOf != nil {
+		return strings.Join(k.oneOf, "|")
+	}
+	return typeOf(k.at(new(Config)))
+}
+
+func typeOf(field any) string {
+	switch field.(type) {
+	case *string:
+		return "string"
+	case *bool:
+		return "bool"
+	case *int:
+		return "int"
+	case *[]string:
+		return "list"
+	case *time.Duration:
+		return "duration"
+	case *Size:
+		return "size"
+	case *Rate:
+		return "rate"
+	case *Secret:
+		return "secret"
+	}
+	panic(fmt.Sprintf("config: no type for %T", field))
+}
+
+// format gives a field as the text that setText reads.
+func format(field any) string {
+	switch p := field.(type) {
+	case *string:
+		return *p
+	case *bool:
+		return strconv.FormatBool(*p)
+	case *int:
+		return strconv.Itoa(*p)
+	case *[]string:
+		return strings.Join(*p, ",")
+	case *time.Duration:
+		return formatDuration(*p)
+	case fmt.Stringer: // Size, Rate, Secret
+		return p.String()
+	}
+	panic(fmt.Sprintf("config: no text for %T", field))
+}
+
+// setText sets a field from an environment variable or a flag.
+func setText(field any, text string) (err error) {
+	switch p := field.(type) {
+	case *string:
+		*p = text
+	case *Secret:
+		*p = Secret(text)
+	case *bool:
+		if *p, err = strconv.ParseBool(text); err != nil {
+			return errors.New("is neither true nor false")
+		}
+	case *int:
+		n, err := strconv.ParseInt(text, 10, 0)
+		if err != nil {
+			return errors.New("is not a whole number")
+		}
+		*p = int(n)
+	case *[]string:
+		*p = splitList(text)
+	case *time.Duration:
+		if *p, err = time.ParseDuration(text); err != nil {
+			return errors.New("is not a duration like 250ms, 10s or 24h")
+		}
+	case *Size:
+		*p, err = ParseSize(text)
+	case *Rate:
+		*p, err = ParseRate(text)
+	}
+	return err
+}
+
+// setValue sets a field from a file, whose values have types of their own: text is no number there.
+func setValue(field, value any) error {
+	switch v := value.(type) {
+	case string:
+		switch field.(type) {
+		case *bool:
+			return errors.New("is text: write true or false without quotes")
+		case *int:
+			return errors.New("is text: write a number without quotes")
+		case *[]string:
+			return errors.New("is text: write a list like [\"a\", \"b\"]")
+		}
+		return setText(field, v)
+	case bool:
+		if p, ok := field.(*bool); ok {
+			*p = v
+			return nil
+		}
+	case int:
+		return setValue(field, int64(v))
+	case int64:
+		switch p := field.(type) {
+		case *int:
+			if v < math.MinInt || v > math.MaxInt {
+				return errors.New("is too large")
+			}
+			*p = int(v)
+			return nil
+		case *Size:
+			*p = Size(v)
+			return nil
+		}
+	case []string:
+		if p, ok := field.(*[]string); ok {
+			*p = v
+			return nil
+		}
+	case []any:
+		if p, ok := field.(*[]string); ok {
+			return setList(p, v)
+		}
+	}
+	return fmt.Errorf("is no %s", typeOf(field))
+}
+
+func setList(p *[]string, items []any) error {
+	list := make([]string, 0, len(items))
+	for i, item := range items {
+		text, ok := item.(string)
+		if !ok {
+			return fmt.Errorf("has at position %d something that is no text", i+1)
+		}
+		list = append(list, text)
+	}
+	*p = list
+	return nil
+}
+
+// splitList splits at commas; blanks around items and empty items are dropped.
+func splitList(text string) []string {
+	var items []string
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, item)
+		}
+	}
+	return items
+}
+
+// bounds tests the generic bounds of a knob: its choices, or low and high.
+func (k knob) bounds(c *Config) []problem {
+	var n int64
+	switch p := k.at(c).(type) {
+	case *string:
+		if k.oneOf != nil && !slices.Contains(k.oneOf, *p) {
+			return []problem{{RuleRange, fmt.Sprintf("%s is not one of %s", quote(*p), strings.Join(k.oneOf, ", "))}}
+		}
+		return nil
+	case *int:
+		n = int64(*p)
+	case *Size:
+		n = int64(*p)
+	case *Rate:
+		n = int64(*p)
+	case *time.Duration:
+		n = int64(*p)
+	}
+	if k.high != 0 && (n < k.low || n > k.high) {
+		return []problem{{RuleRange, fmt.Sprintf("%s is not from %s to %s", format(k.at(c)), k.bound(k.low), k.bound(k.high))}}
+	}
+	return nil
+}
+
+func (k knob) bound(n int64) string {
+	switch k.at(new(Config)).(type) {
+	case *Size:
+		return Size(n).String()
+	case *Rate:
+		return Rate(n).String()
+	case *time.Duration:
+		return formatDuration(time.Duration(n))
+	}
+	return strconv.FormatInt(n, 10)
+}

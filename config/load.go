@@ -1,0 +1,316 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// LoadArgs is all that Load looks at, beside the files themselves.
+type LoadArgs struct {
+	File     string            // --config; "" = search
+	Dir      string            // where ./parley.toml is searched and a relative File begins; "" = working directory
+	Environ  []string          // as os.Environ gives it
+	Flags    map[string]string // key → value, from named flags and --set
+	Hostname string            // default of node.name; "" = the machine's
+}
+
+// Loaded is a configuration without faults, and where each value came from.
+type Loaded struct {
+	Config
+	Origins  map[string]string // for each key of Keys: "default", "preset devnet", "file parley.toml:12", "env PEERS", "flag --p2p-port"
+	Warnings []string          // one line each; they do not stop the start
+}
+
+// Load returns the configuration, or a *FaultsError with everything that is wrong with it.
+// Strength: default < preset of the profile < file, then conf.d/*.toml beside it < environment < flag; within one source a
+// key's own name wins over its aliases. It reads the files and nothing else of the machine but its name, if args has none.
+func Load(args LoadArgs) (*Loaded, error) {
+	env := parseEnviron(args.Environ)
+	l := newLoader()
+	var layers [][]entry
+	sources, faults := files(args, env)
+	l.faults = append(l.faults, faults...)
+	for _, src := range sources {
+		entries, faults := readFile(src)
+		l.faults = append(l.faults, faults...)
+		layers = append(layers, entries)
+	}
+	layers = append(layers, envEntries(env), flagEntries(args.Flags))
+	for _, name := range idleEnv {
+		if v := env[name]; v != "" && v != "0" && v != "false" {
+			l.warnings = append(l.warnings, "env "+name+": has no effect in this version")
+		}
+	}
+	return l.load(layers, env, args.Hostname)
+}
+
+type loader struct {
+	cfg      Config
+	check    checker
+	origins  map[string]string
+	wheres   map[string]string
+	ranks    map[string]int // number of the layer that a key's value came from
+	faults   []Fault
+	warnings []string
+}
+
+func newLoader() *loader {
+	l := &loader{cfg: Default(), origins: make(map[string]string), wheres: make(map[string]string), ranks: make(map[string]int)}
+	for _, k := range knobs {
+		l.origins[k.name], l.wheres[k.name] = "default", "default"
+	}
+	return l
+}
+
+func (l *loader) load(layers [][]entry, env map[string]string, hostname string) (*Loaded, error) {
+	preset := presetEntries(profileOf(layers))
+	l.check.devnet = profileOf(layers) == ProfileDevnet
+	for rank, entries := range append([][]entry{preset}, layers...) {
+		l.layer(rank+1, entries)
+	}
+	l.finish(env, hostname)
+	if len(l.faults) > 0 {
+		return nil, &FaultsError{Faults: l.faults}
+	}
+	return &Loaded{Config: l.cfg, Origins: l.origins, Warnings: l.warnings}, nil
+}
+
+// profileOf looks ahead, because the profile decides over the weakest layer.
+func profileOf(layers [][]entry) string {
+	profile := ProfileDefault
+	for _, entries := range layers {
+		for _, e := range entries {
+			if text, ok := e.value.(string); ok && e.key == "profile" {
+				profile = text
+			}
+		}
+	}
+	return profile
+}
+
+// presetEntries is what a profile changes.
+func presetEntries(profile string) []entry {
+	if profile != ProfileDevnet {
+		return nil
+	}
+	name := "preset " + profile
+	return []entry{{key: "p2p.port", value: "0", text: true, native: true, where: name, origin: name}} // the system chooses: many nodes, one machine
+}
+
+// layer applies what one source says: keys first, then the aliases of keys that it did not name.
+func (l *loader) layer(rank int, entries []entry) {
+	native := make(map[string]bool)
+	aliased := make(map[string]entry)
+	for _, e := range entries {
+		if k, ok := find(e.key); ok {
+			native[k.name] = true
+			l.native(rank, k, e)
+		} else if a, ok := findAlias(e.key); ok && a.allows(e) {
+			aliased[a.name] = e
+		} else {
+			l.unknown(e)
+		}
+	}
+	winner := make(map[string]string) // key → the alias that set it
+	for _, a := range aliases {
+		e, ok := aliased[a.name]
+		if !ok || a.key == "" {
+			continue
+		}
+		over := a.key
+		if a.over != "" {
+			over = a.over
+		}
+		if native[over] {
+			l.warnings = append(l.warnings, fmt.Sprintf("%s: has no effect, because %s is set too", e.where, over))
+			continue
+		}
+		if first, taken := winner[a.key]; taken && !a.edits {
+			if aliased[first].value != e.value {
+				l.warnings = append(l.warnings, fmt.Sprintf("%s: has no effect, because %s is set too", e.where, first))
+			}
+			continue
+		}
+		winner[a.key] = a.name
+		l.alias(rank, a, e)
+	}
+}
+
+// allows says whether the name is an alias in the entry's source.
+func (a alias) allows(e entry) bool {
+	return !e.native && (!e.text || !a.fileOnly) && (e.text || !a.envOnly)
+}
+
+func (l *loader) unknown(e entry) {
+	prefix := e.key + "."
+	if slices.ContainsFunc(knobs, func(k knob) bool { return strings.HasPrefix(k.name, prefix) }) {
+		if isEmpty(e.value) && !e.text {
+			return // an empty section
+		}
+		l.fault(e, e.key, problem{RuleType, "is a section, not a value: give one of its keys, like " + firstOf(prefix)})
+		return
+	}
+	var names []string
+	for _, k := range knobs {
+		name := k.name
+		if strings.HasPrefix(e.where, "env ") {
+			name = Key{Name: name}.Env()
+		}
+		names = append(names, name)
+	}
+	given := e.key
+	if name, ok := strings.CutPrefix(e.where, "env "); ok {
+		given = name
+	}
+	text := "unknown key"
+	if best := suggest(given, names); best != "" {
+		text += ", did you mean " + best + "?"
+	}
+	l.fault(e, e.key, problem{RuleUnknownKey, text})
+}
+
+func isEmpty(value any) bool {
+	section, ok := value.(map[string]any)
+	return value == nil || ok && len(section) == 0
+}
+
+func firstOf(prefix string) string {
+	i := slices.IndexFunc(knobs, func(k knob) bool { return strings.HasPrefix(k.name, prefix) })
+	return knobs[i].name
+}
+
+func (l *loader) native(rank int, k knob, e entry) {
+	if k.name == jwtSecretKey {
+		l.fault(e, k.name, problem{RuleSecretValue, "a secret is given by file: set " + jwtFileKey + ", or JWT_SECRET in the environment"})
+		return
+	}
+	l.set(rank, k, e)
+}
+
+func (l *loader) alias(rank int, a alias, e entry) {
+	text, err := aliasText(e.value)
+	var value any = text
+	if err == nil && a.convert != nil {
+		value, err = a.convert(&l.cfg, text)
+	}
+	if err != nil {
+		rule := RuleType
+		if err == errHandshakeTopic {
+			rule = RuleHandshakeTopic
+		}
+		l.fault(e, a.key, problem{rule, err.Error()})
+		return
+	}
+	if value == nil {
+		return
+	}
+	k, _ := find(a.key)
+	_, e.text = value.(string)
+	e.value = value
+	if !strings.HasPrefix(e.origin, "env ") {
+		e.origin += " " + a.name
+	}
+	if a.edits && l.ranks[k.name] == rank {
+		e.origin = l.origins[k.name] + ", " + e.origin
+	}
+	l.set(rank, k, e)
+}
+
+// set puts a value in its place, unless it breaks a rule.
+func (l *loader) set(rank int, k knob, e entry) {
+	next := l.cfg
+	field := k.at(&next)
+	var err error
+	switch text, _ := e.value.(string); {
+	case e.text && k.name == staticPeersKey:
+		next.P2P.StaticPeers = splitPeers(text)
+	case e.text:
+		err = setText(field, text)
+	default:
+		err = setValue(field, e.value)
+	}
+	if err != nil {
+		l.fault(e, k.name, problem{RuleType, show(e.value) + " " + err.Error()})
+		return
+	}
+	problems := k.bounds(&next)
+	if len(problems) == 0 && k.check != nil {
+		problems = k.check(&l.check, &next)
+	}
+	for _, w := range l.check.warnings {
+		l.warnings = append(l.warnings, e.where+": "+k.name+": "+w)
+	}
+	l.check.warnings = nil
+	for _, p := range problems {
+		l.fault(e, k.name, p)
+	}
+	if len(problems) > 0 {
+		return
+	}
+	l.cfg = next
+	l.origins[k.name], l.wheres[k.name], l.ranks[k.name] = e.origin, e.where, rank
+}
+
+func show(value any) string {
+	if text, ok := value.(string); ok {
+		return quote(text)
+	}
+	return strings.Trim(quote(fmt.Sprint(value)), `"`)
+}
+
+func (l *loader) fault(e entry, key string, p problem) {
+	l.faults = append(l.faults, Fault{Where: e.where, Key: key, Rule: p.rule, Text: p.text})
+}
+
+// finish fills in what depends on the machine and tests what depends on several keys.
+func (l *loader) finish(env map[string]string, hostname string) {
+	if l.ranks[jwtFileKey] > l.ranks[jwtSecretKey] { // the stronger source named a file
+		l.cfg.API.JWTSecret = ""
+		l.origins[jwtSecretKey] = "default"
+	}
+	if l.cfg.DataDir == "" {
+		dir, ok := dataDir(env)
+		if !ok {
+			l.fault(entry{where: l.wheres["data_dir"]}, "data_dir", problem{RuleRange, "has no default without HOME: set data_dir"})
+		}
+		l.cfg.DataDir = dir
+	}
+	if l.cfg.Node.Name == "" {
+		l.cfg.Node.Name = nodeName(hostname)
+	}
+	found := checkListeners(&l.cfg)
+	if l.cfg.P2P.MinPeers > l.cfg.P2P.MaxPeers {
+		found["p2p.min_peers"] = problem{RuleRange, fmt.Sprintf("%d is more than p2p.max_peers, %d", l.cfg.P2P.MinPeers, l.cfg.P2P.MaxPeers)}
+	}
+	for key, p := range checkTopics(&l.cfg) {
+		found[key] = p
+	}
+	for _, k := range knobs {
+		if p, ok := found[k.name]; ok {
+			l.fault(entry{where: l.wheres[k.name]}, k.name, p)
+		}
+	}
+}
+
+// nodeName is the host name, as far as a name of a node may be long.
+func nodeName(hostname string) string {
+	if hostname == "" {
+		hostname, _ = os.Hostname() // without one the name stays empty, which is legal
+	}
+	return hostname[:min(len(hostname), maxNodeName)]
+}
+
+// Value is one line of `parley config show --origin`.
+type Value struct{ Key, Value, Origin string }
+
+// Values lists every key by name, its value as text and where it came from. Secrets are masked.
+func (l *Loaded) Values() []Value {
+	values := make([]Value, len(knobs))
+	for i, k := range knobs {
+		values[i] = Value{Key: k.name, Value: format(k.at(&l.Config)), Origin: l.Origins[k.name]}
+	}
+	slices.SortFunc(values, func(a, b Value) int { return strings.Compare(a.Key, b.Key) })
+	return values
+}

@@ -1,0 +1,85 @@
+package consortium
+
+import (
+	"bytes"
+	"testing"
+)
+
+func BenchmarkDecodeRecord(b *testing.B) {
+	raw := sampleRecord(testGenesis, 1, string(bytes.Repeat([]byte{'x'}, 256))).Encode()
+	b.ReportAllocs()
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		if _, err := DecodeRecord(raw); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkVerifyRecord(b *testing.B) {
+	r := sampleRecord(testGenesis, 1, string(bytes.Repeat([]byte{'x'}, 256)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := r.Verify(testGenesis); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkRecordID(b *testing.B) {
+	raw := sampleRecord(testGenesis, 1, string(bytes.Repeat([]byte{'x'}, 256))).Encode()
+	b.ReportAllocs()
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		RecordID(raw)
+	}
+}
+
+// benchBody is the largest body of 1 MiB with records of 256 bytes each.
+func benchBody() (Body, []byte) {
+	raw := sampleRecord(testGenesis, 1, string(bytes.Repeat([]byte{'x'}, 256))).Encode()
+	var records [][]byte
+	for size := 2 + 2*16; size+4+len(raw) <= 1<<20; size += 4 + len(raw) {
+		records = append(records, raw)
+	}
+	body := Body(Pack(records))
+	return body, EncodeBody(body)
+}
+
+func BenchmarkDecodeBody(b *testing.B) {
+	_, raw := benchBody()
+	b.ReportAllocs()
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		if _, err := DecodeBody(raw, 1<<20); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkBodyRoot(b *testing.B) {
+	body, raw := benchBody()
+	b.ReportAllocs()
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		BlockRoot(body.SubtreeIDs())
+	}
+}
+
+func BenchmarkHeaderHash(b *testing.B) {
+	block, _ := sampleBlock(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		block.Header.Hash()
+	}
+}
+
+func BenchmarkVerifyCertificate(b *testing.B) {
+	block, set := sampleBlock(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := block.Certificate.Verify(block.Header, set); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,68 @@
+package consortium
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math/bits"
+
+	"github.com/parley-p2p/parley/chain"
+)
+
+// First bytes of what is hashed, so that no level can pose as another.
+const (
+	prefixLeaf    byte = 0 // 0 ‖ record id
+	prefixNode    byte = 1 // 1 ‖ left ‖ right, inside a subtree
+	prefixSubtree byte = 2 // 2 ‖ u16 count ‖ root
+	prefixBlock   byte = 3 // 3 ‖ left ‖ right, over subtree ids
+)
+
+// SubtreeID is the id of a subtree with the records ids, in their order, at
+// least one.
+func SubtreeID(ids []chain.Hash) chain.Hash {
+	root := merkleRoot(prefixNode, len(ids), func(i int) chain.Hash { return leafHash(ids[i]) })
+	var buf [1 + 2 + 32]byte
+	buf[0] = prefixSubtree
+	binary.BigEndian.PutUint16(buf[1:], uint16(len(ids)))
+	copy(buf[3:], root[:])
+	return sha256.Sum256(buf[:])
+}
+
+// BlockRoot is the root over the ids of a block's subtrees: zero for none.
+func BlockRoot(subtreeIDs []chain.Hash) chain.Hash {
+	return merkleRoot(prefixBlock, len(subtreeIDs), func(i int) chain.Hash { return subtreeIDs[i] })
+}
+
+func leafHash(id chain.Hash) chain.Hash {
+	var buf [1 + 32]byte
+	buf[0] = prefixLeaf
+	copy(buf[1:], id[:])
+	return sha256.Sum256(buf[:])
+}
+
+func nodeHash(prefix byte, l, r chain.Hash) chain.Hash {
+	var buf [1 + 2*32]byte
+	buf[0] = prefix
+	copy(buf[1:], l[:])
+	copy(buf[1+32:], r[:])
+	return sha256.Sum256(buf[:])
+}
+
+// merkleRoot is the root of a tree of RFC 6962 over n leaves; zero for n = 0.
+func merkleRoot(prefix byte, n int, leaf func(i int) chain.Hash) chain.Hash {
+	if n == 0 {
+		return chain.Hash{}
+	}
+	return merkleNode(prefix, 0, n, leaf)
+}
+
+// merkleNode is the node over the leaves [from, to), at least one.
+func merkleNode(prefix byte, from, to int, leaf func(i int) chain.Hash) chain.Hash {
+	if to-from == 1 {
+		return leaf(from)
+	}
+	mid := from + split(to-from)
+	return nodeHash(prefix, merkleNode(prefix, from, mid, leaf), merkleNode(prefix, mid, to, leaf))
+}
+
+// split is the largest power of two below n > 1: the leaves left of the root.
+func split(n int) int { return 1 << (bits.Len(uint(n-1)) - 1) }

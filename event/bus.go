@@ -1,0 +1,139 @@
+package event
+
+import (
+	"sync"
+	"time"
+)
+
+// Envelope is an event with its place in the order of events.
+type Envelope struct {
+	V    int       `json:"v"` // 1
+	Seq  uint64    `json:"seq"`
+	TS   time.Time `json:"ts"`
+	Type string    `json:"type"`
+	Data Event     `json:"data"`
+}
+
+// Bus carries events from who publishes to who subscribes. It keeps the newest
+// ones in a ring, and each subscriber reads at its own pace: a publisher never
+// waits, and a subscriber that falls behind the ring is told how many it
+// missed. All methods are safe for concurrent use.
+type Bus struct {
+	mu    sync.Mutex // guards below; nothing blocks under it
+	ring  []Envelope // slot seq % len
+	next  uint64     // seq of the next event
+	first uint64     // seq of the first event ever
+	subs  map[*Subscription]struct{}
+}
+
+// NewBus returns a bus that keeps the last history events. Numbers start at
+// unix seconds × 2²⁰, so that they rise over restarts and fit 2⁵³.
+func NewBus(history int) *Bus {
+	start := uint64(time.Now().Unix()) << 20
+	return &Bus{ring: make([]Envelope, max(history, 64)), next: start, first: start, subs: map[*Subscription]struct{}{}}
+}
+
+// Publish gives each event the next number and wakes the subscribers. Publish
+// after the fact is on disk: whoever acts on an event re-reads the keeper.
+func (b *Bus) Publish(events ...Event) {
+	now := time.Now().UTC()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range events {
+		b.ring[b.next%uint64(len(b.ring))] = Envelope{V: 1, Seq: b.next, TS: now, Type: e.Type(), Data: e}
+		b.next++
+	}
+	for s := range b.subs {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Seq is the number of the newest event, or one below the first.
+func (b *Bus) Seq() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.next - 1
+}
+
+// Subscribe reads from now on. The caller MUST Close the subscription.
+func (b *Bus) Subscribe() *Subscription {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.subscribe(b.next)
+}
+
+// SubscribeSince reads the events after seq. It reports false, and reads from
+// now on, where seq is not within what the ring still holds.
+func (b *Bus) SubscribeSince(seq uint64) (*Subscription, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if seq+1 < b.oldest() || seq >= b.next {
+		return b.subscribe(b.next), false
+	}
+	return b.subscribe(seq + 1), true
+}
+
+func (b *Bus) subscribe(cursor uint64) *Subscription { // mu held
+	s := &Subscription{bus: b, wake: make(chan struct{}, 1), cursor: cursor}
+	if cursor < b.next {
+		s.wake <- struct{}{}
+	}
+	b.subs[s] = struct{}{}
+	return s
+}
+
+func (b *Bus) oldest() uint64 { // mu held
+	if n := uint64(len(b.ring)); b.next-b.first > n {
+		return b.next - n
+	}
+	return b.first
+}
+
+// Subscription is one reader of a bus. Its methods are for one goroutine.
+type Subscription struct {
+	bus    *Bus
+	wake   chan struct{}
+	cursor uint64 // guarded by bus.mu: seq of the next event to read
+}
+
+// Wake yields whenever there may be something to Take.
+func (s *Subscription) Wake() <-chan struct{} { return s.wake }
+
+// Take returns up to max events in order, and how many were lost before the
+// first of them. When it returns max events, Wake yields again.
+func (s *Subscription) Take(max int) (events []Envelope, lost int) {
+	b := s.bus
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if oldest := b.oldest(); s.cursor < oldest {
+		lost = int(oldest - s.cursor)
+		s.cursor = oldest
+	}
+	for ; s.cursor < b.next && len(events) < max; s.cursor++ {
+		events = append(events, b.ring[s.cursor%uint64(len(b.ring))])
+	}
+	if s.cursor < b.next {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+	return events, lost
+}
+
+// Behind is the count of events that wait to be taken.
+func (s *Subscription) Behind() int {
+	s.bus.mu.Lock()
+	defer s.bus.mu.Unlock()
+	return int(s.bus.next - s.cursor)
+}
+
+// Close ends the subscription. Wake yields no more.
+func (s *Subscription) Close() {
+	s.bus.mu.Lock()
+	defer s.bus.mu.Unlock()
+	delete(s.bus.subs, s)
+}

@@ -1,0 +1,200 @@
+// Package event owns what can happen on a node: one past-tense struct an
+// event, which is one message of the event stream, and the bus.
+package event
+
+import (
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+)
+
+// Event is something that happened. Its JSON form is the data of the message
+// on the event stream; Type is the message's type and API.
+type Event interface{ Type() string }
+
+// NodeStarted says that every room runs.
+type NodeStarted struct {
+	Version string  `json:"version"`
+	Network string  `json:"network"`
+	Peer    peer.ID `json:"peer_id"`
+}
+
+// NodeStopping says that the node begins to drain.
+type NodeStopping struct {
+	Why string `json:"why"`
+}
+
+// PeerConnected says that a first connection to a peer stands, before its
+// handshake.
+type PeerConnected struct {
+	Peer      peer.ID `json:"peer"`
+	Direction string  `json:"direction"` // inbound | outbound
+	Addr      string  `json:"addr"`
+	Transport string  `json:"transport"` // tcp | quic-v1 | ws
+	Source    string  `json:"source"`    // static | member | inbound
+	Slot      string  `json:"slot"`      // static | inbound
+}
+
+// PeerReady says that the handshake with a peer ended well.
+type PeerReady struct {
+	PeerConnected
+	Agent    string     `json:"agent"`
+	Name     string     `json:"name"`
+	Height   uint64     `json:"height"`
+	Hash     chain.Hash `json:"hash"`
+	Services []string   `json:"services"`
+}
+
+// PeerDisconnected says that the last connection to a peer is gone.
+type PeerDisconnected struct {
+	Peer      peer.ID `json:"peer"`
+	Direction string  `json:"direction"`
+	Addr      string  `json:"addr"`
+	By        string  `json:"by"` // us | them
+	Reason    string  `json:"reason"`
+	Goodbye   uint64  `json:"goodbye"` // code, 0 = none came
+	Text      string  `json:"text"`
+	DurationS float64 `json:"duration_s"`
+}
+
+// PeerRefused says that a peer or connection was turned away. More counts the
+// refusals that were left out since the last event, which come at most 10/s.
+type PeerRefused struct {
+	Peer   peer.ID `json:"peer,omitempty"`
+	Addr   string  `json:"addr"`
+	Place  string  `json:"place"`  // handshake | gate
+	Reason string  `json:"reason"` // as told to the other side
+	More   int     `json:"more,omitempty"`
+}
+
+// PeerPenalized says that a peer was charged.
+type PeerPenalized struct {
+	Peer   peer.ID       `json:"peer"`
+	Reason chain.Offence `json:"reason"`
+	Points int           `json:"points"`
+	Total  int           `json:"total"`
+	Detail string        `json:"detail"`
+}
+
+// PeerDiscouraged says that a peer's points passed the line at which it is
+// disconnected and kept away.
+type PeerDiscouraged struct {
+	Peer   peer.ID `json:"peer"`
+	Points int     `json:"points"`
+}
+
+// StaticPeerChanged says that a peer which we want to keep changed its state.
+type StaticPeerChanged struct {
+	Item   string     `json:"item"`
+	ID     peer.ID    `json:"id,omitempty"`
+	State  string     `json:"state"` // connected | trying | paused
+	Class  string     `json:"class"` // of the last failure, "" = none
+	NextAt *time.Time `json:"next_at"`
+}
+
+// BlockStored says that a block is in the ledger, on disk.
+type BlockStored struct {
+	Height      uint64     `json:"height"`
+	Hash        chain.Hash `json:"hash"`
+	PrevHash    chain.Hash `json:"prev_hash"`
+	Proposer    uint64     `json:"proposer"`
+	RecordCount int        `json:"record_count"`
+	SizeBytes   int        `json:"size_bytes"`
+	From        peer.ID    `json:"from,omitempty"` // who served it; "" = our own engine
+	Source      string     `json:"source"`         // gossip | sync | own
+	DelayMS     int64      `json:"delay_ms"`       // since the proposer's time
+}
+
+// HeadChanged says that the tip moved.
+type HeadChanged struct {
+	Height uint64     `json:"height"`
+	Hash   chain.Hash `json:"hash"`
+	Depth  int        `json:"depth"` // blocks taken back; always 0 with certificates
+}
+
+// SubtreeAnnounced says that a leader told of a subtree ahead of its block.
+type SubtreeAnnounced struct {
+	ID      chain.Hash `json:"id"`
+	Height  uint64     `json:"height"`
+	Index   int        `json:"index"`
+	Records int        `json:"records"`
+	From    peer.ID    `json:"from"`
+}
+
+// MiningOn says that a proposer saw its block committed.
+type MiningOn struct {
+	Hash        chain.Hash `json:"hash"`
+	PrevHash    chain.Hash `json:"prev_hash"`
+	Height      uint64     `json:"height"`
+	Miner       string     `json:"miner"`
+	RecordCount int        `json:"record_count"`
+	SizeBytes   int        `json:"size_bytes"`
+	From        peer.ID    `json:"-"`
+}
+
+// RecordCommitted says that a record has its place in the chain.
+type RecordCommitted struct {
+	ID      chain.Hash `json:"id"`
+	Subject string     `json:"subject"`
+	Author  string     `json:"author"` // 64 hex digits
+	Height  uint64     `json:"height"`
+	Index   int        `json:"index"`
+}
+
+// RecordRejected says, once and finally, that a record will never be committed.
+type RecordRejected struct {
+	ID     chain.Hash `json:"id"`
+	Reason string     `json:"reason"`
+	Detail string     `json:"detail"`
+	Height uint64     `json:"height"`
+	Author string     `json:"author"`
+	Peer   peer.ID    `json:"peer,omitempty"`
+}
+
+// SyncChanged says that the replica began, went on with or ended catching up.
+type SyncChanged struct {
+	State     string  `json:"state"` // waiting | syncing | synced
+	Target    uint64  `json:"target"`
+	LagBlocks uint64  `json:"lag_blocks"`
+	ETAS      float64 `json:"eta_s"`
+}
+
+// ViewChanged says that another validator leads.
+type ViewChanged struct {
+	View   uint64 `json:"view"`
+	Leader uint64 `json:"leader"`
+	Why    string `json:"why"`
+}
+
+// StatsSampled is sent once a second.
+type StatsSampled struct {
+	Inbound   int                `json:"inbound"`
+	Outbound  int                `json:"outbound"`
+	BytesInS  float64            `json:"bytes_in_s"`
+	BytesOutS float64            `json:"bytes_out_s"`
+	MessagesS map[string]float64 `json:"messages_s"`
+	RecordsS  float64            `json:"records_s"`
+	Mempool   int                `json:"mempool"`
+}
+
+// Type implements [Event], as do all below.
+func (NodeStarted) Type() string       { return "node.started" }
+func (NodeStopping) Type() string      { return "node.stopping" }
+func (PeerConnected) Type() string     { return "peer.connected" }
+func (PeerReady) Type() string         { return "peer.ready" }
+func (PeerDisconnected) Type() string  { return "peer.disconnected" }
+func (PeerRefused) Type() string       { return "peer.refused" }
+func (PeerPenalized) Type() string     { return "peer.penalized" }
+func (PeerDiscouraged) Type() string   { return "peer.discouraged" }
+func (StaticPeerChanged) Type() string { return "static_peer.changed" }
+func (BlockStored) Type() string       { return "block.stored" }
+func (HeadChanged) Type() string       { return "head.changed" }
+func (SubtreeAnnounced) Type() string  { return "subtree.announced" }
+func (MiningOn) Type() string          { return "mining.on" }
+func (RecordCommitted) Type() string   { return "record.committed" }
+func (RecordRejected) Type() string    { return "record.rejected" }
+func (SyncChanged) Type() string       { return "sync.changed" }
+func (ViewChanged) Type() string       { return "view.changed" }
+func (StatsSampled) Type() string      { return "stats.sampled" }
