@@ -1,0 +1,318 @@
+// Package dialer owns the supervisors that keep this node connected with the
+// peers it was told of and with the members of its network.
+package dialer
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+)
+
+// Tags under which connections are protected from being trimmed. Handshake
+// reads a peer's source from them.
+const (
+	tagStatic = "static"
+	tagMember = "member"
+)
+
+const (
+	maxAttempts = 16               // under way at once
+	lookEvery   = 30 * time.Second // names all of whose peers rest are resolved again
+	doubleWait  = 30 * time.Second // until a second way to one peer is looked at again
+	warnEvery   = 15 * time.Minute
+)
+
+// Config of a dialer.
+type Config struct {
+	Items       []string              // p2p.static_peers
+	DefaultPort int                   // of an item without one; 0 = 9906
+	Own         func() []ma.Multiaddr // where this node listens, no wildcards; nil = unknown
+	File        string                // static-peers.json; "" = nothing is kept
+	// DNSAddr resolves /dnsaddr; nil = the system's DNS.
+	DNSAddr network.MultiaddrDNSResolver
+}
+
+// Functions are what the dialer needs of others. All may be called at once by
+// several goroutines and MUST return soon after their ctx ends.
+type Functions struct {
+	// Resolve looks a host name up.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Identity asks the API at host:port, or at a URL, who it is; see
+	// [FetchIdentity].
+	Identity func(ctx context.Context, hostport string) (Identity, error)
+	// Greet makes a connected peer ready. An error that is a [Refusal] is
+	// classified by its code.
+	Greet func(ctx context.Context, p peer.ID) error
+}
+
+// Dialer is safe for concurrent use.
+type Dialer struct {
+	cfg     Config
+	fns     Functions
+	host    host.Host
+	rep     *reputation.Book
+	bus     *event.Bus
+	log     *slog.Logger
+	metrics metrics
+	wake    chan struct{} // the table changed: step again
+
+	fileMu sync.Mutex // one writer of the file at a time
+
+	mu    sync.Mutex // guards below; nothing blocks under it
+	items []*item    // members last
+	kept  saved
+}
+
+// New reads the pins and takes over the items. An item that cannot be read is
+// told in the log and left out.
+func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Dialer, error) {
+	kept, err := load(cfg.File)
+	if err != nil {
+		return nil, err
+	}
+	cfg.DefaultPort = cmp.Or(cfg.DefaultPort, 9906)
+	if cfg.DNSAddr == nil {
+		cfg.DNSAddr = swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}
+	}
+	d := &Dialer{
+		cfg: cfg, fns: fns, host: h, rep: rep, bus: bus, log: log, kept: kept,
+		metrics: newMetrics(reg), wake: make(chan struct{}, 1),
+	}
+	now := time.Now()
+	for i, text := range slices.Concat(cfg.Items, kept.Added) {
+		it, err := parseItem(text, cfg.DefaultPort)
+		if err != nil {
+			log.Warn("static peer left out", "item", text, "err", err)
+			continue
+		}
+		if i >= len(cfg.Items) {
+			it.origin = OriginAPI
+		}
+		if !d.insert(it, now) && it.origin == OriginConfig {
+			log.Warn("static peer left out", "item", text, "err", "it is listed twice")
+		}
+	}
+	d.metrics.set(d.counts())
+	return d, nil
+}
+
+// insert adds an item that is not there yet, members behind all others; mu is
+// held or nobody else has d.
+func (d *Dialer) insert(it *item, now time.Time) bool {
+	if slices.ContainsFunc(d.items, func(o *item) bool { return o.text == it.text }) {
+		return false
+	}
+	it.slots = []*slot{{item: it, retry: newRetry(now), id: cmp.Or(it.id, d.kept.Pins[it.text])}}
+	at := len(d.items)
+	if it.origin != OriginMember {
+		if i := slices.IndexFunc(d.items, func(o *item) bool { return o.origin == OriginMember }); i >= 0 {
+			at = i
+		}
+	}
+	d.items = slices.Insert(d.items, at, it)
+	return true
+}
+
+// Add keeps one more peer, across restarts. Adding what is there is no error.
+func (d *Dialer) Add(text string) error {
+	it, err := parseItem(text, d.cfg.DefaultPort)
+	if err != nil {
+		return err
+	}
+	it.origin = OriginAPI
+	d.mu.Lock()
+	added := d.insert(it, time.Now())
+	if added && !slices.Contains(d.kept.Added, it.text) && !slices.Contains(d.cfg.Items, it.text) {
+		d.kept.Added = append(d.kept.Added, it.text)
+	}
+	d.mu.Unlock()
+	if !added {
+		return nil
+	}
+	d.changed()
+	return d.save()
+}
+
+// Remove drops the static items with this text or peer id and forgets what was
+// pinned for them, closes the connections, and reports whether there were any.
+// One of the configuration comes back at the next start. Members stay.
+func (d *Dialer) Remove(text string) (bool, error) {
+	var dropped []*item
+	d.mu.Lock()
+	d.items = slices.DeleteFunc(d.items, func(it *item) bool {
+		match := it.origin != OriginMember && (it.text == text ||
+			slices.ContainsFunc(it.slots, func(s *slot) bool { return s.id != "" && s.id.String() == text }))
+		if match {
+			it.gone = true
+			dropped = append(dropped, it)
+			delete(d.kept.Pins, it.text)
+			d.kept.Added = slices.DeleteFunc(d.kept.Added, func(a string) bool { return a == it.text })
+		}
+		return match
+	})
+	ids := slotIDs(dropped)
+	d.mu.Unlock()
+	if len(dropped) == 0 {
+		return false, nil
+	}
+	for _, p := range ids {
+		d.host.ConnManager().Unprotect(p, tagStatic)
+		if !d.Has(p) {
+			_ = d.host.Network().ClosePeer(p)
+		}
+	}
+	d.changed()
+	return true, d.save()
+}
+
+// Keep replaces the members of the network, which are kept connected like
+// static peers. We are left out. Connections of former members stay open.
+func (d *Dialer) Keep(members []peer.AddrInfo) {
+	now := time.Now()
+	want := map[peer.ID][]ma.Multiaddr{}
+	for _, m := range members {
+		if m.ID != d.host.ID() {
+			want[m.ID] = m.Addrs
+		}
+	}
+	var dropped []*item
+	d.mu.Lock()
+	d.items = slices.DeleteFunc(d.items, func(it *item) bool {
+		if it.origin != OriginMember {
+			return false
+		}
+		addrs, ok := want[it.id]
+		if !ok {
+			it.gone = true
+			dropped = append(dropped, it)
+			return true
+		}
+		it.addrs = addrs
+		delete(want, it.id)
+		return false
+	})
+	for _, m := range members { // in the order given
+		if addrs, ok := want[m.ID]; ok {
+			d.insert(&item{text: m.ID.String(), origin: OriginMember, id: m.ID, addrs: addrs}, now)
+		}
+	}
+	ids := slotIDs(dropped)
+	d.mu.Unlock()
+	for _, p := range ids {
+		d.host.ConnManager().Unprotect(p, tagMember)
+	}
+	d.changed()
+}
+
+func slotIDs(items []*item) []peer.ID { // mu held
+	var ids []peer.ID
+	for _, it := range items {
+		for _, s := range it.slots {
+			if s.id != "" {
+				ids = append(ids, s.id)
+			}
+		}
+	}
+	return ids
+}
+
+// Has reports whether p is a static peer or a member, as far as ids are known.
+func (d *Dialer) Has(p peer.ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, it := range d.items {
+		for _, s := range it.slots {
+			if s.id == p && p != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// StaticPeer is one supervised peer.
+type StaticPeer struct {
+	Item      string
+	ID        peer.ID // "" = not learned yet
+	Origin    string  // config | api | member
+	State     State
+	Class     Class // of the last failure, "" = none since it was connected
+	Tries     int   // failed ones since then
+	LastError string
+	NextAt    time.Time // zero = not by time
+	Addresses []ma.Multiaddr
+}
+
+// Static lists the supervised peers, each id once. This node is left out.
+func (d *Dialer) Static() []StaticPeer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := []StaticPeer{}
+	for _, s := range d.shown() {
+		list = append(list, StaticPeer{
+			Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
+			LastError: s.lastErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled),
+		})
+	}
+	return list
+}
+
+// shown is every slot but ourselves and second ways to one peer. mu held.
+func (d *Dialer) shown() []*slot {
+	var list []*slot
+	seen := map[peer.ID]bool{}
+	for _, it := range d.items {
+		for _, s := range it.slots {
+			if s.retry.state == self || s.id != "" && seen[s.id] {
+				continue
+			}
+			seen[s.id] = true
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+func (d *Dialer) counts() map[State]int { // mu held
+	n := map[State]int{}
+	for _, s := range d.shown() {
+		n[s.retry.state]++
+	}
+	return n
+}
+
+// changed wakes the loop.
+func (d *Dialer) changed() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// save writes the file as things stand now.
+func (d *Dialer) save() error {
+	d.fileMu.Lock()
+	defer d.fileMu.Unlock()
+	d.mu.Lock()
+	now := saved{Added: slices.Clone(d.kept.Added), Pins: make(map[string]peer.ID, len(d.kept.Pins))}
+	for item, id := range d.kept.Pins {
+		now.Pins[item] = id
+	}
+	d.mu.Unlock()
+	return now.write(d.cfg.File)
+}

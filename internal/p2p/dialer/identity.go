@@ -1,0 +1,107 @@
+package dialer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+const (
+	identityTimeout = 2 * time.Second
+	identityBytes   = 64 << 10
+	identityAddrs   = 32
+)
+
+// ErrNotHTTP means that whoever answers at an address does not serve a node's
+// API there.
+var ErrNotHTTP = errors.New("no node's API answers there")
+
+// Identity is what a node's API says of its libp2p host.
+type Identity struct {
+	ID    peer.ID
+	Addrs []ma.Multiaddr // without /p2p, at most 32
+}
+
+// FetchIdentity asks GET /eth/v1/node/identity at hostport, host:port or a URL
+// without path, for at most 2 s and 64 KiB. The answer is the word of whoever
+// holds the address; dialling the id proves it. A nil client is one that
+// follows no redirect.
+func FetchIdentity(ctx context.Context, client *http.Client, hostport string) (Identity, error) {
+	if client == nil {
+		client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		defer client.CloseIdleConnections()
+	}
+	ctx, cancel := context.WithTimeout(ctx, identityTimeout)
+	defer cancel()
+	base := hostport
+	if !strings.Contains(base, "://") {
+		base = "http://" + base
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/eth/v1/node/identity", http.NoBody)
+	if err != nil {
+		return Identity{}, fmt.Errorf("ask %s for its identity: %w", hostport, err)
+	}
+	req.Close = true
+	req.Header.Set("Accept", "application/json")
+	res, err := client.Do(req)
+	if err != nil {
+		var op *net.OpError
+		if ctx.Err() == nil && !errors.As(err, &op) {
+			err = errors.Join(ErrNotHTTP, err) // it answers, but not in HTTP
+		}
+		return Identity{}, fmt.Errorf("ask %s for its identity: %w", hostport, err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, identityBytes+1))
+	if err != nil {
+		return Identity{}, fmt.Errorf("read the identity of %s: %w", hostport, err)
+	}
+	if res.StatusCode != http.StatusOK || len(body) > identityBytes {
+		return Identity{}, fmt.Errorf("identity of %s: %w: status %d, %d bytes", hostport, ErrNotHTTP, res.StatusCode, len(body))
+	}
+	id, err := decodeIdentity(body)
+	if err != nil {
+		return Identity{}, fmt.Errorf("identity of %s: %w: %w", hostport, ErrNotHTTP, err)
+	}
+	return id, nil
+}
+
+// decodeIdentity reads the answer; addresses that do not parse are left out.
+func decodeIdentity(body []byte) (Identity, error) {
+	var answer struct {
+		Data struct {
+			PeerID    string   `json:"peer_id"`
+			Addresses []string `json:"p2p_addresses"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return Identity{}, err
+	}
+	id, err := peer.Decode(answer.Data.PeerID)
+	if err != nil {
+		return Identity{}, fmt.Errorf("peer_id: %w", err)
+	}
+	node := Identity{ID: id}
+	for _, text := range answer.Data.Addresses {
+		if len(node.Addrs) == identityAddrs {
+			break
+		}
+		a, err := ma.NewMultiaddr(text)
+		if err != nil {
+			continue
+		}
+		if bare, of := peer.SplitAddr(a); len(bare) > 0 && (of == "" || of == id) {
+			node.Addrs = append(node.Addrs, bare)
+		}
+	}
+	return node, nil
+}

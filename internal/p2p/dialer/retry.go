@@ -1,0 +1,105 @@
+package dialer
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// State of a static peer.
+type State string
+
+// The states of a static peer.
+const (
+	Connected State = "connected" // and its handshake ended well
+	Trying    State = "trying"
+	Paused    State = "paused" // trying soon again would be of no use
+	self      State = "self"   // it is this node: never again, and not listed
+)
+
+// The phases of OPERATORS 6.2.
+const (
+	fastEvery = 5 * time.Second
+	fastFor   = 2 * time.Minute
+	slowEvery = 30 * time.Second
+	dropWait  = time.Second      // after a drop the next attempt comes within it
+	flapping  = 10 * time.Second // a connection that lived shorter is a failed attempt
+	fullFirst = time.Minute
+	fullMost  = 5 * time.Minute
+)
+
+// rests are the classes for which the phases are too often. A ban by us costs
+// nothing to look at, so its end is seen soon.
+var rests = map[Class]time.Duration{
+	ClassIdentity:     5 * time.Minute,
+	ClassNotAllowed:   5 * time.Minute,
+	ClassWrongNetwork: 10 * time.Minute,
+	ClassBanned:       fastEvery,
+}
+
+// retry decides when a peer is tried next. It is data: whoever holds it calls
+// its methods, which take the time, and reads next.
+type retry struct {
+	state State
+	class Class // of the last failure, "" while connected
+	tries int   // failed ones since it was connected
+	since time.Time
+	upAt  time.Time
+	full  time.Duration // the last rest because of ClassFull
+	next  time.Time     // zero = not by time
+}
+
+func newRetry(now time.Time) retry { return retry{state: Trying, since: now, next: now} }
+
+// failed notes an attempt that began at started and ended now.
+func (r *retry) failed(started, now time.Time, c Class) {
+	r.tries++
+	r.class = c
+	rest, resting := rests[c]
+	switch {
+	case c == ClassSelf:
+		r.state, r.next = self, time.Time{}
+	case c == ClassFull:
+		r.full = min(max(fullFirst, 2*r.full), fullMost)
+		r.state, r.next = Paused, now.Add(r.full+rand.N(r.full/10))
+	case resting:
+		r.state, r.next = Paused, now.Add(rest+rand.N(rest/10))
+	default:
+		r.state, r.next = Trying, started.Add(r.interval(started))
+		if soonest := now.Add(dropWait); r.next.Before(soonest) {
+			r.next = soonest // the attempt took longer than the interval
+		}
+	}
+	if c != ClassFull {
+		r.full = 0
+	}
+}
+
+// interval is that of the phase, ± 20 %.
+func (r *retry) interval(now time.Time) time.Duration {
+	d := slowEvery
+	if now.Sub(r.since) < fastFor {
+		d = fastEvery
+	}
+	return d*8/10 + rand.N(d*4/10)
+}
+
+// up notes that the peer is connected and ready.
+func (r *retry) up(now time.Time) {
+	r.state, r.class, r.tries, r.full = Connected, "", 0, 0
+	r.upAt, r.next = now, time.Time{}
+}
+
+// down notes that its connection is gone, c being what its goodbye stands for.
+func (r *retry) down(now time.Time, c Class) {
+	_, resting := rests[c]
+	switch {
+	case resting || c == ClassFull:
+		r.failed(now, now, c)
+	case now.Sub(r.upAt) < flapping:
+		r.tries++
+		r.state, r.class, r.next = Trying, c, now.Add(r.interval(now))
+	default:
+		r.state, r.class, r.since = Trying, c, now
+		r.next = now.Add(rand.N(dropWait))
+	}
+}

@@ -1,0 +1,199 @@
+package dialer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// within fails unless lo ≤ d ≤ hi.
+func within(t *testing.T, what string, d, lo, hi time.Duration) {
+	t.Helper()
+	if d < lo || d > hi {
+		t.Errorf("%s: %v, want %v to %v", what, d, lo, hi)
+	}
+}
+
+func TestRetryPhases(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	r := newRetry(start)
+	if !r.next.Equal(start) || r.state != Trying {
+		t.Fatalf("a new one waits: %+v", r)
+	}
+	fast, slow, now := 0, 0, start
+	for now.Sub(start) < 10*time.Minute {
+		r.failed(now, now, ClassRefused)
+		if now.Sub(start) < fastFor {
+			fast++
+			within(t, "fast phase", r.next.Sub(now), 4*time.Second, 6*time.Second)
+		} else {
+			slow++
+			within(t, "slow phase", r.next.Sub(now), 24*time.Second, 36*time.Second)
+		}
+		now = r.next
+	}
+	if fast < 20 || fast > 30 || slow < 13 || slow > 20 || r.tries != fast+slow {
+		t.Errorf("%d fast and %d slow attempts in 10 min, %d counted", fast, slow, r.tries)
+	}
+	r.failed(now, now.Add(20*time.Minute), ClassTimeout) // an attempt that took long
+	within(t, "after a long attempt", r.next.Sub(now), 20*time.Minute+dropWait, 20*time.Minute+dropWait)
+
+	r.up(now)
+	if r.state != Connected || r.class != "" || r.tries != 0 || !r.next.IsZero() {
+		t.Fatalf("connected: %+v", r)
+	}
+	now = now.Add(time.Hour)
+	r.down(now, "")
+	within(t, "after a drop", r.next.Sub(now), 0, dropWait)
+	r.failed(r.next, r.next, ClassRefused)
+	within(t, "fast phase again", r.next.Sub(now), 4*time.Second, 7*time.Second)
+
+	r.up(now)
+	r.down(now.Add(time.Second), "")
+	within(t, "after a connection of a second", r.next.Sub(now), 5*time.Second, 7*time.Second)
+}
+
+func TestRetryRests(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	for c, want := range map[Class]time.Duration{
+		ClassIdentity: 5 * time.Minute, ClassNotAllowed: 5 * time.Minute, ClassWrongNetwork: 10 * time.Minute, ClassFull: time.Minute,
+	} {
+		r := newRetry(now)
+		r.failed(now, now, c)
+		within(t, string(c), r.next.Sub(now), want, want*11/10)
+		if r.state != Paused || r.class != c {
+			t.Errorf("%s: %+v", c, r)
+		}
+	}
+	r := newRetry(now)
+	for _, want := range []time.Duration{1, 2, 4, 5, 5} {
+		r.failed(now, now, ClassFull)
+		within(t, "full", r.next.Sub(now), want*time.Minute, want*time.Minute*11/10)
+	}
+	r.failed(now, now, ClassSelf)
+	if r.state != self || !r.next.IsZero() {
+		t.Errorf("self: %+v", r)
+	}
+	r = newRetry(now)
+	r.up(now)
+	r.down(now.Add(time.Hour), classOfGoodbye(wire.GoodbyeTooManyPeers))
+	if r.state != Paused || r.class != ClassFull {
+		t.Errorf("after the goodbye of a full peer: %+v", r)
+	}
+}
+
+type refused uint32
+
+func (r refused) Error() string       { return "refused" }
+func (r refused) RefusalCode() uint32 { return uint32(r) }
+
+func TestClassify(t *testing.T) {
+	dial := func(causes ...error) error {
+		e := &swarm.DialError{Cause: swarm.ErrAllDialsFailed}
+		for _, c := range causes {
+			e.DialErrors = append(e.DialErrors, swarm.TransportError{Cause: c})
+		}
+		return fmt.Errorf("dial: %w", e)
+	}
+	op := func(errno syscall.Errno) error {
+		return &net.OpError{Op: "dial", Err: &os.SyscallError{Syscall: "connect", Err: errno}}
+	}
+	for _, tt := range []struct {
+		err  error
+		want Class
+	}{
+		{dial(op(syscall.ECONNREFUSED)), ClassRefused},
+		{dial(os.ErrDeadlineExceeded, op(syscall.ECONNREFUSED)), ClassRefused},
+		{dial(op(syscall.EHOSTUNREACH)), ClassUnreachable},
+		{dial(&net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}), ClassTimeout},
+		{dial(op(syscall.ETIMEDOUT)), ClassTimeout},
+		{dial(fmt.Errorf("handshake: %w", io.EOF)), ClassRefused},
+		{context.DeadlineExceeded, ClassTimeout},
+		{&swarm.DialError{Cause: swarm.ErrNoAddresses}, ClassUnreachable},
+		{&swarm.DialError{Cause: swarm.ErrGaterDisallowedConnection}, ClassBanned},
+		{fmt.Errorf("resolve x: %w", &net.DNSError{IsNotFound: true}), ClassDNS},
+		{fmt.Errorf("resolve x: %w", &net.DNSError{IsTimeout: true}), ClassDNS},
+		{network.ErrResourceLimitExceeded, ClassFull},
+		{dial(&network.ConnError{Remote: true, ErrorCode: network.ConnResourceLimitExceeded}), ClassFull},
+		{dial(&network.ConnError{Remote: true, ErrorCode: network.ConnGated}), ClassNotAllowed},
+		{&mismatchError{}, ClassIdentity},
+		{fmt.Errorf("greet: %w", refused(wire.WrongGenesis)), ClassWrongNetwork},
+		{refused(wire.TooManyPeers), ClassFull},
+		{refused(wire.Banned), ClassNotAllowed},
+		{refused(wire.Self), ClassSelf},
+		{fmt.Errorf("dial: %w", errSelf), ClassSelf},
+		{dial(swarm.ErrDialToSelf, op(syscall.ECONNREFUSED)), ClassRefused}, // one of the peer's addresses is ours
+		{errors.Join(dial(swarm.ErrNoTransport), dial(os.ErrDeadlineExceeded)), ClassTimeout},
+		{errors.New("who knows"), ClassUnreachable},
+	} {
+		if got := classify(tt.err); got != tt.want {
+			t.Errorf("%v: %s, want %s", tt.err, got, tt.want)
+		}
+	}
+}
+
+func TestParseItem(t *testing.T) {
+	const id = "12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5"
+	for text, want := range map[string]string{
+		"node1:8080": " node1 8080", "node1": " node1 9906", " 10.0.0.1 ": " 10.0.0.1 9906", "::1": " ::1 9906", "[::1]": " ::1 9906",
+		"[2001:db8::1]:8080": " 2001:db8::1 8080", "http://node1:8080": "http node1 8080", "https://node1.example.org": "https node1.example.org 443",
+		"http://node1/": "http node1 80",
+	} {
+		it, err := parseItem(text, 9906)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		} else if got := fmt.Sprint(it.scheme, " ", it.host, " ", it.port); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	it, err := parseItem("/ip4/10.0.0.1/tcp/9906/p2p/"+id, 9906)
+	if err != nil || it.id.String() != id || it.addr.String() != "/ip4/10.0.0.1/tcp/9906" || it.named() {
+		t.Errorf("multiaddr: %+v, %v", it, err)
+	}
+	it, err = parseItem("/dnsaddr/bootstrap.example.org", 9906)
+	if err != nil || !it.named() {
+		t.Errorf("dnsaddr: %+v, %v", it, err)
+	}
+	for _, text := range []string{"", "enode://abc@1.2.3.4:30303", "enr:-abc", "node1:0", "node1:99999", "node 1", "ftp://x", "/p2p/" + id, "/ip4/1", "http://:80", ":8080"} {
+		if it, err := parseItem(text, 9906); err == nil {
+			t.Errorf("%q was read as %+v", text, it)
+		}
+	}
+}
+
+func FuzzParseItem(f *testing.F) {
+	for _, s := range []string{"node1:8080", "[::1]:1", "http://a:1", "/ip4/1.2.3.4/tcp/1", "/dnsaddr/a", "fe80::1%eth0"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		it, err := parseItem(s, 9906)
+		if err == nil && it.host == "" && len(it.addr) == 0 {
+			t.Errorf("%q stands for nothing", s)
+		}
+		if err == nil {
+			it.named()
+		}
+	})
+}
+
+func FuzzDecodeIdentity(f *testing.F) {
+	f.Add([]byte(`{"data":{"peer_id":"12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5","p2p_addresses":["/ip4/1.2.3.4/tcp/8080/p2p/12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5"]}}`))
+	f.Add([]byte(`{"data":{"peer_id":"","p2p_addresses":null}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		who, err := decodeIdentity(b)
+		if err == nil && (who.ID.Validate() != nil || len(who.Addrs) > identityAddrs) {
+			t.Errorf("%q: %+v", b, who)
+		}
+	})
+}

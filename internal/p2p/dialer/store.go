@@ -1,0 +1,79 @@
+package dialer
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// saved is static-peers.json: what outlives a restart.
+type saved struct {
+	Added []string           `json:"added"` // items of the API
+	Pins  map[string]peer.ID `json:"pins"`  // item → the id that was learned for it
+}
+
+// load reads the file at path; a missing one is an empty one.
+func load(path string) (saved, error) {
+	s := saved{Pins: map[string]peer.ID{}}
+	if path == "" {
+		return s, nil
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("read static peers: %w", err)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return s, fmt.Errorf("read static peers %s: %w; delete the file to learn the ids anew", path, err)
+	}
+	if s.Pins == nil {
+		s.Pins = map[string]peer.ID{}
+	}
+	return s, nil
+}
+
+// write replaces the file at path, whole or not at all.
+func (s saved) write(path string) error {
+	if path == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode static peers: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
+	if err != nil {
+		return fmt.Errorf("save static peers: %w", err)
+	}
+	defer os.Remove(f.Name()) // nothing is there after the rename
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return fmt.Errorf("save static peers %s: %w", path, err)
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

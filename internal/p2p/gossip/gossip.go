@@ -1,0 +1,237 @@
+// Package gossip owns the topics: who hears what, which messages are relayed
+// and who is charged for the others.
+package gossip
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+)
+
+// Config is what gossip needs to know beside its topics.
+type Config struct {
+	// Names maps our name of a topic to its name on the wire (gossip.topics).
+	// A topic that is not named here keeps its own name.
+	Names map[string]string
+	// Key signs claims; it is the node's own.
+	Key crypto.PrivKey
+	// MaxBytes bounds the data of every topic, for the limit on the wire is
+	// set before the topics are known. 0 means 1 MiB.
+	MaxBytes int
+}
+
+const defaultMaxBytes = 1 << 20 // DEFENCE 11
+
+// Gossip runs one GossipSub instance. All methods are safe for concurrent use.
+type Gossip struct {
+	cfg     Config
+	self    peer.ID
+	rep     *reputation.Book
+	bus     *event.Bus
+	log     *slog.Logger
+	metrics *metrics
+	scope   *scope
+	credit  *credit
+	guard   *guard
+	tracer  *tracer
+
+	ran     atomic.Bool
+	started chan struct{} // closed once ps is set
+	stopped chan struct{} // closed when Run returns
+	ps      *pubsub.PubSub
+
+	mu     sync.RWMutex // guards below; nothing blocks under it
+	byName map[string]*topic
+	byWire map[string]*topic
+	scores map[peer.ID]float64 // replaced whole
+}
+
+// New starts nothing; reg may be nil.
+func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Gossip, error) {
+	if cfg.Key == nil {
+		return nil, errors.New("gossip: no key to sign claims: give the node's key")
+	}
+	if id, err := peer.IDFromPrivateKey(cfg.Key); err != nil || id != h.ID() {
+		return nil, fmt.Errorf("gossip: the key signs for %s, the host is %s: give the host's key", id, h.ID())
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = defaultMaxBytes
+	}
+	m, err := newMetrics(reg)
+	if err != nil {
+		return nil, fmt.Errorf("register gossip metrics: %w", err)
+	}
+	g := &Gossip{
+		cfg: cfg, self: h.ID(), rep: rep, bus: bus, log: log, metrics: m,
+		credit:  newCredit(),
+		started: make(chan struct{}), stopped: make(chan struct{}),
+		byName: map[string]*topic{}, byWire: map[string]*topic{},
+	}
+	g.scope = newScope(h, g.credit)
+	g.guard = newGuard(m)
+	g.tracer = &tracer{g: g, mesh: map[string]map[peer.ID]struct{}{}}
+	return g, nil
+}
+
+// Run carries gossip until ctx ends, once. When it returns, every stream is
+// reset and no validator runs any more.
+func (g *Gossip) Run(ctx context.Context) error {
+	if !g.ran.CompareAndSwap(false, true) {
+		return errors.New("gossip: Run was called twice")
+	}
+	defer close(g.stopped)
+	ctx, cancel := context.WithCancel(ctx)
+	defer g.scope.close() // after cancel: a reset stream must not be opened again
+	defer cancel()
+
+	sub := g.bus.Subscribe()
+	defer sub.Close()
+	ps, err := pubsub.NewGossipSub(ctx, g.scope, g.options()...)
+	if err != nil {
+		return fmt.Errorf("start gossipsub: %w", err)
+	}
+	g.ps = ps
+	close(g.started)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case c := <-g.guard.charges:
+			g.rep.Penalize(c.peer, c.offence, c.detail)
+		case <-sub.Wake():
+			g.cut(sub)
+		}
+	}
+}
+
+// cut drops the queues of peers that have just been discouraged. Who closes
+// their connections is the dialer; a fresh connection has fresh queues.
+func (g *Gossip) cut(sub *event.Subscription) {
+	events, _ := sub.Take(256)
+	for _, e := range events {
+		if d, ok := e.Data.(event.PeerDiscouraged); ok && g.rep.Refused(d.Peer) {
+			g.ps.BlacklistPeer(d.Peer)
+		}
+	}
+}
+
+// wait reports whether gossip runs, once that is settled or giveUp yields.
+func (g *Gossip) wait(giveUp <-chan struct{}) bool {
+	select {
+	case <-g.stopped:
+		return false
+	default:
+	}
+	select {
+	case <-g.started:
+		return true
+	case <-g.stopped:
+	case <-giveUp:
+	}
+	return false
+}
+
+// Serve joins topics of the network net. It waits until Run has started and
+// may be called again with other topics. Each Validate is called from then on.
+func (g *Gossip) Serve(net string, topics []chain.Topic) error {
+	if !g.wait(nil) {
+		return fmt.Errorf("serve topics of %s: %w", net, errClosed)
+	}
+	for _, ct := range topics {
+		if err := g.join(net, ct); err != nil {
+			return fmt.Errorf("serve topic %q of %s: %w", ct.Name, net, err)
+		}
+	}
+	return nil
+}
+
+func (g *Gossip) join(net string, ct chain.Topic) error {
+	last := ct.Name
+	if n := g.cfg.Names[ct.Name]; n != "" {
+		last = n
+	}
+	switch {
+	case !element(net):
+		return fmt.Errorf("network %q: want 1 to 64 printable characters without a slash", net)
+	case !element(ct.Name), !element(last):
+		return fmt.Errorf("name on the wire %q: want 1 to 64 printable characters without a slash", last)
+	case ct.Validate == nil:
+		return errors.New("no Validate: who would judge its messages")
+	case ct.MaxBytes <= 0 || ct.MaxBytes > g.cfg.MaxBytes:
+		return fmt.Errorf("at most %d bytes: want 1 to %d", ct.MaxBytes, g.cfg.MaxBytes)
+	}
+	t := newTopic(g, ct, "/parley/"+net+"/"+last, last)
+	g.mu.Lock()
+	taken := g.byName[ct.Name] != nil || g.byWire[t.wire] != nil
+	if !taken {
+		g.byName[ct.Name], g.byWire[t.wire] = t, t
+	}
+	g.mu.Unlock()
+	if taken {
+		return errors.New("served already")
+	}
+	g.guard.serve(net)
+	return t.open(g.ps)
+}
+
+// element reports whether s can be one element of a topic's wire name.
+func element(s string) bool {
+	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' })
+}
+
+func (g *Gossip) topic(name string) *topic {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.byName[name]
+}
+
+func (g *Gossip) onWire(name string) *topic {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.byWire[name]
+}
+
+// Publish hands data to every peer that has told us that it takes the topic;
+// on a claim topic it signs it first. It waits until Run has started.
+//
+// It returns chain.ErrBusy when more than half of the peers lag behind by more
+// than 1,024 of our messages or 4 MiB, or when a claim exceeds the topic's
+// rate, and the topic's own error where its Validate refuses data.
+//
+// nil means sent to those, not received. A peer takes our topics about three
+// round trips after the connection stands, for its subscriptions must cross,
+// which may be later than its handshake; what was published before is not sent
+// to it afterwards. Topics tells how many take a topic. The same bytes are
+// sent once in two to three minutes and a repetition is silently nothing, so
+// who repeats itself MUST vary them; a claim differs each time.
+func (g *Gossip) Publish(ctx context.Context, name string, data []byte) error {
+	if !g.wait(ctx.Done()) {
+		return fmt.Errorf("publish to %q: %w", name, cmp.Or(ctx.Err(), errClosed))
+	}
+	t := g.topic(name)
+	if t == nil {
+		return fmt.Errorf("publish to %q: no such topic is served: call Serve first", name)
+	}
+	if g.credit.busy() {
+		return fmt.Errorf("publish to %q: peers lag behind: %w", name, chain.ErrBusy)
+	}
+	if err := t.publish(ctx, data); err != nil {
+		return fmt.Errorf("publish to %q: %w", name, err)
+	}
+	return nil
+}

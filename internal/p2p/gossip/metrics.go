@@ -1,0 +1,69 @@
+package gossip
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the row "gossip" of the interface page. The label topic takes
+// our names of served topics only.
+type metrics struct {
+	messages   *prometheus.CounterVec // topic, verdict
+	bytes      *prometheus.CounterVec // topic, direction
+	duplicates *prometheus.CounterVec // topic
+	mesh       *prometheus.GaugeVec   // topic
+	validate   *prometheus.HistogramVec
+	delay      *prometheus.HistogramVec
+	dropped    *prometheus.CounterVec // queue
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parley_gossip_" + name, Help: help}, labels)
+	}
+	histogram := func(name, help string, buckets []float64) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "parley_gossip_" + name, Help: help, Buckets: buckets}, []string{"topic"})
+	}
+	m := &metrics{
+		messages:   counter("messages_total", "Messages judged, our own included.", "topic", "verdict"),
+		bytes:      counter("bytes_total", "Bytes of messages, duplicates included.", "topic", "direction"),
+		duplicates: counter("duplicates_total", "Messages that came again.", "topic"),
+		mesh:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "parley_gossip_mesh_peers", Help: "Peers in the mesh."}, []string{"topic"}),
+		validate:   histogram("validate_seconds", "Time to judge a message.", prometheus.ExponentialBuckets(20e-6, 4, 9)),
+		delay:      histogram("delay_seconds", "Age of a claim on arrival, by its origin's clock.", prometheus.ExponentialBuckets(0.005, 2, 12)),
+		dropped:    counter("dropped_total", "What a full queue lost: peer = RPCs to a peer, validate = messages before validation, charges = reports.", "queue"),
+	}
+	for _, q := range []string{"peer", "validate", "charges"} {
+		m.dropped.WithLabelValues(q)
+	}
+	if reg == nil {
+		return m, nil
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{m.messages, m.bytes, m.duplicates, m.mesh, m.validate, m.delay, m.dropped} {
+		errs = append(errs, reg.Register(c))
+	}
+	return m, errors.Join(errs...)
+}
+
+// topicMetrics are the series of one topic.
+type topicMetrics struct {
+	accept, reject, ignore, in, out, duplicates prometheus.Counter
+	mesh                                        prometheus.Gauge
+	seconds, delay                              prometheus.Observer
+}
+
+func (m *metrics) topic(name string) *topicMetrics {
+	return &topicMetrics{
+		accept:     m.messages.WithLabelValues(name, "accept"),
+		reject:     m.messages.WithLabelValues(name, "reject"),
+		ignore:     m.messages.WithLabelValues(name, "ignore"),
+		in:         m.bytes.WithLabelValues(name, "in"),
+		out:        m.bytes.WithLabelValues(name, "out"),
+		duplicates: m.duplicates.WithLabelValues(name),
+		mesh:       m.mesh.WithLabelValues(name),
+		seconds:    m.validate.WithLabelValues(name),
+		delay:      m.delay.WithLabelValues(name),
+	}
+}

@@ -1,0 +1,124 @@
+package gossip
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"log/slog"
+	"net"
+	"time"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+)
+
+const (
+	queueSize     = 4_096    // RPCs per peer; the library's 32 loses a third of a burst
+	validateQueue = 1_024    // messages before validation, all topics
+	validateMost  = 1_024    // messages in validation, all topics; pubsub loses what is over
+	validateTopic = 512      // of them of one topic, so that none starves the others
+	bigMessage    = 16 << 10 // bytes from which IDONTWANT is worth its message
+	rpcOverhead   = 64 << 10 // around the largest message, and room for control
+	// A node asks one peer for this many messages a second. Their answer is
+	// one RPC, which must stay below maxMessages.
+	maxAsked = 256
+)
+
+func (g *Gossip) options() []pubsub.Option {
+	quiet := slog.New(slog.DiscardHandler) // it warns of every broken peer; our own words are in verdict
+	params := pubsub.DefaultGossipSubParams()
+	params.D, params.Dlo, params.Dhi, params.Dout = 8, 6, 12, 3 // Dout MUST be below D/2
+	params.MaxIHaveLength = maxAsked
+	params.IDontWantMessageThreshold = bigMessage
+	params.Connectors = 0 // no peer exchange: discovery is not gossip's
+	return []pubsub.Option{
+		pubsub.WithLogger(quiet),
+		pubsub.WithRPCLogger(quiet),
+		pubsub.WithGossipSubParams(params),
+		// Without floodsub, whose peers would be sent everything.
+		pubsub.WithGossipSubProtocols([]protocol.ID{pubsub.GossipSubID_v13, pubsub.GossipSubID_v12, pubsub.GossipSubID_v11}, pubsub.GossipSubDefaultFeatures),
+		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
+		pubsub.WithNoAuthor(),
+		pubsub.WithMessageIdFn(messageID),
+		pubsub.WithMaxMessageSize(g.cfg.MaxBytes + claimOverhead + rpcOverhead),
+		pubsub.WithPeerOutboundQueueSize(queueSize),
+		pubsub.WithValidateQueueSize(validateQueue),
+		pubsub.WithValidateThrottle(validateMost),
+		pubsub.WithFloodPublish(true), // ours to all at once: small networks have no mesh for a second
+		pubsub.WithPeerExchange(false),
+		pubsub.WithPeerScore(g.scoreParams()),
+		pubsub.WithPeerScoreInspect(g.keepScores, time.Second),
+		pubsub.WithPeerGater(pubsub.DefaultPeerGaterParams()),
+		pubsub.WithSubscriptionFilter(g.guard),
+		pubsub.WithAppSpecificRpcInspector(g.guard.inspect),
+		pubsub.WithBlacklist(blacklist{g.rep}),
+		pubsub.WithRawTracer(g.tracer),
+	}
+}
+
+// messageID is the first 20 bytes of SHA-256(u16 len(topic) ‖ topic ‖ data).
+// Without the length, data in topic "a" could take the id of one in "ab".
+func messageID(m *pb.Message) string {
+	h := sha256.New()
+	h.Write(binary.BigEndian.AppendUint16(nil, uint16(len(m.GetTopic()))))
+	h.Write([]byte(m.GetTopic()))
+	h.Write(m.GetData())
+	return string(h.Sum(nil)[:20])
+}
+
+// scoreParams are those of DEFENCE 10.1.
+func (g *Gossip) scoreParams() (*pubsub.PeerScoreParams, *pubsub.PeerScoreThresholds) {
+	return &pubsub.PeerScoreParams{
+			Topics:        map[string]*pubsub.TopicScoreParams{},
+			TopicScoreCap: 40,
+			AppSpecificScore: func(p peer.ID) float64 {
+				return -float64(g.rep.Score(p).Points)
+			},
+			AppSpecificWeight:           1,
+			IPColocationFactorWeight:    -5,
+			IPColocationFactorThreshold: 8,
+			IPColocationFactorWhitelist: private, // one machine may hold a whole network
+			BehaviourPenaltyWeight:      -5,
+			BehaviourPenaltyThreshold:   6,
+			BehaviourPenaltyDecay:       pubsub.ScoreParameterDecay(10 * time.Minute),
+			DecayInterval:               time.Second,
+			DecayToZero:                 0.01,
+			RetainScore:                 time.Hour,
+		}, &pubsub.PeerScoreThresholds{
+			GossipThreshold:             -40,
+			PublishThreshold:            -60,
+			GraylistThreshold:           -80,
+			AcceptPXThreshold:           1_000, // out of reach
+			OpportunisticGraftThreshold: 2,
+		}
+}
+
+// topicScore gives the weights of a topic by its class. Missing deliveries
+// (P3) do not count: suppressed duplicates look like them.
+func topicScore(name string) *pubsub.TopicScoreParams {
+	p := &pubsub.TopicScoreParams{
+		SkipAtomicValidation: true,
+		TopicWeight:          0.25,
+		TimeInMeshWeight:     0.01, TimeInMeshQuantum: time.Second, TimeInMeshCap: 300,
+		FirstMessageDeliveriesWeight: 0.1, FirstMessageDeliveriesCap: 100,
+		FirstMessageDeliveriesDecay:    pubsub.ScoreParameterDecay(10 * time.Minute),
+		InvalidMessageDeliveriesWeight: -10,
+		InvalidMessageDeliveriesDecay:  pubsub.ScoreParameterDecay(time.Hour),
+	}
+	if name == "block" {
+		p.TopicWeight, p.FirstMessageDeliveriesWeight, p.FirstMessageDeliveriesCap = 1, 1, 20
+	}
+	return p
+}
+
+var private = func() (nets []*net.IPNet) {
+	for _, s := range []string{"10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"} {
+		_, n, err := net.ParseCIDR(s)
+		if err != nil {
+			panic(err)
+		}
+		nets = append(nets, n)
+	}
+	return nets
+}()

@@ -1,0 +1,136 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+)
+
+// scope is the host as pubsub sees it. It holds pubsub's streams, because
+// pubsub ends with its context but its reads and handlers do not, and it tells
+// credit what has left.
+type scope struct {
+	host.Host
+	credit *credit
+
+	running sync.WaitGroup // stream handlers and validators
+
+	mu      sync.Mutex // guards below
+	closed  bool
+	streams map[network.Stream]struct{}
+	served  []protocol.ID
+}
+
+func newScope(h host.Host, c *credit) *scope {
+	return &scope{Host: h, credit: c, streams: map[network.Stream]struct{}{}}
+}
+
+// enter reports whether work may begin; if so it MUST end with leave.
+func (s *scope) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.running.Add(1)
+	return true
+}
+
+func (s *scope) leave() { s.running.Done() }
+
+func (s *scope) hold(st network.Stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.streams[st] = struct{}{}
+	return true
+}
+
+func (s *scope) drop(st network.Stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, st)
+}
+
+// close resets every stream and returns when handlers and validators have
+// ended. Call it after pubsub's context has ended.
+func (s *scope) close() {
+	s.mu.Lock()
+	s.closed = true
+	streams, served := slices.Collect(maps.Keys(s.streams)), s.served
+	s.mu.Unlock()
+	for _, id := range served {
+		s.Host.RemoveStreamHandler(id)
+	}
+	for _, st := range streams {
+		_ = st.Reset()
+	}
+	s.running.Wait()
+}
+
+// SetStreamHandler implements [host.Host].
+func (s *scope) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
+	s.mu.Lock()
+	s.served = append(s.served, id)
+	s.mu.Unlock()
+	s.Host.SetStreamHandler(id, func(st network.Stream) {
+		if !s.enter() {
+			_ = st.Reset()
+			return
+		}
+		defer s.leave()
+		if !s.hold(st) {
+			_ = st.Reset()
+			return
+		}
+		defer s.drop(st)
+		handle(st)
+	})
+}
+
+var errClosed = errors.New("gossip has stopped")
+
+// NewStream implements [host.Host].
+func (s *scope) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+	st, err := s.Host.NewStream(ctx, p, ids...)
+	if err != nil {
+		s.credit.clear(p) // pubsub drops the queue
+		return nil, err
+	}
+	out := &outbound{Stream: st, scope: s, peer: p}
+	if !s.hold(out) {
+		_ = st.Reset()
+		return nil, errClosed
+	}
+	return out, nil
+}
+
+// outbound is a stream that pubsub writes RPCs to, one Write an RPC, and
+// resets in the end whatever happened.
+type outbound struct {
+	network.Stream
+	scope *scope
+	peer  peer.ID
+}
+
+func (o *outbound) Write(b []byte) (int, error) {
+	n, err := o.Stream.Write(b)
+	if err == nil && carriesMessages(b) {
+		o.scope.credit.written(o.peer)
+	}
+	return n, err
+}
+
+func (o *outbound) Reset() error {
+	o.scope.drop(o)
+	return o.Stream.Reset()
+}

@@ -1,0 +1,127 @@
+package gossip
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+)
+
+// tracer hears what pubsub does, mostly in pubsub's loop: it counts and never
+// waits.
+type tracer struct {
+	g *Gossip
+
+	mu   sync.Mutex                      // guards below
+	mesh map[string]map[peer.ID]struct{} // by wire name
+}
+
+func (t *tracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
+func (t *tracer) ThrottlePeer(peer.ID)                     {}
+func (t *tracer) ValidateMessage(*pubsub.Message)          {}
+func (t *tracer) DeliverMessage(*pubsub.Message)           {} // not told of ours
+func (t *tracer) UndeliverableMessage(*pubsub.Message)     {}
+func (t *tracer) Join(string)                              {}
+func (t *tracer) Leave(string)                             {} // a Prune of each peer follows
+
+func (t *tracer) OnClosedOutboundStream(p peer.ID) {
+	t.g.credit.clear(p)
+	t.g.guard.forget(p)
+	t.mu.Lock()
+	var left []string
+	for name, peers := range t.mesh {
+		if _, ok := peers[p]; ok {
+			left = append(left, name)
+		}
+	}
+	t.mu.Unlock()
+	for _, name := range left {
+		t.Prune(p, name)
+	}
+}
+
+func (t *tracer) Graft(p peer.ID, name string) {
+	t.mu.Lock()
+	if t.mesh[name] == nil {
+		t.mesh[name] = map[peer.ID]struct{}{}
+	}
+	t.mesh[name][p] = struct{}{}
+	n := len(t.mesh[name])
+	t.mu.Unlock()
+	t.gauge(name, n)
+}
+
+func (t *tracer) Prune(p peer.ID, name string) {
+	t.mu.Lock()
+	delete(t.mesh[name], p)
+	n := len(t.mesh[name])
+	t.mu.Unlock()
+	t.gauge(name, n)
+}
+
+func (t *tracer) gauge(name string, n int) {
+	if tp := t.g.onWire(name); tp != nil {
+		tp.count.mesh.Set(float64(n))
+	}
+}
+
+func (t *tracer) RejectMessage(m *pubsub.Message, reason string) {
+	switch reason {
+	case pubsub.RejectValidationFailed, pubsub.RejectValidationIgnored:
+		return // counted by verdict
+	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
+		t.g.metrics.dropped.WithLabelValues("validate").Inc()
+	}
+	if tp := t.g.onWire(m.GetTopic()); tp != nil {
+		tp.note(tp.ignored, reason)
+		tp.count.ignore.Inc()
+	}
+}
+
+func (t *tracer) DuplicateMessage(m *pubsub.Message) {
+	if tp := t.g.onWire(m.GetTopic()); tp != nil {
+		tp.duplicates.Add(1)
+		tp.count.duplicates.Inc()
+	}
+}
+
+func (t *tracer) RecvRPC(rpc *pubsub.RPC) {
+	for _, m := range rpc.GetPublish() {
+		if tp := t.g.onWire(m.GetTopic()); tp != nil {
+			tp.count.in.Add(float64(len(m.GetData())))
+		}
+	}
+}
+
+func (t *tracer) SendRPC(rpc *pubsub.RPC, p peer.ID) {
+	if len(rpc.GetPublish()) == 0 {
+		return
+	}
+	own := 0
+	for _, m := range rpc.GetPublish() {
+		tp := t.g.onWire(m.GetTopic())
+		if tp == nil {
+			continue
+		}
+		tp.count.out.Add(float64(len(m.GetData())))
+		if m.Topic == tp.mark.Load() {
+			own += max(1, len(m.GetData()))
+		}
+	}
+	t.g.credit.queued(p, own)
+}
+
+func (t *tracer) DropRPC(rpc *pubsub.RPC, p peer.ID) {
+	t.g.metrics.dropped.WithLabelValues("peer").Inc()
+	t.g.log.Debug("gossip to a peer dropped", "peer", p, "messages", len(rpc.GetPublish()))
+}
+
+// in returns the members of a mesh.
+func (t *tracer) in(name string) []peer.ID {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.mesh[name]))
+}

@@ -1,0 +1,132 @@
+package handshake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/marcopolo/simnet"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+func TestClaimsUpdateTheTable(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		topics := map[string]chain.Topic{}
+		for _, tp := range a.Topics() {
+			topics[tp.Name] = tp
+			if !tp.Claim {
+				t.Errorf("topic %s is no claim", tp.Name)
+			}
+			var bad *chain.InvalidError
+			if err := tp.Validate(t.Context(), chain.Message{Origin: "p", Data: []byte{0x0a, 0xff}}); !errors.As(err, &bad) || bad.Offence != chain.Malformed {
+				t.Errorf("topic %s takes nonsense: %v", tp.Name, err)
+			}
+		}
+		say := func(topic string, origin peer.ID, body []byte) {
+			t.Helper()
+			if err := topics[topic].Validate(t.Context(), chain.Message{From: "relay", Origin: origin, Data: body}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		say(TopicBestBlock, b.host.ID(), wire.BestBlock{Height: 44, Hash: chain.Hash{4}}.Encode())
+		if p, _ := a.Peer(b.host.ID()); p.Claimed.Height != 44 || p.Validated.Height != 0 {
+			t.Errorf("after best_block: %+v", p)
+		}
+		say(TopicNodeStatus, "far", wire.NodeStatus{ClientName: "far", BestHeight: 5, BaseURL: "http://10.0.0.1/"}.Encode())
+		v := wire.Version{Protocol: 1, Name: "far away"}
+		v.SetStatus(statusOf("x", 6))
+		say(TopicHandshake, "far", v.Encode())
+		var far Node
+		for _, n := range a.NodeStatuses() {
+			if n.ID == "far" {
+				far = n
+			}
+		}
+		if far.Name != "far away" || far.Head.Height != 6 || far.Status == nil || far.Status.BaseURL != "" {
+			t.Errorf("a node that is no neighbour: %+v", far)
+		}
+		v.SetStatus(statusOf("y", 6))
+		if err := topics[TopicHandshake].Validate(t.Context(), chain.Message{Origin: "far", Data: v.Encode()}); err == nil {
+			t.Error("a version of another chain was relayed")
+		}
+		for i := range maxNodes + 10 {
+			say(TopicBestBlock, peer.ID(fmt.Sprint("node", i)), wire.BestBlock{Height: 1}.Encode())
+		}
+		if n := len(a.NodeStatuses()); n != maxNodes {
+			t.Errorf("%d nodes kept, want %d", n, maxNodes)
+		}
+	})
+}
+
+func TestAnnounce(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a := start(t, nw, 1, statusOf("x", 1))
+		defer a.stop()
+		var mu sync.Mutex
+		sent := map[string]int{}
+		var last wire.BestBlock
+		publish := func(_ context.Context, topic string, body []byte) error {
+			mu.Lock()
+			defer mu.Unlock()
+			sent[topic]++
+			if topic == TopicBestBlock {
+				last, _ = wire.DecodeBestBlock(body)
+			}
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			done <- a.Announce(ctx, publish, func() wire.NodeStatus { return wire.NodeStatus{ClientName: "node1"} })
+		}()
+		time.Sleep(30 * time.Second)
+		for i := range uint64(50) { // ten a second
+			a.chain.set(statusOf("x", 2+i))
+			a.bus.Publish(event.HeadChanged{Height: 2 + i})
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(11*time.Minute - 35*time.Second)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if sent[TopicHandshake] != 2 {
+			t.Errorf("%d versions in 11 minutes, want 2", sent[TopicHandshake])
+		}
+		if n := sent[TopicBestBlock]; n < 5 || n > 7 || last.Height != 51 {
+			t.Errorf("%d heads, the last one %d; want one at the start and one a second, up to 51", n, last.Height)
+		}
+		if n := sent[TopicNodeStatus]; n < 60 || n > 75 {
+			t.Errorf("%d node statuses in 11 minutes at 10 s ± 10 %%", n)
+		}
+	})
+}
+
+func TestPublicURL(t *testing.T) {
+	for in, keep := range map[string]bool{
+		"https://node.example.org/": true, "http://192.0.2.7:8080": true, "http://[2001:db8::1]:8080": true,
+		"": false, "ftp://node.example.org": false, "javascript:alert(1)": false, "http://10.0.0.1": false, "http://127.0.0.1": false,
+		"http://localhost:8080": false, "http://router.local": false, "http://[::ffff:192.168.0.1]/": false, "http://u:p@node.example.org": false,
+		"http://169.254.169.254/latest": false, "http://db.internal": false, "http://": false,
+	} {
+		if got := publicURL(in); (got == in && in != "") != keep {
+			t.Errorf("%q: %q", in, got)
+		}
+	}
+}

@@ -1,0 +1,291 @@
+package handshake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// Greet swaps status with a connected peer, in at most 10 s, and returns nil
+// once it is ready; at once where it is ready already. A *Refusal means that
+// either side said no: the connection is closed then. After another error the
+// connection stands, and closing it is up to the caller.
+func (s *Handshake) Greet(ctx context.Context, p peer.ID) error {
+	if p == s.host.ID() {
+		return ErrSelf
+	}
+	select {
+	case <-s.running: // the table is followed from here on
+	case <-ctx.Done():
+		return fmt.Errorf("greet %s: %w", p, ctx.Err())
+	}
+	if s.IsReady(p) {
+		return nil
+	}
+	return s.greet(ctx, p)
+}
+
+func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
+	s.mu.Lock()
+	e := s.peers[p]
+	s.mu.Unlock()
+	if e == nil {
+		return fmt.Errorf("greet %s: not connected", p)
+	}
+	ver, err := s.exchange(ctx, p)
+	if err == nil {
+		if refusal := s.heard(p, ver); refusal != nil {
+			s.refuse(ctx, p, ver.Version, refusal)
+			return refusal
+		}
+		s.metrics.result(wire.VerackName(wire.VerackOK))
+		return nil
+	}
+	// A peer that is full or leaves says so by a goodbye in place of a verack.
+	s.mu.Lock()
+	bye := e.goodbye
+	s.mu.Unlock()
+	if code := refusalOf(bye.Code); code != wire.VerackOK {
+		s.metrics.result(wire.VerackName(code))
+		return &Refusal{Code: code, Text: bye.Text}
+	}
+	s.metrics.result("failed")
+	s.charge(p, err)
+	return fmt.Errorf("greet %s: %w", p, err)
+}
+
+// exchange sends our version and reads the verack.
+func (s *Handshake) exchange(ctx context.Context, p peer.ID) (wire.Verack, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
+	defer cancel()
+	// It waits for identify, which tells us that the protocol is spoken.
+	st, err := s.host.NewStream(network.WithNoDial(ctx, "handshake"), p, StatusProtocol)
+	if err != nil {
+		return wire.Verack{}, fmt.Errorf("open %s: %w", StatusProtocol, err)
+	}
+	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
+	defer st.Close() // also tells the other side that we have read its answer
+	deadline, _ := ctx.Deadline()
+	_ = st.SetDeadline(deadline)
+
+	start := time.Now()
+	if err := wire.WriteFrame(st, s.version().Encode()); err != nil {
+		return wire.Verack{}, fmt.Errorf("send version: %w", err)
+	}
+	b, err := wire.ReadFrame(st, wire.MaxVerack)
+	if err != nil {
+		return wire.Verack{}, fmt.Errorf("read verack: %w", err)
+	}
+	took := time.Since(start)
+	s.host.Peerstore().RecordLatency(p, took)
+	s.metrics.seconds.Observe(took.Seconds())
+	ver, err := wire.DecodeVerack(b)
+	if err != nil {
+		return wire.Verack{}, fmt.Errorf("decode verack: %w", err)
+	}
+	return ver, nil
+}
+
+// heard judges a verack and, where all is well, makes p ready.
+func (s *Handshake) heard(p peer.ID, ver wire.Verack) *Refusal {
+	if ver.Code != wire.VerackOK {
+		return &Refusal{Code: ver.Code, Text: ver.Text}
+	}
+	if r := s.judge(p, ver.Version); r != nil {
+		return r
+	}
+	if !s.ready(p, ver.Version) {
+		return &Refusal{Code: wire.NotAllowed, Text: "the connection closed during the handshake", ByUs: true}
+	}
+	return nil
+}
+
+// answer serves one status stream: it reads a version and sends the verack.
+func (s *Handshake) answer(ctx context.Context, st network.Stream) error {
+	p, start := st.Conn().RemotePeer(), time.Now()
+	b, err := wire.ReadFrame(st, wire.MaxVersion)
+	if err != nil {
+		return fmt.Errorf("read version: %w", err)
+	}
+	said, err := wire.DecodeVersion(b)
+	if err != nil {
+		return fmt.Errorf("decode version: %w", err)
+	}
+	if !s.mayGreet(st.Conn(), said) {
+		return chain.Invalid(chain.Violation, "status again within %s", statusEvery)
+	}
+	ver := wire.Verack{}
+	refusal := s.judge(p, said)
+	if refusal == nil && s.full(p) {
+		refusal = &Refusal{Code: wire.TooManyPeers, Text: fmt.Sprintf("all %d places for inbound peers are taken", s.cfg.MaxPeers), ByUs: true}
+	}
+	if refusal != nil {
+		ver.Code, ver.Text = refusal.Code, refusal.Text
+	} else if !s.ready(p, said) {
+		// Ready before the verack leaves, for the peer may open its next
+		// stream the moment it has read it.
+		return errors.New("the connection closed during the handshake")
+	}
+	ver.Version = s.version()
+	if err := wire.WriteFrame(st, ver.Encode()); err != nil {
+		return fmt.Errorf("send verack: %w", err)
+	}
+	s.metrics.seconds.Observe(time.Since(start).Seconds())
+	s.awaitRead(st)
+	if refusal != nil {
+		s.refuse(ctx, p, said, refusal)
+		return nil
+	}
+	s.metrics.result(wire.VerackName(wire.VerackOK))
+	return nil
+}
+
+// awaitRead waits until the greeter, who closes when it has read our answer,
+// closes: that is one round trip, and after it the connection may go.
+func (s *Handshake) awaitRead(st network.Stream) {
+	start := time.Now()
+	_ = st.CloseWrite()
+	_ = st.SetReadDeadline(start.Add(partTimeout))
+	if _, err := st.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
+		s.host.Peerstore().RecordLatency(st.Conn().RemotePeer(), time.Since(start))
+	}
+}
+
+// mayGreet allows one status a connection, one more when the peer's chain
+// became known, and beyond these one per statusEvery and peer.
+func (s *Handshake) mayGreet(c network.Conn, said wire.Version) bool {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.peers[c.RemotePeer()]
+	if e == nil {
+		return true // it is closing
+	}
+	allowed := now.Sub(e.statusAt) >= statusEvery || e.peer.Status.Genesis.IsZero() && !said.GenesisHash.IsZero()
+	for _, l := range e.conns {
+		if l.conn == c && !l.greeted {
+			l.greeted, allowed = true, true
+		}
+	}
+	if allowed {
+		e.statusAt = now
+	}
+	return allowed
+}
+
+// judge says whether p, that said this of itself, can be a peer.
+func (s *Handshake) judge(p peer.ID, said wire.Version) *Refusal {
+	no := func(code uint32, text string) *Refusal { return &Refusal{Code: code, Text: text, ByUs: true} }
+	if said.Nonce == s.nonce {
+		return no(wire.Self, ErrSelf.Error())
+	}
+	if s.rep.Refused(p) {
+		return no(wire.Banned, "too many points for misbehaviour")
+	}
+	if said.Protocol < wire.ProtocolVersion {
+		return no(wire.ProtocolTooOld, fmt.Sprintf("protocol %d is too old, %d is needed", said.Protocol, wire.ProtocolVersion))
+	}
+	err := s.net.CheckStatus(said.Status())
+	if err == nil {
+		return nil
+	}
+	var mismatch *chain.MismatchError
+	if errors.As(err, &mismatch) {
+		return no(mismatch.Code, mismatch.Text)
+	}
+	return no(wire.NotAllowed, err.Error())
+}
+
+// full reports whether p is inbound and every place for such peers is taken.
+func (s *Handshake) full(p peer.ID) bool {
+	if s.cfg.MaxPeers <= 0 {
+		return false
+	}
+	inbound, asks := 0, false
+	for _, v := range s.Peers() {
+		switch {
+		case v.Slot != "inbound":
+		case v.ID == p:
+			asks = !v.Ready
+		case v.Ready:
+			inbound++
+		}
+	}
+	return asks && inbound >= s.cfg.MaxPeers
+}
+
+// ready marks p as ready and tells so the first time. It reports false where p
+// is not connected any more.
+func (s *Handshake) ready(p peer.ID, said wire.Version) bool {
+	s.mu.Lock()
+	e := s.peers[p]
+	if e == nil || e.byUs {
+		s.mu.Unlock()
+		return false
+	}
+	first := !e.peer.Ready
+	e.peer.Ready = true
+	e.peer.learn(said, time.Now())
+	c := e.conns[0].conn
+	s.mu.Unlock()
+	if !first {
+		return true
+	}
+	d := s.describe(p, c)
+	s.log.Info("peer ready", "peer", p, "name", said.Name, "addr", d.Addr, "direction", d.Direction,
+		"height", said.BestHeight, "agent", said.UserAgent)
+	s.bus.Publish(event.PeerReady{
+		PeerConnected: d,
+		Agent:         said.UserAgent,
+		Name:          said.Name,
+		Height:        said.BestHeight,
+		Hash:          said.BestHash,
+		Services:      said.Services.Names(),
+	})
+	return true
+}
+
+// refuse tells of a refusal, by whichever side, and parts with the peer.
+func (s *Handshake) refuse(ctx context.Context, p peer.ID, said wire.Version, r *Refusal) {
+	s.metrics.result(wire.VerackName(r.Code))
+	s.tellRefused(p, r, said)
+	s.Disconnect(ctx, p, goodbyeOf(r.Code), r.Text)
+}
+
+// tellRefused logs and publishes a refusal, once a connection.
+func (s *Handshake) tellRefused(p peer.ID, r *Refusal, said wire.Version) {
+	s.mu.Lock()
+	e := s.peers[p]
+	if e == nil || e.refused {
+		s.mu.Unlock()
+		return
+	}
+	e.refused = true
+	addr := e.conns[0].conn.RemoteMultiaddr().String()
+	s.mu.Unlock()
+	by := "them"
+	if r.ByUs {
+		by = "us"
+	}
+	ours := s.net.Status()
+	s.log.Info("peer refused", "peer", p, "addr", addr, "by", by, "result", wire.VerackName(r.Code), "reason", r.Text,
+		"our_chain", chainName(ours.ChainID, ours.Genesis), "their_chain", chainName(said.ChainID, said.GenesisHash))
+	s.rep.Refuse(event.PeerRefused{Peer: p, Addr: addr, Place: reputation.PlaceHandshake, Reason: r.Text})
+}
+
+func chainName(id string, genesis chain.Hash) string {
+	if genesis.IsZero() {
+		return "none yet"
+	}
+	return id + " (genesis " + genesis.Short() + ")"
+}

@@ -1,0 +1,281 @@
+// Package handshake owns the table of connected peers and what each of them
+// said of itself when the two nodes swapped their status.
+package handshake
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// The protocols of this room. They carry no <net>, so that a node of another
+// chain can be told so.
+const (
+	StatusProtocol  protocol.ID = "/parley/status/1"
+	GoodbyeProtocol protocol.ID = "/parley/goodbye/1"
+)
+
+const (
+	greetTimeout   = 10 * time.Second // for the exchange, and for an inbound peer to begin it
+	goodbyeTimeout = time.Second      // a goodbye is a courtesy: it holds up nothing
+	partTimeout    = 2 * time.Second  // for a refused peer to read why
+	statusEvery    = time.Minute      // one connection says its status no more often
+)
+
+// Config is what a node says of itself beside its chain's status.
+type Config struct {
+	Name           string // ≤ 64 bytes
+	BaseURL        string // public URL of the API, "" = none
+	UserAgent      string
+	APIPort        int
+	MaxPeers       int           // inbound peers, static ones not counted; 0 = no limit
+	StatusInterval time.Duration // of topic node_status; 0 = 10 s
+}
+
+// Handshake greets peers, answers their greetings and knows who is ready. All
+// methods are safe for concurrent use.
+type Handshake struct {
+	cfg     Config
+	host    host.Host
+	rep     *reputation.Book
+	net     chain.Network
+	bus     *event.Bus
+	log     *slog.Logger
+	metrics metrics
+	nonce   uint64        // of this run; a version that carries it is our own
+	kick    chan struct{} // a connection was made: look at the deadlines
+	regreet chan struct{} // our chain became known
+	running chan struct{} // closed when Run follows the connections
+
+	mu       sync.Mutex // guards below; nothing blocks under it
+	open     bool       // Run runs and streams are served
+	inflight sync.WaitGroup
+	peers    map[peer.ID]*entry
+	nodes    map[peer.ID]*Node
+}
+
+// New wires a handshake. reg may be nil.
+func New(cfg Config, h host.Host, rep *reputation.Book, net chain.Network, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) *Handshake {
+	if cfg.StatusInterval <= 0 {
+		cfg.StatusInterval = 10 * time.Second
+	}
+	var nonce [8]byte
+	_, _ = rand.Read(nonce[:]) // never fails, says its documentation
+	return &Handshake{
+		cfg: cfg, host: h, rep: rep, net: net, bus: bus, log: log,
+		metrics: newMetrics(reg),
+		nonce:   binary.BigEndian.Uint64(nonce[:]),
+		kick:    make(chan struct{}, 1),
+		regreet: make(chan struct{}, 1),
+		running: make(chan struct{}),
+		peers:   map[peer.ID]*entry{},
+		nodes:   map[peer.ID]*Node{},
+	}
+}
+
+// ErrSelf means that the other side is this very node.
+var ErrSelf = errors.New("the peer is this node itself")
+
+// Refusal says that two nodes will not be peers.
+type Refusal struct {
+	Code uint32 // of a Verack, never 0
+	Text string // as told to the other side
+	ByUs bool
+}
+
+func (r *Refusal) Error() string {
+	by := "the peer"
+	if r.ByUs {
+		by = "us"
+	}
+	return fmt.Sprintf("refused by %s: %s: %s", by, wire.VerackName(r.Code), r.Text)
+}
+
+// RefusalCode is Code, for those who do not import this package.
+func (r *Refusal) RefusalCode() uint32 { return r.Code }
+
+// ChainKnown tells Run that the network learned its chain: the peers that were
+// greeted without one are greeted again. It does not block.
+func (s *Handshake) ChainKnown() {
+	select {
+	case s.regreet <- struct{}{}:
+	default:
+	}
+}
+
+// Run serves status and goodbye, follows the connections and closes those that
+// stay silent or whose peer was discouraged. When ctx ends it says goodbye to
+// all and closes them, which takes at most a second or so. It is called once.
+func (s *Handshake) Run(ctx context.Context) error {
+	sub := s.bus.Subscribe()
+	defer sub.Close()
+	s.mu.Lock()
+	s.open = true
+	s.mu.Unlock()
+
+	// The notifiee comes before the streams, so that every stream has its entry.
+	watch := &network.NotifyBundle{
+		ConnectedF:    func(_ network.Network, c network.Conn) { s.connected(c) },
+		DisconnectedF: func(_ network.Network, c network.Conn) { s.disconnected(c) },
+	}
+	s.host.Network().Notify(watch)
+	for _, c := range s.host.Network().Conns() {
+		s.connected(c)
+	}
+	s.host.SetStreamHandler(StatusProtocol, s.serve(ctx, s.answer))
+	s.host.SetStreamHandler(GoodbyeProtocol, s.serve(ctx, s.hearGoodbye))
+
+	close(s.running)
+	s.loop(ctx, sub)
+
+	s.host.RemoveStreamHandler(StatusProtocol)
+	s.partAll(context.WithoutCancel(ctx))
+	s.host.RemoveStreamHandler(GoodbyeProtocol)
+	s.mu.Lock()
+	s.open = false
+	s.mu.Unlock()
+	s.inflight.Wait()
+	s.host.Network().StopNotify(watch)
+	return nil
+}
+
+func (s *Handshake) loop(ctx context.Context, sub *event.Subscription) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-s.kick:
+		case <-s.regreet:
+			for _, p := range s.readyIDs() {
+				s.spawn(func() {
+					if err := s.greet(ctx, p); err != nil {
+						s.log.Debug("greeting again failed", "peer", p, "err", err)
+					}
+				})
+			}
+		case <-sub.Wake():
+			s.closeDiscouraged(ctx, sub)
+		}
+		late, wake := s.late(time.Now())
+		for _, p := range late {
+			s.spawn(func() { s.closeLate(ctx, p) })
+		}
+		if wake.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(wake))
+		}
+	}
+}
+
+// closeLate parts with an inbound peer that did not greet in time.
+func (s *Handshake) closeLate(ctx context.Context, p peer.ID) {
+	s.rep.Penalize(p, chain.Timeout, "no status within "+greetTimeout.String())
+	s.metrics.result("late")
+	s.Disconnect(ctx, p, wire.GoodbyeFault, "no status within "+greetTimeout.String())
+}
+
+// closeDiscouraged re-reads the reputation of those whom an event names, or of
+// all where events were lost.
+func (s *Handshake) closeDiscouraged(ctx context.Context, sub *event.Subscription) {
+	envelopes, lost := sub.Take(256)
+	var suspects []peer.ID
+	if lost > 0 {
+		s.mu.Lock()
+		for p := range s.peers {
+			suspects = append(suspects, p)
+		}
+		s.mu.Unlock()
+	}
+	for _, e := range envelopes {
+		if d, ok := e.Data.(event.PeerDiscouraged); ok {
+			suspects = append(suspects, d.Peer)
+		}
+	}
+	for _, p := range suspects {
+		if s.rep.Refused(p) {
+			s.spawn(func() { s.Disconnect(ctx, p, wire.GoodbyeBadScore, "too many points for misbehaviour") })
+		}
+	}
+}
+
+// spawn runs f in a goroutine that Run waits for.
+func (s *Handshake) spawn(f func()) {
+	if s.enter() {
+		go func() {
+			defer s.inflight.Done()
+			f()
+		}()
+	}
+}
+
+func (s *Handshake) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open {
+		s.inflight.Add(1)
+	}
+	return s.open
+}
+
+// serve makes a stream handler of f that ends with ctx and that Run waits for.
+func (s *Handshake) serve(ctx context.Context, f func(context.Context, network.Stream) error) network.StreamHandler {
+	return func(st network.Stream) {
+		if !s.enter() {
+			_ = st.Reset()
+			return
+		}
+		defer s.inflight.Done()
+		defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
+		_ = st.SetDeadline(time.Now().Add(greetTimeout))
+		if err := f(ctx, st); err != nil {
+			_ = st.Reset()
+			s.charge(st.Conn().RemotePeer(), err)
+			return
+		}
+		_ = st.Close()
+	}
+}
+
+// charge charges p where err proves its fault.
+func (s *Handshake) charge(p peer.ID, err error) {
+	s.log.Debug("stream failed", "peer", p, "err", err)
+	var bad *chain.InvalidError
+	if errors.As(wire.Fault(err), &bad) {
+		s.rep.Penalize(p, bad.Offence, bad.Detail)
+	}
+}
+
+// version is what we say of ourselves now.
+func (s *Handshake) version() wire.Version {
+	v := wire.Version{
+		Protocol:  wire.ProtocolVersion,
+		UserAgent: s.cfg.UserAgent,
+		Name:      s.cfg.Name,
+		BaseURL:   s.cfg.BaseURL,
+		Nonce:     s.nonce,
+		TimeMS:    uint64(time.Now().UnixMilli()),
+		APIPort:   uint16(s.cfg.APIPort),
+	}
+	v.SetStatus(s.net.Status())
+	return v
+}

@@ -1,0 +1,500 @@
+package handshake
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/x/simlibp2p"
+	"github.com/marcopolo/simnet"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// fakeChain is a network that is all status.
+type fakeChain struct {
+	mu     sync.Mutex
+	status chain.Status
+}
+
+func (f *fakeChain) ID() chain.NetworkID { return chain.NetworkID{Kind: "consortium"} }
+
+func (f *fakeChain) Status() chain.Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status
+}
+
+func (f *fakeChain) set(s chain.Status) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.status = s
+}
+
+func (f *fakeChain) CheckStatus(remote chain.Status) error {
+	ours := f.Status()
+	if ours.Genesis.IsZero() || remote.Genesis.IsZero() || ours.Genesis == remote.Genesis {
+		return nil
+	}
+	return &chain.MismatchError{Code: chain.WrongGenesis, Text: fmt.Sprintf("chain %s is not chain %s", remote.ChainID, ours.ChainID)}
+}
+
+func (f *fakeChain) Run(ctx context.Context, _ chain.Services) error { return nil }
+
+func statusOf(id string, height uint64) chain.Status {
+	return chain.Status{
+		Network: "consortium", ChainID: id, Genesis: chain.Hash{1: id[0]},
+		Head: chain.Head{Height: height, Hash: chain.Hash{2: byte(height)}}, Services: chain.Full | chain.API,
+	}
+}
+
+// node is one host with its handshake.
+type node struct {
+	*Handshake
+	host  host.Host
+	chain *fakeChain
+	rep   *reputation.Book
+	bus   *event.Bus
+	log   *lockedBuffer
+	stop  func()
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// bubble runs f with a simulated network in virtual time.
+func bubble(t *testing.T, f func(t *testing.T, nw *simnet.Simnet)) {
+	t.Helper()
+	old := runtime.GOMAXPROCS(1) // timers of a bubble under the race detector, golang/go#78156
+	defer runtime.GOMAXPROCS(old)
+	synctest.Test(t, func(t *testing.T) {
+		nw := &simnet.Simnet{LatencyFunc: simnet.StaticLatency(10 * time.Millisecond)}
+		nw.Start()
+		f(t, nw)
+		time.Sleep(time.Minute) // QUIC drains
+		nw.Close()
+	})
+}
+
+func newHost(t *testing.T, nw *simnet.Simnet, i int) host.Host {
+	t.Helper()
+	link := simnet.LinkSettings{BitsPerSecond: 20 * simlibp2p.OneMbps}
+	h, err := libp2p.New(
+		libp2p.ListenAddrStrings(fmt.Sprintf("/ip4/1.%d.0.1/udp/8000/quic-v1", i)),
+		simlibp2p.QUICSimnet(nw, simnet.NodeBiDiLinkSettings{Downlink: link, Uplink: link}),
+		libp2p.DisableIdentifyAddressDiscovery(),
+		libp2p.ResourceManager(&network.NullResourceManager{}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// start makes node i of a chain; cfg may change the config.
+func start(t *testing.T, nw *simnet.Simnet, i int, status chain.Status, cfg ...func(*Config)) *node {
+	t.Helper()
+	n := &node{host: newHost(t, nw, i), chain: &fakeChain{status: status}, bus: event.NewBus(1024), log: &lockedBuffer{}}
+	logger := slog.New(slog.NewTextHandler(n.log, nil))
+	var err error
+	if n.rep, err = reputation.New(reputation.Config{}, n.bus, logger, nil); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Name: fmt.Sprintf("node%d", i), UserAgent: "parley/test", APIPort: 8080}
+	for _, f := range cfg {
+		f(&c)
+	}
+	n.Handshake = New(c, n.host, n.rep, n.chain, n.bus, logger, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	synctest.Wait()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		n.host.Close()
+	})
+	return n
+}
+
+func dial(t *testing.T, from, to *node) {
+	t.Helper()
+	if err := from.host.Connect(t.Context(), peer.AddrInfo{ID: to.host.ID(), Addrs: to.host.Addrs()}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// events drains what sub has of one type.
+func events[E event.Event](sub *event.Subscription) []E {
+	var list []E
+	for {
+		got, _ := sub.Take(100)
+		if len(got) == 0 {
+			return list
+		}
+		for _, e := range got {
+			if v, ok := e.Data.(E); ok {
+				list = append(list, v)
+			}
+		}
+	}
+}
+
+// counted reads one counter of a vector with a single label.
+func counted(t *testing.T, c prometheus.Collector, label string) float64 {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(c)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if m.GetLabel()[0].GetValue() == label {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return -1
+}
+
+func TestGreetMakesBothReady(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 7)), start(t, nw, 2, statusOf("x", 9))
+		defer a.stop()
+		defer b.stop()
+		subA, subB := a.bus.Subscribe(), b.bus.Subscribe()
+		dial(t, a, b)
+		if p, ok := a.Peer(b.host.ID()); !ok || p.Ready || len(a.Ready()) != 0 {
+			t.Fatalf("before the handshake: %+v, %v", p, ok)
+		}
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if !b.IsReady(a.host.ID()) {
+			t.Fatal("the answering side is not ready when the greeting side is")
+		}
+		time.Sleep(time.Second)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatalf("greet when ready: %v", err)
+		}
+		p, _ := a.Peer(b.host.ID())
+		if p.Name != "node2" || p.Agent != "parley/test" || p.APIPort != 8080 || p.Claimed.Height != 9 || p.Direction != "outbound" ||
+			p.Transport != "quic-v1" || p.Security != "tls" || p.Source != "outbound" {
+			t.Errorf("a sees %+v", p)
+		}
+		q, _ := b.Peer(a.host.ID())
+		if q.Name != "node1" || q.Claimed.Height != 7 || q.Direction != "inbound" || q.Slot != "inbound" {
+			t.Errorf("b sees %+v", q)
+		}
+		for _, l := range []time.Duration{p.Latency, q.Latency} {
+			if l < 15*time.Millisecond || l > 100*time.Millisecond {
+				t.Errorf("latency %v, the link has 20ms and more", l)
+			}
+		}
+		if got := events[event.PeerReady](subA); len(got) != 1 || got[0].Height != 9 || got[0].Name != "node2" || got[0].Services[1] != "api" {
+			t.Errorf("events at a: %+v", got)
+		}
+		if got := events[event.PeerReady](subB); len(got) != 1 || got[0].Direction != "inbound" {
+			t.Errorf("events at b: %+v", got)
+		}
+		a.Validated(b.host.ID(), chain.Head{Height: 12})
+		a.Validated(b.host.ID(), chain.Head{Height: 11})
+		if r := a.Ready(); len(r) != 1 || r[0].Validated.Height != 12 || r[0].Claimed.Height != 12 || r[0].Genesis != (chain.Hash{1: 'x'}) {
+			t.Errorf("ready peers %+v", r)
+		}
+		if n := counted(t, a.metrics.results, "ok"); n != 1 {
+			t.Errorf("%v handshakes counted", n)
+		}
+	})
+}
+
+func TestWrongChainIsToldOnBothSides(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("y", 1))
+		defer a.stop()
+		defer b.stop()
+		subA, subB := a.bus.Subscribe(), b.bus.Subscribe()
+		dial(t, a, b)
+		err := a.Greet(t.Context(), b.host.ID())
+		var refusal *Refusal
+		if !errors.As(err, &refusal) || refusal.Code != wire.WrongGenesis || refusal.ByUs || refusal.Text != "chain x is not chain y" {
+			t.Fatalf("greet: %v", err)
+		}
+		time.Sleep(5 * time.Second)
+		for name, n := range map[string]*node{"a": a, "b": b} {
+			if len(n.Peers()) != 0 || len(n.host.Network().Conns()) != 0 {
+				t.Errorf("%s is still connected", name)
+			}
+			log := n.log.String()
+			if !strings.Contains(log, "peer refused") || !strings.Contains(log, "chain x is not chain y") ||
+				!strings.Contains(log, "x (genesis") || !strings.Contains(log, "y (genesis") {
+				t.Errorf("log of %s: %s", name, log)
+			}
+		}
+		for _, sub := range []*event.Subscription{subA, subB} {
+			got := events[event.PeerRefused](sub)
+			if len(got) != 1 || got[0].Place != "handshake" || got[0].Reason != "chain x is not chain y" {
+				t.Errorf("events %+v", got)
+			}
+		}
+		if s := b.rep.Score(a.host.ID()); s.Points != 0 {
+			t.Errorf("another network costs %d points", s.Points)
+		}
+	})
+}
+
+func TestNewcomerGreetsAgainWithItsChain(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b, c := start(t, nw, 1, chain.Status{Network: "consortium"}), start(t, nw, 2, statusOf("x", 3)), start(t, nw, 3, statusOf("y", 3))
+		defer a.stop()
+		defer b.stop()
+		defer c.stop()
+		for _, n := range []*node{b, c} {
+			dial(t, a, n)
+			if err := a.Greet(t.Context(), n.host.ID()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r := b.Ready(); len(r) != 1 || !r[0].Genesis.IsZero() {
+			t.Fatalf("b sees %+v", r)
+		}
+		a.chain.set(statusOf("x", 3)) // seconds after its first status
+		a.ChainKnown()
+		time.Sleep(5 * time.Second)
+		if r := b.Ready(); len(r) != 1 || r[0].Genesis.IsZero() {
+			t.Errorf("b still sees %+v", r)
+		}
+		if len(c.Peers()) != 0 {
+			t.Errorf("the node of another chain is still a peer: %+v", c.Peers())
+		}
+		if s := b.rep.Score(a.host.ID()); s.Points != 0 {
+			t.Errorf("the second status cost %d points", s.Points)
+		}
+		if err := a.greet(t.Context(), b.host.ID()); err == nil {
+			t.Error("a third status within a minute was answered")
+		}
+		if s := b.rep.Score(a.host.ID()); s.Points != 20 {
+			t.Errorf("the third status cost %d points, want 20 for a violation", s.Points)
+		}
+		time.Sleep(statusEvery)
+		if err := a.greet(t.Context(), b.host.ID()); err != nil {
+			t.Errorf("status after a minute: %v", err)
+		}
+	})
+}
+
+func TestSilentInboundPeerIsClosed(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		sub, subA := b.bus.Subscribe(), a.bus.Subscribe()
+		dial(t, a, b)
+		time.Sleep(9 * time.Second)
+		if len(b.Peers()) != 1 {
+			t.Fatal("closed before its time")
+		}
+		time.Sleep(3 * time.Second)
+		if len(b.Peers()) != 0 {
+			t.Fatal("a peer that never greeted is still connected")
+		}
+		if got := events[event.PeerDisconnected](sub); len(got) != 1 || got[0].By != "us" || got[0].DurationS < 10 {
+			t.Errorf("events %+v", got)
+		}
+		if got := events[event.PeerDisconnected](subA); len(got) != 1 || got[0].By != "them" || got[0].Goodbye != wire.GoodbyeFault {
+			t.Errorf("events at the silent one %+v", got)
+		}
+		if s := b.rep.Score(a.host.ID()); s.Points != 4 {
+			t.Errorf("%d points, want 4 for a timeout", s.Points)
+		}
+	})
+}
+
+func TestBadVersions(t *testing.T) {
+	for name, tt := range map[string]struct {
+		frame  []byte
+		raw    bool
+		points int
+	}{
+		"malformed": {frame: []byte{0x0a, 0xff}, points: 25},
+		"oversize":  {frame: []byte{0x81, 0x80, 0x80, 0x01}, raw: true, points: 40},
+		"silent":    {raw: true, points: 0}, // cut by the deadline of the stream
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+				a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+				defer a.stop()
+				defer b.stop()
+				dial(t, a, b)
+				st, err := a.host.NewStream(t.Context(), b.host.ID(), StatusProtocol)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if tt.raw {
+					_, err = st.Write(tt.frame)
+				} else {
+					err = wire.WriteFrame(st, tt.frame)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(5 * time.Second)
+				if s := b.rep.Score(a.host.ID()); s.Points != tt.points {
+					t.Errorf("%d points, want %d: %+v", s.Points, tt.points, s.Reasons)
+				}
+				if b.IsReady(a.host.ID()) {
+					t.Error("ready after nonsense")
+				}
+				if name == "oversize" && len(b.Peers()) != 0 {
+					t.Error("a discouraged peer is still connected")
+				}
+				time.Sleep(10 * time.Second)
+				if len(b.Peers()) != 0 {
+					t.Error("still connected")
+				}
+			})
+		})
+	}
+}
+
+func TestFullNodeTurnsAwayInbound(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		full := start(t, nw, 1, statusOf("x", 1), func(c *Config) { c.MaxPeers = 1 })
+		a, b, c := start(t, nw, 2, statusOf("x", 1)), start(t, nw, 3, statusOf("x", 1)), start(t, nw, 4, statusOf("x", 1))
+		for _, n := range []*node{full, a, b, c} {
+			defer n.stop()
+		}
+		full.host.ConnManager().Protect(c.host.ID(), tagMember)
+		for _, n := range []*node{a, c} {
+			dial(t, n, full)
+			if err := n.Greet(t.Context(), full.host.ID()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sub := b.bus.Subscribe()
+		dial(t, b, full)
+		var refusal *Refusal
+		if err := b.Greet(t.Context(), full.host.ID()); !errors.As(err, &refusal) || refusal.RefusalCode() != wire.TooManyPeers {
+			t.Fatalf("greet: %v", err)
+		}
+		time.Sleep(3 * time.Second)
+		if len(b.Peers()) != 0 || len(full.Ready()) != 2 {
+			t.Error("the full node kept the wrong peers")
+		}
+		if got := events[event.PeerDisconnected](sub); len(got) != 1 {
+			t.Errorf("events %+v", got)
+		}
+		if p, _ := full.Peer(c.host.ID()); p.Slot != "static" || p.Source != "member" {
+			t.Errorf("a member is %+v", p)
+		}
+	})
+}
+
+func TestShutdownSaysGoodbye(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer b.stop()
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		sub := b.bus.Subscribe()
+		time.Sleep(30 * time.Second)
+		a.stop()
+		time.Sleep(time.Second)
+		got := events[event.PeerDisconnected](sub)
+		if len(got) != 1 || got[0].Goodbye != wire.GoodbyeShutdown || got[0].Text != "the node stops" || got[0].By != "them" || got[0].DurationS < 30 {
+			t.Errorf("events %+v", got)
+		}
+	})
+}
+
+func TestGoodbyeWithoutClosing(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		sub := b.bus.Subscribe()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := a.sayGoodbye(ctx, b.host.ID(), wire.Goodbye{Code: wire.GoodbyeWrongNetwork, Text: "not ours"}); err != nil {
+			t.Fatal(err)
+		}
+		if b.IsReady(a.host.ID()) {
+			t.Error("ready after its goodbye")
+		}
+		time.Sleep(3 * time.Second)
+		if len(b.Peers()) != 0 {
+			t.Error("still connected")
+		}
+		taken, _ := sub.Take(100)
+		var got []string
+		for _, e := range taken {
+			got = append(got, e.Type)
+			if r, ok := e.Data.(event.PeerRefused); ok && r.Reason != "not ours" {
+				t.Errorf("refused: %+v", r)
+			}
+		}
+		if strings.Join(got, " ") != "peer.refused peer.disconnected" {
+			t.Errorf("events %q", got)
+		}
+	})
+}
+
+func TestGreetErrors(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		if err := a.Greet(t.Context(), a.host.ID()); !errors.Is(err, ErrSelf) {
+			t.Errorf("greet self: %v", err)
+		}
+		if err := a.Greet(t.Context(), b.host.ID()); err == nil {
+			t.Error("greeted a peer that is not connected")
+		}
+		b.nonce = a.nonce // one key and one process under two ids
+		dial(t, a, b)
+		var refusal *Refusal
+		if err := a.Greet(t.Context(), b.host.ID()); !errors.As(err, &refusal) || refusal.Code != wire.Self {
+			t.Errorf("greet with our own nonce: %v", err)
+		}
+	})
+}

@@ -1,0 +1,265 @@
+// Package host owns the libp2p host: identity key, transports, the port that
+// the API and libp2p share, and limits.
+package host
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"syscall"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/config"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/pnet"
+	bconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	ws "github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// protocolVersion is what identify tells, beside the agent.
+const protocolVersion = "parley/1"
+
+// Options is what New builds a host from.
+type Options struct {
+	Key    crypto.PrivKey // Ed25519
+	Listen []ma.Multiaddr // see ListenAddrs
+	// APIListener is the TCP listener of the API, whose connections that are
+	// not HTTP become libp2p's. The host owns it from New on, also when New
+	// fails. Nil: the API's port carries no libp2p.
+	APIListener net.Listener
+	Advertise   []ma.Multiaddr          // told to peers before our own addresses; see Advertise
+	Gater       connmgr.ConnectionGater // nil refuses nobody
+	MaxPeers    int                     // sizes the limits; 0 means 100
+	UserAgent   string                  // told by identify, ≤ 128 bytes
+	Websocket   bool                    // needed to listen on and dial /ws
+	QUICOnly    bool                    // for virtual time: TCP would dial for real
+	Registerer  prometheus.Registerer   // nil: no metrics
+	Log         *slog.Logger            // nil: silent
+	Extra       []libp2p.Option         // wins over ours; tests give the simulated network here
+}
+
+// Host is a libp2p host that listens. It is safe for concurrent use.
+type Host struct {
+	host.Host
+	key       crypto.PrivKey
+	sorter    *sorter // nil without an API listener
+	advertise []ma.Multiaddr
+	bandwidth *bandwidth
+	reg       prometheus.Registerer
+	collector prometheus.Collector
+}
+
+// New builds the host and listens on every address of o; one that cannot be
+// had is an error, but for IPv6 wildcards on a machine without IPv6. libp2p
+// works in the background from here on until Close.
+func New(o Options) (*Host, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxPeers <= 0 {
+		o.MaxPeers = 100
+	}
+	routeLibraryLog(o.Log)
+	h, err := build(o)
+	if err != nil {
+		if o.APIListener != nil {
+			o.APIListener.Close()
+		}
+		return nil, err
+	}
+	listen := o.Listen
+	if h.sorter != nil {
+		h.sorter.ended.Go(h.sorter.run)
+		listen = append(uncovered(listen, h.sorter.addrs), h.sorter.addrs...)
+	}
+	if err := h.listen(listen, o.Log); err != nil {
+		h.Close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// build makes a host that does not listen yet.
+func build(o Options) (*Host, error) {
+	if o.Key == nil || o.Key.Type() != crypto.Ed25519 {
+		return nil, errors.New("build host: the identity key must be Ed25519")
+	}
+	if pnet.ForcePrivateNetwork {
+		return nil, errors.New("build host: LIBP2P_FORCE_PNET is set, but no private network key is configured: unset it")
+	}
+	h := &Host{key: o.Key, advertise: slices.Clone(o.Advertise), bandwidth: &bandwidth{}, reg: o.Registerer}
+	m := newMetrics(h)
+	if o.APIListener != nil {
+		s, err := newSorter(o.APIListener, m.dropped, o.Log)
+		if err != nil {
+			return nil, fmt.Errorf("share the API's port: %w", err)
+		}
+		h.sorter = s
+	}
+	b := base{o: o, host: h, metrics: m}
+	lib, err := libp2p.New(append(slices.Clone(o.Extra), b.network, b.behaviour, b.transports)...)
+	if err != nil {
+		return nil, fmt.Errorf("build host: %w", err)
+	}
+	h.Host = lib
+	h.Network().Notify(m.notifiee())
+	if err := m.register(o.Registerer); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("register metrics of the host: %w", err)
+	}
+	h.collector = m
+	return h, nil
+}
+
+// base is our part of libp2p's configuration. Its options come last and leave
+// alone what Options.Extra has set.
+type base struct {
+	o       Options
+	host    *Host
+	metrics *metrics
+}
+
+// network sets who and how many may connect.
+func (b base) network(c *config.Config) error {
+	if c.ResourceManager == nil {
+		limits, err := newLimits(b.o.MaxPeers)
+		if err != nil {
+			return fmt.Errorf("resource limits: %w", err)
+		}
+		c.ResourceManager = limits
+	}
+	if c.ConnManager == nil {
+		// Far above every limit of ours: it keeps tags and protections and never
+		// trims by itself, for that closes honest peers first (DEFENCE 2).
+		low := b.o.MaxPeers + hardCapSlack + 64
+		m, err := bconnmgr.NewConnManager(low, low+64)
+		if err != nil {
+			return fmt.Errorf("connection manager: %w", err)
+		}
+		c.ConnManager = m
+	}
+	if c.ConnectionGater == nil && b.o.Gater != nil {
+		c.ConnectionGater = countingGater{b.o.Gater, b.metrics}
+	}
+	if c.DialRanker == nil {
+		c.DialRanker = rankDials
+	}
+	if c.Reporter == nil {
+		c.Reporter = b.host.bandwidth
+	}
+	return nil
+}
+
+// behaviour sets what the host does by itself, which is little: our address
+// is learnt by another room, and relays, hole punching, port mapping and
+// dial-back are off.
+func (b base) behaviour(c *config.Config) error {
+	c.PeerKey = b.o.Key
+	c.ListenAddrs = []ma.Multiaddr{} // New listens, to see each error
+	c.UserAgent = b.o.UserAgent
+	c.ProtocolVersion = protocolVersion
+	c.RelayCustom, c.Relay = true, false
+	c.DisableIdentifyAddressDiscovery = true // it also stalls a bubble
+	unknown := network.ReachabilityUnknown
+	c.AutoNATConfig.ForceReachability = &unknown // no probing
+	if c.AddrsFactory == nil {
+		c.AddrsFactory = b.host.advertised
+	}
+	// The detectors would stop dials of a peer that was down for long.
+	if err := c.Apply(libp2p.UDPBlackHoleSuccessCounter(nil), libp2p.IPv6BlackHoleSuccessCounter(nil)); err != nil {
+		return err
+	}
+	if b.o.Registerer == nil {
+		c.DisableMetrics = true
+	} else {
+		c.PrometheusRegisterer = b.o.Registerer
+	}
+	return nil
+}
+
+// transports adds TCP, QUIC and, if asked, WebSocket. TLS comes before Noise,
+// which needs 1.4 times the CPU where AES is in hardware.
+func (b base) transports(c *config.Config) error {
+	c.ShareTCPListener = b.o.Websocket // /ws is on the port of /tcp
+	opts := []libp2p.Option{
+		libp2p.DefaultSecurity,
+		libp2p.DefaultMuxers,
+		libp2p.Transport(quic.NewTransport),
+	}
+	if !b.o.QUICOnly {
+		opts = append(opts, libp2p.Transport(b.host.sorter.transport))
+	}
+	if b.o.Websocket {
+		opts = append(opts, libp2p.Transport(ws.New))
+	}
+	return c.Apply(opts...)
+}
+
+// listen opens each of addrs.
+func (h *Host) listen(addrs []ma.Multiaddr, log *slog.Logger) error {
+	var errs []error
+	for _, a := range addrs {
+		// Listen of the interface loses what kind of error it was.
+		err := h.Network().(*swarm.Swarm).AddListenAddr(a)
+		switch {
+		case err == nil:
+		case isIPv6Wildcard(a) && noIPv6(err):
+			log.Info("no IPv6 on this machine", "addr", a, "err", err)
+		case errors.Is(err, syscall.EADDRINUSE):
+			errs = append(errs, fmt.Errorf("listen on %s: the port is taken: choose another with p2p.port: %w", a, err))
+		default:
+			errs = append(errs, fmt.Errorf("listen on %s: %w", a, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func noIPv6(err error) bool {
+	return errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EPROTONOSUPPORT)
+}
+
+// advertised puts the configured addresses before own.
+func (h *Host) advertised(own []ma.Multiaddr) []ma.Multiaddr {
+	return unique(append(slices.Clone(h.advertise), own...))
+}
+
+// Addrs are the addresses that peers are told, the configured ones first.
+func (h *Host) Addrs() []ma.Multiaddr { return h.advertised(h.Host.Addrs()) }
+
+// Key is the node's identity key.
+func (h *Host) Key() crypto.PrivKey { return h.key }
+
+// HTTP yields the connections of the API's port that speak HTTP or TLS; nil
+// without an API listener. Closing it leaves libp2p on that port alone. What
+// waits there is bounded: serve it soon.
+func (h *Host) HTTP() net.Listener {
+	if h.sorter == nil {
+		return nil
+	}
+	return h.sorter.http
+}
+
+// Close closes all listeners and connections, the API's listener too. When it
+// returns, every goroutine of the host has ended or is about to.
+func (h *Host) Close() error {
+	var errs []error
+	if h.Host != nil {
+		errs = append(errs, h.Host.Close())
+	}
+	if h.sorter != nil {
+		errs = append(errs, h.sorter.close())
+	}
+	if h.reg != nil && h.collector != nil {
+		h.reg.Unregister(h.collector)
+	}
+	return errors.Join(errs...)
+}

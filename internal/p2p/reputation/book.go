@@ -1,0 +1,329 @@
+// Package reputation owns how peers behave: the score and the gate.
+package reputation
+
+import (
+	"cmp"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+)
+
+const (
+	maxPeers    = 10_000         // remembered
+	maxReasons  = 20             // kept per peer
+	maxDetail   = 256            // bytes
+	forgetAfter = 24 * time.Hour // since the last contact, at 0
+	maxPoints   = 100
+	maxCredit   = 100
+	usedCredit  = 20 // of it count
+	creditStep  = 10 * time.Minute
+	creditRate  = 2 // a minute
+)
+
+// points of each reason (DEFENCE 6.2).
+var points = map[chain.Offence]int{
+	chain.ForgedBlock: 100, chain.InvalidBlock: 50, chain.Oversize: 40, chain.BadRecord: 40, chain.Malformed: 25,
+	chain.Violation: 20, chain.FalseClaim: 20, chain.InvalidTx: 10, chain.Spam: 10,
+	chain.Timeout: 4, chain.Stall: 4, chain.Useless: 2,
+}
+
+// weak reasons stop adding at the weak cap: slowness alone never disconnects.
+var weak = map[chain.Offence]bool{chain.Timeout: true, chain.Stall: true, chain.Useless: true}
+
+var credits = map[chain.Credit]int{chain.NovelBlock: 4, chain.Served: 1}
+
+// Config sets how much is forgiven.
+type Config struct {
+	// Threshold scales the lines: a peer is watched at 0.2, weak reasons stop
+	// at 0.3 and it is discouraged at 0.4 of it. 0 means 100.
+	Threshold int
+}
+
+// Standing is what a peer's points make of it.
+type Standing string
+
+// The standings, from good to bad; Exempt peers are counted and never refused.
+const (
+	Normal      Standing = "normal"
+	Watched     Standing = "watched"     // no credit counts; asked for data last
+	Discouraged Standing = "discouraged" // refused until its points are below the watched line
+	Exempt      Standing = "exempt"
+)
+
+var standings = []Standing{Normal, Watched, Discouraged, Exempt}
+
+// Reason is one charge.
+type Reason struct {
+	At     time.Time     `json:"at"`
+	Reason chain.Offence `json:"reason"`
+	Points int           `json:"points"` // as added, after caps
+	Detail string        `json:"detail"`
+}
+
+// Score tells how a peer behaves. The zero values stand for an unknown peer.
+type Score struct {
+	Peer     peer.ID  `json:"peer"`
+	Score    int      `json:"score"` // credit (≤ 20) − points, −100…20
+	Points   int      `json:"points"`
+	Credit   int      `json:"credit"`
+	Standing Standing `json:"standing"`
+	Reasons  []Reason `json:"reasons"` // newest last, at most 20
+}
+
+// Book keeps the score of each peer, in memory. It is safe for concurrent use.
+type Book struct {
+	watched, weakCap, discouraged int
+	bus                           *event.Bus
+	log                           *slog.Logger
+	metrics                       *metrics
+	exempt                        atomic.Pointer[func(peer.ID) bool]
+	refusals                      refusals
+
+	mu    sync.Mutex         // guards peers
+	peers map[peer.ID]*entry // at most maxPeers
+}
+
+// entry is one peer's state. Its clocks move by whole steps, so that no
+// remainder is lost.
+type entry struct {
+	points      int
+	pointsAt    time.Time // a minute off each point from here
+	credit      int
+	creditAt    time.Time // ten minutes off each credit from here
+	earned      int       // credit since earnedAt
+	earnedAt    time.Time
+	discouraged bool
+	contact     time.Time // last charge or credit
+	reasons     []Reason
+}
+
+// New returns an empty book. bus, log and reg may be nil.
+func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Book, error) {
+	if cfg.Threshold <= 0 {
+		cfg.Threshold = 100
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	watched := max(1, cfg.Threshold*2/10)
+	b := &Book{
+		watched: watched, weakCap: cfg.Threshold * 3 / 10, discouraged: max(watched+1, cfg.Threshold*4/10),
+		bus: bus, log: log, peers: map[peer.ID]*entry{},
+	}
+	b.metrics = newMetrics(b)
+	if reg != nil {
+		if err := reg.Register(b.metrics); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// Exempt sets who is never refused: static peers and members. f is called
+// often, from many goroutines, and MUST be quick.
+func (b *Book) Exempt(f func(peer.ID) bool) { b.exempt.Store(&f) }
+
+func (b *Book) isExempt(p peer.ID) bool {
+	f := b.exempt.Load()
+	return f != nil && *f != nil && (*f)(p)
+}
+
+// Penalize charges p and reports whether p is to be disconnected, which is so
+// from 40 points on and never for an exempt peer. Detail is cut to 256 bytes.
+// A charge that a cap makes nothing leaves no reason and no event. An offence out of the closed set costs nothing.
+func (b *Book) Penalize(p peer.ID, o chain.Offence, detail string) (discouraged bool) {
+	n, ok := points[o]
+	if !ok {
+		b.log.Error("unknown offence", "peer", p, "reason", o)
+		return false
+	}
+	exempt := b.isExempt(p)
+	now := time.Now()
+	r := Reason{At: now.UTC(), Reason: o, Detail: clean(detail)}
+
+	b.mu.Lock()
+	e := b.get(p, now)
+	limit := maxPoints
+	if weak[o] {
+		limit = b.weakCap
+	}
+	r.Points = max(0, min(n, limit-e.points))
+	if e.points == 0 {
+		e.pointsAt = now
+	}
+	e.points += r.Points
+	if r.Points > 0 {
+		if len(e.reasons) == maxReasons {
+			e.reasons = slices.Delete(e.reasons, 0, 1)
+		}
+		e.reasons = append(e.reasons, r)
+	}
+	passed := !e.discouraged && e.points >= b.discouraged
+	e.discouraged = e.discouraged || passed
+	total, bad := e.points, e.discouraged
+	b.mu.Unlock()
+
+	if r.Points == 0 {
+		return bad && !exempt // at the cap: else one bad peer could fill the bus
+	}
+	b.metrics.points.WithLabelValues(string(o)).Add(float64(r.Points))
+	b.log.Debug("peer penalized", "peer", p, "reason", o, "points", r.Points, "total", total, "detail", r.Detail)
+	b.publish(event.PeerPenalized{Peer: p, Reason: o, Points: r.Points, Total: total, Detail: r.Detail})
+	if passed && !exempt {
+		b.log.Info("peer discouraged", "peer", p, "points", total, "reason", o)
+		b.publish(event.PeerDiscouraged{Peer: p, Points: total})
+	}
+	return bad && !exempt
+}
+
+// Credit praises p; a watched peer earns nothing.
+func (b *Book) Credit(p peer.ID, c chain.Credit) {
+	n, ok := credits[c]
+	if !ok {
+		b.log.Error("unknown credit", "peer", p, "credit", c)
+		return
+	}
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.get(p, now)
+	if e.points >= b.watched {
+		return
+	}
+	if now.Sub(e.earnedAt) >= time.Minute {
+		e.earned, e.earnedAt = 0, now
+	}
+	n = min(n, creditRate-e.earned, maxCredit-e.credit)
+	if e.credit == 0 {
+		e.creditAt = now
+	}
+	e.earned += n
+	e.credit += n
+}
+
+// Score tells what is known of p.
+func (b *Book) Score(p peer.ID) Score {
+	exempt := b.isExempt(p)
+	s := Score{Peer: p, Standing: Normal}
+	b.mu.Lock()
+	if e := b.peers[p]; e != nil {
+		b.decay(e, time.Now())
+		s.Points, s.Credit, s.Standing = e.points, e.credit, b.standing(e)
+		s.Score = min(e.credit, usedCredit) - e.points
+		s.Reasons = slices.Clone(e.reasons)
+	}
+	b.mu.Unlock()
+	if exempt {
+		s.Standing = Exempt
+	}
+	return s
+}
+
+// Refused reports whether p is kept away: discouraged and not exempt.
+func (b *Book) Refused(p peer.ID) bool {
+	b.mu.Lock()
+	e := b.peers[p]
+	bad := e != nil
+	if bad {
+		b.decay(e, time.Now())
+		bad = e.discouraged
+	}
+	b.mu.Unlock()
+	return bad && !b.isExempt(p)
+}
+
+func (b *Book) standing(e *entry) Standing { // mu held
+	switch {
+	case e.discouraged:
+		return Discouraged
+	case e.points >= b.watched:
+		return Watched
+	}
+	return Normal
+}
+
+// get returns p's entry as of now, a new one if need be. mu held.
+func (b *Book) get(p peer.ID, now time.Time) *entry {
+	e := b.peers[p]
+	if e == nil {
+		if len(b.peers) >= maxPeers {
+			b.forget(now)
+		}
+		e = &entry{pointsAt: now, creditAt: now}
+		b.peers[p] = e
+	}
+	b.decay(e, now)
+	e.contact = now
+	return e
+}
+
+// decay takes off what the time since the last look has earned. mu held.
+func (b *Book) decay(e *entry, now time.Time) {
+	e.points, e.pointsAt = run(e.points, e.pointsAt, time.Minute, now)
+	e.credit, e.creditAt = run(e.credit, e.creditAt, creditStep, now)
+	if e.points < b.watched {
+		e.discouraged = false
+	}
+}
+
+// run takes one off n for each whole step since at, and moves at by them.
+func run(n int, at time.Time, step time.Duration, now time.Time) (int, time.Time) {
+	steps := now.Sub(at) / step
+	if steps <= 0 {
+		return n, at
+	}
+	return max(0, n-int(min(steps, maxPoints))), at.Add(steps * step)
+}
+
+// forget drops who is long gone and, if that is not enough, the tenth with the
+// fewest points, oldest first. mu held.
+func (b *Book) forget(now time.Time) {
+	ids := make([]peer.ID, 0, len(b.peers))
+	for p, e := range b.peers {
+		b.decay(e, now)
+		if e.points == 0 && now.Sub(e.contact) >= forgetAfter {
+			delete(b.peers, p)
+			continue
+		}
+		ids = append(ids, p)
+	}
+	if len(b.peers) < maxPeers {
+		return
+	}
+	slices.SortFunc(ids, func(x, y peer.ID) int {
+		a, b := b.peers[x], b.peers[y]
+		return cmp.Or(cmp.Compare(a.points, b.points), a.contact.Compare(b.contact))
+	})
+	for _, p := range ids[:maxPeers/10] {
+		delete(b.peers, p)
+	}
+}
+
+func (b *Book) publish(e event.Event) {
+	if b.bus != nil {
+		b.bus.Publish(e)
+	}
+}
+
+// clean makes a detail, which may hold a peer's words, fit for logs and JSON.
+func clean(s string) string {
+	if len(s) > maxDetail {
+		s = s[:maxDetail]
+	}
+	s = strings.ToValidUTF8(s, "")
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+}

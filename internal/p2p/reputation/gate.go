@@ -1,0 +1,129 @@
+package reputation
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/event"
+)
+
+// Places where a peer is turned away.
+const (
+	PlaceGate      = "gate"
+	PlaceHandshake = "handshake"
+)
+
+var places = []string{PlaceGate, PlaceHandshake}
+
+// refusalRate is how many peer.refused events are published a second.
+const refusalRate = 10
+
+// refusals keeps a flood of refused peers from flooding the bus.
+type refusals struct {
+	mu    sync.Mutex
+	since time.Time // begin of the second
+	sent  int       // since then
+	more  int       // left out since the last event
+}
+
+// take reports whether an event may be sent now, and how many were left out.
+func (r *refusals) take(now time.Time) (more int, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Sub(r.since) >= time.Second {
+		r.since, r.sent = now, 0
+	}
+	if r.sent >= refusalRate {
+		r.more++
+		return 0, false
+	}
+	r.sent++
+	more, r.more = r.more, 0
+	return more, true
+}
+
+// Refuse counts a refusal and tells of it: at most 10 events a second, the
+// next one says in More how many were left out. It sets e.More.
+func (b *Book) Refuse(e event.PeerRefused) {
+	b.metrics.refusals.WithLabelValues(e.Place).Inc()
+	more, ok := b.refusals.take(time.Now())
+	if !ok {
+		return
+	}
+	e.More, e.Reason = more, clean(e.Reason)
+	b.log.Debug("peer refused", "peer", e.Peer, "addr", e.Addr, "place", e.Place, "reason", e.Reason, "more", more)
+	b.publish(e)
+}
+
+// Gate refuses connections with peers that the book refuses or that are
+// denied. It is safe for concurrent use.
+type Gate struct {
+	book   *Book
+	denied atomic.Pointer[map[peer.ID]struct{}]
+}
+
+var _ connmgr.ConnectionGater = (*Gate)(nil)
+
+// NewGate returns a gate that denies nobody yet.
+func NewGate(b *Book) *Gate { return &Gate{book: b} }
+
+// SetDenied replaces the peers to which there is no way at all, exempt or not:
+// the other side of a partition of a devnet. It keeps denied and MUST be the
+// last to write to it. Live connections are the caller's to close.
+func (g *Gate) SetDenied(denied map[peer.ID]struct{}) { g.denied.Store(&denied) }
+
+// Denied reports whether p is denied.
+func (g *Gate) Denied(p peer.ID) bool {
+	m := g.denied.Load()
+	if m == nil {
+		return false
+	}
+	_, ok := (*m)[p]
+	return ok
+}
+
+// refusal says why p is refused, "" if it is not.
+func (g *Gate) refusal(p peer.ID) string {
+	switch {
+	case g.Denied(p):
+		return "denied"
+	case g.book.Refused(p):
+		return string(Discouraged)
+	}
+	return ""
+}
+
+// InterceptPeerDial refuses our own dials, which is counted and no event.
+func (g *Gate) InterceptPeerDial(p peer.ID) bool {
+	if g.refusal(p) == "" {
+		return true
+	}
+	g.book.metrics.refusals.WithLabelValues(PlaceGate).Inc()
+	return false
+}
+
+// InterceptAddrDial allows all: no address is refused.
+func (g *Gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
+
+// InterceptAccept allows all: who it is is not known yet.
+func (g *Gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+
+// InterceptSecured refuses by peer ID once it is proven.
+func (g *Gate) InterceptSecured(_ network.Direction, p peer.ID, a network.ConnMultiaddrs) bool {
+	why := g.refusal(p)
+	if why == "" {
+		return true
+	}
+	g.book.Refuse(event.PeerRefused{Peer: p, Addr: a.RemoteMultiaddr().String(), Place: PlaceGate, Reason: why})
+	return false
+}
+
+// InterceptUpgraded allows all.
+func (g *Gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

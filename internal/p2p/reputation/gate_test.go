@@ -1,0 +1,82 @@
+package reputation
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+)
+
+type addrs struct{}
+
+func (addrs) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/10.0.0.1/tcp/1") }
+func (addrs) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/10.0.0.2/tcp/2") }
+
+func TestGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBook(t, nil, nil)
+		g := NewGate(b)
+		want := func(p peer.ID, allow bool) {
+			t.Helper()
+			if got := g.InterceptPeerDial(p); got != allow {
+				t.Errorf("dial of %s: allow %v", p, got)
+			}
+			if got := g.InterceptSecured(network.DirInbound, p, addrs{}); got != allow {
+				t.Errorf("connection from %s: allow %v", p, got)
+			}
+		}
+		if up, _ := g.InterceptUpgraded(nil); !up || !g.InterceptAccept(addrs{}) || !g.InterceptAddrDial("p", nil) {
+			t.Error("a check that knows no peer refuses")
+		}
+		want("p", true)
+		b.Penalize("p", chain.Oversize, "")
+		want("p", false)
+		time.Sleep(21 * time.Minute)
+		want("p", true)
+
+		b.Exempt(func(p peer.ID) bool { return p == "member" })
+		b.Penalize("member", chain.ForgedBlock, "")
+		want("member", true)
+		g.SetDenied(map[peer.ID]struct{}{"member": {}})
+		want("member", false)
+		g.SetDenied(nil)
+		want("member", true)
+	})
+}
+
+func TestRefusalsAreLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := event.NewBus(256)
+		sub := bus.Subscribe()
+		defer sub.Close()
+		g := NewGate(newBook(t, bus, nil))
+		g.SetDenied(map[peer.ID]struct{}{"p": {}})
+		for range 100 {
+			g.InterceptSecured(network.DirInbound, "p", addrs{})
+		}
+		events, _ := sub.Take(1000)
+		if len(events) != refusalRate {
+			t.Fatalf("%d events in a second, want %d", len(events), refusalRate)
+		}
+		want := event.PeerRefused{Peer: "p", Addr: "/ip4/10.0.0.2/tcp/2", Place: PlaceGate, Reason: "denied"}
+		if got := events[0].Data.(event.PeerRefused); got != want {
+			t.Errorf("event %+v, want %+v", got, want)
+		}
+		time.Sleep(time.Second)
+		g.InterceptSecured(network.DirInbound, "p", addrs{})
+		events, _ = sub.Take(10)
+		if len(events) != 1 || events[0].Data.(event.PeerRefused).More != 90 {
+			t.Errorf("the next event does not tell of the 90 left out: %+v", events)
+		}
+		g.InterceptPeerDial("p")
+		if events, _ = sub.Take(10); len(events) != 0 {
+			t.Error("our own dial made an event")
+		}
+	})
+}
