@@ -1,0 +1,319 @@
+// Package mempool owns the records that wait for a block: bounded, verified
+// once, fair between authors.
+package mempool
+
+import (
+	"container/list"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/event"
+)
+
+const (
+	// gossipAge ends the stay of a record that was only heard of: whoever took
+	// it from a client offers it again.
+	gossipAge = 10 * time.Minute
+	// verifiedIDs is how many ids with a good signature are remembered. It
+	// outlasts the stay in the pool, so that late gossip of a committed record
+	// and the block itself cost no second check.
+	verifiedIDs = 100_000
+)
+
+// Config bounds a Pool.
+type Config struct {
+	Records       int   // in the pool
+	Bytes         int64 // of all encoded records
+	AuthorPending int   // records of one author
+	AuthorBytes   int64 // of one author's records
+}
+
+// Rules are the chain's part in what the pool takes.
+type Rules struct {
+	Genesis chain.Hash // what signatures are over
+	// Committable is the ledger's rule for the next block. An error that is no
+	// *consortium.RecordError means that it could not judge. It is called by
+	// several goroutines, never under the pool's lock, and asks Verified.
+	Committable func(r *consortium.Record, id chain.Hash) error
+	// Config is the one in force, which bounds an author's records and whose
+	// epoch tells when all records have to be judged again. nil: neither.
+	Config func() *consortium.Config
+}
+
+// Pool is the records that wait for a block. All methods are safe for
+// concurrent use, and none waits for anything but the rules.
+type Pool struct {
+	cfg     Config
+	rules   Rules
+	bus     *event.Bus
+	log     *slog.Logger
+	refused *prometheus.CounterVec
+	wake    chan struct{}
+
+	mu       sync.Mutex // guards below
+	records  map[chain.Hash]*entry
+	authors  map[consortium.PublicKey]*author
+	turns    *list.List // of *author, the one to serve next in front
+	configs  *list.List // of *entry: config records, oldest first
+	bytes    int64
+	verified idSet
+	epoch    uint64 // in which all records were judged; see Sweep
+}
+
+// entry is one record. Only local changes once it is in the pool.
+type entry struct {
+	id       chain.Hash
+	raw      []byte
+	author   consortium.PublicKey
+	notAfter uint64
+	added    time.Time
+	local    bool // a client gave it to this node
+	in       *list.List
+	at       *list.Element // of in
+}
+
+// author is who has records in the pool.
+type author struct {
+	records *list.List // of *entry, oldest first
+	count   int        // configs included
+	bytes   int64      // configs included
+	turn    *list.Element
+}
+
+// New returns an empty pool. bus and reg may be nil.
+func New(cfg Config, rules Rules, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) *Pool {
+	p := &Pool{
+		cfg: cfg, rules: rules, bus: bus, log: log,
+		wake:     make(chan struct{}, 1),
+		records:  map[chain.Hash]*entry{},
+		authors:  map[consortium.PublicKey]*author{},
+		turns:    list.New(),
+		configs:  list.New(),
+		verified: newIDSet(verifiedIDs),
+	}
+	if c := p.config(); c != nil {
+		p.epoch = c.Epoch
+	}
+	f := promauto.With(reg)
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_mempool_records", Help: "Records that wait for a block."}, func() float64 { return float64(p.Len()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_mempool_bytes", Help: "Bytes of the records that wait."}, func() float64 { return float64(p.Bytes()) })
+	p.refused = f.NewCounterVec(prometheus.CounterOpts{Name: "parley_mempool_rejected_total", Help: "Records refused or dropped, by reason."}, []string{"reason"})
+	return p
+}
+
+func (p *Pool) config() *consortium.Config {
+	if p.rules.Config == nil {
+		return nil
+	}
+	return p.rules.Config()
+}
+
+// Add takes an encoded record; raw MUST NOT be changed afterwards. from is who
+// handed it over, "" for a client of this node. Errors: chain.ErrKnown when it
+// is in the pool; a *consortium.RecordError that tells why it is refused, with
+// Duplicate for one that is in the chain; or a fault of ours. The id is valid
+// with every error but TooLarge.
+func (p *Pool) Add(raw []byte, from peer.ID) (chain.Hash, error) {
+	id, err := p.add(raw, from)
+	var bad *consortium.RecordError
+	if errors.As(err, &bad) {
+		p.refused.WithLabelValues(string(bad.Reason)).Inc()
+		p.log.Debug("record refused", "id", id, "peer", from, "err", err)
+	}
+	return id, err
+}
+
+func (p *Pool) add(raw []byte, from peer.ID) (chain.Hash, error) {
+	if len(raw) > consortium.MaxRecord { // before it is hashed
+		return chain.Hash{}, consortium.Refuse(consortium.TooLarge, "record of %d bytes is over the limit of %d", len(raw), consortium.MaxRecord)
+	}
+	id := consortium.RecordID(raw)
+	if p.known(id, from == "") { // so it decoded once
+		return id, chain.ErrKnown
+	}
+	r, err := consortium.DecodeRecord(raw)
+	if err != nil {
+		return id, err
+	}
+	if !p.Verified(id) {
+		if err := r.Verify(p.rules.Genesis); err != nil {
+			return id, err
+		}
+		p.mu.Lock()
+		p.verified.add(id)
+		p.mu.Unlock()
+	}
+	if err := p.rules.Committable(r, id); err != nil {
+		return id, err
+	}
+	e := &entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}
+	if err := p.insert(e, r.Kind == consortium.KindConfig); err != nil {
+		return id, err
+	}
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	return id, nil
+}
+
+// known reports whether id is in the pool. One that a client brings as well is
+// kept like a client's.
+func (p *Pool) known(id chain.Hash, local bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.records[id]
+	if e != nil && local {
+		e.local = true
+	}
+	return e != nil
+}
+
+func (p *Pool) insert(e *entry, config bool) error {
+	pending := p.cfg.AuthorPending
+	if c := p.config(); c != nil {
+		pending = int(c.Params.AuthorPending)
+	}
+	size := int64(len(e.raw))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if old := p.records[e.id]; old != nil { // another caller was faster
+		old.local = old.local || e.local
+		return chain.ErrKnown
+	}
+	if len(p.records) >= p.cfg.Records || p.bytes+size > p.cfg.Bytes {
+		return consortium.Refuse(consortium.MempoolFull, "%d records of %d bytes wait already: try again later", len(p.records), p.bytes)
+	}
+	a := p.authors[e.author]
+	if a == nil {
+		a = &author{records: list.New()}
+	}
+	if a.count >= pending || a.bytes+size > p.cfg.AuthorBytes {
+		return consortium.Refuse(consortium.AuthorLimit, "%d records of %d bytes of author %s wait already: try again later", a.count, a.bytes, e.author)
+	}
+	p.authors[e.author] = a
+	a.count++
+	a.bytes += size
+	if config {
+		e.in = p.configs
+	} else {
+		e.in = a.records
+		if a.turn == nil {
+			a.turn = p.turns.PushBack(a)
+		}
+	}
+	e.at = e.in.PushBack(e)
+	p.records[e.id] = e
+	p.bytes += size
+	return nil
+}
+
+// remove takes an entry out; mu held.
+func (p *Pool) remove(e *entry) {
+	delete(p.records, e.id)
+	size := int64(len(e.raw))
+	p.bytes -= size
+	e.in.Remove(e.at)
+	a := p.authors[e.author]
+	a.count--
+	a.bytes -= size
+	if a.turn != nil && a.records.Len() == 0 {
+		p.turns.Remove(a.turn)
+		a.turn = nil
+	}
+	if a.count == 0 {
+		delete(p.authors, e.author)
+	}
+}
+
+// Get returns a record that waits; its bytes MUST NOT be changed.
+func (p *Pool) Get(id chain.Hash) ([]byte, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.records[id]
+	if e == nil {
+		return nil, false
+	}
+	return e.raw, true
+}
+
+// Has reports whether a record waits.
+func (p *Pool) Has(id chain.Hash) bool {
+	_, ok := p.Get(id)
+	return ok
+}
+
+// Remove forgets records, such as those of a new block.
+func (p *Pool) Remove(ids ...chain.Hash) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, id := range ids {
+		if e := p.records[id]; e != nil {
+			p.remove(e)
+		}
+	}
+}
+
+// Verified reports whether this node saw that the signature under the record
+// with this id is good, lately. The id fixes every byte of a record.
+func (p *Pool) Verified(id chain.Hash) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.verified.has(id)
+}
+
+// Wake yields after records were added.
+func (p *Pool) Wake() <-chan struct{} { return p.wake }
+
+// Len counts the records that wait.
+func (p *Pool) Len() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.records)
+}
+
+// Bytes counts the bytes of the records that wait.
+func (p *Pool) Bytes() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bytes
+}
+
+// idSet remembers the newest ids, up to its limit.
+type idSet struct {
+	limit int
+	ids   map[chain.Hash]struct{}
+	ring  []chain.Hash // grows to limit; then next is the oldest
+	next  int
+}
+
+func newIDSet(limit int) idSet {
+	return idSet{limit: limit, ids: map[chain.Hash]struct{}{}}
+}
+
+func (s *idSet) has(id chain.Hash) bool {
+	_, ok := s.ids[id]
+	return ok
+}
+
+func (s *idSet) add(id chain.Hash) {
+	if s.has(id) {
+		return
+	}
+	s.ids[id] = struct{}{}
+	if len(s.ring) < s.limit {
+		s.ring = append(s.ring, id)
+		return
+	}
+	delete(s.ids, s.ring[s.next])
+	s.ring[s.next] = id
+	s.next = (s.next + 1) % s.limit
+}
