@@ -1,0 +1,194 @@
+// Package chainsync owns how blocks that others have come to this node: it
+// verifies headers ahead, fetches bodies from several peers at once, appends
+// them in order, and serves the same to others.
+package chainsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
+)
+
+// States of [event.SyncChanged].
+const (
+	Waiting = "waiting" // nobody to ask
+	Syncing = "syncing"
+	Synced  = "synced"
+)
+
+const (
+	catchUpTime = 10 * time.Second // of one CatchUp, LEDGER 4
+	maxStreams  = 16               // served to one peer at once; a session of ours opens at most 6
+	slackBlocks = 3                // behind by no more, a synced node stays synced: readyz allows the same
+)
+
+// Config of a Syncer.
+type Config struct {
+	Net string // 8 hex digits, part of the protocol id
+}
+
+// Peers is what a Syncer needs of [chain.Services].
+type Peers interface {
+	Peers() []chain.Peer
+	Open(ctx context.Context, p peer.ID, protocol string) (chain.Stream, error)
+	Validated(p peer.ID, h chain.Head)
+	Report(p peer.ID, o chain.Offence, detail string)
+	Credit(p peer.ID, c chain.Credit)
+}
+
+// Syncer brings the ledger up to what its peers hold. All methods are safe for
+// concurrent use; of Follow and CatchUp one at a time works, the other waits.
+type Syncer struct {
+	protocol string
+	ledger   *ledger.Ledger
+	peers    Peers
+	bus      *event.Bus
+	log      *slog.Logger
+	metrics  *metrics
+	genesis  chain.Hash
+
+	run  run           // verified headers above the tip
+	busy chan struct{} // holds one token while somebody may append
+	wake chan struct{} // the run grew, or there are hints
+
+	mu        sync.Mutex // guards below
+	told      map[uint64]chain.Hash
+	hints     map[peer.ID]uint64 // who told of a head that we cannot reach yet
+	fork      error              // *ledger.ForkError that an announcement showed
+	state     event.SyncChanged
+	published time.Time // when the last SyncChanged went out
+}
+
+// New wires a Syncer over a ledger that has its genesis. It starts nothing.
+func New(cfg Config, l *ledger.Ledger, s Peers, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) *Syncer {
+	y := &Syncer{
+		protocol: "/parley/" + cfg.Net + "/sync/1", genesis: l.Genesis().Hash(),
+		ledger: l, peers: s, bus: bus, log: log,
+		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		told: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{},
+		state: event.SyncChanged{State: Waiting, Target: l.Tip().Head.Height},
+	}
+	y.metrics = newMetrics(y, reg)
+	return y
+}
+
+// Protocol serves the chain to others, one request a stream.
+func (y *Syncer) Protocol() chain.Protocol {
+	return chain.Protocol{ID: y.protocol, MaxStreams: maxStreams, Handle: y.handle}
+}
+
+// Follow keeps the ledger at the head until ctx ends. A peer's fault never
+// ends it: other errors are ours, a fork (ledger.ErrFork) or a certified block
+// that our rules refuse.
+func (y *Syncer) Follow(ctx context.Context) error {
+	return y.exclusively(ctx, func() error { return y.work(ctx, false) })
+}
+
+// CatchUp appends until no ready peer shows a valid certificate above our tip,
+// for at most 10 s. It returns nil when it is done, when its time is over, and
+// when there is nobody to ask.
+func (y *Syncer) CatchUp(ctx context.Context) error {
+	return y.exclusively(ctx, func() error {
+		pass, cancel := context.WithTimeout(ctx, catchUpTime)
+		defer cancel()
+		err := y.work(pass, true)
+		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			y.log.Warn("catch-up stopped at its time limit", "height", y.ledger.Tip().Head.Height, "target", y.State().Target)
+			return nil
+		}
+		return err
+	})
+}
+
+func (y *Syncer) exclusively(ctx context.Context, work func() error) error {
+	select {
+	case y.busy <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-y.busy }()
+	return work()
+}
+
+// State tells how far this node is behind what it knows to exist.
+func (y *Syncer) State() event.SyncChanged {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	s := y.state
+	tip := y.ledger.Tip().Head.Height
+	s.Target = max(s.Target, tip)
+	s.LagBlocks = s.Target - tip
+	return s
+}
+
+// publishEvery is the least time between two events of one state.
+const publishEvery = time.Second
+
+// setState notes where we stand and tells of it: at once when the state
+// changes, once a second while only the figures do.
+func (y *Syncer) setState(anybody bool, target uint64, blocksPerSecond float64) {
+	tip := y.ledger.Tip().Head.Height
+	next := event.SyncChanged{Target: max(target, tip)}
+	next.LagBlocks = next.Target - tip
+	now := time.Now()
+
+	y.mu.Lock()
+	was := y.state
+	switch {
+	case next.LagBlocks == 0 && !anybody:
+		next.State = Waiting
+	case next.LagBlocks == 0, was.State == Synced && next.LagBlocks <= slackBlocks:
+		next.State = Synced
+	default:
+		next.State = Syncing
+		if blocksPerSecond > 0 {
+			next.ETAS = float64(next.LagBlocks) / blocksPerSecond
+		}
+	}
+	y.state = next
+	tell := was.State != next.State || next.State == Syncing && now.Sub(y.published) >= publishEvery
+	if tell {
+		y.published = now
+	}
+	y.mu.Unlock()
+	if tell && y.bus != nil {
+		y.bus.Publish(next)
+	}
+}
+
+// nudge wakes the session, if one runs.
+func (y *Syncer) nudge() {
+	select {
+	case y.wake <- struct{}{}:
+	default:
+	}
+}
+
+// noteFork keeps the evidence for whoever appends next, who halts.
+func (y *Syncer) noteFork(err error) {
+	y.mu.Lock()
+	if y.fork == nil {
+		y.fork = err
+	}
+	y.mu.Unlock()
+	y.nudge()
+}
+
+func (y *Syncer) forked() error {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if y.fork != nil {
+		return fmt.Errorf("sync: %w", y.fork)
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package chainsync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+const (
+	frameTime  = 10 * time.Second // for a peer to take one frame
+	serveTime  = 2 * time.Minute  // for a peer to take its whole answer
+	arriveTime = time.Second      // for a body whose header we have announced to arrive here
+)
+
+// handle serves one request. It holds one block in memory at a time, whatever
+// is asked, and writes no faster than the peer reads. An answer ends early
+// where we have no more.
+func (y *Syncer) handle(ctx context.Context, st chain.Stream) error {
+	frame, err := wire.ReadFrame(st, wire.MaxSyncRequest)
+	if err != nil {
+		return wire.Fault(fmt.Errorf("read sync request: %w", err))
+	}
+	req, err := wire.DecodeSyncRequest(frame)
+	if err != nil {
+		return wire.Fault(err)
+	}
+	a := &answer{Syncer: y, st: st, end: time.Now().Add(serveTime)}
+	switch req.Kind {
+	case wire.SyncHead:
+		if h := y.ledger.Tip().Head.Height; h > 0 {
+			err = a.header(h)
+		}
+	case wire.SyncHeaders:
+		err = a.headers(req.From, uint64(req.Count))
+	case wire.SyncBodies:
+		err = a.bodies(ctx, req.From, uint64(req.Count))
+	case wire.SyncSubtrees:
+		err = a.subtrees(req.IDs)
+	case wire.SyncRecords:
+		err = a.records(req.IDs)
+	case wire.SyncConfigs:
+		err = a.configs(req.From)
+	}
+	if err != nil {
+		return fmt.Errorf("serve %s: %w", req.Kind, err)
+	}
+	return nil
+}
+
+// answer is one request being served.
+type answer struct {
+	*Syncer
+	st  chain.Stream
+	end time.Time
+}
+
+func (a *answer) write(p []byte) error {
+	deadline := time.Now().Add(frameTime)
+	if deadline.After(a.end) {
+		deadline = a.end
+	}
+	if err := a.st.SetWriteDeadline(deadline); err != nil {
+		return fmt.Errorf("set write deadline: %w", err)
+	}
+	if err := wire.WriteFrame(a.st, p); err != nil {
+		return err
+	}
+	a.metrics.served.Add(float64(len(p)))
+	return nil
+}
+
+func (a *answer) header(height uint64) error {
+	h, cert, err := a.ledger.Header(height)
+	if err != nil {
+		return err
+	}
+	return a.write(wire.HeaderAnswer{Header: h.Encode(), Certificate: cert.Encode()}.Encode())
+}
+
+func (a *answer) headers(from, count uint64) error {
+	tip := a.ledger.Tip().Head.Height
+	for h := max(from, 1); h < from+count && h <= tip; h++ {
+		if err := a.header(h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *answer) bodies(ctx context.Context, from, count uint64) error {
+	a.await(ctx, from)
+	tip := a.ledger.Tip().Head.Height
+	for h := max(from, 1); h < from+count && h <= tip; h++ {
+		b, err := a.ledger.Block(h)
+		if err != nil {
+			return err
+		}
+		for i, s := range b.Body {
+			if err := a.write(wire.SubtreeAnswer{Height: h, Index: uint32(i), Records: s.Records}.Encode()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// await gives a block a moment to arrive whose header we hold: we relayed its
+// announcement, perhaps, so a peer may ask for it before we have it.
+func (a *answer) await(ctx context.Context, height uint64) {
+	if _, coming := a.run.at(a.ledger.Tip(), height); !coming || a.bus == nil {
+		return
+	}
+	sub := a.bus.Subscribe()
+	defer sub.Close()
+	limit := time.NewTimer(arriveTime)
+	defer limit.Stop()
+	for a.ledger.Tip().Head.Height < height {
+		select {
+		case <-sub.Wake():
+			sub.Take(eventsAtOnce)
+		case <-limit.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (a *answer) subtrees(ids []chain.Hash) error {
+	for _, id := range ids {
+		s, height, index, err := a.ledger.Subtree(id)
+		if errors.Is(err, ledger.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.write(wire.SubtreeAnswer{Height: height, Index: uint32(index), Records: s.Records}.Encode()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *answer) records(ids []chain.Hash) error {
+	var batch [][]byte
+	size := 0
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		frame := wire.EncodeRecords(batch)
+		batch, size = nil, 0
+		return a.write(frame)
+	}
+	for _, id := range ids {
+		raw, _, _, err := a.ledger.RecordAt(id)
+		if errors.Is(err, ledger.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if size+wire.RecordsSize(len(raw)) > wire.MaxRecords {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		batch = append(batch, raw)
+		size += wire.RecordsSize(len(raw))
+	}
+	return flush()
+}
+
+func (a *answer) configs(from uint64) error {
+	for e := from; e <= a.ledger.Tip().Config.Epoch; e++ {
+		c, height, err := a.ledger.ConfigAt(e)
+		if err != nil {
+			return err
+		}
+		if err := a.write(wire.ConfigAnswer{Height: height, Config: c.Encode()}.Encode()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
