@@ -1,0 +1,214 @@
+package consensus
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hyperledger-labs/SmartBFT/pkg/types"
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
+)
+
+// This file is what the library calls.
+
+func recordID(raw []byte) chain.Hash { return consortium.RecordID(raw) }
+
+// requestInfo names a record to the library, which logs the name.
+func requestInfo(id chain.Hash) types.RequestInfo { return types.RequestInfo{ID: id.String()} }
+
+// Deliver stores a decided block. A view change calls it with proposals that
+// VerifyProposal never saw, and with such that we have.
+func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Reconfig {
+	tip := s.ledger.Tip()
+	b, err := block(p, votes, int(tip.Config.Params.MaxBlockBytes))
+	if err != nil {
+		s.die("decided proposal: " + err.Error())
+	}
+	if err := s.ledger.Append(b, "own", ""); err != nil && !errors.Is(err, chain.ErrKnown) {
+		s.die(fmt.Sprintf("store block %d: %v", b.Header.Height, err))
+	}
+	s.metrics.order.Observe(time.Since(time.UnixMilli(int64(b.Header.Time))).Seconds())
+	var ids []chain.Hash
+	for _, st := range b.Body {
+		ids = append(ids, st.IDs()...)
+	}
+	s.pool.Remove(ids...)
+	s.unfeed(ids...)
+	changed, nodes, cfg := s.adopt()
+	return types.Reconfig{InLatestDecision: changed, CurrentNodes: nodes, CurrentConfig: cfg}
+}
+
+// AssembleProposal builds the next block and drops what can never be in one.
+func (s *session) AssembleProposal(metadata []byte, requests [][]byte) types.Proposal {
+	tip := s.ledger.Tip()
+	h, body, bad, err := assemble(tip, s.genesis, metadata, requests, time.Now(), s.ledger.Committable)
+	if err != nil {
+		s.die("assemble a proposal: " + err.Error())
+	}
+	for _, r := range bad {
+		s.reject(r.id, r.err)
+	}
+	if s.cfg.Proposed != nil {
+		s.cfg.Proposed(h, body)
+	}
+	return propose(h, body)
+}
+
+// reject drops a record that breaks the rule from the library's pool, for ever.
+// The mempool finds by itself what is expired or stale, and says so. A fault of
+// ours drops nothing.
+func (s *session) reject(id chain.Hash, err error) {
+	var bad *consortium.RecordError
+	if !errors.As(err, &bad) {
+		s.log.Warn("record not judged", "id", id, "err", err)
+		return
+	}
+	s.dropRequest(id)
+	if bad.Reason == consortium.Duplicate {
+		s.pool.Remove(id)
+	}
+}
+
+// VerifyProposal judges a leader's block, our own too.
+func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) {
+	ids, err := verify(s.ledger.Tip(), s.genesis, p, time.Now(), s.ledger.Committable)
+	if err != nil {
+		return nil, err
+	}
+	return infos(ids), nil
+}
+
+func infos(ids []chain.Hash) []types.RequestInfo {
+	out := make([]types.RequestInfo, len(ids))
+	for i, id := range ids {
+		out[i] = requestInfo(id)
+	}
+	return out
+}
+
+// RequestsFromProposal lists the records of a decided block.
+func (s *session) RequestsFromProposal(p types.Proposal) []types.RequestInfo {
+	body, err := consortium.DecodeBody(p.Payload, len(p.Payload))
+	if err != nil {
+		s.die("decided body: " + err.Error())
+	}
+	var ids []chain.Hash
+	for _, st := range body {
+		ids = append(ids, st.IDs()...)
+	}
+	return infos(ids)
+}
+
+// VerifyRequest is called for each record of the pool after a change of the
+// epoch; an error drops it there for ever.
+func (s *session) VerifyRequest(raw []byte) (types.RequestInfo, error) {
+	id := recordID(raw)
+	r, err := consortium.DecodeRecord(raw)
+	if err == nil {
+		err = s.ledger.Committable(r, id, s.ledger.Tip().Head.Height+1)
+	}
+	var bad *consortium.RecordError
+	if errors.As(err, &bad) {
+		s.reject(id, err)
+		return types.RequestInfo{}, err
+	}
+	return requestInfo(id), nil
+}
+
+// SignProposal votes for a block. aux is for leader rotation, which is off.
+func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
+	h, err := consortium.DecodeHeader(p.Header)
+	if err != nil {
+		s.die("header to sign: " + err.Error())
+	}
+	hash := h.Hash()
+	sig := consortium.SignVote(s.cfg.Key, s.genesis, hash, h.Height)
+	return &types.Signature{ID: s.id, Value: sig[:], Msg: consortium.VoteMessage(s.genesis, hash, h.Height)}
+}
+
+// VerifyConsenterSig checks a vote of the present set.
+func (s *session) VerifyConsenterSig(sig types.Signature, p types.Proposal) ([]byte, error) {
+	h, err := consortium.DecodeHeader(p.Header)
+	if err != nil {
+		return nil, err
+	}
+	set := s.ledger.Tip().Set
+	if h.Set != set.Hash() || h.Genesis != s.genesis {
+		return nil, fmt.Errorf("vote for block %d of validator set %s, ours is %s", h.Height, h.Set, set.Hash())
+	}
+	hash := h.Hash()
+	key, ok := set.Key(sig.ID)
+	if !ok || len(sig.Value) != len(consortium.Signature{}) || !bytes.Equal(sig.Msg, consortium.VoteMessage(s.genesis, hash, h.Height)) ||
+		!consortium.VerifyVote(key, s.genesis, hash, h.Height, consortium.Signature(sig.Value)) {
+		return nil, fmt.Errorf("vote of validator %d for block %d is wrong", sig.ID, h.Height)
+	}
+	return nil, nil
+}
+
+// Sign signs view data.
+func (s *session) Sign(data []byte) []byte {
+	sig := consortium.SignView(s.cfg.Key, s.genesis, data)
+	return sig[:]
+}
+
+// VerifySignature checks view data.
+func (s *session) VerifySignature(sig types.Signature) error {
+	key, ok := s.ledger.Tip().Set.Key(sig.ID)
+	if !ok || len(sig.Value) != len(consortium.Signature{}) || !consortium.VerifyView(key, s.genesis, sig.Msg, consortium.Signature(sig.Value)) {
+		return fmt.Errorf("signature of validator %d under view data is wrong", sig.ID)
+	}
+	return nil
+}
+
+// VerificationSequence is the epoch.
+func (s *session) VerificationSequence() uint64 { return s.ledger.Tip().Config.Epoch }
+
+// AuxiliaryData is for leader rotation, which is off.
+func (s *session) AuxiliaryData([]byte) []byte { return nil }
+
+// RequestID names a record.
+func (s *session) RequestID(raw []byte) types.RequestInfo { return requestInfo(recordID(raw)) }
+
+// MembershipChange reports whether the tip is a config block.
+func (s *session) MembershipChange() bool {
+	h := s.ledger.Tip().Header
+	return h != nil && h.Epoch != s.ledger.Tip().Config.Epoch
+}
+
+// Sync catches up with the other validators.
+func (s *session) Sync() types.SyncResponse {
+	before := s.ledger.Tip().Head.Height
+	err := s.pull()
+	if errors.Is(err, ledger.ErrFork) {
+		s.die(err.Error())
+	}
+	if err != nil && !errors.Is(err, context.Canceled) {
+		s.log.Debug("not caught up", "height", s.ledger.Tip().Head.Height, "err", err)
+	}
+	last, err := s.tipDecision()
+	if err != nil {
+		s.die(err.Error())
+	}
+	if s.ledger.Tip().Head.Height > before {
+		s.sweep()
+	}
+	changed, nodes, cfg := s.adopt()
+	return types.SyncResponse{Latest: last, Reconfig: types.ReconfigSync{InReplicatedDecisions: changed, CurrentNodes: nodes, CurrentConfig: cfg}}
+}
+
+// Nodes lists the validators.
+func (s *session) Nodes() []uint64 { return s.ledger.Tip().Set.IDs() }
+
+// SendConsensus queues a message. It never blocks.
+func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) { s.peers.send(to, m) }
+
+// SendTransaction would hand a record to a leader that has not ordered it. The
+// leader has it by gossip, or gets it by the offers of who accepted it, so it
+// passes the same door as all others.
+func (s *session) SendTransaction(uint64, []byte) {}

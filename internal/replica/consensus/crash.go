@@ -1,0 +1,153 @@
+package consensus
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+const (
+	healthyAfter = time.Minute      // a session of that length clears the marks
+	crashWindow  = 10 * time.Minute // in which
+	crashLimit   = 3                // crashes at one height stop the engine
+	maxWarnings  = 10               // a second: others can provoke them
+	maxLine      = 1 << 10          // bytes of one line
+)
+
+// crash is one mark in crashes.json.
+type crash struct {
+	Time   time.Time `json:"time"`
+	Height uint64    `json:"height"`
+	Reason string    `json:"reason"`
+}
+
+func (e *Engine) crashFile() string { return filepath.Join(e.cfg.WALDir, "crashes.json") }
+
+// die ends the process: the library runs in goroutines of its own, where no
+// error can be returned, and what is on disk is good.
+func (e *Engine) die(reason string) {
+	height := e.ledger.Tip().Head.Height
+	e.log.Error("consensus stopped the process", "reason", reason, "height", height)
+	if !e.cfg.InMemoryWAL {
+		marks := append(e.readCrashes(), crash{Time: time.Now(), Height: height, Reason: reason})
+		if b, err := json.Marshal(marks[max(0, len(marks)-crashLimit):]); err == nil {
+			_ = os.WriteFile(e.crashFile(), b, 0o600)
+		}
+	}
+	panic("consensus: " + reason)
+}
+
+// readCrashes takes an unreadable file for an empty one: it must not keep a
+// node from starting.
+func (e *Engine) readCrashes() []crash {
+	var marks []crash
+	b, err := os.ReadFile(e.crashFile())
+	if err != nil || json.Unmarshal(b, &marks) != nil {
+		return nil
+	}
+	return marks
+}
+
+func (e *Engine) forgetCrashes() {
+	if err := os.Remove(e.crashFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		e.log.Warn("crash marks not removed", "err", err)
+	}
+}
+
+// mayStart is the brake: an engine that crashed again and again at one height
+// would do it again.
+func (e *Engine) mayStart() error {
+	if e.cfg.InMemoryWAL {
+		return nil
+	}
+	height := e.ledger.Tip().Head.Height
+	n, last := 0, ""
+	for _, c := range e.readCrashes() {
+		if c.Height == height && time.Since(c.Time) < crashWindow {
+			n, last = n+1, c.Reason
+		}
+	}
+	if n < crashLimit {
+		return nil
+	}
+	e.log.Error("engine held back after crashes at one height", "crashes", n, "height", height, "reason", last)
+	return fmt.Errorf("%d crashes at height %d, the last: %s: %w", n, height, last, ErrQuarantined)
+}
+
+// logger is the library's logger. Its own words go to Debug, but for warnings,
+// which others can provoke and which are therefore limited.
+type logger struct {
+	*session
+
+	mu     sync.Mutex // guards below
+	second int64
+	count  int
+}
+
+// viewLine is the line by which the library tells its view.
+const viewLine = "Starting view with number %d, sequence %d, and decisions %d"
+
+func (l *logger) Debugf(template string, args ...any) { l.note(template) }
+
+func (l *logger) Infof(template string, args ...any) {
+	l.note(template)
+	if template == viewLine && len(args) > 0 {
+		if view, ok := args[0].(uint64); ok {
+			l.viewStarted(view)
+		}
+	}
+	l.log.Debug("smartbft", "line", lazyLine{template, args})
+}
+
+func (l *logger) Warnf(template string, args ...any)  { l.warn(template, args) }
+func (l *logger) Errorf(template string, args ...any) { l.warn(template, args) }
+
+// Panicf ends the process.
+func (l *logger) Panicf(template string, args ...any) { l.die(line(template, args)) }
+
+func (l *logger) warn(template string, args []any) {
+	l.mu.Lock()
+	if now := time.Now().Unix(); now != l.second {
+		l.second, l.count = now, 0
+	}
+	l.count++
+	ok := l.count <= maxWarnings
+	l.mu.Unlock()
+	if ok {
+		l.log.Warn("smartbft", "line", lazyLine{template, args})
+	}
+}
+
+// note acts on the lines by which the library tells what it is about to do.
+func (l *logger) note(template string) {
+	l.gate.line(template)
+	switch template {
+	case "Starting reconfig":
+		l.reconfiguring(true)
+	case "Reconfig is done", "Evicted in reconfiguration, shutting down",
+		"Closing consensus since this node is not in the current set of nodes":
+		l.reconfiguring(false)
+	}
+}
+
+// lazyLine is put together only where it is written.
+type lazyLine struct {
+	template string
+	args     []any
+}
+
+func (l lazyLine) LogValue() slog.Value { return slog.StringValue(line(l.template, l.args)) }
+
+func line(template string, args []any) string {
+	s := fmt.Sprintf(template, args...)
+	if len(s) > maxLine {
+		s = s[:maxLine] + "…"
+	}
+	return s
+}

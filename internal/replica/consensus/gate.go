@@ -1,0 +1,140 @@
+package consensus
+
+import (
+	"sync"
+	"time"
+)
+
+// gate lets the library run in virtual time. There, time stands still while a
+// goroutine waits for a mutex, and the library holds mutexes over time: for
+// two ticks before it commits what was in flight, during a sync, and during a
+// reconfiguration. The gate sees these coming in the log lines that the
+// library writes right before and after, and makes the others wait for a
+// channel instead. Outside virtual time it is nil, and does nothing.
+type gate struct {
+	turn chan struct{} // holds one token: who may sync or deliver
+
+	mu     sync.Mutex // guards below; nothing waits under it
+	inside int        // messages in the library
+	open   chan struct{}
+	empty  chan struct{} // not nil: closed when inside is 0
+}
+
+// gateWait bounds each wait: a gate that is wrong about the library must not
+// stop it.
+const gateWait = time.Second
+
+func newGate() *gate {
+	g := &gate{turn: make(chan struct{}, 1), open: make(chan struct{})}
+	g.turn <- struct{}{}
+	close(g.open)
+	return g
+}
+
+// gated are the log lines that move the gate.
+var gated = map[string]func(*gate){
+	"Node %d is creating a view %d for the in flight proposal": (*gate).shut,
+	"Node %d started a view %d for the in flight proposal":     (*gate).reopen,
+	"Starting reconfig": (*gate).shut,
+	"Reconfig is done":  (*gate).reopen,
+	"Closing consensus since this node is not in the current set of nodes": (*gate).reopen,
+	"Evicted in reconfiguration, shutting down":                            (*gate).reopen,
+
+	"get msg from syncChan":                                                 (*gate).take,
+	"Node %d reached the state collector timeout":                           (*gate).give,
+	"Node %d collected a valid state: view - %d and seq - %d":               (*gate).give,
+	"Delivering to app from Controller decide the last decision proposal":   (*gate).take,
+	"Node %d delivered proposal":                                            (*gate).give,
+	"Delivering to app from deliverDecision the last decision proposal":     (*gate).take,
+	"Delivering end to app from deliverDecision the last decision proposal": (*gate).give,
+	"Delivering to app from Decide the last decision proposal":              (*gate).take,
+	"Delivering end to app from Decide the last decision proposal":          (*gate).give,
+}
+
+// line is told of each line that the library logs.
+func (g *gate) line(template string) {
+	if g == nil {
+		return
+	}
+	if act, ok := gated[template]; ok {
+		act(g)
+	}
+}
+
+// enter waits until the library takes messages; leave MUST follow.
+func (g *gate) enter() {
+	if g == nil {
+		return
+	}
+	for {
+		g.mu.Lock()
+		open := g.open
+		select {
+		case <-open:
+			g.inside++
+			g.mu.Unlock()
+			return
+		default:
+		}
+		g.mu.Unlock()
+		<-open
+	}
+}
+
+func (g *gate) leave() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inside--
+	if g.inside == 0 && g.empty != nil {
+		close(g.empty)
+		g.empty = nil
+	}
+}
+
+// shut keeps messages out and waits until none is in the library.
+func (g *gate) shut() {
+	g.mu.Lock()
+	g.open = make(chan struct{})
+	var empty chan struct{}
+	if g.inside > 0 {
+		if g.empty == nil {
+			g.empty = make(chan struct{})
+		}
+		empty = g.empty
+	}
+	g.mu.Unlock()
+	if empty == nil {
+		return
+	}
+	select {
+	case <-empty:
+	case <-time.After(gateWait):
+	}
+}
+
+func (g *gate) reopen() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.open:
+	default:
+		close(g.open)
+	}
+}
+
+func (g *gate) take() {
+	select {
+	case <-g.turn:
+	case <-time.After(20 * gateWait):
+	}
+}
+
+func (g *gate) give() {
+	select {
+	case g.turn <- struct{}{}:
+	default:
+	}
+}

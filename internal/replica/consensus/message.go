@@ -1,0 +1,73 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+	"google.golang.org/protobuf/proto"
+)
+
+// decodeMessage reads a message of another validator and refuses what the
+// library takes for granted, and panics without.
+func decodeMessage(b []byte) (*smartbftprotos.Message, error) {
+	m := &smartbftprotos.Message{}
+	if err := proto.Unmarshal(b, m); err != nil {
+		return nil, err
+	}
+	switch c := m.GetContent().(type) {
+	case nil:
+		return nil, errors.New("no content")
+	case *smartbftprotos.Message_ViewData:
+		return m, checkViewData(c.ViewData)
+	case *smartbftprotos.Message_NewView:
+		seen := map[uint64]bool{}
+		for _, v := range c.NewView.GetSignedViewData() {
+			if seen[v.GetSigner()] { // the library reads the second one unchecked
+				return nil, fmt.Errorf("new view has the data of validator %d twice", v.GetSigner())
+			}
+			seen[v.GetSigner()] = true
+			if err := checkViewData(v); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return m, nil
+}
+
+func checkViewData(v *smartbftprotos.SignedViewData) error {
+	data := &smartbftprotos.ViewData{}
+	if err := proto.Unmarshal(v.GetRawViewData(), data); err != nil {
+		return fmt.Errorf("view data: %w", err)
+	}
+	if data.LastDecision == nil {
+		return errors.New("view data without a last decision")
+	}
+	for _, p := range []*smartbftprotos.Proposal{data.LastDecision, data.InFlightProposal} {
+		if err := proto.Unmarshal(p.GetMetadata(), &smartbftprotos.ViewMetadata{}); err != nil {
+			return fmt.Errorf("view metadata: %w", err)
+		}
+	}
+	if data.InFlightProposal != nil && len(data.InFlightProposal.Metadata) == 0 {
+		return errors.New("view data with a proposal without metadata")
+	}
+	return nil
+}
+
+// outdated reports whether m is a new view that was made on blocks well before
+// our tip. It comes late to a node that has synced since; the library takes it
+// for its own and panics at the block that was in flight then.
+func outdated(m *smartbftprotos.Message, height uint64) bool {
+	view := m.GetNewView()
+	if view == nil {
+		return false
+	}
+	last := uint64(0)
+	for _, v := range view.GetSignedViewData() {
+		data, md := &smartbftprotos.ViewData{}, &smartbftprotos.ViewMetadata{}
+		if proto.Unmarshal(v.GetRawViewData(), data) == nil && proto.Unmarshal(data.GetLastDecision().GetMetadata(), md) == nil {
+			last = max(last, md.LatestSequence)
+		}
+	}
+	return last+1 < height
+}

@@ -1,0 +1,336 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	smartbft "github.com/hyperledger-labs/SmartBFT/pkg/consensus"
+	"github.com/hyperledger-labs/SmartBFT/pkg/types"
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+)
+
+const (
+	// stopTimeout is how long the library may take to end. It can hang when it
+	// is stopped in the middle of a view change that meets a sync.
+	stopTimeout     = 10 * time.Second
+	reconfigTimeout = 30 * time.Second // far more than one takes
+)
+
+// session is one life of the library, from a start to an eviction or the end.
+// It implements what the library calls, in app.go.
+type session struct {
+	*Engine
+	id    uint64 // our own, in the set
+	bft   *smartbft.Consensus
+	peers *peers
+	gate  *gate        // nil outside virtual time
+	pull  func() error // catches up, bounded by Run's context
+
+	started chan struct{} // closed when the library takes messages
+	evicted chan struct{} // closed when the set no longer holds us
+	room    chan struct{} // something left the library's pool
+	view    atomic.Uint64
+
+	mu    sync.Mutex         // guards below
+	epoch uint64             // that the library knows
+	fed   map[chain.Hash]int // in the library's pool, with their sizes
+	bytes int                // of fed
+	gone  bool               // evicted is closed
+	stuck *time.Timer        // ends a reconfiguration that hangs
+	look  time.Time          // when to catch up while the leader is ahead
+}
+
+// newSession builds the library on the ledger's tip. It starts nothing.
+func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session, error) {
+	s := &session{
+		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1),
+		fed: map[chain.Hash]int{},
+	}
+	if e.cfg.InMemoryWAL {
+		s.gate = newGate()
+	}
+	tip := e.ledger.Tip()
+	s.epoch = tip.Config.Epoch
+	s.peers = newPeers(e, s)
+	last, err := s.tipDecision()
+	if err != nil {
+		return nil, err
+	}
+	md := &smartbftprotos.ViewMetadata{}
+	if err := proto.Unmarshal(last.Proposal.Metadata, md); err != nil {
+		return nil, fmt.Errorf("view metadata of block %d: %w", tip.Head.Height, err)
+	}
+	s.view.Store(md.ViewId)
+	s.bft = &smartbft.Consensus{
+		Config: settings(id, tip.Config.Params), Application: s, Assembler: s, WAL: wal, WALInitialContent: entries,
+		Comm: s, Signer: s, Verifier: s, MembershipNotifier: s, RequestInspector: s, Synchronizer: s,
+		Logger: &logger{session: s}, Metadata: md, LastProposal: last.Proposal, LastSignatures: last.Signatures,
+	}
+	return s, nil
+}
+
+func (s *session) tipDecision() (types.Decision, error) {
+	tip := s.ledger.Tip()
+	if tip.Head.Height == 0 {
+		return types.Decision{}, nil
+	}
+	b, err := s.ledger.Block(tip.Head.Height)
+	if err != nil {
+		return types.Decision{}, fmt.Errorf("read the tip: %w", err)
+	}
+	return decision(b), nil
+}
+
+// run starts the library and ends with it.
+func (s *session) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.pull = func() error {
+		ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+		defer cancel()
+		return s.catchUp(ctx)
+	}
+	every := heartbeat(s.ledger.Tip().Config.Params) / ticks
+	beat, change := time.NewTicker(every), time.NewTicker(every)
+	defer beat.Stop() // after stop: the end of a view change waits for ticks
+	defer change.Stop()
+	s.bft.Scheduler, s.bft.ViewChangerTicker = beat.C, change.C
+
+	s.live.Store(s)
+	defer s.live.Store(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.peers.run(ctx) })
+	err := s.bft.Start()
+	if err != nil {
+		err = fmt.Errorf("start the engine: %w", err)
+	} else {
+		close(s.started)
+		s.log.Info("engine started", "validator", s.id, "height", s.ledger.Tip().Head.Height, "view", s.view.Load())
+		s.nudge()
+		wg.Go(func() { s.feed(ctx) })
+		s.await(ctx)
+		cancel() // a sync that runs, the feeder, the streams
+		if err := s.stop(); err != nil {
+			return err // the feeder may hang with the library
+		}
+	}
+	cancel()
+	wg.Wait()
+	return err
+}
+
+// await returns when the session has to end.
+func (s *session) await(ctx context.Context) {
+	healthy := time.NewTimer(healthyAfter)
+	defer healthy.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.evicted:
+			s.log.Info("no longer a validator", "height", s.ledger.Tip().Head.Height)
+			return
+		case <-healthy.C:
+			s.forgetCrashes()
+		}
+	}
+}
+
+// stop ends the library, whose goroutines have ended when it returns nil.
+func (s *session) stop() error {
+	defer s.reconfiguring(false)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.bft.Stop()
+	}()
+	late := time.NewTimer(stopTimeout)
+	defer late.Stop()
+	select {
+	case <-done:
+		s.log.Info("engine stopped", "validator", s.id, "height", s.ledger.Tip().Head.Height)
+		return nil
+	case <-late.C:
+		return fmt.Errorf("the engine did not stop within %v: end the process", stopTimeout)
+	}
+}
+
+// nudge makes a starting follower ask the others for their view: after a view
+// change on an idle chain it would hear of it by a timeout of seconds only. A
+// heartbeat of a later view by the leader that we believe in does just that,
+// and no more. The leader learns by the answers to its own heartbeats.
+func (s *session) nudge() {
+	set := s.ledger.Tip().Set
+	ids := set.IDs()
+	leader := ids[s.view.Load()%uint64(len(ids))]
+	if leader == s.id {
+		return
+	}
+	s.bft.HandleMessage(leader, &smartbftprotos.Message{Content: &smartbftprotos.Message_HeartBeat{
+		HeartBeat: &smartbftprotos.HeartBeat{View: s.view.Load() + 1},
+	}})
+}
+
+// lags reports whether we should catch up after a heartbeat of the leader at
+// seq. The library takes a view that waits for its first block for one that has
+// it, and so never sees that it missed just that one. A leader with a new view
+// says the same while it is not behind, so the answer is yes only now and then.
+func (s *session) lags(seq uint64, now time.Time) bool {
+	tip := s.ledger.Tip()
+	wait := heartbeat(tip.Config.Params)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case seq <= tip.Head.Height:
+		s.look = time.Time{}
+	case s.look.IsZero():
+		s.look = now.Add(wait)
+	case !now.Before(s.look):
+		s.look = now.Add(5 * wait)
+		return true
+	}
+	return false
+}
+
+// feed keeps the library's pool filled out of the mempool.
+func (s *session) feed(ctx context.Context) {
+	retry := time.NewTicker(time.Second) // a stopped pool refuses without a later sign
+	defer retry.Stop()
+	for {
+		s.feedOnce()
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.pool.Wake():
+		case <-s.room:
+		case <-retry.C:
+		}
+	}
+}
+
+func (s *session) feedOnce() {
+	s.mu.Lock()
+	room, roomBytes := feedSize-len(s.fed), feedBytes-s.bytes
+	s.mu.Unlock()
+	if room <= 0 || roomBytes <= 0 {
+		return
+	}
+	for _, raw := range s.pool.Next(room, roomBytes, s.isFed) {
+		id := recordID(raw)
+		s.mu.Lock()
+		s.fed[id] = len(raw)
+		s.bytes += len(raw)
+		s.mu.Unlock()
+		err := s.bft.SubmitRequest(raw)
+		switch {
+		case s.ledger.Committed(id): // before or meanwhile: late gossip brings records again
+			s.dropRequest(id)
+			s.pool.Remove(id)
+		case err != nil:
+			s.log.Debug("record not fed", "id", id, "err", err)
+			s.forget(id)
+		}
+	}
+}
+
+func (s *session) isFed(id chain.Hash) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.fed[id]
+	return ok
+}
+
+// unfeed notes that records left the library's pool, which has room now.
+func (s *session) unfeed(ids ...chain.Hash) {
+	s.forget(ids...)
+	select {
+	case s.room <- struct{}{}:
+	default:
+	}
+}
+
+func (s *session) forget(ids ...chain.Hash) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		s.bytes -= s.fed[id]
+		delete(s.fed, id)
+	}
+}
+
+// dropRequest takes a record out of the library's pool, for ever.
+func (s *session) dropRequest(id chain.Hash) {
+	_ = s.bft.Pool.RemoveRequest(requestInfo(id)) // an error says that it was not there
+	s.unfeed(id)
+}
+
+// sweep drops what a sync brought in blocks: the library only forgets what it
+// delivered itself, and would accuse the leader of ignoring the rest.
+func (s *session) sweep() {
+	s.mu.Lock()
+	fed := make([]chain.Hash, 0, len(s.fed))
+	for id := range s.fed {
+		fed = append(fed, id)
+	}
+	s.mu.Unlock()
+	for _, id := range fed {
+		if s.ledger.Committed(id) {
+			s.dropRequest(id)
+			s.pool.Remove(id)
+		}
+	}
+}
+
+// adopt reports whether the set or the parameters changed since the library
+// was told, and what it has to know then.
+func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration) {
+	tip := s.ledger.Tip()
+	nodes, cfg = tip.Set.IDs(), settings(s.id, tip.Config.Params)
+	_, member := tip.Set.ByKey(s.self)
+	s.mu.Lock()
+	changed = s.epoch != tip.Config.Epoch
+	s.epoch = tip.Config.Epoch
+	evict := changed && !member && !s.gone
+	s.gone = s.gone || evict
+	s.mu.Unlock()
+	if changed {
+		s.peers.update()
+	}
+	if evict {
+		close(s.evicted)
+	}
+	return changed, nodes, cfg
+}
+
+// reconfiguring watches a reconfiguration. It waits for the library's goroutines
+// under a lock that they need to complain about a leader, so it hangs when one
+// does that in this very moment.
+func (s *session) reconfiguring(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stuck != nil {
+		s.stuck.Stop()
+		s.stuck = nil
+	}
+	if on {
+		s.stuck = time.AfterFunc(reconfigTimeout, func() { s.die("the reconfiguration hangs") })
+	}
+}
+
+// viewStarted notes a view that the library began.
+func (s *session) viewStarted(view uint64) {
+	if s.view.Swap(view) == view {
+		return
+	}
+	ids := s.ledger.Tip().Set.IDs()
+	s.metrics.viewChanges.Inc()
+	s.log.Info("view changed", "view", view, "leader", ids[view%uint64(len(ids))])
+	s.bus.Publish(event.ViewChanged{View: view, Leader: ids[view%uint64(len(ids))], Why: "leader_failed"})
+}

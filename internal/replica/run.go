@@ -1,0 +1,220 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/chainsync"
+	"github.com/parley-p2p/parley/internal/replica/consensus"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// Run implements [chain.Network]: it learns the chain if it must, then orders
+// or follows it, by what the current validator set makes of this node.
+func (r *Replica) Run(ctx context.Context, s chain.Services) error {
+	if r.live.Load() == nil {
+		if err := r.join(ctx, s); err != nil {
+			return stopped(ctx, err)
+		}
+	}
+	p := r.live.Load()
+	work := &running{Replica: r, parts: p, services: s, hints: make(chan wire.Subtree, 64)}
+	work.syncer = chainsync.New(chainsync.Config{Net: p.net}, r.ledger, s, r.bus, r.log.With("room", "chainsync"), r.reg)
+	engine, err := consensus.New(
+		consensus.Config{Key: r.cfg.Key, WALDir: r.walDir(), InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL, Proposed: work.proposed},
+		r.ledger, p.pool, s, work.syncer.CatchUp, r.bus, r.log.With("room", "consensus"), r.reg)
+	if err != nil {
+		return err
+	}
+	work.engine = engine
+	r.work.Store(work)
+	if err := s.Serve(ctx, work.topics(), work.protocols()); err != nil {
+		return fmt.Errorf("serve chain %s: %w", p.genesis.ChainID, err)
+	}
+	work.keepValidators()
+	g, gctx := errgroup.WithContext(ctx)
+	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look} {
+		g.Go(func() error { return f(gctx) })
+	}
+	return stopped(ctx, g.Wait())
+}
+
+// lookBack is how many blocks are verified again after each start.
+const lookBack = 100
+
+// look verifies the newest blocks on disk, while the node already works.
+func (w *running) look(ctx context.Context) error {
+	return w.ledger.CheckLast(ctx, lookBack, nil)
+}
+
+// running is the replica while Run runs.
+type running struct {
+	*Replica
+	*parts
+	services chain.Services
+	engine   *consensus.Engine
+	syncer   *chainsync.Syncer
+	hints    chan wire.Subtree // out of the engine's goroutine
+}
+
+// order runs the engine while we are a validator and follows while we are not.
+func (w *running) order(ctx context.Context) error {
+	for ctx.Err() == nil {
+		var err error
+		if w.Role() == RoleValidator {
+			err = w.engine.Run(ctx)
+		} else {
+			err = w.followUntil(ctx, func() bool { return w.Role() == RoleValidator })
+		}
+		if errors.Is(err, consensus.ErrQuarantined) {
+			at := w.ledger.Tip().Head.Height
+			err = w.followUntil(ctx, func() bool { return w.ledger.Tip().Head.Height > at })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// followUntil follows the chain until done, which is asked after each block.
+func (w *running) followUntil(ctx context.Context, done func() bool) error {
+	sub := w.bus.Subscribe()
+	defer sub.Close()
+	fctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	end := make(chan error, 1)
+	go func() { end <- w.syncer.Follow(fctx) }()
+	for {
+		select {
+		case err := <-end:
+			return stopped(fctx, err)
+		case <-sub.Wake():
+			sub.Take(eventsAtOnce)
+			if done() {
+				cancel()
+				return stopped(fctx, <-end)
+			}
+		}
+	}
+}
+
+const eventsAtOnce = 1024
+
+// keepValidators asks for a connection to each other validator.
+func (w *running) keepValidators() {
+	var members []peer.AddrInfo
+	for _, v := range w.ledger.Tip().Config.Validators {
+		id, err := v.Key.PeerID()
+		if err != nil || id == w.services.Self() {
+			continue
+		}
+		m := peer.AddrInfo{ID: id}
+		for _, a := range v.Addresses {
+			if ma, err := multiaddr.NewMultiaddr(a); err == nil {
+				m.Addrs = append(m.Addrs, ma)
+			}
+		}
+		members = append(members, m)
+	}
+	w.services.Keep(members)
+}
+
+// proposed is called by the engine, in its view goroutine, when this node
+// leads and has put a block together; it never blocks.
+func (w *running) proposed(h *consortium.Header, body consortium.Body) {
+	for i, st := range body {
+		ids := st.IDs()
+		select {
+		case w.hints <- wire.Subtree{ID: consortium.SubtreeID(ids), Height: h.Height, Index: uint32(i), Count: uint32(len(body)), Records: ids}:
+		default: // a hint lost costs its readers a fetch
+		}
+	}
+}
+
+// tell spreads what this node knows first: subtrees ahead of its blocks, its
+// blocks once they are committed, and final rejections.
+func (w *running) tell(ctx context.Context) error {
+	sub := w.bus.Subscribe()
+	defer sub.Close()
+	epoch := w.ledger.Tip().Config.Epoch
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case h := <-w.hints:
+			w.publish(ctx, topicSubtree, h.Encode())
+		case <-sub.Wake():
+			events, _ := sub.Take(eventsAtOnce)
+			for _, e := range events {
+				w.tellOf(ctx, e.Data)
+			}
+			if now := w.ledger.Tip().Config.Epoch; now != epoch {
+				epoch = now
+				w.keepValidators()
+			}
+		}
+	}
+}
+
+func (w *running) tellOf(ctx context.Context, e event.Event) {
+	switch e := e.(type) {
+	case event.BlockStored:
+		if e.Source == "own" && w.isSelf(e.Proposer) {
+			w.tellBlock(ctx, e)
+		}
+	case event.RecordRejected:
+		if w.Role() == RoleValidator && e.Peer == "" {
+			x := wire.RejectedTx{ID: e.ID, Reason: e.Reason, Detail: e.Detail, Height: e.Height}
+			if key, err := consortium.ParsePublicKey(e.Author); err == nil {
+				x.Author = key
+			}
+			w.publish(ctx, topicRejected, x.Encode())
+		}
+	}
+}
+
+func (w *running) isSelf(validator uint64) bool {
+	key, ok := w.ledger.Tip().Set.Key(validator)
+	return ok && key == w.self
+}
+
+func (w *running) tellBlock(ctx context.Context, e event.BlockStored) {
+	h, cert, err := w.ledger.Header(e.Height)
+	if err != nil {
+		w.log.Warn("block not announced", "height", e.Height, "err", err)
+		return
+	}
+	b, err := w.ledger.Block(e.Height)
+	if err != nil {
+		w.log.Warn("block not announced", "height", e.Height, "err", err)
+		return
+	}
+	ids := make([]chain.Hash, len(b.Body))
+	for i, st := range b.Body {
+		ids[i] = st.ID()
+	}
+	w.publish(ctx, topicBlock, wire.BlockAnnouncement{Header: h.Encode(), Certificate: cert.Encode(), Subtrees: ids}.Encode())
+	w.publish(ctx, topicMiningOn, wire.MiningOn{Hash: e.Hash, PrevHash: e.PrevHash, Height: e.Height, Miner: w.cfg.Name,
+		SizeBytes: uint32(e.SizeBytes), RecordCount: uint32(e.RecordCount)}.Encode())
+}
+
+// publish sends a hint: who misses it asks for it later, so a full queue
+// costs time and nothing else.
+func (w *running) publish(ctx context.Context, topic string, data []byte) {
+	if err := w.services.Publish(ctx, topic, data); err != nil && ctx.Err() == nil {
+		w.log.Debug("not published", "topic", topic, "err", err)
+	}
+}
+
+// sweepEvery is how often the pool is freed of what can no longer be committed.
+const sweepEvery = time.Second
