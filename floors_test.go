@@ -1,0 +1,134 @@
+package parley_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/parley-p2p/parley"
+
+// ground is what every room may import: words, no goroutines.
+var ground = []string{"chain", "event", "config", "internal/wire", "consortium"}
+
+// floors names each room and what it may import of this module beside the
+// ground. A room that is not here stands on no floor, and the test is red.
+var floors = map[string][]string{
+	// ground
+	"chain":         {},
+	"event":         {"chain"},
+	"config":        {},
+	"internal/wire": {"chain"},
+	"consortium":    {"chain"},
+
+	// left wing: keepers, then doers
+	"internal/p2p/host":       {},
+	"internal/p2p/reputation": {},
+	"internal/p2p/handshake":  {"internal/p2p/host", "internal/p2p/reputation"},
+	"internal/p2p/dialer":     {"internal/p2p/host", "internal/p2p/reputation"},
+	"internal/p2p/gossip":     {"internal/p2p/host", "internal/p2p/reputation"},
+
+	// right wing: one chain each
+	"internal/replica/ledger":            {},
+	"internal/replica/ledger/ledgertest": {"internal/replica/ledger"},
+	"internal/replica/mempool":           {},
+	"internal/replica/chainsync":         {"internal/replica/ledger", "internal/replica/mempool"},
+	"internal/replica/consensus":         {"internal/replica/ledger", "internal/replica/mempool"},
+	"internal/replica": {"internal/replica/ledger", "internal/replica/mempool", "internal/replica/chainsync",
+		"internal/replica/consensus"},
+
+	// the node: the only place where rooms are wired
+	"": {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip",
+		"internal/replica", "internal/replica/ledger", "internal/replica/consensus"},
+
+	// roof
+	"api":        {""},
+	"cmd/parley": {"", "api", "internal/devnet"},
+
+	// labs
+	"internal/devnet":    {"", "api"},
+	"internal/swarmtest": {"", "api", "internal/replica/consensus"},
+	"bench":              {"", "api", "internal/devnet"},
+}
+
+// outside limits who may import a module that is not ours: a chain never sees
+// a socket, and only ledger and gossip know their libraries.
+var outside = map[string][]string{
+	"github.com/libp2p/go-libp2p-pubsub":        {"internal/p2p/gossip"},
+	"github.com/hyperledger-labs/SmartBFT":      {"internal/replica/consensus"},
+	"github.com/cockroachdb/pebble/v2":          {"internal/replica/ledger", "internal/replica", "", "internal/swarmtest", "bench"},
+	"github.com/coder/websocket":                {"api", "cmd/parley", "internal/devnet"},
+	"github.com/danielgtaylor/huma/v2":          {"api"},
+	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip"},
+	"github.com/libp2p/go-libp2p/core/network":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip", "", "internal/swarmtest"},
+	"github.com/libp2p/go-libp2p/core/connmgr":  {"internal/p2p/host", "internal/p2p/reputation"},
+	"github.com/libp2p/go-libp2p/core/protocol": {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip", ""},
+}
+
+type goPackage struct {
+	ImportPath string
+	Doc        string
+	Imports    []string
+}
+
+// TestFloors holds the table of rooms: calls go down, wings meet in node.go.
+func TestFloors(t *testing.T) {
+	for _, p := range packages(t) {
+		room := strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
+		may, known := floors[room]
+		if !known {
+			t.Errorf("room %q stands on no floor: add it to the table and to ARCHITECTURE.md", room)
+			continue
+		}
+		if p.Doc == "" {
+			t.Errorf("room %q has no package comment that says what it owns", room)
+		}
+		isGround := slices.Contains(ground, room)
+		for _, imp := range p.Imports {
+			checkOutside(t, room, imp)
+			below, ours := strings.CutPrefix(imp, module)
+			below = strings.TrimPrefix(below, "/")
+			if !ours || slices.Contains(may, below) || !isGround && slices.Contains(ground, below) {
+				continue
+			}
+			t.Errorf("room %q imports %q: the table does not allow this arrow", room, below)
+		}
+	}
+}
+
+func checkOutside(t *testing.T, room, imp string) {
+	t.Helper()
+	for prefix, rooms := range outside {
+		if (imp == prefix || strings.HasPrefix(imp, prefix+"/")) && !slices.Contains(rooms, room) {
+			t.Errorf("room %q imports %s: only %q may", room, imp, rooms)
+		}
+	}
+}
+
+func packages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,Imports", "./...").Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			t.Fatalf("go list: %s", exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var list []goPackage
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		err := dec.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return list
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}

@@ -1,0 +1,274 @@
+package parley
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/parley-p2p/parley/config"
+)
+
+// A StartError is a fault that a restart will not mend: configuration, wrong
+// owner, a foreign data directory, a newer schema. The process exits with 78.
+type StartError struct {
+	Code int // PLY code, 101 for configuration
+	Err  error
+}
+
+func (e *StartError) Error() string { return fmt.Sprintf("%v [PLY-%d]", e.Err, e.Code) }
+
+// Unwrap implements the errors convention.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// A PortError says that an address is taken.
+type PortError struct {
+	Key    string // configuration key
+	Addr   string
+	Holder string // "pid 4711 (nginx)", "" = unknown
+	Free   string // an address that is free now
+	Err    error
+}
+
+func (e *PortError) Error() string {
+	holder := e.Holder
+	if holder == "" {
+		holder = "another process"
+	}
+	return fmt.Sprintf("%s %s is taken by %s: choose another, for example %s [PLY-201]", e.Key, e.Addr, holder, e.Free)
+}
+
+// Unwrap implements the errors convention.
+func (e *PortError) Unwrap() error { return e.Err }
+
+// Listener is a listener of the API.
+type Listener struct {
+	net.Listener
+	Name     string // as configured
+	Admin    bool   // a unix socket: scope admin without a token
+	Loopback bool
+}
+
+// listen opens the listeners of the API and the local socket.
+func (n *Node) listen() ([]Listener, error) {
+	if n.env.NoListeners {
+		return nil, nil
+	}
+	var ls []Listener
+	closeAll := func(err error) ([]Listener, error) {
+		for _, l := range ls {
+			err = errors.Join(err, l.Close())
+		}
+		return nil, err
+	}
+	for _, item := range n.cfg.API.Listen {
+		addr, optional := strings.CutSuffix(item, "?")
+		l, err := openListener(addr)
+		if err != nil && optional {
+			n.log.Debug("listener skipped", "addr", addr, "err", err)
+			continue
+		}
+		if err != nil {
+			return closeAll(err)
+		}
+		ls = append(ls, l)
+	}
+	l, err := openListener("unix:" + SocketPath(n.cfg.DataDir))
+	if err != nil {
+		return closeAll(err)
+	}
+	return append(ls, l), nil
+}
+
+func openListener(addr string) (Listener, error) {
+	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
+		l, err := listenUnix(path)
+		return Listener{Listener: l, Name: addr, Admin: true}, err
+	}
+	l, err := net.Listen("tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return Listener{}, &PortError{Key: "api.listen", Addr: addr, Holder: portHolder(addr), Free: freeAddr(addr), Err: err}
+	}
+	if err != nil {
+		return Listener{}, fmt.Errorf("api.listen %s: %w", addr, err)
+	}
+	ap, err := netip.ParseAddrPort(l.Addr().String())
+	return Listener{Listener: l, Name: addr, Loopback: err == nil && ap.Addr().IsLoopback()}, nil
+}
+
+// listenUnix makes a socket that only its owner may use. A socket file that
+// nobody answers on is left from a crash.
+func listenUnix(path string) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("socket %s is in use: another node runs on this data directory; stop it, or choose another --data-dir", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove old socket: %w", err)
+	}
+	old := syscall.Umask(0o177)
+	l, err := net.Listen("unix", path)
+	syscall.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("socket %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// maxSocketPath is what the kernel takes, with room for other systems' less.
+const maxSocketPath = 100
+
+// SocketPath is the local socket of the node on a data directory. A path that
+// is too long for a socket moves to the run time directory, under a name made
+// from it.
+func SocketPath(dataDir string) string {
+	path := filepath.Join(dataDir, "parley.sock")
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	if len(path) <= maxSocketPath {
+		return path
+	}
+	run := os.Getenv("XDG_RUNTIME_DIR")
+	if run == "" {
+		run = os.TempDir()
+	}
+	return filepath.Join(run, fmt.Sprintf("parley-%s.sock", shortDigest(path)))
+}
+
+// freeAddr finds the next free port after that of addr.
+func freeAddr(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	p, err := strconv.Atoi(port)
+	if err != nil {
+		return addr
+	}
+	for p++; p < 1<<16; p++ {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(p)))
+		if err == nil {
+			_ = l.Close()
+			break
+		}
+	}
+	return net.JoinHostPort(host, strconv.Itoa(p))
+}
+
+// apiPort is the port of the first TCP listener of the API, 0 without one.
+func (n *Node) apiPort() int {
+	for _, l := range n.listeners {
+		if a, ok := l.Addr().(*net.TCPAddr); ok {
+			return a.Port
+		}
+	}
+	return 0
+}
+
+// Listeners are where the API is served: HTTP connections only.
+func (n *Node) Listeners() []Listener { return n.listeners }
+
+// Config is the configuration that the node runs with.
+func (n *Node) Config() config.Config { return n.cfg }
+
+// dirMeta is meta.json of a data directory.
+type dirMeta struct {
+	Schema    int    `json:"schema"`
+	WrittenBy string `json:"written_by"`
+	Network   string `json:"network"`
+	ChainID   string `json:"chain_id"`
+}
+
+// schema of the data directory that this version writes.
+const schema = 1
+
+// openDataDir makes the directory, or checks that it is ours to use.
+func openDataDir(dir, network string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return &StartError{104, fmt.Errorf("data directory: %w", err)}
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return &StartError{104, fmt.Errorf("data directory: %w", err)}
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return &StartError{104, fmt.Errorf("data directory %s has mode %#o and may be read by others: chmod 700 %s", dir, mode, dir)}
+		}
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return &StartError{104, fmt.Errorf("data directory %s belongs to uid %d, this process is uid %d: chown it, or start as its owner", dir, st.Uid, os.Geteuid())}
+	}
+	return checkMeta(dir, network)
+}
+
+func checkMeta(dir, network string) error {
+	path := filepath.Join(dir, "meta.json")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return checkForeign(dir)
+	}
+	if err != nil {
+		return &StartError{104, err}
+	}
+	var m dirMeta
+	if err := json.Unmarshal(b, &m); err != nil {
+		return &StartError{104, fmt.Errorf("%s is damaged (%w): restore it from a backup, or move the directory away", path, err)}
+	}
+	if m.Schema > schema {
+		return &StartError{104, fmt.Errorf("data directory %s has schema %d, written by parley %s; this binary knows %d: upgrade parley", dir, m.Schema, m.WrittenBy, schema)}
+	}
+	if m.Network != network {
+		return &StartError{104, fmt.Errorf("data directory %s holds a %s node, this one is %s: choose another --data-dir", dir, m.Network, network)}
+	}
+	return nil
+}
+
+// checkForeign refuses to move into a directory that is somebody else's.
+func checkForeign(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return &StartError{104, err}
+	}
+	for _, e := range entries {
+		switch e.Name() {
+		case "node.key", "jwt.hex", "parley.sock", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json":
+		default:
+			if !strings.HasSuffix(e.Name(), ".log") && !strings.HasSuffix(e.Name(), ".tmp") {
+				return &StartError{104, fmt.Errorf("data directory %s is not parley's: it holds %s and no meta.json; choose an empty directory with --data-dir", dir, e.Name())}
+			}
+		}
+	}
+	return nil
+}
+
+// writeMeta records what the directory holds, by temporary file and rename.
+func (n *Node) writeMeta() error {
+	b, err := json.Marshal(dirMeta{Schema: schema, WrittenBy: n.Version().Version, Network: n.cfg.Network, ChainID: n.replica.Status().ChainID})
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(n.cfg.DataDir, "meta.json"), b)
+}
+
+// writeFile replaces a file so that a crash leaves the old or the new one.
+func writeFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone after the rename
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return os.Rename(f.Name(), path)
+}

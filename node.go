@@ -1,0 +1,312 @@
+// Package parley is a peer-to-peer node for blockchain networks: New wires
+// every room, Run runs them, and the methods of Node are its face.
+package parley
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/dialer"
+	"github.com/parley-p2p/parley/internal/p2p/gossip"
+	"github.com/parley-p2p/parley/internal/p2p/handshake"
+	"github.com/parley-p2p/parley/internal/p2p/host"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+	"github.com/parley-p2p/parley/internal/replica"
+	"github.com/parley-p2p/parley/internal/replica/consensus"
+)
+
+// Env is what a node takes from outside. The zero Env is that of a process.
+type Env struct {
+	Log      *slog.Logger         // nil = discard
+	Registry *prometheus.Registry // nil = a new one
+
+	// Resolve looks up a host name; nil = the system's resolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// For virtual time, where there are no TCP sockets and no disks:
+	NoListeners bool                  // neither API listeners nor a shared port
+	Host        []libp2p.Option       // more options of the libp2p host
+	LedgerFS    vfs.FS                // nil = the disk
+	MemoryWAL   *consensus.MemoryWAL  // nil = the disk
+	Listen      []multiaddr.Multiaddr // nil = by configuration
+}
+
+// Node is one node. All methods are safe for concurrent use.
+type Node struct {
+	cfg     config.Config
+	env     Env
+	log     *slog.Logger
+	bus     *event.Bus
+	started time.Time
+
+	listeners []Listener
+	host      *host.Host
+	rep       *reputation.Book
+	gate      *reputation.Gate
+	shake     *handshake.Handshake
+	dial      *dialer.Dialer
+	gossip    *gossip.Gossip
+	replica   *replica.Replica
+	members   atomic.Pointer[map[peer.ID]bool] // whom the network needs
+	rates     rates
+}
+
+// New opens the data directory, the key, the listeners and the store, and wires
+// the rooms. It starts nothing. A *[StartError] means that a restart will not
+// help.
+func New(cfg config.Config, env Env) (*Node, error) {
+	if env.Log == nil {
+		env.Log = slog.New(slog.DiscardHandler)
+	}
+	if env.Registry == nil {
+		env.Registry = prometheus.NewRegistry()
+	}
+	n := &Node{cfg: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now()}
+	if err := n.open(); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+// open builds the rooms from the ground up. What it has opened when it fails
+// is closed by close.
+func (n *Node) open() error {
+	if err := openDataDir(n.cfg.DataDir, n.cfg.Network); err != nil {
+		return err
+	}
+	key, created, err := host.LoadOrCreateKey(n.keyPath())
+	if err != nil {
+		return &StartError{Code: 104, Err: err}
+	}
+	if created {
+		n.log.Info("identity made", "file", n.keyPath())
+	}
+	if n.listeners, err = n.listen(); err != nil {
+		return err
+	}
+	registerBuildInfo(n.env.Registry)
+	if n.rep, err = reputation.New(reputation.Config{}, n.bus, n.room("p2p.reputation"), n.env.Registry); err != nil {
+		return err
+	}
+	n.rep.Exempt(n.isKept)
+	n.gate = reputation.NewGate(n.rep)
+	if n.host, err = n.newHost(key); err != nil {
+		return err
+	}
+	n.replica, err = replica.New(replica.Config{
+		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
+		Key: host.RawEd25519(key), DataDir: n.cfg.DataDir, Joining: len(n.cfg.P2P.StaticPeers) > 0,
+		Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
+	}, n.bus, n.room("replica"), n.env.Registry)
+	if err != nil {
+		return err
+	}
+	n.shake = handshake.New(handshake.Config{
+		Name: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, UserAgent: n.Version().agent(), APIPort: n.apiPort(),
+		MaxPeers: n.cfg.P2P.MaxPeers, StatusInterval: n.cfg.Gossip.StatusInterval,
+	}, n.host, n.rep, n.replica, n.bus, n.room("p2p.handshake"), n.env.Registry)
+	if n.gossip, err = gossip.New(gossip.Config{Names: topicNames(n.cfg.Gossip.Topics), Key: key}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
+		return err
+	}
+	n.dial, err = dialer.New(dialer.Config{
+		Items: n.cfg.P2P.StaticPeers, DefaultPort: config.Default().P2P.Port, Own: n.host.Addrs, File: filepath.Join(n.cfg.DataDir, "static-peers.json"),
+	}, dialer.Functions{Resolve: n.resolver(), Identity: n.identityOf(), Greet: n.shake.Greet}, n.host, n.rep, n.bus, n.room("p2p.dialer"), n.env.Registry)
+	return err
+}
+
+func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
+	listen := n.env.Listen
+	if listen == nil {
+		var err error
+		if listen, err = host.ListenAddrs(n.cfg.P2P.Port, n.cfg.P2P.QUICPort, n.cfg.P2P.Listen, n.cfg.P2P.WebSocket); err != nil {
+			return nil, fmt.Errorf("p2p.listen: %w", err)
+		}
+	}
+	var shared net.Listener
+	if n.cfg.P2P.OnAPIPort && len(n.listeners) > 0 {
+		shared = n.listeners[0].Listener
+	}
+	advertise, err := n.advertised(key)
+	if err != nil {
+		return nil, err
+	}
+	h, err := host.New(host.Options{
+		Key: key, Listen: listen, APIListener: shared, Advertise: advertise, Gater: n.gate,
+		MaxPeers: n.cfg.P2P.MaxPeers, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
+		Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the p2p host: %w", err)
+	}
+	if shared != nil {
+		n.listeners[0].Listener = h.HTTP()
+	}
+	return h, nil
+}
+
+// advertised reads p2p.advertise; what nobody could dial is left out aloud.
+func (n *Node) advertised(key crypto.PrivKey) ([]multiaddr.Multiaddr, error) {
+	self, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("peer id of %s: %w", n.keyPath(), err)
+	}
+	ports := host.Ports{TCP: n.cfg.P2P.Port, QUIC: n.cfg.P2P.QUICPort}
+	if n.cfg.P2P.OnAPIPort {
+		ports.API = n.apiPort()
+	}
+	addrs, warnings, err := host.Advertise(context.Background(), n.cfg.P2P.Advertise, self, ports, nil) // nil: looks up nothing
+	for _, w := range warnings {
+		n.log.Warn("address not advertised", "why", w, "code", "PLY-302")
+	}
+	if err != nil {
+		return nil, &StartError{Code: 101, Err: fmt.Errorf("p2p.advertise: %w", err)}
+	}
+	return addrs, nil
+}
+
+// isKept tells of static peers and members, who are never refused for points.
+func (n *Node) isKept(p peer.ID) bool {
+	if m := n.members.Load(); m != nil && (*m)[p] {
+		return true
+	}
+	return n.dial != nil && n.dial.Has(p)
+}
+
+// Run works until ctx ends or a room fails. When it returns, every goroutine
+// that it started has ended and everything that New opened is closed. It may
+// be called once.
+func (n *Node) Run(ctx context.Context) error {
+	n.bus.Publish(event.NodeStarted{Version: n.Version().Version, Network: n.cfg.Network, Peer: n.host.ID()})
+	n.log.Info("node started", "version", n.Version().Version, "peer", n.host.ID(), "name", n.cfg.Node.Name, "chain", n.replica.Status().ChainID)
+	s := &services{Node: n}
+	g, gctx := errgroup.WithContext(ctx)
+	run := func(room string, f func(context.Context) error) {
+		g.Go(func() error {
+			if err := f(gctx); err != nil && gctx.Err() == nil {
+				return fmt.Errorf("%s: %w", room, err)
+			}
+			return nil
+		})
+	}
+	run("p2p.handshake", n.shake.Run)
+	run("p2p.gossip", n.gossip.Run)
+	run("p2p.dialer", n.dial.Run)
+	run("replica", func(ctx context.Context) error { return n.replica.Run(ctx, s) })
+	run("sampler", n.sample)
+	run("announcer", n.announce)
+	<-gctx.Done()
+	why := "asked to stop"
+	if ctx.Err() == nil {
+		why = "a room failed"
+	}
+	n.bus.Publish(event.NodeStopping{Why: why})
+	err := errors.Join(g.Wait(), n.close())
+	s.requests.Wait()
+	n.log.Info("node stopped", "why", why)
+	return err
+}
+
+// Close gives back what New opened, for a node that is never run.
+func (n *Node) Close() error { return n.close() }
+
+// close goes the way of open backwards: no connection may write to a store
+// that is gone.
+func (n *Node) close() error {
+	var errs []error
+	if n.host != nil {
+		errs = append(errs, n.host.Close())
+	}
+	if n.replica != nil {
+		errs = append(errs, n.replica.Close())
+	}
+	for _, l := range n.listeners {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) room(name string) *slog.Logger { return n.log.With("room", name) }
+
+func (n *Node) keyPath() string {
+	if filepath.IsAbs(n.cfg.Node.KeyFile) {
+		return n.cfg.Node.KeyFile
+	}
+	return filepath.Join(n.cfg.DataDir, n.cfg.Node.KeyFile)
+}
+
+func (n *Node) resolver() func(context.Context, string) ([]netip.Addr, error) {
+	if n.env.Resolve != nil {
+		return n.env.Resolve
+	}
+	return func(ctx context.Context, name string) ([]netip.Addr, error) {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+	}
+}
+
+// identityOf asks a host's API for its peer id. In virtual time there is no
+// TCP, and the id is learned by a dial.
+func (n *Node) identityOf() func(context.Context, string) (dialer.Identity, error) {
+	if n.env.NoListeners {
+		return func(context.Context, string) (dialer.Identity, error) { return dialer.Identity{}, dialer.ErrNotHTTP }
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	return func(ctx context.Context, hostport string) (dialer.Identity, error) {
+		return dialer.FetchIdentity(ctx, client, hostport)
+	}
+}
+
+// fullAddrs are the addresses that others can dial, each with our id.
+func (n *Node) fullAddrs() []multiaddr.Multiaddr {
+	full, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()})
+	if err != nil {
+		return nil
+	}
+	return full
+}
+
+func topicNames(t config.Topics) map[string]string {
+	return map[string]string{
+		"block": t.Block, "subtree": t.Subtree, "record": t.Record, "mining_on": t.MiningOn, "rejected_tx": t.RejectedTx,
+		"best_block": t.BestBlock, "node_status": t.NodeStatus, "handshake": t.Handshake,
+	}
+}
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+func (v Version) agent() string { return fmt.Sprintf("parley/%s/%s-%s", v.Version, v.OS, v.Arch) }
+
+func registerBuildInfo(reg *prometheus.Registry) {
+	v := buildVersion()
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "parley_build_info", Help: "1; the labels say what runs.",
+		ConstLabels: prometheus.Labels{"version": v.Version, "commit": v.Commit, "go": runtime.Version()}})
+	g.Set(1)
+	reg.MustRegister(g)
+}

@@ -1,0 +1,354 @@
+package parley
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/handshake"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// maxLag is how many blocks a node that is ready may be behind.
+const maxLag = 3
+
+// Events is the bus that carries what happens on this node.
+func (n *Node) Events() *event.Bus { return n.bus }
+
+// ID is this node's peer id.
+func (n *Node) ID() peer.ID { return n.host.ID() }
+
+// Status is one screen about the node.
+func (n *Node) Status() Status {
+	s := Status{
+		Version: n.Version().Version, Network: n.cfg.Network, NetworkName: n.cfg.NetworkName, ChainID: n.replica.Status().ChainID,
+		PeerID: n.host.ID(), Name: n.cfg.Node.Name, Role: n.replica.Role(), Verdict: "healthy", Reasons: []string{},
+		UptimeS: time.Since(n.started).Seconds(), Head: n.head(), Sync: n.syncState(), TransportsOff: []string{},
+	}
+	c := n.PeerCount()
+	s.Peers = StatusPeers{Inbound: c.Inbound, Outbound: c.Outbound, Known: c.Known, Target: c.Static.Configured}
+	if p := n.replica.Pool(); p != nil {
+		s.Mempool = MempoolState{Records: p.Len(), Bytes: p.Bytes()}
+	}
+	for _, check := range n.Health().Checks {
+		if !check.OK {
+			s.Verdict = "degraded"
+			s.Reasons = append(s.Reasons, check.Name+": "+check.Note)
+		}
+	}
+	if s.Head == nil {
+		s.Verdict = "waiting"
+	}
+	return s
+}
+
+func (n *Node) syncState() Sync {
+	y := n.replica.Sync()
+	return Sync{State: y.State, Target: y.Target, LagBlocks: y.LagBlocks, ETAS: y.ETAS}
+}
+
+// Info is what the node is and where it listens.
+func (n *Node) Info() Info {
+	i := Info{
+		PeerID: n.host.ID(), Name: n.cfg.Node.Name, Agent: n.Version().agent(), Listen: texts(n.host.Network().ListenAddresses()),
+		Advertised: texts(n.fullAddrs()), Protocols: []string{}, Started: n.started.UTC(), KeyType: "ed25519",
+	}
+	for _, p := range n.host.Mux().Protocols() {
+		i.Protocols = append(i.Protocols, string(p))
+	}
+	slices.Sort(i.Protocols)
+	return i
+}
+
+func texts(addrs []multiaddr.Multiaddr) []string {
+	list := make([]string, len(addrs))
+	for i, a := range addrs {
+		list[i] = a.String()
+	}
+	return list
+}
+
+// Live tells whether the node can do its work at all. It never looks at peers.
+func (n *Node) Live() error {
+	if n.replica.Genesis() == nil {
+		return nil // joining is work
+	}
+	tip := n.replica.Ledger().Tip().Head
+	if tip.Height == 0 {
+		return nil
+	}
+	if _, _, err := n.replica.Ledger().Header(tip.Height); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// Health tells whether the node is ready, check by check.
+func (n *Node) Health() Health {
+	h := Health{Status: "ready"}
+	store := Check{Name: "store", OK: true}
+	if err := n.Live(); err != nil {
+		store.OK, store.Note, h.Status = false, err.Error(), "dead"
+	}
+	have, want := len(n.shake.Ready()), 0
+	if len(n.cfg.P2P.StaticPeers) > 0 {
+		want = n.cfg.P2P.MinPeers
+	}
+	peers := Check{Name: "peers", OK: have >= want, Have: &have, Want: &want}
+	if !peers.OK {
+		peers.Note = fmt.Sprintf("%d of %d peers: see parley peers list", have, want)
+	}
+	y := n.syncState()
+	lag := Check{Name: "lag", OK: y.State != "waiting" && y.LagBlocks <= maxLag, LagBlocks: &y.LagBlocks}
+	switch {
+	case y.State == "waiting":
+		lag.Note = "no peer has answered with its chain yet"
+	case !lag.OK:
+		lag.Note = fmt.Sprintf("%d blocks behind", y.LagBlocks)
+	}
+	h.Checks = []Check{store, peers, lag}
+	if h.Status == "ready" && !(peers.OK && lag.OK) {
+		h.Status = "not_ready"
+	}
+	return h
+}
+
+// Peers lists the connected peers, ready or not.
+func (n *Node) Peers() []Peer {
+	table := n.shake.Peers()
+	list := make([]Peer, len(table))
+	for i, p := range table {
+		list[i] = n.viewPeer(p)
+	}
+	slices.SortFunc(list, func(a, b Peer) int { return a.ConnectedAt.Compare(b.ConnectedAt) })
+	return list
+}
+
+// Peer finds a connected peer.
+func (n *Node) Peer(id peer.ID) (Peer, bool) {
+	p, ok := n.shake.Peer(id)
+	if !ok {
+		return Peer{}, false
+	}
+	return n.viewPeer(p), true
+}
+
+func (n *Node) viewPeer(p handshake.Peer) Peer {
+	score := n.rep.Score(p.ID)
+	_, perPeer := n.host.Bandwidth()
+	traffic := perPeer[p.ID]
+	return Peer{
+		ID: p.ID, State: "connected", Ready: p.Ready, Direction: p.Direction, Slot: p.Slot, Source: p.Source,
+		Address: n.peerAddress(p), Addr: p.Addr.String(), Transport: p.Transport, Security: p.Security, Agent: p.Agent, Name: p.Name,
+		BaseURL: p.BaseURL, Services: p.Status.Services.Names(), LatencyMS: float64(p.Latency.Microseconds()) / 1000,
+		ConnectedAt: p.ConnectedAt.UTC(), LastSeen: p.LastSeen.UTC(), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID),
+		Claimed: headOf(p.Claimed), Validated: headOf(p.Validated), Mesh: n.gossip.MeshOf(p.ID),
+		Score: score.Score, Points: score.Points, Standing: string(score.Standing), GossipScore: n.gossip.Score(p.ID),
+	}
+}
+
+// peerAddress is the host:port by which an operator knows a peer: its host
+// with the port of its API, else of the connection.
+func (n *Node) peerAddress(p handshake.Peer) string {
+	ip, err := manet.ToIP(p.Addr)
+	if err != nil {
+		return ""
+	}
+	port := p.APIPort
+	if port == 0 {
+		if na, err := manet.ToNetAddr(p.Addr); err == nil {
+			_, text, _ := net.SplitHostPort(na.String()) // manet made it
+			port, _ = strconv.Atoi(text)                 // 0 where it has none
+		}
+	}
+	return net.JoinHostPort(ip.String(), strconv.Itoa(port))
+}
+
+// PeerCount counts peers by kind.
+func (n *Node) PeerCount() PeerCount {
+	var c PeerCount
+	for _, p := range n.shake.Peers() {
+		if !p.Ready {
+			continue
+		}
+		c.Connected++
+		if p.Direction == "inbound" {
+			c.Inbound++
+		} else {
+			c.Outbound++
+		}
+	}
+	c.Known = c.Connected
+	for _, s := range n.dial.Static() {
+		c.Static.Configured++
+		if string(s.State) == "connected" {
+			c.Static.Connected++
+		} else {
+			c.Known++
+		}
+	}
+	return c
+}
+
+// StaticPeers lists the peers that are kept for ever, with their retry state.
+func (n *Node) StaticPeers() []StaticPeer {
+	list := []StaticPeer{}
+	for _, s := range n.dial.Static() {
+		v := StaticPeer{Item: s.Item, ID: s.ID, Origin: s.Origin, State: string(s.State), Class: string(s.Class), Tries: s.Tries,
+			LastError: s.LastError, Addresses: texts(s.Addresses)}
+		if !s.NextAt.IsZero() {
+			v.NextAt = &s.NextAt
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
+// NodeStatus is what this node tells everybody each status interval.
+func (n *Node) NodeStatus() wire.NodeStatus {
+	st := n.replica.Status()
+	y := n.syncState()
+	s := wire.NodeStatus{
+		ClientName: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, Version: n.Version().Version,
+		CommitHash: n.Version().Commit, BestBlockHash: st.Head.Hash, BestHeight: st.Head.Height, FSMState: "RUNNING",
+		StartTime: uint64(n.started.Unix()), UptimeMS: uint64(time.Since(n.started).Milliseconds()), MinerName: n.cfg.Node.Name,
+		ListenMode: "full", ConnectedPeers: uint32(len(n.shake.Ready())), Storage: "full",
+	}
+	if p := n.replica.Pool(); p != nil {
+		s.TxCount = uint64(p.Len())
+	}
+	switch y.State {
+	case "waiting":
+		s.FSMState = "IDLE"
+	case "syncing":
+		s.FSMState = "CATCHINGBLOCKS"
+	}
+	return s
+}
+
+// announce tells everybody of this node, once the chain is known.
+func (n *Node) announce(ctx context.Context) error {
+	sub := n.bus.Subscribe()
+	defer sub.Close()
+	for n.replica.ID().Net == "" {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-sub.Wake():
+			sub.Take(eventsAtOnce)
+		}
+	}
+	return n.shake.Announce(ctx, n.gossip.Publish, n.NodeStatus)
+}
+
+const eventsAtOnce = 1024
+
+// rates turns counters into rates.
+type rates struct {
+	at       time.Time
+	in, out  int64
+	records  uint64
+	messages map[string]uint64
+}
+
+// sample publishes the node's figures once a second.
+func (n *Node) sample(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	last := n.counters(time.Now())
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case now := <-tick.C:
+			next := n.counters(now)
+			n.bus.Publish(n.stats(last, next))
+			last = next
+		}
+	}
+}
+
+func (n *Node) counters(now time.Time) rates {
+	c := rates{at: now, messages: map[string]uint64{}}
+	total, _ := n.host.Bandwidth()
+	c.in, c.out = total.In, total.Out
+	if n.replica.Genesis() != nil {
+		c.records = n.replica.Ledger().Tip().Records
+	}
+	for _, t := range n.gossip.Topics() {
+		c.messages[t.Topic] = t.Messages
+	}
+	return c
+}
+
+func (n *Node) stats(last, next rates) event.StatsSampled {
+	s := next.at.Sub(last.at).Seconds()
+	count := n.PeerCount()
+	e := event.StatsSampled{
+		Inbound: count.Inbound, Outbound: count.Outbound, BytesInS: float64(next.in-last.in) / s, BytesOutS: float64(next.out-last.out) / s,
+		RecordsS: float64(next.records-last.records) / s, MessagesS: map[string]float64{},
+	}
+	for topic, m := range next.messages {
+		e.MessagesS[topic] = float64(m-last.messages[topic]) / s
+	}
+	if p := n.replica.Pool(); p != nil {
+		e.Mempool = p.Len()
+	}
+	return e
+}
+
+// Partition cuts this node off from every node that is not in its own group,
+// by node names. Profile devnet only.
+func (n *Node) Partition(ctx context.Context, groups [][]string) error {
+	if n.cfg.Profile != "devnet" {
+		return ErrNotDevnet
+	}
+	mine := slices.IndexFunc(groups, func(g []string) bool { return slices.Contains(g, n.cfg.Node.Name) })
+	if mine < 0 {
+		return fmt.Errorf("partition: no group names this node, %s", n.cfg.Node.Name)
+	}
+	denied := map[peer.ID]struct{}{}
+	for id, name := range n.names() {
+		if id != n.host.ID() && !slices.Contains(groups[mine], name) {
+			denied[id] = struct{}{}
+		}
+	}
+	n.gate.SetDenied(denied)
+	for id := range denied {
+		n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, "devnet partition")
+	}
+	n.log.Warn("partitioned", "group", groups[mine], "cut", len(denied))
+	return nil
+}
+
+// Heal ends a partition.
+func (n *Node) Heal() error {
+	if n.cfg.Profile != "devnet" {
+		return ErrNotDevnet
+	}
+	n.gate.SetDenied(nil)
+	n.log.Warn("partition healed")
+	return nil
+}
+
+// names maps the nodes that we know of to their names.
+func (n *Node) names() map[peer.ID]string {
+	names := map[peer.ID]string{}
+	for _, v := range n.Validators() {
+		names[v.Peer] = v.Name
+	}
+	for _, p := range n.shake.Peers() {
+		if p.Name != "" {
+			names[p.ID] = p.Name
+		}
+	}
+	return names
+}

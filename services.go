@@ -1,0 +1,137 @@
+package parley
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/parley-p2p/parley/chain"
+)
+
+const (
+	firstByte      = 10 * time.Second // for a peer to begin its request
+	defaultStreams = 4                // of one protocol, at once, by one peer
+)
+
+// services is the p2p wing as a network sees it.
+type services struct {
+	*Node
+	requests sync.WaitGroup // served now
+}
+
+var _ chain.Services = (*services)(nil)
+
+func (s *services) Self() peer.ID { return s.host.ID() }
+
+func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []chain.Protocol) error {
+	for _, p := range protocols {
+		s.host.SetStreamHandler(protocol.ID(p.ID), s.handler(ctx, p))
+	}
+	err := s.gossip.Serve(s.replica.ID().Net, append(topics, s.shake.Topics()...))
+	if err == nil {
+		s.shake.ChainKnown()
+	}
+	return err
+}
+
+// handler serves one protocol to ready peers, a few streams of each at once.
+func (s *services) handler(ctx context.Context, p chain.Protocol) network.StreamHandler {
+	most := p.MaxStreams
+	if most == 0 {
+		most = defaultStreams
+	}
+	var mu sync.Mutex // guards open
+	open := map[peer.ID]int{}
+	return func(st network.Stream) {
+		from := st.Conn().RemotePeer()
+		s.requests.Add(1)
+		defer s.requests.Done()
+		if ctx.Err() != nil || !s.shake.IsReady(from) {
+			_ = st.Reset()
+			return
+		}
+		mu.Lock()
+		full := open[from] >= most
+		if !full {
+			open[from]++
+		}
+		mu.Unlock()
+		if full {
+			_ = st.Reset()
+			return
+		}
+		defer func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if open[from]--; open[from] == 0 {
+				delete(open, from)
+			}
+		}()
+		s.serve(ctx, p, stream{st})
+	}
+}
+
+func (s *services) serve(ctx context.Context, p chain.Protocol, st stream) {
+	unhook := context.AfterFunc(ctx, func() { _ = st.Reset() })
+	defer unhook()
+	_ = st.SetReadDeadline(time.Now().Add(firstByte))
+	err := p.Handle(ctx, st)
+	if err == nil {
+		_ = st.Close()
+		return
+	}
+	_ = st.Reset()
+	var bad *chain.InvalidError
+	if errors.As(err, &bad) {
+		s.Report(st.Peer(), bad.Offence, p.ID+": "+bad.Detail)
+		return
+	}
+	s.log.Debug("request not served", "peer", st.Peer(), "protocol", p.ID, "err", err)
+}
+
+func (s *services) Publish(ctx context.Context, topic string, data []byte) error {
+	return s.gossip.Publish(ctx, topic, data)
+}
+
+func (s *services) Open(ctx context.Context, p peer.ID, proto string) (chain.Stream, error) {
+	if !s.shake.IsReady(p) {
+		return nil, fmt.Errorf("open %s to %s: not a ready peer", proto, p)
+	}
+	st, err := s.host.NewStream(network.WithNoDial(ctx, "networks use ready peers"), p, protocol.ID(proto))
+	if err != nil {
+		return nil, fmt.Errorf("open %s to %s: %w", proto, p, err)
+	}
+	return stream{st}, nil
+}
+
+func (s *services) Peers() []chain.Peer { return s.shake.Ready() }
+
+func (s *services) Keep(members []peer.AddrInfo) {
+	s.dial.Keep(members)
+	ids := map[peer.ID]bool{}
+	for _, m := range members {
+		ids[m.ID] = true
+	}
+	s.members.Store(&ids)
+}
+
+func (s *services) Validated(p peer.ID, h chain.Head) { s.shake.Validated(p, h) }
+
+// Report charges p, and closes its connections where that was too much.
+func (s *services) Report(p peer.ID, o chain.Offence, detail string) {
+	s.rep.Penalize(p, o, detail)
+}
+
+func (s *services) Credit(p peer.ID, c chain.Credit) { s.rep.Credit(p, c) }
+
+// stream makes a libp2p stream one of the seam.
+type stream struct{ network.Stream }
+
+func (s stream) Peer() peer.ID { return s.Conn().RemotePeer() }
+func (s stream) Reset() error  { return s.Stream.Reset() }
