@@ -83,7 +83,7 @@ func New(cfg config.Config, env Env) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now()}
 	if err := n.open(); err != nil {
-		return nil, errors.Join(err, n.close())
+		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
@@ -193,8 +193,8 @@ func (n *Node) isKept(p peer.ID) bool {
 }
 
 // Run works until ctx ends or a room fails. When it returns, every goroutine
-// that it started has ended and everything that New opened is closed. It may
-// be called once.
+// that it started has ended, and the caller, once nobody reads the face any
+// more, calls Close. It may be called once.
 func (n *Node) Run(ctx context.Context) error {
 	n.bus.Publish(event.NodeStarted{Version: n.Version().Version, Network: n.cfg.Network, Peer: n.host.ID()})
 	n.log.Info("node started", "version", n.Version().Version, "peer", n.host.ID(), "name", n.cfg.Node.Name, "chain", n.replica.Status().ChainID)
@@ -220,18 +220,15 @@ func (n *Node) Run(ctx context.Context) error {
 		why = "a room failed"
 	}
 	n.bus.Publish(event.NodeStopping{Why: why})
-	err := errors.Join(g.Wait(), n.close())
+	err := g.Wait()
 	s.requests.Wait()
 	n.log.Info("node stopped", "why", why)
 	return err
 }
 
-// Close gives back what New opened, for a node that is never run.
-func (n *Node) Close() error { return n.close() }
-
-// close goes the way of open backwards: no connection may write to a store
-// that is gone.
-func (n *Node) close() error {
+// Close gives back what New opened, the way of open backwards: no connection
+// may write to a store that is gone. Nothing of the face may be called after.
+func (n *Node) Close() error {
 	var errs []error
 	if n.host != nil {
 		errs = append(errs, n.host.Close())

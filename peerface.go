@@ -59,7 +59,7 @@ func (n *Node) syncState() Sync {
 func (n *Node) Info() Info {
 	i := Info{
 		PeerID: n.host.ID(), Name: n.cfg.Node.Name, Agent: n.Version().agent(), Listen: texts(n.host.Network().ListenAddresses()),
-		Advertised: texts(n.fullAddrs()), Protocols: []string{}, Started: n.started.UTC(), KeyType: "ed25519",
+		Advertised: texts(n.fullAddrs()), Protocols: []string{}, Started: inMS(n.started), KeyType: "ed25519",
 	}
 	for _, p := range n.host.Mux().Protocols() {
 		i.Protocols = append(i.Protocols, string(p))
@@ -67,6 +67,9 @@ func (n *Node) Info() Info {
 	slices.Sort(i.Protocols)
 	return i
 }
+
+// inMS is t as the API shows times.
+func inMS(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 
 func texts(addrs []multiaddr.Multiaddr) []string {
 	list := make([]string, len(addrs))
@@ -149,7 +152,7 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 		ID: p.ID, State: "connected", Ready: p.Ready, Direction: p.Direction, Slot: p.Slot, Source: p.Source,
 		Address: n.peerAddress(p), Addr: p.Addr.String(), Transport: p.Transport, Security: p.Security, Agent: p.Agent, Name: p.Name,
 		BaseURL: p.BaseURL, Services: p.Status.Services.Names(), LatencyMS: float64(p.Latency.Microseconds()) / 1000,
-		ConnectedAt: p.ConnectedAt.UTC(), LastSeen: p.LastSeen.UTC(), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID),
+		ConnectedAt: inMS(p.ConnectedAt), LastSeen: inMS(p.LastSeen), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID),
 		Claimed: headOf(p.Claimed), Validated: headOf(p.Validated), Mesh: n.gossip.MeshOf(p.ID),
 		Score: score.Score, Points: score.Points, Standing: string(score.Standing), GossipScore: n.gossip.Score(p.ID),
 	}
@@ -205,7 +208,8 @@ func (n *Node) StaticPeers() []StaticPeer {
 		v := StaticPeer{Item: s.Item, ID: s.ID, Origin: s.Origin, State: string(s.State), Class: string(s.Class), Tries: s.Tries,
 			LastError: s.LastError, Addresses: texts(s.Addresses)}
 		if !s.NextAt.IsZero() {
-			v.NextAt = &s.NextAt
+			at := inMS(s.NextAt)
+			v.NextAt = &at
 		}
 		list = append(list, v)
 	}

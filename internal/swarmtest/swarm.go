@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"encoding/pem"
 	"fmt"
 	"log/slog"
@@ -160,7 +161,7 @@ func (n *Node) Stop() {
 	}
 	n.stop()
 	n.stop = nil
-	if err := <-n.done; err != nil {
+	if err := errors.Join(<-n.done, n.Close()); err != nil {
 		n.swarm.T.Errorf("%s: %v", n.Name, err)
 	}
 }
@@ -170,7 +171,7 @@ func (n *Node) End() error {
 	err := <-n.done
 	n.stop()
 	n.stop = nil
-	return err
+	return errors.Join(err, n.Close())
 }
 
 func (n *Node) saveKey() {

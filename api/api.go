@@ -1,0 +1,180 @@
+// Package api owns what people and programs see of a node over HTTP: the
+// native routes, the event stream, other systems' routes, metrics and probes.
+package api
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
+)
+
+// Options of a [Server]. The zero value logs nothing and counts for itself.
+type Options struct {
+	Log      *slog.Logger
+	Registry *prometheus.Registry // also what /metrics on the ops listener shows
+}
+
+// Server serves one node. Its event streams work while Run runs.
+type Server struct {
+	node    *parley.Node
+	cfg     config.Config
+	log     *slog.Logger
+	reg     *prometheus.Registry
+	metrics *metrics
+	secrets [][]byte // of tokens; the first signs, none = tokens are off
+	limits  *limiter
+	conns   *connCount
+	hub     *hub
+	heavy   chan struct{} // one slot each dump that runs
+	boot    string        // tells one start of the node from the next
+
+	mux    *http.ServeMux
+	routes map[string]*route // by pattern
+	huma   huma.API
+}
+
+const heavyAtOnce = 2
+
+// New reads or makes the token secret and lays out the routes. It starts
+// nothing. A *[parley.StartError] means that a restart will not help.
+func New(n *parley.Node, o Options) (*Server, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	s := &Server{
+		node: n, cfg: n.Config(), log: o.Log.With("room", "api"), reg: o.Registry,
+		heavy: make(chan struct{}, heavyAtOnce), mux: http.NewServeMux(), routes: map[string]*route{},
+	}
+	var boot [8]byte
+	_, _ = rand.Read(boot[:]) // never fails, by its documentation
+	s.boot = hex.EncodeToString(boot[:])
+	var err error
+	if s.secrets, err = loadSecrets(s.cfg, s.log); err != nil {
+		return nil, &parley.StartError{Code: 101, Err: err}
+	}
+	s.limits = newLimiter(int(s.cfg.API.Rate))
+	if s.metrics, err = newMetrics(s.reg); err != nil {
+		return nil, fmt.Errorf("metrics of the api: %w", err)
+	}
+	s.conns = newConnCount(s.metrics)
+	s.hub = newHub(n.Events(), s.cfg.API.MaxClients, s.metrics)
+	s.huma = s.newHuma()
+	s.nodeRoutes()
+	s.chainRoutes()
+	s.recordRoutes()
+	s.devnetRoutes()
+	s.streamRoutes()
+	s.provchainRoutes()
+	s.beaconRoutes()
+	s.probeRoutes()
+	s.documentRoutes()
+	return s, nil
+}
+
+// route is one entry of the table of routes.
+type route struct {
+	method  string
+	pattern string
+	access  access
+	maxBody int64 // bytes
+	stream  bool  // never ends by itself: not timed, and a token may stand in the query
+	serve   http.HandlerFunc
+}
+
+const defaultMaxBody = 1 << 20
+
+// handle adds a route. Every route enters here.
+func (s *Server) handle(r route) {
+	if r.maxBody == 0 {
+		r.maxBody = defaultMaxBody
+	}
+	key := r.method + " " + r.pattern
+	s.mux.HandleFunc(key, r.serve)
+	s.routes[key] = &r
+	s.metrics.declare(r)
+}
+
+// get adds a route of another system's shape.
+func (s *Server) get(pattern string, a access, serve http.HandlerFunc) {
+	s.handle(route{method: http.MethodGet, pattern: pattern, access: a, serve: serve})
+}
+
+// raw adds a route that is served by hand and described in the document.
+func (s *Server) raw(r route, op huma.Operation) {
+	op.Method, op.Path = r.method, r.pattern
+	s.huma.OpenAPI().AddOperation(&op)
+	s.handle(r)
+}
+
+// humaAdapter makes operations of huma entries of the table of routes.
+type humaAdapter struct{ *Server }
+
+const accessKey = "access" // of an operation's metadata
+
+func (a humaAdapter) Handle(op *huma.Operation, serve func(huma.Context)) {
+	a.handle(route{
+		method: op.Method, pattern: op.Path, access: op.Metadata[accessKey].(access), maxBody: op.MaxBodyBytes,
+		serve: func(w http.ResponseWriter, r *http.Request) { serve(humago.NewContext(op, r, w)) },
+	})
+}
+
+func (a humaAdapter) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+
+func (s *Server) newHuma() huma.API {
+	c := huma.DefaultConfig("parley", s.node.Version().Version)
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil // the document is served by documentRoutes
+	c.Info.Description = "A peer-to-peer node for blockchain networks."
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer", BearerFormat: "JWT"}}
+	c.Transformers = []huma.Transformer{func(ctx huma.Context, _ string, v any) (any, error) {
+		if p, ok := v.(*problem); ok && p.Instance == "" {
+			u := ctx.URL()
+			p.Instance = u.Path
+		}
+		return v, nil
+	}}
+	return huma.NewAPI(c, humaAdapter{s})
+}
+
+// documentRoutes serve the description of the native routes.
+func (s *Server) documentRoutes() {
+	document := func(pattern, mediaType string, make func() ([]byte, error)) {
+		once := sync.OnceValues(make)
+		s.get(pattern, open, func(w http.ResponseWriter, r *http.Request) {
+			b, err := once()
+			if err != nil {
+				s.refuse(w, r, s.problemOf(err))
+				return
+			}
+			w.Header().Set("Content-Type", mediaType)
+			_, _ = w.Write(b)
+		})
+	}
+	doc := s.huma.OpenAPI()
+	document("/openapi.json", "application/openapi+json", doc.MarshalJSON)
+	document("/openapi.yaml", "application/openapi+yaml", doc.YAML)
+	document("/openapi-3.0.json", "application/openapi+json", doc.Downgrade)
+}
+
+// patterns lists the routes in order, for tests and logs.
+func (s *Server) patterns() []string {
+	list := make([]string, 0, len(s.routes))
+	for p := range s.routes {
+		list = append(list, p)
+	}
+	slices.Sort(list)
+	return list
+}

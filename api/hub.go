@@ -1,0 +1,333 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/parley-p2p/parley/event"
+)
+
+const (
+	queueSize   = 1024 // events that wait for one client
+	maxGlobs    = 64   // of one client's filter
+	maxGlobSize = 64   // bytes
+	lagsAllowed = 3    // in lagWindow; then the client is too slow
+	lagWindow   = time.Minute
+	perIP       = 50 // clients of the stream without a token
+	takeAtOnce  = 256
+)
+
+// frame is one event, encoded once for all clients.
+type frame struct {
+	seq  uint64 // 0 = no event: an answer to this client alone
+	name string
+	data []byte
+}
+
+// sampled tells of events of which a slow client wants only the newest.
+func (f frame) sampled() bool { return f.name == "stats.sampled" || f.name == "peer.sampled" }
+
+// hub carries events from the bus to the queues of clients. It never waits for
+// a client.
+type hub struct {
+	bus     *event.Bus
+	most    int // clients
+	metrics *metrics
+
+	mu      sync.Mutex // guards below
+	seq     uint64     // of the last event given out
+	clients map[*queue]struct{}
+	byIP    map[string]int
+	stopped bool
+	stopCh  chan struct{}
+	running sync.WaitGroup // clients
+}
+
+func newHub(bus *event.Bus, most int, m *metrics) *hub {
+	return &hub{bus: bus, most: most, metrics: m, clients: map[*queue]struct{}{}, byIP: map[string]int{}, seq: bus.Seq(), stopCh: make(chan struct{})}
+}
+
+// run gives out events until ctx ends.
+func (h *hub) run(ctx context.Context) error {
+	sub, _ := h.bus.SubscribeSince(h.seq)
+	defer sub.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sub.Wake():
+			events, lost := sub.Take(takeAtOnce)
+			h.give(events, lost)
+		}
+	}
+}
+
+func (h *hub) give(events []event.Envelope, lost int) {
+	if h.skip(events) {
+		return
+	}
+	frames := make([]frame, 0, len(events))
+	for _, e := range events {
+		f, err := encodeEvent(e)
+		if err != nil {
+			continue // an event that is no JSON is a fault that its golden file shows
+		}
+		frames = append(frames, f)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for q := range h.clients {
+		if lost > 0 {
+			q.lose(lost, h.seq+1, h.seq+uint64(lost))
+		}
+		q.push(frames...)
+	}
+	if len(events) > 0 {
+		h.seq = events[len(events)-1].Seq
+	}
+}
+
+// skip passes over events that nobody waits for.
+func (h *hub) skip(events []event.Envelope) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.clients) == 0 && len(events) > 0 {
+		h.seq = events[len(events)-1].Seq
+	}
+	return len(h.clients) == 0
+}
+
+func encodeEvent(e event.Envelope) (frame, error) {
+	e.TS = e.TS.Truncate(time.Millisecond)
+	b, err := json.Marshal(e)
+	return frame{seq: e.Seq, name: e.Type, data: b}, err
+}
+
+var (
+	errFull    = errors.New("too many clients")
+	errStopped = errors.New("the node is stopping")
+)
+
+// join lets a client in. What happens after the returned seq comes by its
+// queue. The caller MUST leave.
+func (h *hub) join(q *queue, ip string) (seq uint64, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.stopped:
+		return 0, errStopped
+	case len(h.clients) >= h.most, ip != "" && h.byIP[ip] >= perIP:
+		return 0, errFull
+	}
+	h.clients[q] = struct{}{}
+	if ip != "" {
+		h.byIP[ip]++
+	}
+	h.running.Add(1)
+	h.metrics.clients.WithLabelValues(q.stream).Inc()
+	return h.seq, nil
+}
+
+func (h *hub) leave(q *queue, ip string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.clients, q)
+	if ip != "" {
+		if h.byIP[ip]--; h.byIP[ip] == 0 {
+			delete(h.byIP, ip)
+		}
+	}
+	h.metrics.clients.WithLabelValues(q.stream).Dec()
+	h.running.Done()
+}
+
+// backlog lists the events after since, up to and including until. It reports
+// false where the bus does not hold them all any more.
+func (h *hub) backlog(since, until uint64, f *filter) ([]frame, bool) {
+	sub, ok := h.bus.SubscribeSince(since)
+	if !ok || since > until {
+		sub.Close()
+		return nil, false
+	}
+	defer sub.Close()
+	events, lost := sub.Take(int(until - since))
+	if lost > 0 {
+		return nil, false
+	}
+	var frames []frame
+	for _, e := range events {
+		if !f.match(e.Type) {
+			continue
+		}
+		if fr, err := encodeEvent(e); err == nil {
+			frames = append(frames, fr)
+		}
+	}
+	return frames, true
+}
+
+// stop asks every client to leave and lets none in.
+func (h *hub) stop() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.stopped {
+		h.stopped = true
+		close(h.stopCh)
+	}
+}
+
+func (h *hub) wait() { h.running.Wait() }
+
+// filter chooses events by their type. The last rule that fits decides.
+type filter struct{ rules []rule }
+
+type rule struct {
+	glob string
+	in   bool
+}
+
+// newFilter reads a list of globs, "" = all but the noisy ones.
+func newFilter(types string) (*filter, error) {
+	f := &filter{}
+	if types == "" {
+		return f, errors.Join(f.add(true, "*"), f.add(false, "log.*", "stats.*", "peer.sampled"))
+	}
+	return f, f.add(true, strings.Split(types, ",")...)
+}
+
+func (f *filter) add(in bool, globs ...string) error {
+	for _, g := range globs {
+		g = strings.TrimSpace(g)
+		if _, err := path.Match(g, ""); err != nil || g == "" || len(g) > maxGlobSize {
+			return fmt.Errorf("types: %.80q is no pattern: want such as peer.* or block.stored", g)
+		}
+		f.rules = slices.DeleteFunc(f.rules, func(r rule) bool { return r.glob == g })
+		if f.rules = append(f.rules, rule{g, in}); len(f.rules) > maxGlobs {
+			return fmt.Errorf("types: more than %d patterns", maxGlobs)
+		}
+	}
+	return nil
+}
+
+func (f *filter) match(name string) bool {
+	for _, r := range slices.Backward(f.rules) {
+		if ok, _ := path.Match(r.glob, name); ok {
+			return r.in
+		}
+	}
+	return false
+}
+
+// queue holds what waits for one client. When it is full, of samples only the
+// newest is kept and other events are dropped and counted; the client is told
+// when it has drained.
+type queue struct {
+	stream  string // ws | sse
+	metrics *metrics
+	wake    chan struct{}
+
+	mu       sync.Mutex // guards below
+	filter   *filter
+	frames   []frame
+	samples  []frame // newest of each type, while full
+	dropped  int
+	from, to uint64      // range of what was dropped
+	lags     []time.Time // lately
+}
+
+func newQueue(stream string, f *filter, m *metrics) *queue {
+	return &queue{stream: stream, metrics: m, filter: f, wake: make(chan struct{}, 1)}
+}
+
+func (q *queue) push(frames ...frame) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, f := range frames {
+		if f.seq != 0 && !q.filter.match(f.name) {
+			continue
+		}
+		switch {
+		case len(q.frames) < queueSize && q.dropped == 0:
+			q.frames = append(q.frames, f)
+		case f.sampled():
+			q.samples = slices.DeleteFunc(q.samples, func(o frame) bool { return o.name == f.name })
+			q.samples = append(q.samples, f)
+		case f.seq == 0: // a pong: who does not read gets none
+		default:
+			q.drop(1, f.seq, f.seq)
+		}
+	}
+	q.ring()
+}
+
+// lose notes events that the hub itself never saw.
+func (q *queue) lose(n int, from, to uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.drop(n, from, to)
+	q.ring()
+}
+
+func (q *queue) drop(n int, from, to uint64) { // mu held
+	if q.dropped == 0 {
+		q.from = from
+	}
+	q.dropped += n
+	q.to = to
+	q.metrics.dropped.WithLabelValues(q.stream).Add(float64(n))
+}
+
+func (q *queue) ring() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// subscribe changes the filter.
+func (q *queue) subscribe(in bool, globs []string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.filter.add(in, globs...)
+}
+
+type lagged struct {
+	Dropped int    `json:"dropped"`
+	From    uint64 `json:"from"`
+	To      uint64 `json:"to"`
+}
+
+// take empties the queue. A client that was told of a lag lagsAllowed times
+// within lagWindow is too slow.
+func (q *queue) take(now time.Time) (frames []frame, tooSlow bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	frames, q.frames = q.frames, nil
+	if q.dropped > 0 {
+		frames = append(frames, message("lagged", lagged{q.dropped, q.from, q.to}))
+		q.dropped = 0
+		q.lags = append(slices.DeleteFunc(q.lags, func(t time.Time) bool { return now.Sub(t) > lagWindow }), now)
+	}
+	frames = append(frames, q.samples...)
+	q.samples = nil
+	return frames, len(q.lags) >= lagsAllowed
+}
+
+// message makes a frame that is no event: hello, pong, lagged.
+func message(name string, data any) frame {
+	b, err := json.Marshal(struct {
+		Type string `json:"type"`
+		Data any    `json:"data"`
+	}{name, data})
+	if err != nil {
+		b = []byte(`{"type":"` + name + `","data":null}`)
+	}
+	return frame{name: name, data: b}
+}

@@ -1,0 +1,235 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/event"
+)
+
+func testMetrics(t *testing.T) *metrics {
+	t.Helper()
+	m, err := newMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// counted adds up the series of a counter.
+func counted(t *testing.T, c prometheus.Collector, name string) (sum float64) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(c)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			sum += m.GetCounter().GetValue()
+		}
+	}
+	return sum
+}
+
+func testQueue(t *testing.T, types string) *queue {
+	t.Helper()
+	f, err := newFilter(types)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newQueue("ws", f, testMetrics(t))
+}
+
+func numbered(name string, seq uint64) frame {
+	return frame{seq: seq, name: name, data: fmt.Appendf(nil, `{"seq":%d}`, seq)}
+}
+
+func TestFilter(t *testing.T) {
+	for _, c := range []struct {
+		types    string
+		in, out  []string
+		wantFail bool
+	}{
+		{types: "", in: []string{"block.stored", "peer.connected"}, out: []string{"log.written", "stats.sampled", "peer.sampled"}},
+		{types: "*", in: []string{"log.written", "stats.sampled"}},
+		{types: "peer.*,block.stored", in: []string{"peer.ready", "peer.sampled", "block.stored"}, out: []string{"head.changed", "peers.x"}},
+		{types: "peer.[", wantFail: true},
+		{types: "a,,b", wantFail: true},
+	} {
+		f, err := newFilter(c.types)
+		if (err != nil) != c.wantFail {
+			t.Errorf("%q: %v", c.types, err)
+			continue
+		}
+		for _, name := range c.in {
+			if !f.match(name) {
+				t.Errorf("%q leaves out %s", c.types, name)
+			}
+		}
+		for _, name := range c.out {
+			if !c.wantFail && f.match(name) {
+				t.Errorf("%q lets in %s", c.types, name)
+			}
+		}
+	}
+	f, _ := newFilter("peer.*")
+	if err := f.add(false, "peer.sampled"); err != nil || f.match("peer.sampled") || !f.match("peer.ready") {
+		t.Error("unsubscribe from one of a group")
+	}
+	if err := f.add(true, "peer.sampled"); err != nil || !f.match("peer.sampled") || len(f.rules) != 2 {
+		t.Errorf("subscribe again: %v", f.rules)
+	}
+	for i := range 2 * maxGlobs {
+		if err := f.add(true, fmt.Sprintf("t%d.*", i)); err != nil {
+			return
+		}
+	}
+	t.Error("a filter grows without bound")
+}
+
+func TestSlowClient(t *testing.T) {
+	q := testQueue(t, "*")
+	for i := range uint64(queueSize) {
+		q.push(numbered("block.stored", 100+i))
+	}
+	q.push(numbered("stats.sampled", 2000), numbered("head.changed", 2001), numbered("peer.sampled", 2002),
+		numbered("stats.sampled", 2003), numbered("head.changed", 2004))
+	frames, slow := q.take(time.Now())
+	if slow || len(frames) != queueSize+3 {
+		t.Fatalf("%d frames, slow %v", len(frames), slow)
+	}
+	if f := frames[queueSize-1]; f.seq != 100+queueSize-1 {
+		t.Errorf("the last in the queue has seq %d", f.seq)
+	}
+	var lag struct {
+		Type string
+		Data lagged
+	}
+	if err := json.Unmarshal(frames[queueSize].data, &lag); err != nil || lag.Type != "lagged" || lag.Data != (lagged{2, 2001, 2004}) {
+		t.Errorf("%s", frames[queueSize].data)
+	}
+	if a, b := frames[queueSize+1], frames[queueSize+2]; a.seq != 2002 || b.seq != 2003 {
+		t.Errorf("samples %d and %d, want the newest of each type", a.seq, b.seq)
+	}
+	if n := counted(t, q.metrics.dropped, "parley_api_events_dropped_total"); n != 2 {
+		t.Errorf("%v counted as dropped", n)
+	}
+	q.push(numbered("head.changed", 2005))
+	if frames, _ := q.take(time.Now()); len(frames) != 1 || frames[0].seq != 2005 {
+		t.Errorf("after the lag: %v", frames)
+	}
+}
+
+func TestThreeLagsInAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := testQueue(t, "*")
+		lag := func() bool {
+			for i := range uint64(queueSize + 1) {
+				q.push(numbered("block.stored", i+1))
+			}
+			_, slow := q.take(time.Now())
+			return slow
+		}
+		for _, step := range []struct {
+			pause time.Duration
+			slow  bool
+		}{{0, false}, {31 * time.Second, false}, {31 * time.Second, false}, {20 * time.Second, true}} {
+			time.Sleep(step.pause)
+			if got := lag(); got != step.slow {
+				t.Errorf("after %s: too slow = %v, want %v", step.pause, got, step.slow)
+			}
+		}
+	})
+}
+
+func TestHub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bus := event.NewBus(64)
+		h := newHub(bus, 2, testMetrics(t))
+		stop := background(t, h.run)
+		q := testQueue(t, "")
+		bus.Publish(event.HeadChanged{Height: 1}, event.StatsSampled{}, event.HeadChanged{Height: 2})
+		synctest.Wait()
+		seq, err := h.join(q, "1.2.3.4")
+		if err != nil || seq != bus.Seq() {
+			t.Fatalf("join: seq %d of %d, %v", seq, bus.Seq(), err)
+		}
+		bus.Publish(event.HeadChanged{Height: 3}, event.StatsSampled{})
+		synctest.Wait()
+		frames, _ := q.take(time.Now())
+		if len(frames) != 1 || frames[0].seq != seq+1 {
+			t.Fatalf("live: %v", frames)
+		}
+		missed, ok := h.backlog(seq-3, seq, q.filter)
+		if !ok || len(missed) != 2 || missed[0].seq != seq-2 || missed[1].seq != seq {
+			t.Errorf("backlog: %v %v", missed, ok)
+		}
+		if missed, ok := h.backlog(seq, seq, q.filter); !ok || len(missed) != 0 {
+			t.Errorf("nothing missed: %v %v", missed, ok)
+		}
+		for _, since := range []uint64{0, seq - 100, seq + 1000} {
+			if _, ok := h.backlog(since, seq, q.filter); ok {
+				t.Errorf("since %d: resumed", since)
+			}
+		}
+		if _, err := h.join(testQueue(t, ""), ""); err != nil {
+			t.Error(err)
+		}
+		if _, err := h.join(testQueue(t, ""), ""); err == nil {
+			t.Error("a third of two clients")
+		}
+		h.leave(q, "1.2.3.4")
+		if len(h.byIP) != 0 {
+			t.Error("an address is kept after its client left")
+		}
+		stop()
+	})
+}
+
+func TestClientsOfOneAddress(t *testing.T) {
+	h := newHub(event.NewBus(64), 1000, testMetrics(t))
+	for range perIP {
+		if _, err := h.join(testQueue(t, ""), "192.0.2.1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := h.join(testQueue(t, ""), "192.0.2.1"); err == nil {
+		t.Error("one address has more clients than it may")
+	}
+	if _, err := h.join(testQueue(t, ""), "192.0.2.2"); err != nil {
+		t.Error(err)
+	}
+	h.stop()
+	if _, err := h.join(testQueue(t, ""), "192.0.2.3"); err == nil {
+		t.Error("a client came in while stopping")
+	}
+}
+
+func TestCommands(t *testing.T) {
+	for text, ok := range map[string]bool{
+		`{"ping":1}`: true, `{"ping":"x"}`: true, `{"subscribe":["dht.*"]}`: true, `{"unsubscribe":["peer.*"]}`: true,
+		``: false, `1`: false, `[]`: false, `{}`: false, `{"sub":1}`: false, `{"subscribe":"x"}`: false, `{"subscribe":[]}`: false,
+		`{"subscribe":["["]}`: false, `{"subscribe":["a"],"ping":1}`: false, `{"ping":1}{}`: false,
+	} {
+		if err := testQueue(t, "").obey([]byte(text)); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	q := testQueue(t, "block.*")
+	if err := q.obey([]byte(`{"ping":{"a":1}}`)); err != nil {
+		t.Fatal(err)
+	}
+	if frames, _ := q.take(time.Now()); len(frames) != 1 || string(frames[0].data) != `{"type":"pong","data":{"ping":{"a":1}}}` {
+		t.Errorf("%v", frames)
+	}
+}

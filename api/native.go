@@ -1,0 +1,196 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley"
+)
+
+const prefix = "/api/v1/"
+
+// operation registers a native route. What f fails with becomes a problem.
+func operation[I, O any](s *Server, method, path string, a access, summary string, f func(context.Context, *I) (*O, error), more ...func(*huma.Operation)) {
+	op := huma.Operation{
+		OperationID: operationID(method, path), Method: method, Path: prefix + path, Summary: summary,
+		Metadata: map[string]any{accessKey: a}, MaxBodyBytes: defaultMaxBody + 1, BodyReadTimeout: bodyTimeout,
+	}
+	if a != open {
+		op.Security = []map[string][]string{{"token": {}}}
+	}
+	for _, m := range more {
+		m(&op)
+	}
+	huma.Register(s.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := f(ctx, in)
+		if err != nil {
+			return nil, s.problemOf(err)
+		}
+		return out, nil
+	})
+}
+
+func operationID(method, path string) string {
+	return strings.ToLower(method) + "-" + strings.NewReplacer("/", "-", "{", "", "}", "").Replace(path)
+}
+
+// answer is a body.
+type answer[T any] struct{ Body T }
+
+// list is the body of every native list.
+type list[T any] struct {
+	Items      []T     `json:"items"`
+	Count      int     `json:"count"`
+	NextCursor *string `json:"next_cursor"` // null at the end
+}
+
+func listOf[T any](items []T, next string) *answer[list[T]] {
+	l := list[T]{Items: items, Count: len(items)}
+	if items == nil {
+		l.Items = []T{}
+	}
+	if next != "" {
+		l.NextCursor = &next
+	}
+	return &answer[list[T]]{l}
+}
+
+// Page selects a part of a list. Only an exported name is seen in a query.
+type Page struct {
+	Limit  int    `query:"limit" default:"100" minimum:"1" maximum:"1000"`
+	Cursor string `query:"cursor" maxLength:"128" doc:"next_cursor of the page before"`
+}
+
+// pageOf cuts a page out of a list in memory; its cursor is a position.
+func pageOf[T any](all []T, p Page) (*answer[list[T]], error) {
+	at := 0
+	if p.Cursor != "" {
+		n, err := strconv.ParseUint(p.Cursor, 10, 31)
+		if err != nil {
+			return nil, badRequest.problem("cursor: want the next_cursor of a page of this list")
+		}
+		at = min(int(n), len(all))
+	}
+	end := min(at+p.Limit, len(all))
+	next := ""
+	if end < len(all) {
+		next = strconv.Itoa(end)
+	}
+	return listOf(all[at:end], next), nil
+}
+
+type none struct{}
+
+func (s *Server) nodeRoutes() {
+	operation(s, http.MethodGet, "version", open, "What this binary is", func(context.Context, *none) (*answer[parley.Version], error) {
+		return &answer[parley.Version]{s.node.Version()}, nil
+	})
+	operation(s, http.MethodGet, "status", read, "One screen about the node", func(context.Context, *none) (*answer[parley.Status], error) {
+		return &answer[parley.Status]{s.node.Status()}, nil
+	})
+	operation(s, http.MethodGet, "node", read, "What the node is and where it listens", func(context.Context, *none) (*answer[parley.Info], error) {
+		return &answer[parley.Info]{s.node.Info()}, nil
+	})
+	operation(s, http.MethodGet, "health", read, "Readiness, check by check", func(context.Context, *none) (*answer[parley.Health], error) {
+		return &answer[parley.Health]{s.node.Health()}, nil
+	})
+	operation(s, http.MethodGet, "peers", read, "Peers", s.peers)
+	operation(s, http.MethodGet, "peers/count", read, "Peers by kind", func(context.Context, *none) (*answer[parley.PeerCount], error) {
+		return &answer[parley.PeerCount]{s.node.PeerCount()}, nil
+	})
+	operation(s, http.MethodGet, "peers/{id}", read, "One peer", s.peer)
+	operation(s, http.MethodGet, "static-peers", read, "Peers that are kept for ever", func(_ context.Context, p *Page) (*answer[list[parley.StaticPeer]], error) {
+		return pageOf(s.node.StaticPeers(), *p)
+	})
+}
+
+type peersQuery struct {
+	Page
+	State     string `query:"state" enum:"connected" default:"connected"`
+	Direction string `query:"direction" enum:"inbound,outbound"`
+	Source    string `query:"source" maxLength:"32"`
+	Q         string `query:"q" maxLength:"256" doc:"part of id, name, address or agent"`
+	Sort      string `query:"sort" enum:"name,latency,connected_at,height,score" default:"connected_at"`
+}
+
+func (s *Server) peers(_ context.Context, q *peersQuery) (*answer[list[parley.Peer]], error) {
+	ps := slices.DeleteFunc(s.node.Peers(), func(p parley.Peer) bool {
+		return q.Direction != "" && p.Direction != q.Direction || q.Source != "" && p.Source != q.Source || !matches(p, q.Q)
+	})
+	slices.SortStableFunc(ps, func(a, b parley.Peer) int { return comparePeers(a, b, q.Sort) })
+	return pageOf(ps, q.Page)
+}
+
+func matches(p parley.Peer, q string) bool {
+	q = strings.ToLower(q)
+	for _, text := range []string{p.ID.String(), p.Name, p.Address, p.Addr, p.Agent} {
+		if strings.Contains(strings.ToLower(text), q) {
+			return true
+		}
+	}
+	return false
+}
+
+func comparePeers(a, b parley.Peer, by string) int {
+	switch by {
+	case "name":
+		return strings.Compare(a.Name, b.Name)
+	case "latency":
+		return cmp.Compare(a.LatencyMS, b.LatencyMS)
+	case "height":
+		return cmp.Compare(claimedHeight(b), claimedHeight(a)) // highest first, as scores
+	case "score":
+		return cmp.Compare(b.Score, a.Score)
+	}
+	return a.ConnectedAt.Compare(b.ConnectedAt)
+}
+
+func claimedHeight(p parley.Peer) uint64 {
+	if p.Claimed == nil {
+		return 0
+	}
+	return p.Claimed.Height
+}
+
+func (s *Server) peer(_ context.Context, in *struct {
+	ID string `path:"id" maxLength:"128"`
+}) (*answer[parley.Peer], error) {
+	id, err := peer.Decode(in.ID)
+	if err != nil {
+		return nil, badRequest.problem("peer id: want base58 such as 12D3KooW…")
+	}
+	p, ok := s.node.Peer(id)
+	if !ok {
+		return nil, notFound.problem("no peer " + id.String() + " is connected")
+	}
+	return &answer[parley.Peer]{p}, nil
+}
+
+func (s *Server) devnetRoutes() {
+	operation(s, http.MethodPost, "devnet/partition", admin, "Cut this node off from the other groups; profile devnet only", func(ctx context.Context, in *struct {
+		Body struct {
+			Groups [][]string `json:"groups" maxItems:"100" doc:"node names"`
+		}
+	}) (*struct{}, error) {
+		return nil, devnetFault(s.node.Partition(ctx, in.Body.Groups))
+	})
+	operation(s, http.MethodPost, "devnet/heal", admin, "End a partition; profile devnet only", func(context.Context, *none) (*struct{}, error) {
+		return nil, s.node.Heal()
+	})
+}
+
+// devnetFault makes a wrong list of groups the caller's fault.
+func devnetFault(err error) error {
+	if err == nil || errors.Is(err, parley.ErrNotDevnet) {
+		return err
+	}
+	return badRequest.problem(err.Error())
+}

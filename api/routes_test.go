@@ -1,0 +1,302 @@
+package api
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+
+	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
+)
+
+// shape keeps the keys of an answer and what kind each value is. Lists show
+// the shape of their elements, all keys joined.
+func shape(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		m := map[string]any{}
+		for k, e := range v {
+			m[k] = shape(e)
+		}
+		delete(m, "mesh") // what gossip brings takes its time
+		delete(m, "claimed")
+		delete(m, "validated")
+		return m
+	case []any:
+		seen, list := map[string]bool{}, []any{}
+		for _, e := range v {
+			s := shape(e)
+			b, _ := json.Marshal(s)
+			if !seen[string(b)] {
+				seen[string(b)] = true
+				list = append(list, s)
+			}
+		}
+		sort.Slice(list, func(i, j int) bool { return fmt.Sprint(list[i]) < fmt.Sprint(list[j]) })
+		return list
+	case string:
+		return "text"
+	case float64:
+		return 0
+	}
+	return v // bool, null
+}
+
+func shapeOf(r reply) string {
+	var v any
+	if err := json.Unmarshal(r.body, &v); err != nil {
+		return fmt.Sprintf("%q", r.body)
+	}
+	b, err := json.MarshalIndent(shape(v), "  ", "  ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs (go test -update rewrites it):\n%s", path, got)
+	}
+}
+
+// pair is a validator with its follower, and a record in their chain.
+type pair struct {
+	h, follower *house
+	id          string
+}
+
+// TestRoutes asks a validator with one follower for everything, and runs what
+// else needs a chain.
+func TestRoutes(t *testing.T) {
+	h := start(t, nil)
+	h.waitFor("the chain", func() bool { return h.do("GET", "/api/v1/chain", "", "").status == 200 })
+	follower := start(t, func(c *config.Config) {
+		c.Node.Name = "n2"
+		c.P2P.StaticPeers = []string{strings.TrimPrefix(h.base, "http://")}
+	})
+	if got := follower.do("GET", "/api/blockchain/status", "", ""); got.status != 200 && got.status != 503 {
+		t.Errorf("while joining: %d %s", got.status, got.body)
+	}
+	admin := h.token("admin")
+	first := h.do("POST", "/api/v1/records", admin, `{"subject":"s1","body":{"a":1}}`)
+	if first.status != 200 {
+		t.Fatalf("submit: %d %s", first.status, first.body)
+	}
+	id := first.json(t)["id"].(string)
+	follower.waitFor("the block", func() bool {
+		got := follower.do("GET", "/api/v1/records/"+id, "", "")
+		return got.status == 200 && got.json(t)["status"] == "committed"
+	})
+	h.waitFor("the follower", func() bool { return bytes.Contains(h.do("GET", "/api/peers", "", "").body, []byte(`"peer_count":1`)) })
+
+	follower.waitFor("the peer's head", func() bool {
+		ps := follower.node.Peers()
+		return len(ps) == 1 && ps[0].Validated != nil && ps[0].Claimed != nil
+	})
+
+	p := pair{h, follower, id}
+	t.Run("shapes", p.shapes)
+	t.Run("errors", p.errors)
+	t.Run("records", p.records)
+	t.Run("signed", p.signed)
+	t.Run("batch", p.batch)
+	t.Run("pages", p.pages)
+	t.Run("seed", p.seed)
+	t.Run("stream", p.stream)
+	t.Run("sse", p.sse)
+	t.Run("http2", p.http2)
+	t.Run("wire", p.wire)
+	t.Run("metrics", p.metricsPage)
+	t.Run("stop", p.stop)
+}
+
+func (p pair) shapes(t *testing.T) {
+	h, follower, id := p.h, p.follower, p.id
+	peerID := follower.node.Info().PeerID.String()
+	author := hex.EncodeToString(make([]byte, 32))
+	var b bytes.Buffer
+	seen := map[string]bool{}
+	for _, c := range []struct {
+		h                   *house
+		pattern, path, body string
+	}{
+		{h, "GET /livez", "/livez", ""}, {h, "GET /readyz", "/readyz", ""}, {h, "GET /readyz", "/readyz?verbose", ""},
+		{h, "GET /health", "/health", ""}, {h, "GET /health", "/health?format=json", ""},
+		{h, "GET /api/v1/version", "/api/v1/version", ""}, {h, "GET /api/v1/status", "/api/v1/status", ""},
+		{h, "GET /api/v1/node", "/api/v1/node", ""}, {h, "GET /api/v1/health", "/api/v1/health", ""},
+		{follower, "GET /api/v1/peers", "/api/v1/peers?direction=outbound&q=n1&sort=name", ""}, {h, "GET /api/v1/peers/count", "/api/v1/peers/count", ""},
+		{h, "GET /api/v1/peers/{id}", "/api/v1/peers/" + peerID, ""}, {follower, "GET /api/v1/static-peers", "/api/v1/static-peers", ""},
+		{h, "GET /api/v1/chain", "/api/v1/chain", ""}, {h, "GET /api/v1/chain/head", "/api/v1/chain/head", ""},
+		{h, "GET /api/v1/chain/heads", "/api/v1/chain/heads", ""}, {h, "GET /api/v1/chain/validators", "/api/v1/chain/validators", ""},
+		{h, "GET /api/v1/chain/blocks", "/api/v1/chain/blocks", ""}, {h, "GET /api/v1/chain/blocks/{ref}", "/api/v1/chain/blocks/1", ""},
+		{h, "GET /api/v1/chain/blocks/{ref}/records", "/api/v1/chain/blocks/1/records", ""},
+		{h, "POST /api/v1/records", "/api/v1/records", `{"subject":"s2","body_base64":"AAEC","media_type":"application/octet-stream"}`},
+		{h, "POST /api/v1/records/batch", "/api/v1/records/batch", `{"subject":"s2","n":1}`},
+		{h, "GET /api/v1/records/{id}", "/api/v1/records/" + id, ""}, {h, "GET /api/v1/records", "/api/v1/records?subject=s1", ""},
+		{h, "GET /api/v1/records", "/api/v1/records?author=" + author, ""},
+		{h, "POST /api/v1/devnet/heal", "/api/v1/devnet/heal", ""},
+		{h, "GET /api/peers", "/api/peers", ""}, {h, "GET /api/blockchain/status", "/api/blockchain/status", ""},
+		{h, "GET /api/blockchain/dump", "/api/blockchain/dump", ""}, {h, "GET /api/blockchain/blocks", "/api/blockchain/blocks", ""},
+		{h, "GET /api/blockchain/blocks/{index}", "/api/blockchain/blocks/1", ""}, {h, "GET /api/blockchain/validate", "/api/blockchain/validate", ""},
+		{h, "GET /api/transactions/recent", "/api/transactions/recent", ""},
+		{h, "GET /eth/v1/node/identity", "/eth/v1/node/identity", ""}, {h, "GET /eth/v1/node/peers", "/eth/v1/node/peers?state=connected&direction=inbound", ""},
+		{h, "GET /eth/v1/node/peers/{peer_id}", "/eth/v1/node/peers/" + peerID, ""}, {h, "GET /eth/v1/node/peer_count", "/eth/v1/node/peer_count", ""},
+		{h, "GET /eth/v1/node/version", "/eth/v1/node/version", ""}, {h, "GET /eth/v1/node/syncing", "/eth/v1/node/syncing", ""},
+		{h, "GET /eth/v1/node/health", "/eth/v1/node/health", ""},
+	} {
+		seen[c.pattern] = true
+		method, _, _ := strings.Cut(c.pattern, " ")
+		token := ""
+		if method == http.MethodPost {
+			token = h.token("admin")
+		}
+		got := c.h.do(method, c.path, token, c.body)
+		path := strings.NewReplacer(peerID, "PEER", id, "ID", author, "AUTHOR").Replace(c.path)
+		fmt.Fprintf(&b, "%s %s\n  %d %s\n  %s\n", method, path, got.status, got.header.Get("Content-Type"), shapeOf(got))
+		if got.header.Get("X-Content-Type-Options") != "nosniff" || got.header.Get("Cross-Origin-Resource-Policy") != "same-origin" {
+			t.Errorf("%s: without the headers that every answer has", path)
+		}
+	}
+	golden(t, "routes.golden", b.Bytes())
+	for pattern := range classes {
+		if !seen[pattern] && !strings.Contains(pattern, "openapi") && !h.routes[pattern].stream && pattern != "POST /api/v1/devnet/partition" {
+			t.Errorf("route %s was not asked", pattern)
+		}
+	}
+}
+
+func (p pair) errors(t *testing.T) {
+	h := p.h
+	admin := h.token("admin")
+	unknown := strings.Repeat("ab", 32)
+	for _, c := range []struct {
+		method, path, token, body string
+		status                    int
+		code                      string // of a problem, or the word of another system
+		header                    []string
+	}{
+		{"GET", "/api/v1/nothing", "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/status/", "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1//status", "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/%2e%2e/v1/status", "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/chain/blocks/%2e%2e", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/chain/blocks/1%2frecords", "", "", 400, "PLY-002", nil},
+		{"DELETE", "/api/v1/status", "", "", 405, "PLY-009", nil},
+		{"PUT", "/api/v1/records", admin, "{}", 405, "PLY-009", nil},
+		{"OPTIONS", "/api/v1/records", "", "", 405, "PLY-009", nil},
+		{"POST", "/api/v1/records", admin, "a=b", 415, "PLY-009", []string{"Content-Type", "application/x-www-form-urlencoded"}},
+		{"POST", "/api/v1/records", admin, "a=b", 415, "PLY-009", []string{"Content-Type", "text/plain"}},
+		{"POST", "/api/v1/records/batch", admin, "a=b", 415, "PLY-009", []string{"Content-Type", "text/plain"}},
+		{"POST", "/api/v1/records", admin, "{", 400, "PLY-002", nil},
+		{"POST", "/api/v1/records", admin, "", 400, "PLY-002", nil},
+		{"POST", "/api/v1/records", admin, "[]", 422, "PLY-003", nil},
+		{"POST", "/api/v1/records", admin, strings.Repeat("[", 100_000), 400, "PLY-002", nil},
+		{"POST", "/api/v1/records", admin, `{"subject":1}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/records", admin, `{"subject":"s","colour":1}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/records?ack=maybe", admin, `{"subject":"s"}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/records?timeout=1y", admin, `{"subject":"s"}`, 400, "PLY-002", nil},
+		{"POST", "/api/v1/records", admin, `{"subject":"` + strings.Repeat("x", 128<<10) + `"}`, 413, "PLY-008", nil},
+		{"POST", "/api/v1/records/batch", admin, strings.Repeat("x", 4<<20+1), 413, "PLY-008", nil},
+		{"POST", "/api/v1/records", admin, `{"subject":" s","body":1}`, 400, "PLY-017", nil},
+		{"POST", "/api/v1/records", admin, `{"subject":"s","body":1,"media_type":"x"}`, 400, "PLY-017", nil},
+		{"POST", "/api/v1/records", admin, `{"subject":"s","body":"` + strings.Repeat("x", 66000) + `"}`, 413, "PLY-017", nil},
+		{"POST", "/api/v1/records", admin, `{"raw":"00"}`, 400, "PLY-017", nil},
+		{"POST", "/api/v1/records", admin, `{"raw":"zz"}`, 400, "PLY-017", nil},
+		{"POST", "/api/v1/records", admin, `{"subject":"s","body":1,"body_base64":"AA=="}`, 400, "PLY-017", nil},
+		{"POST", "/api/v1/records", admin, `{"subject":"s","body":1,"author":"` + unknown + `","nonce":1,"sig":"` + unknown + unknown + `"}`, 400, "PLY-017", nil},
+		{"POST", "/api/v1/records", "", `{"subject":"s"}`, 401, "PLY-004", nil},
+		{"POST", "/api/v1/records", h.token("read"), `{"subject":"s"}`, 403, "PLY-005", nil},
+		{"GET", "/api/v1/records/" + unknown, "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/records/xyz", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/records", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/records?subject=a&author=b", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/records?author=b", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/records?subject=s&cursor=x", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/records?subject=s&limit=0", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/records?subject=s&limit=1001", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/chain/blocks?from=-1", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/chain/blocks?from=99999999999999999999", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/chain/blocks?cursor=x", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/chain/blocks/99999", "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/chain/blocks/" + unknown, "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/chain/blocks/latest", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/peers?state=banned", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/peers?cursor=x", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/peers/x", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/peers/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR", "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/peers/" + h.node.Info().PeerID.String(), "", "", 404, "PLY-006", nil},
+		{"POST", "/api/v1/devnet/partition", admin, `{"groups":[["other"]]}`, 400, "PLY-002", nil},
+		{"POST", "/api/v1/devnet/partition", admin, `{}`, 422, "PLY-003", nil},
+		{"GET", "/api/v1/ws", "", "", 426, "PLY-009", nil},
+		{"GET", "/api/v1/events?types=[", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/events?since=x", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/status", "", "", 403, "PLY-005", []string{"Host", "evil.example"}},
+		{"GET", "/api/blockchain/blocks/99999", "", "", 404, "block_not_found", nil},
+		{"GET", "/api/blockchain/blocks/x", "", "", 404, "block_not_found", nil},
+		{"GET", "/api/blockchain/dump?from=x", "", "", 400, "bad_request", nil},
+		{"GET", "/api/nothing", "", "", 404, "not_found", nil},
+		{"POST", "/api/peers", "", "", 405, "method_or_type", nil},
+		{"GET", "/eth/v1/node/peers/x", "", "", 400, "400", nil},
+		{"GET", "/eth/v1/node/peers?state=odd", "", "", 400, "400", nil},
+		{"GET", "/eth/v1/nothing", "", "", 404, "404", nil},
+		{"GET", "/", "", "", 404, "PLY-006", nil},
+		{"GET", "/metrics", "", "", 404, "PLY-006", nil},
+		{"GET", "/debug/pprof/", "", "", 404, "PLY-006", nil},
+	} {
+		name := fmt.Sprintf("%s %.60s %.40s", c.method, c.path, c.body)
+		var got reply
+		if len(c.header) == 2 && c.header[0] == "Host" {
+			got = call(h.Server, parley.Listener{Loopback: true}, "127.0.0.1:1", c.method, c.path, "", c.header...)
+		} else {
+			got = h.do(c.method, c.path, c.token, c.body, c.header...)
+		}
+		if got.status != c.status {
+			t.Errorf("%s: status %d, want %d: %.200s", name, got.status, c.status, got.body)
+			continue
+		}
+		m := got.json(t)
+		code := fmt.Sprint(m["code"])
+		if m["error"] != nil {
+			code = fmt.Sprint(m["error"])
+		}
+		if code != c.code {
+			t.Errorf("%s: code %s, want %s", name, code, c.code)
+		}
+		if strings.HasPrefix(c.code, "PLY") {
+			path, _, _ := strings.Cut(c.path, "?")
+			if got.header.Get("Content-Type") != problemType || m["status"] != float64(c.status) || m["type"] == nil || m["title"] == nil || m["instance"] == nil {
+				t.Errorf("%s: not a problem of RFC 9457: %s %s", name, got.header.Get("Content-Type"), got.body)
+			} else if !strings.Contains(path, "%") && m["instance"] != path {
+				t.Errorf("%s: instance %v", name, m["instance"])
+			}
+		}
+		if c.code == "PLY-017" && m["reason"] == nil {
+			t.Errorf("%s: refused without a reason", name)
+		}
+		if len(got.body) > 2000 {
+			t.Errorf("%s: an error of %d bytes", name, len(got.body))
+		}
+	}
+}

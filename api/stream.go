@@ -1,0 +1,303 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/parley-p2p/parley"
+)
+
+const (
+	streamWrite  = 10 * time.Second // a write that takes longer: too slow
+	pingEvery    = 10 * time.Second
+	pongWithin   = 20 * time.Second
+	clientFrame  = 4 << 10 // bytes
+	subProtocol  = "parley.v1"
+	closeTooSlow = websocket.StatusCode(4008)
+)
+
+func (s *Server) streamRoutes() {
+	s.raw(route{method: http.MethodGet, pattern: prefix + "ws", access: read, stream: true, serve: s.webSocket},
+		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol})
+	s.raw(route{method: http.MethodGet, pattern: prefix + "events", access: read, stream: true, serve: s.events},
+		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events"})
+}
+
+// hello is the first message of a stream.
+type hello struct {
+	Boot     string    `json:"boot"`
+	Seq      uint64    `json:"seq"` // the snapshot, or what was sent before, is not older than this
+	Resumed  bool      `json:"resumed"`
+	Snapshot *snapshot `json:"snapshot,omitempty"`
+}
+
+// snapshot is what a client needs to go on from by events.
+type snapshot struct {
+	Status      parley.Status       `json:"status"`
+	Peers       []parley.Peer       `json:"peers"`
+	StaticPeers []parley.StaticPeer `json:"static_peers"`
+	Chain       *parley.Chain       `json:"chain"` // null while joining
+	Alarms      []struct{}          `json:"alarms"`
+}
+
+func (s *Server) snapshot() *snapshot {
+	v := &snapshot{Status: s.node.Status(), Peers: s.node.Peers(), StaticPeers: s.node.StaticPeers(), Alarms: []struct{}{}}
+	if c, err := s.node.Chain(); err == nil {
+		v.Chain = &c
+	}
+	return v
+}
+
+// client is one reader of the event stream.
+type client struct {
+	queue *queue
+	ip    string  // counted; "" = not
+	first []frame // hello, and what was missed
+}
+
+// enter reads the query of a stream and joins the hub. A client that has
+// entered MUST leave the hub.
+func (s *Server) enter(r *http.Request, stream, since string) (*client, *problem) {
+	f, err := newFilter(r.URL.Query().Get("types"))
+	if err != nil {
+		return nil, badRequest.problem(err.Error())
+	}
+	var after uint64
+	if since != "" {
+		if after, err = strconv.ParseUint(since, 10, 53); err != nil {
+			return nil, badRequest.problem("since: want the seq of an event")
+		}
+	}
+	c := &client{queue: newQueue(stream, f, s.metrics)}
+	if who := callerOf(r.Context()); !who.token && !who.free {
+		c.ip = group(remoteAddr(r)).String()
+	}
+	seq, err := s.hub.join(c.queue, c.ip)
+	if err != nil {
+		p := full.problem(err.Error())
+		p.Limit, p.refused = "clients", "clients"
+		return nil, p
+	}
+	h := hello{Boot: s.boot, Seq: seq}
+	var missed []frame
+	if since != "" {
+		missed, h.Resumed = s.hub.backlog(after, seq, f)
+	}
+	if !h.Resumed {
+		h.Snapshot = s.snapshot()
+	}
+	c.first = append([]frame{message("hello", h)}, missed...)
+	return c, nil
+}
+
+func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") == "" {
+		p := methodOrType.problem("this route speaks WebSocket; " + prefix + "events has the same events for plain HTTP")
+		p.Status = http.StatusUpgradeRequired
+		w.Header().Set("Upgrade", "websocket")
+		s.refuse(w, r, p)
+		return
+	}
+	c, p := s.enter(r, "ws", r.URL.Query().Get("since"))
+	if c != nil {
+		defer s.hub.leave(c.queue, c.ip)
+	}
+	if p != nil && p.Code != full.code {
+		s.refuse(w, r, p)
+		return
+	}
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{subProtocol}})
+	if err != nil {
+		return // Accept has answered
+	}
+	defer func() { _ = conn.CloseNow() }()
+	if p != nil {
+		s.metrics.refused.WithLabelValues(p.refused).Inc()
+		_ = conn.Close(websocket.StatusTryAgainLater, p.Detail)
+		return
+	}
+	s.serveWebSocket(context.WithoutCancel(r.Context()), conn, c)
+}
+
+// serveWebSocket works until the client goes, is too slow, or the node stops.
+func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, c *client) {
+	ctx, cancel := context.WithCancel(ctx)
+	conn.SetReadLimit(clientFrame)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer cancel()
+		readCommands(ctx, conn, c.queue)
+	})
+	wg.Go(func() {
+		defer cancel()
+		keepAlive(ctx, conn)
+	})
+	code, why := s.writeEvents(ctx, conn, c)
+	if code != 0 {
+		_ = conn.Close(code, why)
+	}
+	cancel()
+	wg.Wait()
+}
+
+// writeEvents returns how to close the connection; 0 = it is gone.
+func (s *Server) writeEvents(ctx context.Context, conn *websocket.Conn, c *client) (websocket.StatusCode, string) {
+	frames := c.first
+	for {
+		for _, f := range frames {
+			if err := writeFrame(ctx, conn, f); err != nil {
+				return 0, ""
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ""
+		case <-s.hub.stopCh:
+			return websocket.StatusGoingAway, errStopped.Error()
+		case <-c.queue.wake:
+		}
+		var slow bool
+		if frames, slow = c.queue.take(time.Now()); slow {
+			return closeTooSlow, "too slow"
+		}
+	}
+}
+
+func writeFrame(ctx context.Context, conn *websocket.Conn, f frame) error {
+	ctx, cancel := context.WithTimeout(ctx, streamWrite) // past it the library cuts the connection
+	defer cancel()
+	return conn.Write(ctx, websocket.MessageText, f.data)
+}
+
+// keepAlive pings until the connection is gone.
+func keepAlive(ctx context.Context, conn *websocket.Conn) {
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		wait, cancel := context.WithTimeout(ctx, pongWithin)
+		err := conn.Ping(wait)
+		cancel()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// readCommands obeys the client until it goes or says what is no command.
+func readCommands(ctx context.Context, conn *websocket.Conn, q *queue) {
+	for {
+		kind, b, err := conn.Read(ctx)
+		if err != nil {
+			return
+		}
+		err = errors.New("want text")
+		if kind == websocket.MessageText {
+			err = q.obey(b)
+		}
+		if err != nil {
+			_ = conn.Close(websocket.StatusInvalidFramePayloadData, fmt.Sprintf("%.100s", err))
+			return
+		}
+	}
+}
+
+var errCommand = errors.New(`want {"subscribe":[…]}, {"unsubscribe":[…]} or {"ping":…}`)
+
+func (q *queue) obey(b []byte) error {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(b, &keys); err != nil || len(keys) != 1 {
+		return errCommand
+	}
+	for name, value := range keys {
+		var globs []string
+		switch name {
+		case "ping":
+			q.push(message("pong", map[string]json.RawMessage{"ping": value}))
+			return nil
+		case "subscribe", "unsubscribe":
+			if json.Unmarshal(value, &globs) != nil || len(globs) == 0 {
+				return errCommand
+			}
+			return q.subscribe(name == "subscribe", globs)
+		}
+	}
+	return errCommand
+}
+
+// events serves the stream as server-sent events.
+func (s *Server) events(w http.ResponseWriter, r *http.Request) {
+	since := r.URL.Query().Get("since")
+	if id := r.Header.Get("Last-Event-ID"); id != "" {
+		since = id
+	}
+	c, p := s.enter(r, "sse", since)
+	if p != nil {
+		s.refuse(w, r, p)
+		return
+	}
+	defer s.hub.leave(c.queue, c.ip)
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	rc := http.NewResponseController(w)
+	write := func(text string) bool {
+		_ = rc.SetWriteDeadline(time.Now().Add(streamWrite))
+		_, err := w.Write([]byte(text))
+		return err == nil
+	}
+	tick := time.NewTicker(pingEvery)
+	defer tick.Stop()
+	frames := c.first
+	for {
+		for _, f := range frames {
+			if !write(f.sse()) {
+				return
+			}
+		}
+		if rc.Flush() != nil {
+			return
+		}
+		_ = rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes would end the stream
+		frames = nil
+		slow := false
+		select {
+		case <-r.Context().Done():
+			return
+		case <-s.hub.stopCh:
+			return
+		case <-tick.C:
+			if !write(": ping\n\n") {
+				return
+			}
+		case <-c.queue.wake:
+			frames, slow = c.queue.take(time.Now())
+		}
+		if slow {
+			write(": too slow\n\n")
+			return
+		}
+	}
+}
+
+// sse writes a frame as one server-sent event; JSON has no line breaks.
+func (f frame) sse() string {
+	id := ""
+	if f.seq != 0 {
+		id = "id: " + strconv.FormatUint(f.seq, 10) + "\n"
+	}
+	return id + "event: " + f.name + "\ndata: " + string(f.data) + "\n\n"
+}
