@@ -92,7 +92,7 @@ func openListener(addr string) (Listener, error) {
 		l, err := listenUnix(path)
 		return Listener{Listener: l, Name: addr, Admin: true}, err
 	}
-	l, err := net.Listen("tcp", addr)
+	l, err := bind("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return Listener{}, &PortError{Key: "api.listen", Addr: addr, Holder: portHolder(addr), Free: freeAddr(addr), Err: err}
 	}
@@ -103,10 +103,14 @@ func openListener(addr string) (Listener, error) {
 	return Listener{Listener: l, Name: addr, Loopback: err == nil && ap.Addr().IsLoopback()}, nil
 }
 
+func bind(network, addr string) (net.Listener, error) {
+	return net.Listen(network, addr) //nolint:noctx // it waits for nobody
+}
+
 // listenUnix makes a socket that only its owner may use. A socket file that
 // nobody answers on is left from a crash.
 func listenUnix(path string) (net.Listener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
+	if c, err := net.Dial("unix", path); err == nil { //nolint:noctx // a local socket answers at once
 		_ = c.Close()
 		return nil, fmt.Errorf("socket %s is in use: another node runs on this data directory; stop it, or choose another --data-dir", path)
 	}
@@ -114,7 +118,7 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("remove old socket: %w", err)
 	}
 	old := syscall.Umask(0o177)
-	l, err := net.Listen("unix", path)
+	l, err := bind("unix", path)
 	syscall.Umask(old)
 	if err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
@@ -154,7 +158,7 @@ func freeAddr(addr string) string {
 		return addr
 	}
 	for p++; p < 1<<16; p++ {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(p)))
+		l, err := bind("tcp", net.JoinHostPort(host, strconv.Itoa(p)))
 		if err == nil {
 			_ = l.Close()
 			break

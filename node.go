@@ -68,7 +68,6 @@ type Node struct {
 	gossip    *gossip.Gossip
 	replica   *replica.Replica
 	members   atomic.Pointer[map[peer.ID]bool] // whom the network needs
-	rates     rates
 }
 
 // New opens the data directory, the key, the listeners and the store, and wires
@@ -119,6 +118,9 @@ func (n *Node) open() error {
 		Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
 	}, n.bus, n.room("replica"), n.env.Registry)
 	if err != nil {
+		return err
+	}
+	if err := n.writeMeta(); err != nil {
 		return err
 	}
 	n.shake = handshake.New(handshake.Config{

@@ -33,11 +33,14 @@ func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []
 	for _, p := range protocols {
 		s.host.SetStreamHandler(protocol.ID(p.ID), s.handler(ctx, p))
 	}
-	err := s.gossip.Serve(s.replica.ID().Net, append(topics, s.shake.Topics()...))
-	if err == nil {
-		s.shake.ChainKnown()
+	if err := s.writeMeta(); err != nil {
+		return err
 	}
-	return err
+	if err := s.gossip.Serve(s.replica.ID().Net, append(topics, s.shake.Topics()...)); err != nil {
+		return err
+	}
+	s.shake.ChainKnown()
+	return nil
 }
 
 // handler serves one protocol to ready peers, a few streams of each at once.

@@ -156,7 +156,8 @@ func checkAdvertise(k *checker, c *Config) []problem {
 	var out []problem
 	list := make([]string, 0, len(c.P2P.Advertise))
 	for _, item := range c.P2P.Advertise {
-		text, err := item, error(nil)
+		text := item
+		var err error
 		if strings.HasPrefix(item, "/") {
 			text, err = k.multiaddr(item)
 		} else {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -197,7 +198,7 @@ func (l *loader) alias(rank int, a alias, e entry) {
 	}
 	if err != nil {
 		rule := RuleType
-		if err == errHandshakeTopic {
+		if errors.Is(err, errHandshakeTopic) {
 			rule = RuleHandshakeTopic
 		}
 		l.fault(e, a.key, problem{rule, err.Error()})

@@ -8,8 +8,8 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -265,7 +265,7 @@ func (n *Node) Submit(subject, body string, ack parley.Ack) parley.Record {
 	return r
 }
 
-// Chain lists the ids of all records in their order, and checks that blocks
+// Records lists the ids of all records in their order, and checks that blocks
 // follow each other.
 func (n *Node) Records() []string {
 	t := n.swarm.T

@@ -39,7 +39,7 @@ func TestFrameThroughSlowReaders(t *testing.T) {
 					t.Fatalf("frame %d: %d bytes, %v; want %d bytes", i, len(got), err, len(w))
 				}
 			}
-			if _, err := ReadFrame(r, MaxSyncAnswer); err != io.EOF {
+			if _, err := ReadFrame(r, MaxSyncAnswer); !errors.Is(err, io.EOF) {
 				t.Errorf("after the last frame: %v, want io.EOF", err)
 			}
 		})
@@ -83,7 +83,7 @@ func TestReadFrameFaults(t *testing.T) {
 			if !errors.Is(err, tt.want) || p != nil {
 				t.Errorf("%d bytes, %v; want %v", len(p), err, tt.want)
 			}
-			if tt.want == io.ErrUnexpectedEOF && errors.Is(err, io.EOF) {
+			if errors.Is(tt.want, io.ErrUnexpectedEOF) && errors.Is(err, io.EOF) {
 				t.Errorf("%v counts as a clean end", err)
 			}
 		})
@@ -122,7 +122,7 @@ func TestFault(t *testing.T) {
 			t.Errorf("%v: charged as %s, want %s", err, bad.Offence, want)
 		}
 	}
-	if Fault(cut) != cut || Fault(nil) != nil {
+	if !errors.Is(Fault(cut), cut) || Fault(nil) != nil {
 		t.Error("what is nobody's fault was changed")
 	}
 }

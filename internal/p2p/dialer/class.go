@@ -101,7 +101,7 @@ func timedOut(err error) bool {
 // saysTimeout looks into every branch of err: [errors.As] would stop at a
 // dial's own Timeout method, which does not look at its addresses.
 func saysTimeout(err error) bool {
-	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() { //nolint:errorlint // it walks the tree itself
+	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
 		return true
 	}
 	switch e := err.(type) { //nolint:errorlint // as above

@@ -281,7 +281,7 @@ func run(n int, at time.Time, step time.Duration, now time.Time) (int, time.Time
 	if steps <= 0 {
 		return n, at
 	}
-	return max(0, n-int(min(steps, maxPoints))), at.Add(steps * step)
+	return max(0, n-int(min(steps, maxPoints))), at.Add(steps * step) //nolint:durationcheck // steps is a count
 }
 
 // forget drops who is long gone and, if that is not enough, the tenth with the

@@ -128,8 +128,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	e.sync(ctx)
 	tip := e.ledger.Tip()
-	self, ok := tip.Set.ByKey(e.self)
-	if !ok || ctx.Err() != nil {
+	if _, ok := tip.Set.ByKey(e.self); !ok || ctx.Err() != nil {
 		return nil
 	}
 	wal, entries, err := e.openWAL()
@@ -148,7 +147,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
 	}
-	self, _ = e.ledger.Tip().Set.ByKey(e.self)
+	self, _ := e.ledger.Tip().Set.ByKey(e.self)
 	s, err := e.newSession(self, wal, entries)
 	if err != nil {
 		return err
