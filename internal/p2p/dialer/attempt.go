@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 const (
@@ -29,6 +30,7 @@ const (
 type outcome struct {
 	id      peer.ID
 	dialled []ma.Multiaddr
+	given   int  // how many of dialled are at the host that was given; 0 = all
 	learned bool // id was not given: it can be pinned
 	err     error
 }
@@ -110,8 +112,9 @@ func (d *Dialer) learn(ctx context.Context, it *item, at target, pin peer.ID) ou
 					out.dialled = append(out.dialled, moved)
 				}
 			}
+			out.given = len(out.dialled)
 			for _, a := range who.Addrs {
-				if !ma.Contains(out.dialled, a) {
+				if !ma.Contains(out.dialled, a) && (!manet.IsIPLoopback(a) || at.ip.IsLoopback()) {
 					out.dialled = append(out.dialled, a)
 				}
 			}
@@ -205,10 +208,13 @@ func (d *Dialer) clearBackoff(p peer.ID) {
 func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
 	d.host.ConnManager().Protect(who.id, s.tag())
 	d.clearBackoff(who.id)
-	addrs := append(slices.Clone(who.dialled), d.otherAddrs(s, who.id)...)
-	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
-	err := d.host.Connect(dialCtx, peer.AddrInfo{ID: who.id, Addrs: addrs})
-	cancel()
+	var err error
+	if who.given > 0 { // where we were sent comes before where it says it is
+		err = d.dial(ctx, who.id, who.dialled[:who.given])
+	}
+	if who.given == 0 || err != nil {
+		err = d.dial(ctx, who.id, append(slices.Clone(who.dialled), d.otherAddrs(s, who.id)...))
+	}
 	if have, ok := actual(err, who.dialled); ok && have == d.host.ID() {
 		return errSelf
 	} else if ok {
@@ -229,6 +235,12 @@ func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
 		_ = d.host.Network().ClosePeer(who.id)
 	}
 	return err
+}
+
+func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return d.host.Connect(ctx, peer.AddrInfo{ID: p, Addrs: addrs})
 }
 
 // otherAddrs is where other items know the same peer to be.

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/parley-p2p/parley"
+)
+
+const (
+	defaultNode = "http://127.0.0.1:8080"
+	apiPrefix   = "/api/v1/"
+	maxAnswer   = 256 << 20 // bytes; a dump is copied, not read
+	maxToken    = 16 << 10
+)
+
+// client asks one node.
+type client struct {
+	name  string // as the user gave it
+	base  string // scheme://host
+	token string
+	http  *http.Client
+}
+
+// client finds the node: --node, PARLEY_NODE, the socket of the data
+// directory, or the default address.
+func (g *globals) client() (*client, error) {
+	name := g.node
+	if name == "" {
+		name = os.Getenv("PARLEY_NODE")
+	}
+	if name == "" {
+		name = g.localNode()
+	}
+	c := &client{name: name, base: strings.TrimSuffix(name, "/"), http: &http.Client{}}
+	if path, ok := strings.CutPrefix(name, "unix:"); ok {
+		c.base = "http://localhost"
+		c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}}
+	} else if u, err := url.Parse(name); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fail(exitUsage, "node %q: want http://host:port, https://host:port or unix:PATH", name)
+	}
+	if g.verbose {
+		g.say("asking %s", name)
+	}
+	if g.tokenFile != "" {
+		f, err := os.Open(g.tokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("token: %w", err)
+		}
+		defer f.Close()
+		b, err := io.ReadAll(io.LimitReader(f, maxToken))
+		if err != nil {
+			return nil, fmt.Errorf("token: %w", err)
+		}
+		c.token = strings.TrimSpace(string(b))
+	}
+	return c, nil
+}
+
+// localNode is the socket of this machine's node where there is one. A broken
+// configuration is for the commands that need one.
+func (g *globals) localNode() string {
+	cfg, err := g.load(nil)
+	if err != nil {
+		return defaultNode
+	}
+	path := parley.SocketPath(cfg.DataDir)
+	if _, err := os.Stat(path); err != nil {
+		return defaultNode
+	}
+	return "unix:" + path
+}
+
+// request sends one request. An answer of 400 and above is an *apiError; else
+// the caller MUST close the body.
+func (c *client) request(ctx context.Context, method, path, contentType string, body io.Reader) (*http.Response, error) {
+	if !strings.HasPrefix(path, "/") {
+		path = apiPrefix + path
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, fail(exitUsage, "%w", err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	if res.StatusCode >= http.StatusBadRequest {
+		defer res.Body.Close()
+		return res, refusal(res)
+	}
+	return res, nil
+}
+
+// unreachable tells a node that is not there from one that is slow.
+func (c *client) unreachable(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		if wrapped.Timeout() {
+			return fail(exitTimeout, "node %s did not answer in time: give it longer with --timeout 60s", c.name)
+		}
+		err = wrapped.Err
+	}
+	return fail(exitUnreachable, "node %s does not answer: %w: start one with: parley devnet, or name another with --node", c.name, err)
+}
+
+func refusal(res *http.Response) error {
+	e := &apiError{}
+	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil || json.Unmarshal(b, e) != nil || e.Title == "" && e.Detail == "" {
+		*e = apiError{Detail: strings.ToLower(http.StatusText(res.StatusCode))}
+		if text := strings.TrimSpace(string(b)); text != "" && len(text) < 300 {
+			e.Detail += ": " + text
+		}
+	}
+	e.Status = res.StatusCode
+	return e
+}
+
+// get reads the whole answer of a GET.
+func (c *client) get(ctx context.Context, path string) ([]byte, error) {
+	return c.do(ctx, http.MethodGet, path, "", nil)
+}
+
+func (c *client) do(ctx context.Context, method, path, contentType string, body []byte) ([]byte, error) {
+	var r io.Reader
+	if body != nil {
+		r = bytes.NewReader(body)
+	}
+	res, err := c.request(ctx, method, path, contentType, r)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return nil, c.unreachable(ctx, err)
+	}
+	return b, nil
+}
+
+// query adds parameters, of which those without a value are left out.
+func query(path string, pairs ...string) string {
+	v := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
+	}
+	if len(v) == 0 {
+		return path
+	}
+	return path + "?" + v.Encode()
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/parley-p2p/parley/config"
+)
+
+// configFlags are the flags that set configuration keys: those with a flag of
+// their own, and --set for all.
+type configFlags struct {
+	flags *pflag.FlagSet
+	keys  map[string]string // flag → key
+	sets  []string
+}
+
+func addConfigFlags(c *cobra.Command) *configFlags {
+	f := &configFlags{flags: c.Flags(), keys: map[string]string{}}
+	for _, k := range config.Keys() {
+		flag := k.Flag
+		switch {
+		case k.Name == "ops.listen":
+			flag = "ops-listen"
+		case flag == "", k.Name == "data_dir": // a global flag
+			continue
+		}
+		f.keys[flag] = k.Name
+		c.Flags().String(flag, k.Default, k.Help)
+	}
+	c.Flags().StringArrayVar(&f.sets, "set", nil, "KEY=VALUE, any configuration key, repeatable")
+	return f
+}
+
+// values are the keys that were set.
+func (f *configFlags) values() (map[string]string, error) {
+	values := map[string]string{}
+	f.flags.Visit(func(flag *pflag.Flag) {
+		if key, ok := f.keys[flag.Name]; ok {
+			values[key] = flag.Value.String()
+		}
+	})
+	for _, set := range f.sets {
+		key, value, ok := strings.Cut(set, "=")
+		if !ok || key == "" {
+			return nil, fail(exitUsage, "--set %s: want KEY=VALUE", set)
+		}
+		values[key] = value
+	}
+	return values, nil
+}
+
+func (g *globals) loadWith(f *configFlags) (*config.Loaded, error) {
+	values, err := f.values()
+	if err != nil {
+		return nil, err
+	}
+	return g.load(values)
+}
+
+func configCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use: "config", Short: "The configuration: where each value comes from",
+		Example: "parley config show --origin\nparley config get p2p.port\nparley config validate --config parley.toml",
+	}
+	c.AddCommand(configShowCommand(g), configGetCommand(g), configValidateCommand(g), configInitCommand(g))
+	return c
+}
+
+func configShowCommand(g *globals) *cobra.Command {
+	var origin bool
+	c := &cobra.Command{Use: "show", Short: "Every key with its value", Args: cobra.NoArgs, Example: "PEERS=node1:8080 parley config show --origin"}
+	flags := addConfigFlags(c)
+	c.Flags().BoolVar(&origin, "origin", false, "and where the value comes from")
+	c.RunE = func(*cobra.Command, []string) error {
+		cfg, err := g.loadWith(flags)
+		if err != nil {
+			return err
+		}
+		g.warn(cfg)
+		type value struct {
+			Key    string `json:"key"`
+			Value  string `json:"value"`
+			Origin string `json:"origin"`
+		}
+		l := list[value]{}
+		for _, v := range cfg.Values() {
+			l.Items = append(l.Items, value(v))
+		}
+		l.Count = len(l.Items)
+		body, err := json.Marshal(l)
+		if err != nil {
+			return err
+		}
+		return g.show(body, func() (*table, error) {
+			t := &table{columns: []column{{name: "KEY"}, {name: "VALUE"}, {name: "ORIGIN", wide: !origin}}}
+			for _, v := range l.Items {
+				t.add(v.Key, v.Value, v.Origin)
+			}
+			return t, nil
+		})
+	}
+	return c
+}
+
+func (g *globals) warn(cfg *config.Loaded) {
+	for _, w := range cfg.Warnings {
+		g.say("warning: %s", w)
+	}
+}
+
+func configGetCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{Use: "get KEY", Short: "The value of one key", Args: cobra.ExactArgs(1), Example: "parley config get p2p.port"}
+	flags := addConfigFlags(c)
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		cfg, err := g.loadWith(flags)
+		if err != nil {
+			return err
+		}
+		for _, v := range cfg.Values() {
+			if v.Key == args[0] {
+				_, err := fmt.Fprintln(g.out, v.Value)
+				return err
+			}
+		}
+		return fail(exitNotFound, "no key %q: parley config show lists them", args[0])
+	}
+	return c
+}
+
+func configValidateCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{Use: "validate", Short: "All that is wrong with the configuration, at once", Args: cobra.NoArgs,
+		Example: "parley config validate --config parley.toml"}
+	flags := addConfigFlags(c)
+	c.RunE = func(*cobra.Command, []string) error {
+		cfg, err := g.loadWith(flags)
+		if err != nil {
+			return err
+		}
+		g.warn(cfg)
+		_, err = fmt.Fprintln(g.out, "the configuration is good")
+		return err
+	}
+	return c
+}
+
+func configInitCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "init [FILE]", Short: "Write a configuration file with every key, its default and its meaning", Args: cobra.MaximumNArgs(1),
+		Example: "parley config init parley.toml",
+		RunE: func(_ *cobra.Command, args []string) error {
+			path := "parley.toml"
+			if len(args) == 1 {
+				path = args[0]
+			}
+			if path == "-" {
+				_, err := fmt.Fprint(g.out, sampleConfig())
+				return err
+			}
+			if err := createFile(path, []byte(sampleConfig()), 0o644); err != nil {
+				return err
+			}
+			g.say("wrote %s: every key stands as a comment with its default", path)
+			return nil
+		},
+	}
+}
+
+// sampleConfig is a file that sets nothing and shows everything. Keys without
+// a section stand first, as TOML wants it.
+func sampleConfig() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# parley configuration. Values are the defaults; remove the # to change one.\n")
+	var sections []string
+	bySection := map[string][]config.Key{}
+	for _, k := range config.Keys() {
+		if k.Type == "secret" {
+			continue // never in a file
+		}
+		section := ""
+		if i := strings.LastIndexByte(k.Name, '.'); i >= 0 {
+			section = k.Name[:i]
+		}
+		if bySection[section] == nil {
+			sections = append(sections, section)
+		}
+		bySection[section] = append(bySection[section], k)
+	}
+	for _, section := range sections {
+		if section != "" {
+			fmt.Fprintf(&b, "\n[%s]\n", section)
+		}
+		for _, k := range bySection[section] {
+			fmt.Fprintf(&b, "# %-42s # %s\n", k.Name[strings.LastIndexByte(k.Name, '.')+1:]+" = "+tomlValue(k), k.Help)
+		}
+	}
+	return b.String()
+}
+
+func tomlValue(k config.Key) string {
+	switch k.Type {
+	case "bool", "int":
+		return k.Default
+	case "list":
+		items := []string{}
+		for item := range strings.SplitSeq(k.Default, ",") {
+			if item != "" {
+				items = append(items, strconv.Quote(item))
+			}
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	}
+	return strconv.Quote(k.Default)
+}

@@ -1,0 +1,257 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+const seedScript = "../../internal/devnet/testdata/verify-network.sh"
+
+// needs skips where a program of the seed's guide is missing.
+func needs(t *testing.T, programs ...string) {
+	t.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("%s is not installed: apt-get install bash curl jq iproute2 util-linux", p)
+		}
+	}
+}
+
+// TestDevnet drives real processes as people do.
+func TestDevnet(t *testing.T) {
+	needs(t, "bash", "curl", "jq")
+	script, err := os.ReadFile(seedScript)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/devnet", RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"until": until, "exits": exits, "baseport": baseport,
+			// devnet stops what a failed script leaves in net.
+			"devnet": func(ts *testscript.TestScript, _ bool, _ []string) {
+				ts.Defer(func() {
+					if _, err := os.Stat(ts.MkAbs("net/devnet.json")); err == nil {
+						_ = ts.Exec("parley", "devnet", "down", "--purge", "--dir", "net")
+					}
+				})
+			},
+			// taken PORT holds it until the script ends.
+			"taken": func(ts *testscript.TestScript, _ bool, args []string) {
+				l, err := net.Listen("tcp", "127.0.0.1:"+args[0])
+				ts.Check(err)
+				ts.Defer(func() { _ = l.Close() })
+			},
+			// verify PORT PORT PORT runs the seed's script on three ports.
+			"verify": func(ts *testscript.TestScript, _ bool, ports []string) {
+				text := string(script)
+				for i, port := range ports {
+					text = strings.Replace(text, fmt.Sprintf("192.168.1.%d:8080", 10+i), "127.0.0.1:"+port, 1)
+				}
+				path := ts.MkAbs("verify-network.sh")
+				ts.Check(os.WriteFile(path, []byte(text), 0o700))
+				ts.Check(ts.Exec("bash", path))
+			},
+		},
+	})
+}
+
+// baseport NAME puts a port with nine free ones after it into NAME, and those
+// into NAME1, NAME2 …
+func baseport(ts *testscript.TestScript, _ bool, args []string) {
+	base := freeBasePort(ts.Fatalf)
+	ts.Setenv(args[0], strconv.Itoa(base))
+	for i := 1; i < 10; i++ {
+		ts.Setenv(args[0]+strconv.Itoa(i), strconv.Itoa(base+i))
+	}
+}
+
+// freeBasePort looks below the ports that systems give out by themselves.
+func freeBasePort(fatalf func(string, ...any)) int {
+	for range 100 {
+		base := 20000 + 10*rand.IntN(1000)
+		free := 0
+		for ; free < 10; free++ {
+			l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(base+free))
+			if err != nil {
+				break
+			}
+			_ = l.Close()
+		}
+		if free == 10 {
+			return base
+		}
+	}
+	fatalf("no ten free ports in a row")
+	return 0
+}
+
+// output is what a process has written, as it grows.
+type output struct {
+	lines chan string
+	all   bytes.Buffer // for its own goroutine
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.all.Write(b)
+	for {
+		line, err := o.all.ReadString('\n')
+		if err != nil {
+			o.all.WriteString(line)
+			return len(b), nil
+		}
+		o.lines <- line
+	}
+}
+
+// expect reads lines until one matches.
+func (o *output) expect(t *testing.T, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	timeout := time.After(patience)
+	var seen strings.Builder
+	for {
+		select {
+		case line := <-o.lines:
+			if re.MatchString(line) {
+				return line
+			}
+			seen.WriteString(line)
+		case <-timeout:
+			t.Fatalf("no line matches %s in:\n%s", pattern, seen.String())
+		}
+	}
+}
+
+// parleyCommand is the binary under test, as testscript put it into PATH.
+func parleyCommand(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "parley", args...)
+}
+
+// TestDevnetInTheForeground: a node killed from another terminal stays down,
+// and a signal stops the others and the whole command cleanly.
+func TestDevnetInTheForeground(t *testing.T) {
+	t.Parallel()
+	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			dir := filepath.Join(t.TempDir(), "net")
+			base := freeBasePort(t.Fatalf)
+			up := parleyCommand(t.Context(), "devnet", "--dir", dir, "--base-port", strconv.Itoa(base), "--nodes", "2")
+			out := &output{lines: make(chan string, 1000)}
+			up.Stdout, up.Stderr = out, out
+			if err := up.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = parleyCommand(context.Background(), "devnet", "down", "--dir", dir).Run() })
+			out.expect(t, `Ctrl-C stops all nodes`)
+			out.expect(t, `2 of 2 up  height 0 .* all agree`)
+			pids := nodePIDs(t, dir)
+			if len(pids) != 2 {
+				t.Fatalf("%d nodes run, want 2", len(pids))
+			}
+			if b, err := parleyCommand(t.Context(), "devnet", "kill", "n2", "--dir", dir).CombinedOutput(); err != nil {
+				t.Fatalf("kill: %v: %s", err, b)
+			}
+			out.expect(t, `1 of 2 up .* down: node2`)
+			if err := up.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			if err := up.Wait(); err != nil {
+				t.Errorf("devnet ended with %v, want exit code 0", err)
+			}
+			if left := nodePIDs(t, dir); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// nodePIDs finds the processes of a devnet by their command lines.
+func nodePIDs(t *testing.T, dir string) []string {
+	t.Helper()
+	if _, err := os.Stat("/proc/self/cmdline"); err != nil {
+		t.Skip("there is no /proc to look for processes in")
+	}
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err == nil && bytes.Contains(b, []byte("\x00--config\x00"+dir+"/")) {
+			pids = append(pids, strings.Split(f, "/")[2])
+		}
+	}
+	return pids
+}
+
+// TestSeedGuide follows the seed's guide to the letter: three machines, here
+// addresses of one network namespace, nothing but port 8080, PEERS, and its
+// script unchanged.
+func TestSeedGuide(t *testing.T) {
+	t.Parallel()
+	needs(t, "bash", "curl", "jq", "ip", "unshare")
+	if out, err := exec.CommandContext(t.Context(), "unshare", "-n", "true").CombinedOutput(); err != nil {
+		t.Skipf("a network namespace needs root: %v %s", err, out)
+	}
+	script, err := filepath.Abs(seedScript)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const guide = `set -e
+ip link set lo up
+for i in 10 11 12; do ip addr add 192.168.1.$i/32 dev lo; done
+node() { # ADDRESS PEERS
+    env HOME="$PWD" RUST_LOG=info JWT_SECRET=c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0 PROVCHAIN_PORT=8080 \
+        PROVCHAIN_BIND_ADDRESS=$1 PEERS="$2" PARLEY_P2P__LISTEN=/ip4/$1/tcp/8080 PARLEY_P2P__PORT=8080 PARLEY_OPS__LISTEN= \
+        parley run --data-dir $1 >$1.log 2>&1 &
+    pids="$pids $!"
+}
+trap 'kill -INT $pids; wait' EXIT
+until_ok() { for i in $(seq 300); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done; echo "never: $*"; tail -n 20 *.log; exit 1; }
+peers() { test "$(curl -sf http://$1:8080/api/peers | jq .peer_count)" = 2; }
+heads() { for i in 10 11 12; do curl -sf http://192.168.1.$i:8080/api/blockchain/status | jq -c '[.block_count,.latest_block_hash]'; done; }
+same() { heads >heads; test $(wc -l <heads) = 3 && test $(sort -u heads | wc -l) = 1; }
+node 192.168.1.10 ""
+until_ok curl -sf http://192.168.1.10:8080/health
+node 192.168.1.11 192.168.1.10:8080
+node 192.168.1.12 192.168.1.10:8080,192.168.1.11:8080
+for i in 10 11 12; do until_ok peers 192.168.1.$i; done
+echo '{"subject":"doc:1","body":{"n":1}}' | parley tx submit - --data-dir 192.168.1.10
+until_ok same
+bash "$SCRIPT"
+`
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "unshare", "-n", "bash", "-c", guide)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "SCRIPT="+script)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // its trap stops the nodes
+	cmd.WaitDelay = 15 * time.Second
+	b, err := cmd.CombinedOutput()
+	out := string(b)
+	if err != nil || strings.Count(out, "✓") != 5 || strings.Contains(out, "✗") || strings.Count(out, ": 2 blocks") != 3 {
+		t.Fatalf("the seed's guide: %v\n%s", err, out)
+	}
+	t.Log(out)
+}

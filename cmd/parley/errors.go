@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"unicode"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
+)
+
+// Exit codes are part of the contract.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+	exitCheck       = 4
+	exitNotFound    = 5
+	exitRefused     = 6
+	exitTimeout     = 7
+	exitConfig      = 78
+	exitInterrupted = 130
+)
+
+// A codeError is an error that knows its exit code.
+type codeError struct {
+	code int
+	err  error
+}
+
+func (e *codeError) Error() string { return e.err.Error() }
+func (e *codeError) Unwrap() error { return e.err }
+
+func fail(code int, format string, args ...any) error {
+	return &codeError{code, fmt.Errorf(format, args...)}
+}
+
+// usage says that the command line is wrong, and where to read how it is right.
+func usage(c *cobra.Command, err error) error {
+	return fail(exitUsage, "%w: see %s --help", err, c.CommandPath())
+}
+
+// isCobraUsage knows the errors that cobra makes by itself; it has no types
+// for them.
+func isCobraUsage(err error) bool {
+	if err == nil {
+		return false
+	}
+	for _, start := range []string{"unknown command", "required flag(s)", "if any flags in the group", "at least one of the flags"} {
+		if strings.HasPrefix(err.Error(), start) {
+			return true
+		}
+	}
+	return false
+}
+
+// An apiError is a refusal by the node.
+type apiError struct {
+	Status int    `json:"status"`
+	Code   string `json:"code"` // PLY-…, "" of routes with a shape of their own
+	Title  string `json:"title"`
+	Detail string `json:"detail"`
+	Reason string `json:"reason"`
+	Errors []struct {
+		Location string `json:"location"`
+		Message  string `json:"message"`
+		Value    any    `json:"value"`
+	} `json:"errors"`
+}
+
+func (e *apiError) Error() string {
+	text := e.Detail
+	if text == "" {
+		text = strings.ToLower(e.Title)
+	}
+	for _, sub := range e.Errors {
+		text += fmt.Sprintf("; %s: %s", sub.Location, sub.Message)
+	}
+	switch e.exit() {
+	case exitRefused:
+		text += ": give a token with --token-file (make one on the node's machine: parley token create), or ask by the node's local socket"
+	case exitNotFound, exitTimeout:
+	default:
+		if e.Status == http.StatusTooManyRequests {
+			text += ": try again later"
+		}
+	}
+	if e.Code != "" && !strings.Contains(text, e.Code) {
+		text += " [" + e.Code + "]"
+	}
+	return text
+}
+
+func (e *apiError) exit() int {
+	switch {
+	case e.Code == "PLY-013" || e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden && e.Code != "PLY-017":
+		return exitRefused
+	case e.Status == http.StatusNotFound || e.Status == http.StatusGone:
+		return exitNotFound
+	case e.Status == http.StatusGatewayTimeout:
+		return exitTimeout
+	}
+	return exitFailed
+}
+
+// exitCode is the exit code of a command that ended with err.
+func exitCode(ctx context.Context, err error) int {
+	var coded *codeError
+	var refused *apiError
+	var faults *config.FaultsError
+	var start *parley.StartError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &coded):
+		return coded.code
+	case errors.As(err, &refused):
+		return refused.exit()
+	case errors.As(err, &faults), errors.As(err, &start):
+		return exitConfig
+	case isCobraUsage(err):
+		return exitUsage
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return exitTimeout
+	}
+	return exitFailed
+}
+
+// printError writes each error on a line of its own.
+func printError(ctx context.Context, w io.Writer, err error) {
+	if exitCode(ctx, err) == exitInterrupted {
+		fmt.Fprintln(w, "error: interrupted")
+		return
+	}
+	text := err.Error()
+	if exitCode(ctx, err) == exitUsage && !strings.Contains(text, "--help") {
+		text += ": see parley --help"
+	}
+	for line := range strings.SplitSeq(text, "\n") {
+		if line = strings.Map(printable, line); strings.TrimSpace(line) != "" {
+			fmt.Fprintln(w, "error: "+line)
+		}
+	}
+}
+
+// printable keeps words from outside from moving the terminal.
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return ' '
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/spf13/cobra"
+)
+
+const maxEvent = 16 << 20 // bytes; the snapshot of the first message is the longest
+
+func eventsCommand(g *globals) *cobra.Command {
+	var types string
+	var after uint64
+	c := &cobra.Command{
+		Use: "events", Short: "What happens, as it happens: one JSON a line", Args: cobra.NoArgs,
+		Example: "parley events\nparley events --types 'peer.*,block.stored'\nparley events --since 1882367144759911",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if g.output == "table" {
+				g.output = "jsonl"
+			}
+			return g.stream(c.Context(), types, after)
+		},
+	}
+	c.Flags().StringVar(&types, "types", "", "only these, by comma, * for any part (default: all but logs and samples)")
+	c.Flags().Uint64Var(&after, "since", 0, "go on after the event of this number")
+	return c
+}
+
+// envelope is one message of the event stream.
+type envelope struct {
+	Seq  uint64          `json:"seq"`
+	TS   time.Time       `json:"ts"`
+	Type string          `json:"type"`
+	Data json.RawMessage `json:"data"`
+}
+
+// stream shows events until the node or the user ends it, or --limit of them.
+func (g *globals) stream(ctx context.Context, types string, after uint64) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	since := ""
+	if after > 0 {
+		since = strconv.FormatUint(after, 10)
+	}
+	conn, err := c.events(ctx, g.timeout, query(apiPrefix+"ws", "types", types, "since", since))
+	if err != nil {
+		return err
+	}
+	defer conn.CloseNow()
+	for shown := 0; g.limit == 0 || shown < g.limit; {
+		_, message, err := conn.Read(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return c.unreachable(ctx, fmt.Errorf("the event stream ended: %w", err))
+		}
+		e, err := decode[envelope](message)
+		if err != nil {
+			return err
+		}
+		if e.Type == "" || e.Type == "hello" {
+			continue // the snapshot is for dashboards
+		}
+		shown++
+		if err := g.showEvent(message, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *client) events(ctx context.Context, timeout time.Duration, path string) (*websocket.Conn, error) {
+	dial, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	header := http.Header{}
+	if c.token != "" {
+		header.Set("Authorization", "Bearer "+c.token)
+	}
+	conn, res, err := websocket.Dial(dial, "ws"+strings.TrimPrefix(c.base, "http")+path, &websocket.DialOptions{
+		HTTPClient: c.http, HTTPHeader: header, Subprotocols: []string{"parley.v1"},
+	})
+	if err == nil {
+		conn.SetReadLimit(maxEvent)
+		return conn, nil
+	}
+	if res != nil && res.StatusCode >= http.StatusBadRequest && res.Body != nil {
+		defer res.Body.Close()
+		return nil, refusal(res)
+	}
+	return nil, c.unreachable(ctx, err)
+}
+
+func (g *globals) showEvent(message []byte, e envelope) error {
+	if g.output != "table" && g.output != "wide" {
+		return g.show(message, func() (*table, error) { return facts(e.Type, string(e.Data)), nil })
+	}
+	_, err := fmt.Fprintf(g.out, "%s  %-22s %s\n", e.TS.Local().Format(time.TimeOnly), e.Type, eventWords(e.Data))
+	return err
+}
+
+// eventWords shows an event's data as key=value pairs in their order.
+func eventWords(data json.RawMessage) string {
+	d := json.NewDecoder(strings.NewReader(string(data)))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return string(data)
+	}
+	var words []string
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			break
+		}
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			break
+		}
+		text := string(raw)
+		var s string
+		if json.Unmarshal(raw, &s) == nil {
+			text = s
+		}
+		if text != "" && text != "null" {
+			words = append(words, fmt.Sprintf("%v=%s", key, text))
+		}
+	}
+	return strings.Map(printable, strings.Join(words, " "))
+}

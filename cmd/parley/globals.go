@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/charmbracelet/x/term"
+	"github.com/spf13/cobra"
+
+	"github.com/parley-p2p/parley/config"
+)
+
+// globals are the flags that every command has, and the three streams.
+type globals struct {
+	node, tokenFile, output, color string
+	config, dataDir                string
+	json, quiet, verbose, noInput  bool
+	limit                          int
+	timeout, watch                 time.Duration
+
+	in       io.Reader
+	out, err io.Writer
+}
+
+func newGlobals() *globals { return &globals{in: os.Stdin, out: os.Stdout, err: os.Stderr} }
+
+func (g *globals) register(root *cobra.Command) {
+	f := root.PersistentFlags()
+	f.StringVar(&g.node, "node", "", "the node to ask: URL or unix:PATH (env PARLEY_NODE; default: the data directory's socket, else "+defaultNode+")")
+	f.StringVar(&g.tokenFile, "token-file", "", "file with an API token")
+	f.StringVarP(&g.output, "output", "o", "table", "table, wide, json, jsonl, yaml, csv or template=T")
+	f.BoolVar(&g.json, "json", false, "the API's answer as it is (= -o json)")
+	f.DurationVar(&g.watch, "watch", 0, "show again every 2s, or --watch=5s")
+	f.Lookup("watch").NoOptDefVal = "2s"
+	f.IntVar(&g.limit, "limit", 0, "at most so many rows")
+	f.DurationVar(&g.timeout, "timeout", 10*time.Second, "for the node to answer")
+	f.StringVar(&g.config, "config", "", "configuration file (default: ./parley.toml, the user's, /etc/parley)")
+	f.StringVar(&g.dataDir, "data-dir", "", "data directory of the node")
+	f.StringVar(&g.color, "color", "auto", "auto, always or never")
+	f.BoolVarP(&g.quiet, "quiet", "q", false, "data only, no talk")
+	f.BoolVarP(&g.verbose, "verbose", "v", false, "more talk: which node is asked")
+	f.BoolVar(&g.noInput, "no-input", false, "never ask")
+	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return g.check(c) }
+}
+
+// check looks at the flags that have rules.
+func (g *globals) check(c *cobra.Command) error {
+	if g.json {
+		g.output = "json"
+	}
+	switch name, _, _ := strings.Cut(g.output, "="); name {
+	case "table", "wide", "json", "jsonl", "yaml", "csv", "template":
+	default:
+		return usage(c, fmt.Errorf("-o %s: want table, wide, json, jsonl, yaml, csv or template=T", g.output))
+	}
+	if g.limit < 0 {
+		return usage(c, fmt.Errorf("--limit %d: want 1 or more", g.limit))
+	}
+	switch g.color { // the libraries below read these
+	case "always":
+		return errors.Join(os.Unsetenv("NO_COLOR"), os.Setenv("CLICOLOR_FORCE", "1"))
+	case "never":
+		return os.Setenv("NO_COLOR", "1")
+	case "auto":
+		return nil
+	}
+	return usage(c, fmt.Errorf("--color %s: want auto, always or never", g.color))
+}
+
+// load reads the configuration with the flags that are keys. Warnings are the
+// caller's to tell.
+func (g *globals) load(flags map[string]string) (*config.Loaded, error) {
+	all := map[string]string{}
+	for k, v := range flags {
+		all[k] = v
+	}
+	if g.dataDir != "" {
+		all["data_dir"] = g.dataDir
+	}
+	return config.Load(config.LoadArgs{File: g.config, Environ: os.Environ(), Flags: all})
+}
+
+// say talks to people, on stderr.
+func (g *globals) say(format string, args ...any) {
+	if !g.quiet {
+		fmt.Fprintf(g.err, format+"\n", args...)
+	}
+}
+
+// terminal tells whether w is one, and how wide it is.
+func terminal(w any) (width int, ok bool) {
+	f, isFile := w.(term.File)
+	if !isFile || !term.IsTerminal(f.Fd()) {
+		return 0, false
+	}
+	width, _, err := term.GetSize(f.Fd())
+	if err != nil || width <= 0 {
+		width = 80
+	}
+	return width, true
+}
+
+// notify ends the context at the first signal to stop. At the second the
+// process ends at once.
+func notify(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		os.Exit(exitInterrupted)
+	}()
+	return ctx, cancel
+}
+
+// confirmed says whether a step that somebody may not want is done: by its
+// flag, or by a person at a terminal. name is the flag that answers.
+func (g *globals) confirmed(flag bool, name, question string) error {
+	if flag {
+		return nil
+	}
+	if _, tty := terminal(g.in); !tty || g.noInput {
+		return fail(exitUsage, "%s: say yes with %s", question, name)
+	}
+	fmt.Fprintf(g.err, "%s Go on? [y/N] ", question)
+	var answer string
+	_, _ = fmt.Fscanln(g.in, &answer) // no answer is no
+	if a := strings.ToLower(answer); a != "y" && a != "yes" {
+		return fail(exitFailed, "left as it was")
+	}
+	return nil
+}
+
+// noColor says that the user wants no colours.
+func noColor() bool { return os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" }

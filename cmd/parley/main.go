@@ -1,0 +1,120 @@
+// Command parley owns the command line: it runs a node, and asks one.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"charm.land/fang/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/parley-p2p/parley"
+)
+
+func main() { os.Exit(run()) }
+
+// run is main with an exit code, for tests.
+func run() int {
+	if filepath.Base(os.Args[0]) == "printenv" { // a link of this name serves containers without a shell
+		return printEnv(os.Stdout, os.Args[1:])
+	}
+	g := newGlobals()
+	root := rootCommand(g)
+	ctx, stop := notify(context.Background())
+	defer stop()
+	err := fang.Execute(ctx, root, fang.WithoutVersion(), fang.WithErrorHandler(func(w io.Writer, _ fang.Styles, err error) {
+		printError(ctx, w, err)
+	}))
+	return exitCode(ctx, err)
+}
+
+func rootCommand(g *globals) *cobra.Command {
+	root := &cobra.Command{
+		Use:     "parley",
+		Short:   "A peer-to-peer node for blockchain networks",
+		Long:    "Runs a node that finds its peers, agrees with them on one chain and replicates it; and asks a running node about all that.",
+		Example: "parley devnet\nparley run --peers node1:8080,node2:8080\nparley status\nparley tx submit record.json",
+		Version: parley.BuildVersion().Version,
+	}
+	root.AddGroup(&cobra.Group{ID: "run", Title: "run"}, &cobra.Group{ID: "look", Title: "look"},
+		&cobra.Group{ID: "chain", Title: "chain and records"}, &cobra.Group{ID: "set", Title: "settings"})
+	g.register(root)
+	group := func(id string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = id
+			root.AddCommand(c)
+		}
+	}
+	group("run", runCommand(g), devnetCommand(g))
+	group("look", statusCommand(g), healthCommand(g), peersCommand(g), eventsCommand(g))
+	group("chain", chainCommand(g), txCommand(g))
+	group("set", keyCommand(g), configCommand(g), tokenCommand(g), apiCommand(g), versionCommand(g))
+	strict(root)
+	return root
+}
+
+// strict makes wrong flags and arguments of every command usage errors, and
+// makes a command that only holds others say so instead of doing nothing.
+func strict(c *cobra.Command) {
+	c.SuggestionsMinimumDistance = 2 // letters
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
+	if c.RunE == nil && c.Run == nil && c.HasSubCommands() {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return c.Help()
+			}
+			return fmt.Errorf("unknown command %q for %q%s", args[0], c.CommandPath(), didYouMean(c.SuggestionsFor(args[0])))
+		}
+	}
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usage(c, err)
+			}
+			return nil
+		}
+	}
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		err := run(c, args)
+		if isCobraUsage(err) {
+			return usage(c, err)
+		}
+		return err
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+}
+
+func didYouMean(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return ", did you mean " + strings.Join(names, " or ") + "?"
+}
+
+// printEnv is the printenv of containers that have no other.
+func printEnv(w io.Writer, names []string) int {
+	if len(names) == 0 {
+		for _, pair := range os.Environ() {
+			fmt.Fprintln(w, pair)
+		}
+		return 0
+	}
+	code := 0
+	for _, name := range names {
+		value, ok := os.LookupEnv(name)
+		if !ok {
+			code = 1
+			continue
+		}
+		fmt.Fprintln(w, value)
+	}
+	return code
+}

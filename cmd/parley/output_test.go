@@ -1,0 +1,74 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parley-p2p/parley/config"
+)
+
+func TestShowFormats(t *testing.T) {
+	body := []byte(`{"items":[{"name":"a","height":9007199254740991},{"name":"b","height":2}],"count":2}` + "\n")
+	view := func() (*table, error) {
+		tab := &table{columns: []column{{name: "NAME"}, {name: "HEIGHT", right: true}, {name: "WIDE ONE", wide: true}}}
+		tab.add("a", "9007199254740991", "x")
+		tab.add("b\x1b[31m", "2", "y")
+		return tab, nil
+	}
+	for format, want := range map[string]string{
+		"json":  string(body),
+		"jsonl": "{\"name\":\"a\",\"height\":9007199254740991}\n{\"name\":\"b\",\"height\":2}\n",
+		"yaml":  "items:\n  - name: a\n    height: 9007199254740991\n  - name: b\n    height: 2\ncount: 2\n",
+		"csv":   "name,height,wide_one\na,9007199254740991,x\nb\x1b[31m,2,y\n",
+		"table": "NAME              HEIGHT\na       9007199254740991\nb [31m                 2\n",
+		"wide":  "NAME              HEIGHT  WIDE ONE\na       9007199254740991  x\nb [31m                 2  y\n",
+
+		"template={{range .items}}{{.name}}={{.height}} {{end}}": "a=9007199254740991 b=2 \n",
+	} {
+		var out bytes.Buffer
+		g := &globals{output: format, out: &out}
+		if err := g.show(body, view); err != nil {
+			t.Errorf("%s: %v", format, err)
+		} else if out.String() != want {
+			t.Errorf("%s gives\n%s\nwant\n%s", format, out.String(), want)
+		}
+	}
+}
+
+func TestTableFitsTheTerminal(t *testing.T) {
+	l := layout{columns: []column{{}, {}}, shown: []int{0, 1}, widths: []int{4, 100}, room: 20}
+	if got := l.line([]string{"name", strings.Repeat("x", 100)}); got != "name  xxxxxxxxxxxxx…" {
+		t.Errorf("line %q", got)
+	}
+}
+
+func TestLogLevelsOfRooms(t *testing.T) {
+	var out bytes.Buffer
+	log, err := newLog(config.Log{Level: "warn,p2p=info,p2p.gossip=debug", Format: "json"}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gossip, dialer, replica := log.With("room", "p2p.gossip"), log.With("room", "p2p.dialer"), log.With("room", "replica")
+	gossip.With("topic", "block").Debug("yes 1")
+	dialer.Debug("no")
+	dialer.Info("yes 2", "took", 1500*time.Millisecond)
+	replica.Info("no")
+	replica.Warn("yes 3")
+	log.Info("no")
+	if got := out.String(); strings.Count(got, "\n") != 3 || strings.Count(got, `"msg":"yes`) != 3 || !strings.Contains(got, `"took":"1.5s"`) {
+		t.Errorf("log\n%s", got)
+	}
+}
+
+func TestJournalLines(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(formatHandler("journal", &out))
+	log.With("room", "api").Error("no disk", "err", "full")
+	log.Debug("detail")
+	if got, want := out.String(), "<3>msg=\"no disk\" room=api err=full\n<7>msg=detail\n"; got != want {
+		t.Errorf("wrote %q, want %q", got, want)
+	}
+}

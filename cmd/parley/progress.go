@@ -1,0 +1,69 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+const (
+	barCells = 24
+	barEach  = 100 * time.Millisecond // on a terminal
+	lineEach = 2 * time.Second        // elsewhere
+)
+
+// bar shows how long work goes on: one line that is drawn anew on a terminal,
+// a line now and then elsewhere, nothing with -q. It is for one goroutine.
+type bar struct {
+	w     io.Writer
+	width int // of the terminal, 0 = none
+	quiet bool
+	began time.Time
+	last  time.Time
+	drawn bool
+}
+
+func newBar(g *globals) *bar {
+	b := &bar{w: g.err, quiet: g.quiet, began: time.Now(), last: time.Now()}
+	b.width, _ = terminal(g.err)
+	return b
+}
+
+// show draws done of total, when it is time to.
+func (b *bar) show(done, total int64, text string) {
+	each := lineEach
+	if b.width > 0 {
+		each = barEach
+	}
+	now := time.Now()
+	if b.quiet || now.Sub(b.last) < each {
+		return
+	}
+	b.last, b.drawn = now, true
+	part := 1.0
+	if total > 0 {
+		part = min(float64(done)/float64(total), 1)
+	}
+	left := ""
+	if part > 0 && part < 1 {
+		left = ", " + age(time.Duration(float64(now.Sub(b.began))*(1-part)/part)) + " left"
+	}
+	if b.width == 0 {
+		fmt.Fprintf(b.w, "%3.0f%%  %s%s\n", part*100, text, left)
+		return
+	}
+	full := int(part * barCells)
+	line := fmt.Sprintf("%s%s %3.0f%%  %s%s", strings.Repeat("█", full), strings.Repeat("░", barCells-full), part*100, text, left)
+	if r := []rune(line); len(r) >= b.width {
+		line = string(r[:b.width-1])
+	}
+	fmt.Fprintf(b.w, "\r\x1b[K%s", line)
+}
+
+// end takes the line away.
+func (b *bar) end() {
+	if b.drawn && b.width > 0 {
+		fmt.Fprint(b.w, "\r\x1b[K")
+	}
+}

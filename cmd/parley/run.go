@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"syscall"
+	"time"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/api"
+	"github.com/parley-p2p/parley/config"
+)
+
+const (
+	drainTime   = 10 * time.Second
+	drainSlack  = 2 * time.Second // for the store to close after the rooms
+	memoryShare = 0.8             // of the container's memory
+)
+
+func runCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use: "run", Short: "Run a node in the foreground; Ctrl-C drains, twice stops at once", Args: cobra.NoArgs,
+		Long: "Without peers the node makes a chain of its own, or goes on with the one in its data directory. With peers it joins theirs.",
+		Example: "parley run\nparley run --peers node1:8080,node2:8080\n" +
+			"parley run --peers 127.0.0.1:8080 --data-dir node4 \\\n--api-listen 127.0.0.1:8083 --p2p-port 9909 --ops-listen 127.0.0.1:9093",
+	}
+	flags := addConfigFlags(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		cfg, err := g.loadWith(flags)
+		if err != nil {
+			return err
+		}
+		log, err := newLog(cfg.Log, g.err)
+		if err != nil {
+			return err
+		}
+		return runNode(c.Context(), cfg, log)
+	}
+	return c
+}
+
+// runNode runs a node and its API until ctx ends or one of them fails.
+func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger) error {
+	for _, w := range cfg.Warnings {
+		log.Warn("configuration", "warning", w)
+	}
+	limit, err := memlimit.Set(memlimit.WithRatio(memoryShare), memlimit.WithProvider(memlimit.FromCgroup))
+	log.Debug("memory limit", "bytes", limit, "err", err) // no container, no limit
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg})
+	if err != nil {
+		return err
+	}
+	server, err := api.New(node, api.Options{Log: log, Registry: reg})
+	if err != nil {
+		return errors.Join(err, node.Close())
+	}
+	banner(log, node)
+	dumpOnSignal(ctx, log)
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return named("node", node.Run(gctx)) })
+	g.Go(func() error { return named("api", server.Run(gctx)) })
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // there may be no systemd
+	done := make(chan error, 1)
+	go func() { done <- g.Wait() }()
+	select {
+	case err = <-done:
+	case <-gctx.Done():
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+		log.Info("stopping", "within", drainTime)
+		select {
+		case err = <-done:
+		case <-time.After(drainTime + drainSlack):
+			return fmt.Errorf("not drained within %s: stopped anyway, the store recovers at the next start", drainTime)
+		}
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // a clean stop is no fault
+	}
+	return errors.Join(err, node.Close()) // nobody asks the store any more
+}
+
+func named(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// banner tells a reader of the log who this node is and where it is reached.
+func banner(log *slog.Logger, n *parley.Node) {
+	info := n.Info()
+	log.Info("parley", "version", n.Version().Version, "name", info.Name, "peer", info.PeerID, "data_dir", n.Config().DataDir)
+	log.Info("p2p", "listen", info.Listen)
+	if c, err := n.Chain(); err == nil {
+		log.Info("chain", "chain", c.ChainID, "genesis", c.GenesisHash, "height", c.Height, "role", c.Role)
+	} else {
+		log.Info("chain", "state", "not known yet")
+	}
+}
+
+// dumpOnSignal writes the stacks of all goroutines to the log at each SIGUSR1.
+func dumpOnSignal(ctx context.Context, log *slog.Logger) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	go func() {
+		defer signal.Stop(signals)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-signals:
+				var b bytes.Buffer
+				err := pprof.Lookup("goroutine").WriteTo(&b, 2)
+				log.Info("goroutines", "stacks", b.String(), "err", err)
+			}
+		}
+	}()
+}

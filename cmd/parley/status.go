@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-p2p/parley"
+)
+
+func statusCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "One screen about the node", Args: cobra.NoArgs,
+		Example: "parley status\nparley status --watch",
+		RunE: func(c *cobra.Command, _ []string) error {
+			return ask(c.Context(), g, "status", viewStatus)
+		},
+	}
+}
+
+func viewStatus(s parley.Status) *table {
+	verdict := s.Verdict
+	if len(s.Reasons) > 0 {
+		verdict += ": " + strings.Join(s.Reasons, "; ")
+	}
+	chain, tip := s.ChainID, "not known yet"
+	if chain == "" {
+		chain = "not known yet"
+	}
+	if s.Head != nil {
+		tip = fmt.Sprintf("%d  %s  %s ago", s.Head.Height, head(s.Head.Hash.String()), seconds(s.Head.AgeS))
+	}
+	sync := s.Sync.State
+	if s.Sync.LagBlocks > 0 {
+		sync += fmt.Sprintf(", %s behind %d", count(s.Sync.LagBlocks, "block"), s.Sync.Target)
+	}
+	return facts(
+		"verdict", verdict,
+		"node", s.Name+", "+s.Role,
+		"peer id", s.PeerID.String(),
+		"chain", chain,
+		"head", tip,
+		"sync", sync,
+		"peers", fmt.Sprintf("%d in, %d out, %d known", s.Peers.Inbound, s.Peers.Outbound, s.Peers.Known),
+		"waiting", fmt.Sprintf("%s, %s", count(s.Mempool.Records, "record"), size(s.Mempool.Bytes)),
+		"version", s.Version+", up "+seconds(s.UptimeS),
+	)
+}
+
+func versionCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "What this binary is", Args: cobra.NoArgs, Example: "parley version --json",
+		RunE: func(*cobra.Command, []string) error {
+			v := parley.BuildVersion()
+			body, err := json.Marshal(v)
+			if err != nil {
+				return err
+			}
+			return g.show(body, func() (*table, error) {
+				commit := v.Commit
+				if commit == "" {
+					commit = "unknown"
+				}
+				return facts("version", v.Version, "commit", commit, "go", v.Go, "system", v.OS+"/"+v.Arch, "api", fmt.Sprint(v.API)), nil
+			})
+		},
+	}
+}
+
+func healthCommand(g *globals) *cobra.Command {
+	var live, ready bool
+	c := &cobra.Command{
+		Use: "health", Short: "Probe for containers and cron: exit 0 or 4", Args: cobra.NoArgs,
+		Example: "parley health\nparley health --live",
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(c.Context(), g.timeout)
+			defer cancel()
+			switch {
+			case live:
+				return g.probe(ctx, "/livez")
+			case ready:
+				return g.probe(ctx, "/readyz")
+			}
+			return g.health(ctx)
+		},
+	}
+	c.Flags().BoolVar(&live, "live", false, "only: can the node do its work at all")
+	c.Flags().BoolVar(&ready, "ready", false, "only: is the node ready for use")
+	c.MarkFlagsMutuallyExclusive("live", "ready")
+	return c
+}
+
+// probe asks a route whose status is the answer.
+func (g *globals) probe(ctx context.Context, path string) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	body, err := c.get(ctx, path)
+	var no *apiError
+	if errors.As(err, &no) && no.Status == http.StatusServiceUnavailable {
+		return &codeError{exitCheck, err}
+	}
+	if err != nil {
+		return err
+	}
+	text, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	if text == "" || strings.HasPrefix(text, "{") && g.output != "json" {
+		text = "ok"
+	}
+	return writeLine(g.out, []byte(text))
+}
+
+func (g *globals) health(ctx context.Context) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	body, err := c.get(ctx, "health")
+	if err != nil {
+		return err
+	}
+	h, err := decode[parley.Health](body)
+	if err != nil {
+		return err
+	}
+	if g.output == "table" {
+		err = writeLine(g.out, []byte(h.Status))
+	} else {
+		err = g.show(body, func() (*table, error) { return viewHealth(h), nil })
+	}
+	if err != nil || h.Status == "ready" {
+		return err
+	}
+	var why []string
+	for _, check := range h.Checks {
+		if !check.OK {
+			why = append(why, check.Name+": "+check.Note)
+		}
+	}
+	return fail(exitCheck, "the node is %s: %s", strings.ReplaceAll(h.Status, "_", " "), strings.Join(why, "; "))
+}
+
+func viewHealth(h parley.Health) *table {
+	t := &table{columns: []column{{name: "CHECK"}, {name: "OK"}, {name: "NOTE"}}}
+	for _, c := range h.Checks {
+		t.add(c.Name, fmt.Sprint(c.OK), c.Note)
+	}
+	return t
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/parley-p2p/parley"
+)
+
+// maxRequest bounds the file of one record, before the node does.
+const maxRequest = 128 << 10 // bytes; the API's own limit
+
+func txCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use: "tx", Short: "Records: write and read them",
+		Example: "parley tx submit record.json\nparley tx load records.jsonl\nparley tx history 'pkg:deb/debian/bash@5.2.15-2'",
+	}
+	c.AddCommand(submitCommand(g), loadCommand(g),
+		&cobra.Command{Use: "get ID", Short: "One record", Args: cobra.ExactArgs(1), Example: "parley tx get 3a21…",
+			RunE: func(c *cobra.Command, args []string) error {
+				return ask(c.Context(), g, "records/"+url.PathEscape(args[0]), viewRecord)
+			}},
+		&cobra.Command{Use: "history SUBJECT", Short: "All that is known of a subject, newest first", Args: cobra.ExactArgs(1),
+			Example: "parley tx history 'pkg:deb/debian/bash@5.2.15-2'",
+			RunE: func(c *cobra.Command, args []string) error {
+				return ask(c.Context(), g, query("records", "subject", args[0], "limit", g.limitText()), func(l list[parley.Record]) *table {
+					if l.NextCursor != "" {
+						g.say("there are more: see them with --limit %d", min(2*len(l.Items), 1000))
+					}
+					t := viewRecords(l)
+					t.empty = "nothing is known of " + args[0]
+					return t
+				})
+			}},
+	)
+	return c
+}
+
+func submitCommand(g *globals) *cobra.Command {
+	var subject, mediaType, ack string
+	c := &cobra.Command{
+		Use: "submit FILE|-", Short: "Write one record", Args: cobra.ExactArgs(1),
+		Long: "Without --subject the file is a request: {\"subject\":\"…\",\"body\":{…}}. With it the file is the body of the record as it stands.\n" +
+			"The node signs the record with its key, unless the request has the author's signature.",
+		Example: "parley tx submit record.json\nparley tx submit --subject doc:42 report.pdf --media-type application/pdf",
+		RunE: func(c *cobra.Command, args []string) error {
+			content, err := g.readInput(args[0])
+			if err != nil {
+				return err
+			}
+			request := content
+			if subject != "" {
+				if request, err = json.Marshal(draft(subject, mediaType, content)); err != nil {
+					return err
+				}
+			}
+			return g.submit(c.Context(), request, ack)
+		},
+	}
+	c.Flags().StringVar(&subject, "subject", "", "what the record is about; the file is its body")
+	c.Flags().StringVar(&mediaType, "media-type", "", "of the body (default: application/json if it is, else application/octet-stream)")
+	c.Flags().StringVar(&ack, "ack", "committed", "wait until it is committed, or only accepted")
+	return c
+}
+
+func draft(subject, mediaType string, content []byte) parley.Draft {
+	d := parley.Draft{Subject: subject, MediaType: mediaType}
+	if json.Valid(content) && (mediaType == "" || mediaType == jsonMedia) {
+		d.MediaType, d.Body = jsonMedia, content
+	} else {
+		d.BodyBase64 = content
+	}
+	return d
+}
+
+const jsonMedia = "application/json"
+
+// readInput reads a file, or stdin for "-".
+func (g *globals) readInput(name string) ([]byte, error) {
+	r := g.in
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxRequest+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if len(b) > maxRequest {
+		return nil, fmt.Errorf("%s is longer than %d bytes, the most that one record may need: split it, or store it elsewhere and record its hash", name, maxRequest)
+	}
+	return bytes.TrimSpace(b), nil
+}
+
+func (g *globals) submit(ctx context.Context, request []byte, ack string) error {
+	if ack != string(parley.Committed) && ack != string(parley.Accepted) {
+		return fail(exitUsage, "--ack %s: want committed or accepted", ack)
+	}
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.timeout+time.Second) // the node's own limit ends first
+	defer cancel()
+	body, err := c.do(ctx, http.MethodPost, query("records", "ack", ack, "timeout", g.timeout.String()), jsonMedia, request)
+	if err != nil {
+		return err
+	}
+	r, err := decode[parley.Record](body)
+	if err != nil {
+		return err
+	}
+	if r.Status == "pending" && ack == string(parley.Committed) {
+		g.say("the record is accepted and not committed yet: ask for it with parley tx get %s", r.ID)
+	}
+	return g.show(body, func() (*table, error) {
+		t := facts("id", r.ID.String(), "status", r.Status)
+		if r.Height != nil {
+			t.add("height", strconv.FormatUint(*r.Height, 10))
+		}
+		return t, nil
+	})
+}
+
+func viewRecord(r parley.Record) *table {
+	t := facts("id", r.ID.String(), "status", r.Status)
+	if r.Reason != nil {
+		t.add("reason", *r.Reason)
+	}
+	if r.Height != nil {
+		t.add("height", fmt.Sprintf("%d, as number %d", *r.Height, index(r)))
+	}
+	t.add("subject", r.Subject)
+	t.add("media type", r.MediaType)
+	t.add("author", r.Author)
+	t.add("nonce", strconv.FormatUint(r.Nonce, 10))
+	t.add("body", bodyText(r))
+	return t
+}
+
+func index(r parley.Record) uint32 {
+	if r.Index == nil {
+		return 0
+	}
+	return *r.Index
+}
+
+func viewRecords(l list[parley.Record]) *table {
+	t := &table{columns: []column{{name: "HEIGHT", right: true}, {name: "ID"}, {name: "AUTHOR"}, {name: "SUBJECT", wide: true}, {name: "FULL ID", wide: true}, {name: "BODY"}}}
+	for _, r := range l.Items {
+		height := r.Status
+		if r.Height != nil {
+			height = strconv.FormatUint(*r.Height, 10)
+		}
+		t.add(height, head(r.ID.String()), head(r.Author), r.Subject, r.ID.String(), bodyText(r))
+	}
+	return t
+}
+
+// bodyText is the body on one line.
+func bodyText(r parley.Record) string {
+	var b bytes.Buffer
+	if r.Body != nil && json.Compact(&b, r.Body) == nil {
+		return b.String()
+	}
+	return fmt.Sprintf("%s of %s", size(len(r.BodyBase64)), r.MediaType)
+}
