@@ -3,26 +3,16 @@ package parley
 import (
 	"bufio"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 )
 
-// portHolder names the process that listens on a TCP port, as far as this user
-// may see it.
-func portHolder(addr string) string {
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return ""
-	}
-	p, err := strconv.Atoi(port)
-	if err != nil {
-		return ""
-	}
+// PortHolder names the process that listens on a TCP port, "pid 4711 (nginx)",
+// as far as this user may see it; "" = unknown. Linux only.
+func PortHolder(port int) string {
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		if inode := listeningInode(table, p); inode != "" {
+		if inode := listeningInode(table, port); inode != "" {
 			return holderOf(inode)
 		}
 	}

@@ -94,7 +94,7 @@ func openListener(addr string) (Listener, error) {
 	}
 	l, err := bind("tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return Listener{}, &PortError{Key: "api.listen", Addr: addr, Holder: portHolder(addr), Free: freeAddr(addr), Err: err}
+		return Listener{}, NewPortError("api.listen", addr, err)
 	}
 	if err != nil {
 		return Listener{}, fmt.Errorf("api.listen %s: %w", addr, err)
@@ -147,16 +147,19 @@ func SocketPath(dataDir string) string {
 	return filepath.Join(run, fmt.Sprintf("parley-%s.sock", shortDigest(path)))
 }
 
-// freeAddr finds the next free port after that of addr.
-func freeAddr(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
+// NewPortError finds out who holds addr, the value of a configuration key, and
+// which port after it is free.
+func NewPortError(key, addr string, err error) *PortError {
+	e := &PortError{Key: key, Addr: addr, Free: addr, Err: err}
+	host, text, _ := net.SplitHostPort(addr) // it was listened on
+	if port, err := strconv.Atoi(text); err == nil {
+		e.Holder, e.Free = PortHolder(port), freeAddr(host, port)
 	}
-	p, err := strconv.Atoi(port)
-	if err != nil {
-		return addr
-	}
+	return e
+}
+
+// freeAddr finds the next free port after p.
+func freeAddr(host string, p int) string {
 	for p++; p < 1<<16; p++ {
 		l, err := bind("tcp", net.JoinHostPort(host, strconv.Itoa(p)))
 		if err == nil {

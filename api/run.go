@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
+
 	"sync"
 	"syscall"
 	"time"
@@ -107,24 +107,7 @@ func (s *Server) listenOps(ctx context.Context) (net.Listener, error) {
 		s.log.Info("ops listener skipped", "addr", addr, "err", err)
 		return nil, nil
 	}
-	return nil, &parley.PortError{Key: "ops.listen", Addr: addr, Free: freeAddr(ctx, addr), Err: err}
-}
-
-// freeAddr finds the next free port after that of addr.
-func freeAddr(ctx context.Context, addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	p, err := strconv.Atoi(port)
-	for p++; err == nil && p < 1<<16; p++ {
-		next := net.JoinHostPort(host, strconv.Itoa(p))
-		if l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", next); err == nil {
-			_ = l.Close()
-			return next
-		}
-	}
-	return addr
+	return nil, parley.NewPortError("ops.listen", addr, err)
 }
 
 func isLoopback(a net.Addr) bool {

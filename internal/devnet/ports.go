@@ -1,15 +1,13 @@
 package devnet
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
+
+	"github.com/parley-p2p/parley"
 )
 
 // portStep is the distance to the next base port that is tried.
@@ -43,7 +41,7 @@ func (s *State) checkPorts(dir string) error {
 		if err := canBind(s.Bind); err != nil {
 			return err
 		}
-		return &PortError{Port: node.APIPort, Holder: holder(node.APIPort), Dir: dir, Base: freeBase(s.Bind, s.Nodes[0].APIPort, len(s.Nodes))}
+		return &PortError{Port: node.APIPort, Holder: parley.PortHolder(node.APIPort), Dir: dir, Base: freeBase(s.Bind, s.Nodes[0].APIPort, len(s.Nodes))}
 	}
 	return nil
 }
@@ -95,46 +93,4 @@ func (s *State) freePort(port int) (int, error) {
 		}
 	}
 	return 0, errors.New("no port is free for the node's API")
-}
-
-// holder names the process that listens on a TCP port, as far as this user may
-// see it. Linux only.
-func holder(port int) string {
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		inode := listeningInode(table, port)
-		if inode == "" {
-			continue
-		}
-		links, _ := filepath.Glob("/proc/[0-9]*/fd/*") // only a bad pattern fails
-		for _, link := range links {
-			if to, err := os.Readlink(link); err != nil || to != "socket:["+inode+"]" {
-				continue
-			}
-			pid := strings.Split(link, "/")[2]
-			name, err := os.ReadFile("/proc/" + pid + "/comm")
-			if err != nil {
-				return "pid " + pid
-			}
-			return fmt.Sprintf("pid %s (%s)", pid, strings.TrimSpace(string(name)))
-		}
-	}
-	return ""
-}
-
-// listeningInode finds the socket that listens on port: columns are the slot,
-// local address, remote address, state (0A = listen), …, inode.
-func listeningInode(table string, port int) string {
-	f, err := os.Open(table)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	want := fmt.Sprintf(":%04X", port)
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		c := strings.Fields(lines.Text())
-		if len(c) > 9 && strings.HasSuffix(c[1], want) && c[3] == "0A" {
-			return c[9]
-		}
-	}
-	return ""
 }

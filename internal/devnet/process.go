@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/parley-p2p/parley"
 )
 
 const (
@@ -86,7 +88,7 @@ func (n *Net) start(ctx context.Context, s *State, node *Node) error {
 		node.OpsPort = 0
 	}
 	if !isFree(s.Bind, node.APIPort) {
-		return &PortError{Port: node.APIPort, Holder: holder(node.APIPort)}
+		return &PortError{Port: node.APIPort, Holder: parley.PortHolder(node.APIPort)}
 	}
 	if err := os.MkdirAll(n.NodeDir(node.Name), 0o700); err != nil {
 		return fmt.Errorf("node directory: %w", err)

@@ -16,15 +16,18 @@ const (
 	self      State = "self"   // it is this node: never again, and not listed
 )
 
-// The phases of OPERATORS 6.2.
+// The phases. The first is for nodes that start together: who was not up yet
+// at the first attempt is up a second later.
 const (
-	fastEvery = 5 * time.Second
-	fastFor   = 2 * time.Minute
-	slowEvery = 30 * time.Second
-	dropWait  = time.Second      // after a drop the next attempt comes within it
-	flapping  = 10 * time.Second // a connection that lived shorter is a failed attempt
-	fullFirst = time.Minute
-	fullMost  = 5 * time.Minute
+	eagerEvery = time.Second
+	eagerFor   = 5 * time.Second
+	fastEvery  = 5 * time.Second
+	fastFor    = 2 * time.Minute
+	slowEvery  = 30 * time.Second
+	dropWait   = time.Second      // after a drop the next attempt comes within it
+	flapping   = 10 * time.Second // a connection that lived shorter is a failed attempt
+	fullFirst  = time.Minute
+	fullMost   = 5 * time.Minute
 )
 
 // rests are the classes for which the phases are too often. A ban by us costs
@@ -77,11 +80,17 @@ func (r *retry) failed(started, now time.Time, c Class) {
 // interval is that of the phase, ± 20 %.
 func (r *retry) interval(now time.Time) time.Duration {
 	d := slowEvery
-	if now.Sub(r.since) < fastFor {
+	switch since := now.Sub(r.since); {
+	case since < eagerFor:
+		d = eagerEvery
+	case since < fastFor:
 		d = fastEvery
 	}
-	return d*8/10 + rand.N(d*4/10)
+	return around(d)
 }
+
+// around is d ± 20 %.
+func around(d time.Duration) time.Duration { return d*8/10 + rand.N(d*4/10) }
 
 // up notes that the peer is connected and ready.
 func (r *retry) up(now time.Time) {
@@ -97,7 +106,7 @@ func (r *retry) down(now time.Time, c Class) {
 		r.failed(now, now, c)
 	case now.Sub(r.upAt) < flapping:
 		r.tries++
-		r.state, r.class, r.next = Trying, c, now.Add(r.interval(now))
+		r.state, r.class, r.next = Trying, c, now.Add(around(fastEvery))
 	default:
 		r.state, r.class, r.since = Trying, c, now
 		r.next = now.Add(rand.N(dropWait))

@@ -31,10 +31,13 @@ func TestRetryPhases(t *testing.T) {
 	if !r.next.Equal(start) || r.state != Trying {
 		t.Fatalf("a new one waits: %+v", r)
 	}
-	fast, slow, now := 0, 0, start
+	eager, fast, slow, now := 0, 0, 0, start
 	for now.Sub(start) < 10*time.Minute {
 		r.failed(now, now, ClassRefused)
-		if now.Sub(start) < fastFor {
+		if now.Sub(start) < eagerFor {
+			eager++
+			within(t, "eager phase", r.next.Sub(now), dropWait, 1200*time.Millisecond)
+		} else if now.Sub(start) < fastFor {
 			fast++
 			within(t, "fast phase", r.next.Sub(now), 4*time.Second, 6*time.Second)
 		} else {
@@ -43,8 +46,8 @@ func TestRetryPhases(t *testing.T) {
 		}
 		now = r.next
 	}
-	if fast < 20 || fast > 30 || slow < 13 || slow > 20 || r.tries != fast+slow {
-		t.Errorf("%d fast and %d slow attempts in 10 min, %d counted", fast, slow, r.tries)
+	if fast < 20 || fast > 30 || slow < 13 || slow > 20 || eager < 4 || eager > 5 || r.tries != eager+fast+slow {
+		t.Errorf("%d eager, %d fast and %d slow attempts in 10 min, %d counted", eager, fast, slow, r.tries)
 	}
 	r.failed(now, now.Add(20*time.Minute), ClassTimeout) // an attempt that took long
 	within(t, "after a long attempt", r.next.Sub(now), 20*time.Minute+dropWait, 20*time.Minute+dropWait)
@@ -57,7 +60,7 @@ func TestRetryPhases(t *testing.T) {
 	r.down(now, "")
 	within(t, "after a drop", r.next.Sub(now), 0, dropWait)
 	r.failed(r.next, r.next, ClassRefused)
-	within(t, "fast phase again", r.next.Sub(now), 4*time.Second, 7*time.Second)
+	within(t, "eager phase again", r.next.Sub(now), dropWait, 3*time.Second)
 
 	r.up(now)
 	r.down(now.Add(time.Second), "")
