@@ -28,6 +28,12 @@ const (
 	ShuttingDown  Reason = "shutting_down"
 )
 
+// Reasons lists the set, for labels.
+var Reasons = []Reason{
+	Malformed, TooLarge, BadSubject, BadMediaType, BadSignature, UnknownAuthor, NotAuthorised, Duplicate, Expired, StaleConfig,
+	MempoolFull, AuthorLimit, RateLimited, DiskLow, Syncing, ShuttingDown,
+}
+
 // HTTPStatus is the status of an answer with this reason; 429 and 503 go with
 // Retry-After. A Reason outside the set gives 500.
 func (r Reason) HTTPStatus() int {

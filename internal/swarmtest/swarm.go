@@ -31,6 +31,7 @@ import (
 	"github.com/libp2p/go-libp2p/x/simlibp2p"
 	"github.com/marcopolo/simnet"
 	"github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
@@ -79,6 +80,7 @@ type Node struct {
 	Name         string
 	Key          ed25519.PrivateKey
 	Log          *Log
+	Registry     *prometheus.Registry // of the present or last run
 
 	swarm *Swarm
 	ip    string
@@ -129,8 +131,10 @@ func (n *Node) Start() {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.Registry = prometheus.NewRegistry()
 	n.Node, err = parley.New(n.cfg, parley.Env{
-		Log: slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, Resolve: resolve,
+		Registry: n.Registry,
+		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, Resolve: resolve,
 		Host: []libp2p.Option{
 			simlibp2p.QUICSimnet(n.swarm.nw, simnet.NodeBiDiLinkSettings{Downlink: link, Uplink: link}),
 			libp2p.ResourceManager(&network.NullResourceManager{}),

@@ -106,6 +106,9 @@ func New(cfg Config, rules Rules, bus *event.Bus, log *slog.Logger, reg promethe
 	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_mempool_records", Help: "Records that wait for a block."}, func() float64 { return float64(p.Len()) })
 	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "parley_mempool_bytes", Help: "Bytes of the records that wait."}, func() float64 { return float64(p.Bytes()) })
 	p.refused = f.NewCounterVec(prometheus.CounterOpts{Name: "parley_mempool_rejected_total", Help: "Records refused or dropped, by reason."}, []string{"reason"})
+	for _, r := range consortium.Reasons {
+		p.refused.WithLabelValues(string(r)) // there from the first scrape
+	}
 	return p
 }
 

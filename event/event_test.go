@@ -1,0 +1,146 @@
+package event
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// samples holds one of each event, with every field set.
+func samples(t *testing.T) []Event {
+	t.Helper()
+	id, err := peer.Decode("12D3KooWHbogA5Qvs9VdkjKi1HxXZ11GAT2B5ARtfhveA8sXKUPj")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := chain.Hash{0xab, 31: 0xcd}
+	at := time.UnixMilli(1795165200123).UTC()
+	connected := PeerConnected{Peer: id, Direction: "outbound", Addr: "/ip4/192.0.2.7/tcp/8080", Transport: "tcp", Source: "static", Slot: "static"}
+	return []Event{
+		NodeStarted{Version: "v1.0.0", Network: "consortium", Peer: id},
+		NodeStopping{Why: "asked to stop"},
+		connected,
+		PeerReady{PeerConnected: connected, Agent: "parley/v1.0.0/linux-amd64", Name: "node2", Height: 812, Hash: h, Services: []string{"full"}},
+		PeerDisconnected{Peer: id, Direction: "inbound", Addr: "/ip4/192.0.2.7/tcp/8080", By: "them", Reason: "shutdown", Goodbye: 1, Text: "bye", DurationS: 1.5},
+		PeerRefused{Peer: id, Addr: "/ip4/192.0.2.7/tcp/8080", Place: "handshake", Reason: "another chain", More: 3},
+		PeerPenalized{Peer: id, Reason: chain.Malformed, Points: 25, Total: 50, Detail: "frame"},
+		PeerDiscouraged{Peer: id, Points: 50},
+		StaticPeerChanged{Item: "node1:8080", ID: id, State: "trying", Class: "refused", NextAt: &at},
+		BlockStored{Height: 812, Hash: h, PrevHash: h, Proposer: 1, RecordCount: 50, SizeBytes: 20480, From: id, Source: "gossip", DelayMS: 12},
+		HeadChanged{Height: 812, Hash: h},
+		SubtreeAnnounced{ID: h, Height: 812, Index: 1, Records: 50, From: id},
+		MiningOn{Hash: h, PrevHash: h, Height: 812, Miner: "node1", RecordCount: 50, SizeBytes: 20480, From: id},
+		RecordCommitted{ID: h, Subject: "pkg:deb/debian/0ad", Author: "ab", Height: 812, Index: 3},
+		RecordRejected{ID: h, Reason: "expired", Detail: "not_after has passed", Height: 812, Author: "ab", Peer: id},
+		SyncChanged{State: "syncing", Target: 812, LagBlocks: 5, ETAS: 1.5},
+		ViewChanged{View: 3, Leader: 2, Why: "leader_failed"},
+		StatsSampled{Inbound: 1, Outbound: 2, BytesInS: 3, BytesOutS: 4, MessagesS: map[string]float64{"block": 1}, RecordsS: 5, Mempool: 6},
+	}
+}
+
+// The JSON of each event is API: the golden file is read in the diff.
+func TestGolden(t *testing.T) {
+	var got bytes.Buffer
+	for _, e := range samples(t) {
+		v := reflect.ValueOf(e)
+		for i := range v.NumField() {
+			if v.Field(i).IsZero() && v.Type().Field(i).Name != "Depth" {
+				t.Errorf("%s: field %s of the sample is not set", e.Type(), v.Type().Field(i).Name)
+			}
+		}
+		b, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.WriteString(e.Type() + " " + string(b) + "\n")
+	}
+	const file = "testdata/events.golden"
+	if *update {
+		if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got.String()); d != "" {
+		t.Errorf("JSON of events changed (-want +got); it is API, see -update:\n%s", d)
+	}
+}
+
+func heads(n, from int) (events []Event) {
+	for i := range n {
+		events = append(events, HeadChanged{Height: uint64(from + i)})
+	}
+	return events
+}
+
+func TestBusKeepsOrderAndCountsLoss(t *testing.T) {
+	b := NewBus(64)
+	early := b.Subscribe()
+	defer early.Close()
+	b.Publish(heads(100, 0)...)
+	events, lost := early.Take(10)
+	if lost != 36 || len(events) != 10 {
+		t.Fatalf("took %d, lost %d; want 10 and 36", len(events), lost)
+	}
+	for i, e := range events {
+		if h := e.Data.(HeadChanged).Height; h != uint64(36+i) || e.Seq != events[0].Seq+uint64(i) || e.Type != "head.changed" || e.V != 1 {
+			t.Errorf("event %d: %+v", i, e)
+		}
+	}
+	select {
+	case <-early.Wake():
+	default:
+		t.Error("more waits, and Wake does not say so")
+	}
+	if n := early.Behind(); n != 54 {
+		t.Errorf("behind by %d, want 54", n)
+	}
+}
+
+func TestBusResumes(t *testing.T) {
+	b := NewBus(64)
+	before := b.Seq()
+	b.Publish(heads(10, 0)...)
+	s, ok := b.SubscribeSince(before + 4)
+	defer s.Close()
+	events, lost := s.Take(100)
+	if !ok || lost != 0 || len(events) != 6 || events[0].Data.(HeadChanged).Height != 4 {
+		t.Errorf("resumed %v, lost %d, %d events", ok, lost, len(events))
+	}
+	b.Publish(heads(100, 10)...)
+	for _, seq := range []uint64{before + 1, b.Seq() + 1} {
+		s, ok := b.SubscribeSince(seq)
+		if ok {
+			t.Errorf("resumed at %d of [%d, %d]", seq, before, b.Seq())
+		}
+		if events, lost := s.Take(1); len(events) != 0 || lost != 0 {
+			t.Errorf("a fresh subscription has %d events, %d lost", len(events), lost)
+		}
+		s.Close()
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	bus := NewBus(16384)
+	for range 16 {
+		defer bus.Subscribe().Close()
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		bus.Publish(HeadChanged{Height: 1})
+	}
+}
