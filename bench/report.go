@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	quietLoad = 2.0  // load average before the start, above which we say so
+	quietAA   = 0.10 // A/A difference, above which wall clock proves nothing
+	slowest   = 0.75 // of the median, below which others had our cores meanwhile
+)
+
+// machine is where it ran, in the words of the result file.
+type machine struct {
+	CPU    string  `json:"cpu"`
+	Cores  int     `json:"cores"`
+	OS     string  `json:"os"`
+	Go     string  `json:"go"`
+	Commit string  `json:"commit"`
+	Load   float64 `json:"load"` // average of the minute before the start
+	Fsync  figure  `json:"-"`    // ms, in the directory of the nodes
+}
+
+// report is the result file.
+type report struct {
+	Harness string    `json:"harness"`
+	Made    time.Time `json:"made"`
+	Short   bool      `json:"short,omitempty"`
+	Seconds float64   `json:"seconds"`
+	Machine machine   `json:"machine"`
+	FsyncMS float64   `json:"fsync_p50_ms"`
+	Plan    plan      `json:"plan"`
+	Checks  figure    `json:"signatures_s_core"` // the same work all along the run
+	AA      float64   `json:"aa_difference"`
+	Rows    []row     `json:"rows"`
+}
+
+// look describes this machine. It is called before we load it ourselves.
+func look(ctx context.Context) machine {
+	m := machine{CPU: "unknown processor", Cores: runtime.GOMAXPROCS(0), OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version(), Commit: "unknown"}
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		if _, rest, ok := strings.Cut(string(b), "model name"); ok {
+			name, _, _ := strings.Cut(rest, "\n")
+			m.CPU = strings.TrimSpace(strings.TrimLeft(name, "\t :"))
+		}
+	}
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(b), &m.Load) // 0 where it is unknown
+	}
+	if b, err := exec.CommandContext(ctx, "git", "rev-parse", "--short=10", "HEAD").Output(); err == nil {
+		m.Commit = strings.TrimSpace(string(b))
+		if b, err := exec.CommandContext(ctx, "git", "status", "--porcelain").Output(); err == nil && len(bytes.TrimSpace(b)) > 0 {
+			m.Commit += " with changes"
+		}
+	}
+	return m
+}
+
+// finish adds what follows from all rows.
+func (r *report) finish(begin time.Time) {
+	for _, row := range r.Rows {
+		r.Checks = append(r.Checks, row.checksCore...)
+	}
+	r.AA = sixDigits(spread(r.Checks))
+	r.FsyncMS = sixDigits(r.Machine.Fsync.median())
+	r.Seconds = sixDigits(time.Since(begin).Seconds())
+	r.Made = time.Now().UTC().Truncate(time.Second)
+}
+
+// lines of the table: a label, and the cell of a row. nil is an empty line.
+func (r *report) lines() []line {
+	return []line{
+		{"start to agreement, s", func(w *row) string { return w.AgreeS.text() }},
+		{"start to first block on all, s", func(w *row) string { return w.FirstBlockS.text() }},
+		{},
+		{"committed records/s", func(w *row) string { return w.RecordsPS.text() }},
+		{"  limit: bare pebble loop", func(w *row) string { return w.PebblePS.text() }},
+		{"  share of it, %", func(w *row) string { return percent(w.PebbleX) }},
+		{"  limit: signatures alone", func(w *row) string { return w.ChecksPS.text() }},
+		{"  share of it, %", func(w *row) string { return percent(w.ChecksX) }},
+		{"  records a block", func(w *row) string { return w.BlockRecords.text() }},
+		{"  CPU us a record, all nodes", func(w *row) string { return w.CPUUS.text() }},
+		{"  CPU us a record and node", func(w *row) string { return w.CPUNodeUS.text() }},
+		{},
+		{fmt.Sprintf("commit at %d/s: p50, ms", openPace), func(w *row) string { return w.P50MS.text() }},
+		{fmt.Sprintf("commit at %d/s: p99, ms", openPace), func(w *row) string { return w.P99MS.text() }},
+		{},
+		{fmt.Sprintf("newcomer, %s records, s", number(float64(r.Plan.Synced))), func(w *row) string { return w.JoinS.text() }},
+		{"  of it to sync, s", func(w *row) string { return w.SyncS.text() }},
+		{"  records/s", func(w *row) string { return w.SyncPS.text() }},
+		{"  MB/s", func(w *row) string { return w.SyncMBPS.text() }},
+		{"  limit: bare pebble loop", func(w *row) string { return w.SyncPebblePS.text() }},
+		{"  share of it, %", func(w *row) string { return percent(w.SyncX) }},
+		{},
+		{"acknowledged records", func(w *row) string { return number(float64(w.Acked)) }},
+		{"missing on any node", func(w *row) string { return number(float64(w.Missing)) }},
+	}
+}
+
+func percent(f figure) string { return f.each(func(v float64) float64 { return 100 * v }).text() }
+
+type line struct {
+	label string
+	cell  func(*row) string
+}
+
+// table is the result for people, at most 100 columns wide.
+func (r *report) table() string {
+	const label, column = 31, 23
+	var b strings.Builder
+	put := func(text string, cells []string) {
+		parts := []string{pad(text, label, false)}
+		for _, c := range cells {
+			parts = append(parts, pad(c, column, true))
+		}
+		b.WriteString(strings.TrimRight(strings.Join(parts, ""), " ") + "\n")
+	}
+	var head []string
+	for _, w := range r.Rows {
+		head = append(head, map[bool]string{true: "1 node", false: fmt.Sprintf("%d nodes", w.Nodes)}[w.Nodes == 1])
+	}
+	put("median (min–max)", head)
+	b.WriteString(strings.Repeat("─", label+column*len(r.Rows)) + "\n")
+	for _, l := range r.lines() {
+		var cells []string
+		for i := range r.Rows {
+			if l.cell != nil {
+				cells = append(cells, l.cell(&r.Rows[i]))
+			}
+		}
+		put(l.label, cells)
+	}
+	return b.String()
+}
+
+// pad counts characters, not bytes.
+func pad(s string, width int, right bool) string {
+	fill := strings.Repeat(" ", max(width-utf8.RuneCountInString(s), 0))
+	if right {
+		return fill + s
+	}
+	return s + fill
+}
+
+// honest says what the figures are made on, and what they do not prove.
+func (r *report) honest() string {
+	m := r.Machine
+	var b strings.Builder
+	fmt.Fprintf(&b, "machine   %s, %d cores, %s, %s, commit %s\n", m.CPU, m.Cores, m.OS, m.Go, m.Commit)
+	fmt.Fprintf(&b, "          load %.2f before the start, fsync p50 %s ms\n", m.Load, number(r.FsyncMS))
+	if m.Load >= quietLoad {
+		fmt.Fprintf(&b, "LOADED    others used this machine: compare CPU time and shares, not the clock\n")
+	}
+	fmt.Fprintf(&b, "A/A       %s signatures/s on one core in %d runs all along; halves differ by %.1f %%\n", r.Checks.text(), len(r.Checks), 100*r.AA)
+	if low := slices.Min(append(figure{math.MaxFloat64}, r.Checks...)); r.AA > quietAA || low < slowest*r.Checks.median() {
+		fmt.Fprintf(&b, "NOISY     equal work differed too much (halves over %.0f %%, or one run under %.0f %% of the median):\n", 100*quietAA, 100*slowest)
+		fmt.Fprintf(&b, "          others used the cores during the run, the clock of it proves nothing\n")
+	}
+	fmt.Fprintf(&b, "harness   loopback: real processes; nodes and clients share the cores\n")
+	fmt.Fprintf(&b, "load      %d B bodies signed beforehand; %d writers of %d records in batches, closed loop;\n", bodyBytes, writers, batchLines)
+	fmt.Fprintf(&b, "          latency: open loop, from when a record is due to its block on the disk of the node asked\n")
+	return b.String()
+}
+
+// save writes the result file and the page.
+func (r *report) save(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("save results: %w", err)
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("save results: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "latest.json"), append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("save results: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "README.md"), []byte(r.page()), 0o644); err != nil {
+		return fmt.Errorf("save results: %w", err)
+	}
+	return nil
+}
+
+func (r *report) page() string {
+	return fmt.Sprintf(page, r.Made.Format("2006-01-02 15:04 MST"), r.Seconds, r.honest(), r.table())
+}
+
+const page = "# Figures\n\n" +
+	"Written by `make bench` (`go run ./bench`) on %s, in one run of %.0f s. Every run is in\n" +
+	"[latest.json](latest.json).\n\n```\n%s\n%s```\n\n" + `How to read it:
+
+- **committed**: certified by a quorum and synced to the disk of the node that answers. After the run all nodes are
+  stopped and their ledgers read: each acknowledged record stands there once, in one order, or the run fails.
+- **limit: bare pebble loop**: one goroutine writes the same records in blocks of the same size, with the keys of the
+  ledger, one synced batch a block. It runs right after each round, on the same disk; shares are taken round by round.
+- **limit: signatures alone**: Ed25519 checks on all cores if every node checks every record once and nothing else.
+- **start**: from the first process on; keys and genesis exist. **Agreement** is one head and all see each other.
+- **newcomer**: a process with an empty directory that is told one address. **To sync** counts from when it knows the
+  chain.
+- Nothing here was measured on a network of several machines.
+`
