@@ -3,6 +3,7 @@
 # make bench   figures, all in one run
 # make soak    long runs: fuzzing and repeated stories, FUZZTIME=1m COUNT=30
 GO       ?= go
+export GOFLAGS ?= -buildvcs=false
 BIN      := bin/parley
 FUZZTIME ?= 1m
 COUNT    ?= 30

@@ -41,6 +41,7 @@ type Status struct {
 	Head          *StatusHead  `json:"head"` // null until the chain is known
 	Sync          Sync         `json:"sync"`
 	Mempool       MempoolState `json:"mempool"`
+	Validators    *ValidatorsN `json:"validators"` // null until the chain is known
 	TransportsOff []string     `json:"transports_off"`
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,7 +81,13 @@ func (n *Node) listen() ([]Listener, error) {
 		}
 		ls = append(ls, l)
 	}
-	l, err := openListener("unix:" + SocketPath(n.cfg.DataDir))
+	socket := SocketPath(n.cfg.DataDir)
+	if filepath.Base(socket) != socketName {
+		if err := ownDir(filepath.Dir(socket)); err != nil {
+			return closeAll(err)
+		}
+	}
+	l, err := openListener("unix:" + socket)
 	if err != nil {
 		return closeAll(err)
 	}
@@ -114,8 +121,11 @@ func listenUnix(path string) (net.Listener, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("socket %s is in use: another node runs on this data directory; stop it, or choose another --data-dir", path)
 	}
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, &StartError{101, fmt.Errorf("api.listen unix:%s is a file, not a socket: choose another path", path)}
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("remove old socket: %w", err)
+		return nil, fmt.Errorf("old socket: %w", err)
 	}
 	old := syscall.Umask(0o177)
 	l, err := bind("unix", path)
@@ -126,25 +136,48 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// maxSocketPath is what the kernel takes, with room for other systems' less.
-const maxSocketPath = 100
+// ownDir makes a directory for this user alone. Where others may write, one of
+// them could listen in our place.
+func ownDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return &StartError{104, fmt.Errorf("directory of the local socket: %w", err)}
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return &StartError{104, fmt.Errorf("directory of the local socket: %w", err)}
+	}
+	if !info.IsDir() || info.Mode().Perm()&0o077 != 0 || !ownedByUs(info) {
+		return &StartError{104, fmt.Errorf("%s, the directory of the local socket, is open to others: remove it, or set XDG_RUNTIME_DIR", dir)}
+	}
+	return nil
+}
+
+func ownedByUs(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return !ok || int(st.Uid) == os.Geteuid()
+}
+
+const (
+	socketName    = "parley.sock"
+	maxSocketPath = 100 // what the kernel takes, with room for other systems' less
+)
 
 // SocketPath is the local socket of the node on a data directory. A path that
-// is too long for a socket moves to the run time directory, under a name made
-// from it.
+// is too long for a socket moves to the run time directory, or to a directory
+// of this user alone, under a name made from it.
 func SocketPath(dataDir string) string {
-	path := filepath.Join(dataDir, "parley.sock")
+	path := filepath.Join(dataDir, socketName)
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
 	if len(path) <= maxSocketPath {
 		return path
 	}
-	run := os.Getenv("XDG_RUNTIME_DIR")
-	if run == "" {
-		run = os.TempDir()
+	name := fmt.Sprintf("parley-%s.sock", shortDigest(path))
+	if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {
+		return filepath.Join(run, name)
 	}
-	return filepath.Join(run, fmt.Sprintf("parley-%s.sock", shortDigest(path)))
+	return filepath.Join(os.TempDir(), fmt.Sprintf("parley-%d", os.Geteuid()), name)
 }
 
 // NewPortError finds out who holds addr, the value of a configuration key, and
@@ -170,14 +203,22 @@ func freeAddr(host string, p int) string {
 	return net.JoinHostPort(host, strconv.Itoa(p))
 }
 
-// apiPort is the port of the first TCP listener of the API, 0 without one.
+// firstTCP is the place of the first TCP listener of the API, -1 without one.
+func (n *Node) firstTCP() int {
+	return slices.IndexFunc(n.listeners, func(l Listener) bool { return !l.Admin })
+}
+
+// apiPort is the port of that listener, 0 without one.
 func (n *Node) apiPort() int {
-	for _, l := range n.listeners {
-		if a, ok := l.Addr().(*net.TCPAddr); ok {
-			return a.Port
-		}
+	i := n.firstTCP()
+	if i < 0 {
+		return 0
 	}
-	return 0
+	a, ok := n.listeners[i].Addr().(*net.TCPAddr)
+	if !ok {
+		return 0
+	}
+	return a.Port
 }
 
 // Listeners are where the API is served: HTTP connections only.
@@ -206,15 +247,18 @@ func openDataDir(dir, network string) error {
 	if err != nil {
 		return &StartError{104, fmt.Errorf("data directory: %w", err)}
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+	if !ownedByUs(info) {
+		return &StartError{104, fmt.Errorf("data directory %s belongs to another user: chown it to uid %d, or start as its owner", dir, os.Geteuid())}
+	}
+	if err := checkMeta(dir, network); err != nil {
+		return err
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 { // it is ours, or empty
 		if err := os.Chmod(dir, 0o700); err != nil {
 			return &StartError{104, fmt.Errorf("data directory %s has mode %#o and may be read by others: chmod 700 %s", dir, mode, dir)}
 		}
 	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return &StartError{104, fmt.Errorf("data directory %s belongs to uid %d, this process is uid %d: chown it, or start as its owner", dir, st.Uid, os.Geteuid())}
-	}
-	return checkMeta(dir, network)
+	return nil
 }
 
 func checkMeta(dir, network string) error {

@@ -8,12 +8,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -33,6 +34,7 @@ import (
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
 	"github.com/parley-p2p/parley/internal/replica"
 	"github.com/parley-p2p/parley/internal/replica/consensus"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
 
 // Env is what a node takes from outside. The zero Env is that of a process.
@@ -81,10 +83,27 @@ func New(cfg config.Config, env Env) (*Node, error) {
 		env.Registry = prometheus.NewRegistry()
 	}
 	n := &Node{cfg: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now()}
-	if err := n.open(); err != nil {
+	if err := startFault(n.open()); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
+}
+
+// startFault makes a *StartError of the faults of other rooms that a restart
+// will not mend.
+func startFault(err error) error {
+	var chain *replica.StartError
+	var format *ledger.FormatError
+	var corrupt *ledger.CorruptError
+	switch {
+	case errors.As(err, &chain):
+		return &StartError{Code: 101, Err: err}
+	case errors.As(err, &format):
+		return &StartError{Code: 104, Err: err}
+	case errors.As(err, &corrupt):
+		return &StartError{Code: 104, Err: fmt.Errorf("%w: restore a backup, or start with an empty data directory and sync again", err)}
+	}
+	return err
 }
 
 // open builds the rooms from the ground up. What it has opened when it fails
@@ -94,6 +113,10 @@ func (n *Node) open() error {
 		return err
 	}
 	key, created, err := host.LoadOrCreateKey(n.keyPath())
+	if errors.Is(err, host.ErrKeyMode) && key != nil && filepath.IsAbs(n.cfg.Node.KeyFile) {
+		n.log.Warn("others may read the key", "file", n.keyPath(), "err", err) // a mounted secret has the mode it has
+		err = nil
+	}
 	if err != nil {
 		return &StartError{Code: 104, Err: err}
 	}
@@ -116,7 +139,7 @@ func (n *Node) open() error {
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
 		Key: host.RawEd25519(key), DataDir: n.cfg.DataDir, Joining: len(n.cfg.P2P.StaticPeers) > 0,
 		Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
-	}, n.bus, n.room("replica"), n.env.Registry)
+	}, n.bus, n.log, n.env.Registry)
 	if err != nil {
 		return err
 	}
@@ -144,24 +167,31 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 			return nil, fmt.Errorf("p2p.listen: %w", err)
 		}
 	}
-	var shared net.Listener
-	if n.cfg.P2P.OnAPIPort && len(n.listeners) > 0 {
-		shared = n.listeners[0].Listener
+	var shared *Listener
+	if i := n.firstTCP(); n.cfg.P2P.OnAPIPort && i >= 0 {
+		shared = &n.listeners[i]
 	}
 	advertise, err := n.advertised(key)
 	if err != nil {
 		return nil, err
 	}
-	h, err := host.New(host.Options{
-		Key: key, Listen: listen, APIListener: shared, Advertise: advertise, Gater: n.gate,
+	o := host.Options{
+		Key: key, Listen: listen, Advertise: advertise, Gater: n.gate,
 		MaxPeers: n.cfg.P2P.MaxPeers, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
 		Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
-	})
+	}
+	if shared != nil {
+		o.APIListener = shared.Listener
+	}
+	h, err := host.New(o)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, NewPortError("p2p.port", net.JoinHostPort("", strconv.Itoa(n.cfg.P2P.Port)), err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("start the p2p host: %w", err)
 	}
 	if shared != nil {
-		n.listeners[0].Listener = h.HTTP()
+		shared.Listener = h.HTTP()
 	}
 	return h, nil
 }
@@ -218,12 +248,14 @@ func (n *Node) Run(ctx context.Context) error {
 	run("announcer", n.announce)
 	<-gctx.Done()
 	why := "asked to stop"
-	if ctx.Err() == nil {
+	if cause := context.Cause(ctx); ctx.Err() == nil {
 		why = "a room failed"
+	} else if !errors.Is(cause, context.Canceled) {
+		why = cause.Error()
 	}
 	n.bus.Publish(event.NodeStopping{Why: why})
-	err := g.Wait()
-	s.requests.Wait()
+	err := startFault(g.Wait())
+	s.end()
 	n.log.Info("node stopped", "why", why)
 	return err
 }
@@ -270,9 +302,8 @@ func (n *Node) identityOf() func(context.Context, string) (dialer.Identity, erro
 	if n.env.NoListeners {
 		return func(context.Context, string) (dialer.Identity, error) { return dialer.Identity{}, dialer.ErrNotHTTP }
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	return func(ctx context.Context, hostport string) (dialer.Identity, error) {
-		return dialer.FetchIdentity(ctx, client, hostport)
+		return dialer.FetchIdentity(ctx, nil, hostport)
 	}
 }
 

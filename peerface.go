@@ -46,6 +46,12 @@ func (n *Node) Status() Status {
 	}
 	if s.Head == nil {
 		s.Verdict = "waiting"
+		return s
+	}
+	v := n.validatorsN()
+	if s.Validators = &v; v.Connected < v.Quorum {
+		s.Verdict = "degraded"
+		s.Reasons = append(s.Reasons, fmt.Sprintf("validators: %d of %d connected, %d needed: nothing is committed until more are back", v.Connected, v.N, v.Quorum))
 	}
 	return s
 }
@@ -107,7 +113,7 @@ func (n *Node) Health() Health {
 	}
 	peers := Check{Name: "peers", OK: have >= want, Have: &have, Want: &want}
 	if !peers.OK {
-		peers.Note = fmt.Sprintf("%d of %d peers: see parley peers list", have, want)
+		peers.Note = fmt.Sprintf("%d of %d peers: see parley peers static", have, want)
 	}
 	y := n.syncState()
 	lag := Check{Name: "lag", OK: y.State != "waiting" && y.LagBlocks <= maxLag, LagBlocks: &y.LagBlocks}

@@ -22,7 +22,32 @@ const (
 // services is the p2p wing as a network sees it.
 type services struct {
 	*Node
-	requests sync.WaitGroup // served now
+
+	mu       sync.Mutex // guards below
+	served   []protocol.ID
+	ended    bool
+	requests sync.WaitGroup // served now; grows only while ended is false
+}
+
+// end takes no more requests and waits for those that are served.
+func (s *services) end() {
+	s.mu.Lock()
+	s.ended = true
+	for _, p := range s.served {
+		s.host.RemoveStreamHandler(p)
+	}
+	s.mu.Unlock()
+	s.requests.Wait()
+}
+
+// enter counts a request; a node that ends takes none.
+func (s *services) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.requests.Add(1)
+	}
+	return !s.ended
 }
 
 var _ chain.Services = (*services)(nil)
@@ -32,6 +57,9 @@ func (s *services) Self() peer.ID { return s.host.ID() }
 func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []chain.Protocol) error {
 	for _, p := range protocols {
 		s.host.SetStreamHandler(protocol.ID(p.ID), s.handler(ctx, p))
+		s.mu.Lock()
+		s.served = append(s.served, protocol.ID(p.ID))
+		s.mu.Unlock()
 	}
 	if err := s.writeMeta(); err != nil {
 		return err
@@ -53,7 +81,10 @@ func (s *services) handler(ctx context.Context, p chain.Protocol) network.Stream
 	open := map[peer.ID]int{}
 	return func(st network.Stream) {
 		from := st.Conn().RemotePeer()
-		s.requests.Add(1)
+		if !s.enter() {
+			_ = st.Reset()
+			return
+		}
 		defer s.requests.Done()
 		if ctx.Err() != nil || !s.shake.IsReady(from) {
 			_ = st.Reset()
@@ -113,7 +144,13 @@ func (s *services) Open(ctx context.Context, p peer.ID, proto string) (chain.Str
 	return stream{st}, nil
 }
 
-func (s *services) Peers() []chain.Peer { return s.shake.Ready() }
+func (s *services) Peers() []chain.Peer {
+	peers := s.shake.Ready()
+	for i := range peers {
+		peers[i].Kept = s.dial.Has(peers[i].ID)
+	}
+	return peers
+}
 
 func (s *services) Keep(members []peer.AddrInfo) {
 	s.dial.Keep(members)

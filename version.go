@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 )
 
@@ -18,8 +19,8 @@ var buildVersion = sync.OnceValue(func() Version {
 	if !ok {
 		return v
 	}
-	if v.Version == "" && info.Main.Version != "(devel)" {
-		v.Version = info.Main.Version
+	if m := info.Main.Version; v.Version == "" && m != "(devel)" && !strings.HasPrefix(m, "v0.0.0-") {
+		v.Version = m // by go install of a release
 	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {

@@ -7,8 +7,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
-	"slices"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -34,20 +34,21 @@ type Server struct {
 	metrics *metrics
 	secrets [][]byte // of tokens; the first signs, none = tokens are off
 	limits  *limiter
-	conns   *connCount
 	hub     *hub
-	heavy   chan struct{} // one slot each dump that runs
-	boot    string        // tells one start of the node from the next
+	conns   *connCount // of the API's listeners but the socket
+	dumps   *slots
+	lists   *slots
+	ops     net.Listener // nil = none
+	boot    string       // tells one start of the node from the next
 
 	mux    *http.ServeMux
 	routes map[string]*route // by pattern
 	huma   huma.API
 }
 
-const heavyAtOnce = 2
-
-// New reads or makes the token secret and lays out the routes. It starts
-// nothing. A *[parley.StartError] means that a restart will not help.
+// New reads or makes the token secret, opens the ops listener and lays out the
+// routes. It starts nothing; a server that is not run MUST be closed. A
+// *[parley.StartError] means that a restart will not help.
 func New(n *parley.Node, o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -57,7 +58,9 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	}
 	s := &Server{
 		node: n, cfg: n.Config(), log: o.Log.With("room", "api"), reg: o.Registry,
-		heavy: make(chan struct{}, heavyAtOnce), mux: http.NewServeMux(), routes: map[string]*route{},
+		dumps: newSlots(dumpsAtOnce, 0, "as many dumps run as may, or one to this address: try again, or use a token"),
+		lists: newSlots(listsAtOnce, listWait, "too many large lists are asked for: try again, or use a token"),
+		mux:   http.NewServeMux(), routes: map[string]*route{},
 	}
 	var boot [8]byte
 	_, _ = rand.Read(boot[:]) // never fails, by its documentation
@@ -70,7 +73,10 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	if s.metrics, err = newMetrics(s.reg); err != nil {
 		return nil, fmt.Errorf("metrics of the api: %w", err)
 	}
-	s.conns = newConnCount(s.metrics)
+	s.conns = newConnCount(maxConns, s.metrics)
+	if s.ops, err = s.listenOps(); err != nil {
+		return nil, err
+	}
 	s.hub = newHub(n.Events(), s.cfg.API.MaxClients, s.metrics)
 	s.huma = s.newHuma()
 	s.nodeRoutes()
@@ -90,8 +96,9 @@ type route struct {
 	method  string
 	pattern string
 	access  access
-	maxBody int64 // bytes
-	stream  bool  // never ends by itself: not timed, and a token may stand in the query
+	maxBody int64  // bytes
+	stream  bool   // never ends by itself: not timed, and a token may stand in the query
+	places  *slots // bound of large answers, nil = none
 	serve   http.HandlerFunc
 }
 
@@ -101,6 +108,9 @@ const defaultMaxBody = 1 << 20
 func (s *Server) handle(r route) {
 	if r.maxBody == 0 {
 		r.maxBody = defaultMaxBody
+	}
+	if r.places != nil {
+		r.serve = s.within(r.places, r.serve)
 	}
 	key := r.method + " " + r.pattern
 	s.mux.HandleFunc(key, r.serve)
@@ -113,6 +123,11 @@ func (s *Server) get(pattern string, a access, serve http.HandlerFunc) {
 	s.handle(route{method: http.MethodGet, pattern: pattern, access: a, serve: serve})
 }
 
+// getLarge adds one whose answer may be large.
+func (s *Server) getLarge(pattern string, places *slots, serve http.HandlerFunc) {
+	s.handle(route{method: http.MethodGet, pattern: pattern, access: read, places: places, serve: serve})
+}
+
 // raw adds a route that is served by hand and described in the document.
 func (s *Server) raw(r route, op huma.Operation) {
 	op.Method, op.Path = r.method, r.pattern
@@ -123,11 +138,16 @@ func (s *Server) raw(r route, op huma.Operation) {
 // humaAdapter makes operations of huma entries of the table of routes.
 type humaAdapter struct{ *Server }
 
-const accessKey = "access" // of an operation's metadata
+// Keys of an operation's metadata.
+const (
+	accessKey = "access"
+	placesKey = "places"
+)
 
 func (a humaAdapter) Handle(op *huma.Operation, serve func(huma.Context)) {
+	places, _ := op.Metadata[placesKey].(*slots)
 	a.handle(route{
-		method: op.Method, pattern: op.Path, access: op.Metadata[accessKey].(access), maxBody: op.MaxBodyBytes,
+		method: op.Method, pattern: op.Path, access: op.Metadata[accessKey].(access), maxBody: op.MaxBodyBytes, places: places,
 		serve: func(w http.ResponseWriter, r *http.Request) { serve(humago.NewContext(op, r, w)) },
 	})
 }
@@ -167,14 +187,4 @@ func (s *Server) documentRoutes() {
 	document("/openapi.json", "application/openapi+json", doc.MarshalJSON)
 	document("/openapi.yaml", "application/openapi+yaml", doc.YAML)
 	document("/openapi-3.0.json", "application/openapi+json", doc.Downgrade)
-}
-
-// patterns lists the routes in order, for tests and logs.
-func (s *Server) patterns() []string {
-	list := make([]string, 0, len(s.routes))
-	for p := range s.routes {
-		list = append(list, p)
-	}
-	slices.Sort(list)
-	return list
 }

@@ -23,18 +23,18 @@ func (s *Server) chainRoutes() {
 	operation(s, http.MethodGet, "chain/validators", read, "Who signs the next block", func(_ context.Context, p *Page) (*answer[list[parley.Validator]], error) {
 		return pageOf(s.node.Validators(), *p)
 	})
-	operation(s, http.MethodGet, "chain/blocks", read, "Blocks, genesis included", s.blocks)
+	operation(s, http.MethodGet, "chain/blocks", read, "Blocks, genesis included", s.blocks, s.large)
 	operation(s, http.MethodGet, "chain/blocks/{ref}", read, "One block, by height or hash", func(_ context.Context, in *blockRef) (*answer[parley.Block], error) {
 		b, err := s.node.Block(in.Ref)
 		return &answer[parley.Block]{b}, err
 	})
 	operation(s, http.MethodGet, "chain/blocks/{ref}/records", read, "The records of a block in their order", func(_ context.Context, in *blockRecordsQuery) (*answer[list[parley.Record]], error) {
-		rs, err := s.node.BlockRecords(in.Ref)
+		rs, next, err := s.node.BlockRecordsPage(in.Ref, parley.Range{Limit: in.Limit, After: in.Cursor})
 		if err != nil {
 			return nil, err
 		}
-		return pageOf(rs, in.Page)
-	})
+		return listOf(rs, next), nil
+	}, s.large)
 }
 
 type blockRef struct {

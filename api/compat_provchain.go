@@ -1,10 +1,11 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,19 +24,20 @@ type provchainError struct {
 
 const (
 	recentRecords = 50
-	recentBlocks  = 100 // looked at for them
-	dumpPage      = 50
+	recentBlocks  = 100  // looked at for them
+	dumpPage      = 50   // blocks
+	dumpRecords   = 1000 // of a block, read at a time
 )
 
 func (s *Server) provchainRoutes() {
 	s.get("/health", open, s.provchainHealth)
 	s.get("/api/peers", read, s.provchainPeers)
 	s.get("/api/blockchain/status", read, s.provchainStatus)
-	s.get("/api/blockchain/dump", read, s.provchainDump)
-	s.get("/api/blockchain/blocks", read, s.provchainBlocks)
+	s.getLarge("/api/blockchain/dump", s.dumps, s.provchainDump)
+	s.getLarge("/api/blockchain/blocks", s.lists, s.provchainBlocks)
 	s.get("/api/blockchain/blocks/{index}", read, s.provchainBlock)
 	s.get("/api/blockchain/validate", read, s.provchainValidate)
-	s.get("/api/transactions/recent", read, s.provchainRecent)
+	s.getLarge("/api/transactions/recent", s.lists, s.provchainRecent)
 }
 
 func (s *Server) provchainHealth(w http.ResponseWriter, r *http.Request) {
@@ -130,23 +132,12 @@ type provchainRecord struct {
 }
 
 func (s *Server) provchainFullOf(b parley.Block) (provchainFull, error) {
-	records, err := s.node.BlockRecords(strconv.FormatUint(b.Height, 10))
+	data, err := s.provchainData(b)
 	if err != nil {
 		return provchainFull{}, err
 	}
-	var data bytes.Buffer
-	for i, r := range records {
-		line, err := json.Marshal(provchainRecord{r.ID, r.Subject, r.MediaType, r.Body, r.BodyBase64, r.Author})
-		if err != nil {
-			return provchainFull{}, err
-		}
-		if i > 0 {
-			data.WriteByte('\n')
-		}
-		data.Write(line)
-	}
 	f := provchainFull{
-		Index: b.Height, Timestamp: stamp(b.Time), Data: data.String(), PreviousHash: b.PrevHash, Hash: b.Hash,
+		Index: b.Height, Timestamp: stamp(b.Time), Data: data, PreviousHash: b.PrevHash, Hash: b.Hash,
 		Signature: b.Raw.Certificate, TransactionCount: b.RecordCount,
 	}
 	if b.Proposer != nil {
@@ -155,17 +146,33 @@ func (s *Server) provchainFullOf(b parley.Block) (provchainFull, error) {
 	return f, nil
 }
 
+func (s *Server) provchainData(b parley.Block) (string, error) {
+	var data strings.Builder
+	for page := (parley.Range{Limit: dumpRecords}); b.RecordCount > 0; {
+		records, next, err := s.node.BlockRecordsPage(strconv.FormatUint(b.Height, 10), page)
+		if err != nil {
+			return "", err
+		}
+		for _, r := range records {
+			line, err := json.Marshal(provchainRecord{r.ID, r.Subject, r.MediaType, r.Body, r.BodyBase64, r.Author})
+			if err != nil {
+				return "", err
+			}
+			if data.Len() > 0 {
+				data.WriteByte('\n')
+			}
+			data.Write(line)
+		}
+		if next == "" {
+			break
+		}
+		page.After = next
+	}
+	return data.String(), nil
+}
+
 // provchainDump streams blocks as one array.
 func (s *Server) provchainDump(w http.ResponseWriter, r *http.Request) {
-	select {
-	case s.heavy <- struct{}{}:
-		defer func() { <-s.heavy }()
-	default:
-		p := rateLimited.problem("two dumps run already")
-		p.refused = "busy"
-		s.refuse(w, r, p)
-		return
-	}
 	c, err := s.node.Chain()
 	if err != nil {
 		s.refuse(w, r, s.problemOf(err))
@@ -190,9 +197,8 @@ func (s *Server) provchainDump(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *Server) dump(w http.ResponseWriter, from, count uint64) error {
-	rc := http.NewResponseController(w)
-	if _, err := w.Write([]byte("[")); err != nil {
+func (s *Server) dump(w io.Writer, from, count uint64) error {
+	if _, err := io.WriteString(w, "["); err != nil {
 		return err
 	}
 	for sep := ""; count > 0; {
@@ -200,7 +206,6 @@ func (s *Server) dump(w http.ResponseWriter, from, count uint64) error {
 		if err != nil {
 			return err
 		}
-		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // not every connection has one
 		for _, b := range blocks {
 			full, err := s.provchainFullOf(b)
 			if err != nil {
@@ -210,7 +215,10 @@ func (s *Server) dump(w http.ResponseWriter, from, count uint64) error {
 			if err != nil {
 				return err
 			}
-			if _, err := w.Write(append([]byte(sep), line...)); err != nil {
+			if _, err := io.WriteString(w, sep); err != nil {
+				return err
+			}
+			if _, err := w.Write(line); err != nil {
 				return err
 			}
 			sep = ",\n"
@@ -218,7 +226,7 @@ func (s *Server) dump(w http.ResponseWriter, from, count uint64) error {
 		from += uint64(len(blocks))
 		count -= uint64(len(blocks))
 	}
-	_, err := w.Write([]byte("]\n"))
+	_, err := io.WriteString(w, "]\n")
 	return err
 }
 
@@ -306,24 +314,34 @@ func (s *Server) provchainRecent(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, s.problemOf(err))
 		return
 	}
-	blocks, _, err := s.node.Blocks(parley.Range{Desc: true, Limit: recentBlocks})
-	recent := []parley.Record{}
-	for _, b := range blocks {
-		if err != nil || len(recent) >= recentRecords {
-			break
-		}
-		if b.RecordCount == 0 {
-			continue
-		}
-		var records []parley.Record
-		records, err = s.node.BlockRecords(strconv.FormatUint(b.Height, 10))
-		for i := len(records) - 1; i >= 0 && len(recent) < recentRecords; i-- {
-			recent = append(recent, records[i])
-		}
-	}
+	recent, err := s.recent()
 	if err != nil {
 		s.refuse(w, r, s.problemOf(err))
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"transactions": recent, "total_transactions": c.RecordCount})
+}
+
+// recent lists the newest records first. It reads no more of them than it
+// shows.
+func (s *Server) recent() ([]parley.Record, error) {
+	blocks, _, err := s.node.Blocks(parley.Range{Desc: true, Limit: recentBlocks})
+	if err != nil {
+		return nil, err
+	}
+	recent := []parley.Record{}
+	for _, b := range blocks {
+		want := min(recentRecords-len(recent), b.RecordCount)
+		if want == 0 {
+			continue
+		}
+		last := parley.Range{Limit: want, After: strconv.Itoa(b.RecordCount - want)}
+		records, _, err := s.node.BlockRecordsPage(strconv.FormatUint(b.Height, 10), last)
+		if err != nil {
+			return nil, err
+		}
+		slices.Reverse(records)
+		recent = append(recent, records...)
+	}
+	return recent, nil
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -71,16 +72,31 @@ func TestDevnetOnly(t *testing.T) {
 	}
 }
 
-func TestTwoDumps(t *testing.T) {
+// TestTooLarge sends what is over a route's limit by one byte, and just it.
+func TestTooLarge(t *testing.T) {
 	s := idleServer(t, nil)
-	for range heavyAtOnce {
-		s.heavy <- struct{}{}
-	}
-	if got := call(s, parley.Listener{Admin: true}, "@", "GET", "/api/blockchain/dump", ""); got.status != 429 || got.header.Get("Retry-After") == "" {
-		t.Errorf("%d %s", got.status, got.body)
-	}
-	if got := counted(t, s.metrics.refused, "parley_api_refused_total"); got != 1 {
-		t.Errorf("%v refusals counted", got)
+	for _, c := range []struct {
+		path  string
+		limit int
+		mend  string
+	}{
+		{"records", 131072, "65536 bytes"}, {"records/batch", 4194304, "several requests"}, {"devnet/partition", 1048576, "send less"},
+	} {
+		for _, over := range []int{0, 1, 2, 1 << 20} {
+			body := `{"subject":"` + strings.Repeat("x", c.limit+over-14) + `"}`
+			got := call(s, parley.Listener{Admin: true}, "@", "POST", prefix+c.path, body)
+			m := map[string]any{}
+			if c.path != "records/batch" || over > 0 {
+				m = got.json(t)
+			}
+			detail, _ := m["detail"].(string)
+			if over == 0 && m["code"] == "PLY-008" {
+				t.Errorf("%s with its limit of bytes: %d %.200s", c.path, got.status, got.body)
+			}
+			if over > 0 && (got.status != 413 || m["code"] != "PLY-008" || !strings.Contains(detail, fmt.Sprintf("limit of %d bytes", c.limit)) || !strings.Contains(detail, c.mend)) {
+				t.Errorf("%s and %d bytes more: %d %.200s", c.path, over, got.status, got.body)
+			}
+		}
 	}
 }
 
@@ -101,36 +117,6 @@ func TestRefusals(t *testing.T) {
 	why := "expired"
 	if p := rejected(parley.Record{ID: chain.Hash{1}, Reason: &why}); p.Status != 410 || p.Reason != "expired" || p.Code != "PLY-017" {
 		t.Errorf("rejected: %+v", p)
-	}
-}
-
-func TestConnCount(t *testing.T) {
-	c := newConnCount(testMetrics(t))
-	for range maxConnsPerIP {
-		if !c.add("192.0.2.1") {
-			t.Fatal("refused below the bound")
-		}
-	}
-	if c.add("192.0.2.1") {
-		t.Error("one address is over its bound")
-	}
-	c.remove("192.0.2.1")
-	if !c.add("192.0.2.1") {
-		t.Error("a closed connection still counts")
-	}
-	for range maxConns - maxConnsPerIP {
-		if !c.add("") {
-			t.Fatal("refused below the bound")
-		}
-	}
-	if c.add("") {
-		t.Error("over the bound of all")
-	}
-	for range maxConnsPerIP {
-		c.remove("192.0.2.1")
-	}
-	if len(c.byIP) != 0 {
-		t.Error("an address without connections is kept")
 	}
 }
 

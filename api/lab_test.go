@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"flag"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,8 +56,16 @@ func idleServer(t *testing.T, change func(*config.Config)) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	return s
 }
+
+// patterns lists the routes in order.
+func (s *Server) patterns() []string { return slices.Sorted(maps.Keys(s.routes)) }
 
 // house is a node that runs with its server.
 type house struct {

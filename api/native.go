@@ -15,13 +15,16 @@ import (
 	"github.com/parley-p2p/parley"
 )
 
-const prefix = "/api/v1/"
+const (
+	prefix    = "/api/v1/"
+	humaSpare = 1 // huma refuses a body of just its limit
+)
 
 // operation registers a native route. What f fails with becomes a problem.
 func operation[I, O any](s *Server, method, path string, a access, summary string, f func(context.Context, *I) (*O, error), more ...func(*huma.Operation)) {
 	op := huma.Operation{
 		OperationID: operationID(method, path), Method: method, Path: prefix + path, Summary: summary,
-		Metadata: map[string]any{accessKey: a}, MaxBodyBytes: defaultMaxBody + 1, BodyReadTimeout: bodyTimeout,
+		Metadata: map[string]any{accessKey: a}, MaxBodyBytes: defaultMaxBody + humaSpare, BodyReadTimeout: bodyTimeout,
 	}
 	if a != open {
 		op.Security = []map[string][]string{{"token": {}}}
@@ -41,6 +44,9 @@ func operation[I, O any](s *Server, method, path string, a access, summary strin
 func operationID(method, path string) string {
 	return strings.ToLower(method) + "-" + strings.NewReplacer("/", "-", "{", "", "}", "").Replace(path)
 }
+
+// large makes an operation wait for a place, since its answer may be large.
+func (s *Server) large(op *huma.Operation) { op.Metadata[placesKey] = s.lists }
 
 // answer is a body.
 type answer[T any] struct{ Body T }

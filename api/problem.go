@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -121,9 +123,24 @@ func init() {
 		}
 		return p
 	}
-	huma.NewErrorWithContext = func(_ huma.Context, status int, msg string, errs ...error) huma.StatusError {
+	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
+		if status == http.StatusRequestEntityTooLarge {
+			return bodyTooLarge(ctx.Operation().MaxBodyBytes - humaSpare)
+		}
 		return huma.NewError(status, msg, errs...)
 	}
+}
+
+// bodyTooLarge says what a route takes, and what to do.
+func bodyTooLarge(limit int64) *problem {
+	mend := "send less"
+	switch limit {
+	case maxRecordBody:
+		mend = fmt.Sprintf("the body of a record has at most %d bytes; of larger data record the hash", consortium.MaxBody)
+	case maxBatchBody:
+		mend = "send the lines in several requests"
+	}
+	return tooLarge.problem(fmt.Sprintf("the request is over its limit of %d bytes: %s", limit, mend))
 }
 
 // bounded keeps an answer from echoing a whole body.
@@ -152,10 +169,10 @@ func (s *Server) problemOf(err error) *problem {
 		}
 		return p
 	case errors.As(err, &large):
-		return tooLarge.problem("the body is over its limit of " + strconv.FormatInt(large.Limit, 10) + " bytes")
+		return bodyTooLarge(large.Limit)
 	case errors.Is(err, parley.ErrNotFound), errors.Is(err, parley.ErrNotDevnet):
 		return notFound.problem(err.Error())
-	case errors.Is(err, parley.ErrBadRange):
+	case errors.Is(err, parley.ErrBadRange), errors.Is(err, parley.ErrBadRef):
 		return badRequest.problem(err.Error())
 	case errors.Is(err, parley.ErrNoChain):
 		return notReady.problem(err.Error())
@@ -171,9 +188,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *problem) {
 	if p.refused != "" {
 		s.metrics.refused.WithLabelValues(p.refused).Inc()
 	}
-	for name, values := range p.GetHeaders() {
-		w.Header()[name] = values
-	}
+	maps.Copy(w.Header(), p.GetHeaders())
 	switch path := r.URL.Path; {
 	case strings.HasPrefix(path, "/eth/"):
 		writeJSON(w, p.Status, beaconError{Code: p.Status, Message: p.Detail})

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-
 	"sync"
 	"syscall"
 	"time"
@@ -31,29 +30,28 @@ const (
 // then lets requests finish for 10 s. WebSockets are closed with 1001. The
 // node MUST go on until Run has returned: requests read its store.
 func (s *Server) Run(ctx context.Context) error {
-	listeners := s.node.Listeners()
-	ops, err := s.listenOps(ctx)
-	if err != nil {
-		return err
-	}
 	var servers []*http.Server
 	g, gctx := errgroup.WithContext(ctx)
 	serve := func(l net.Listener, name string, h http.Handler) {
 		server := s.newServer(h)
 		servers = append(servers, server)
 		g.Go(func() error {
-			if err := server.Serve(s.conns.wrap(l)); !errors.Is(err, http.ErrServerClosed) && gctx.Err() == nil {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && gctx.Err() == nil {
 				return fmt.Errorf("serve %s: %w", name, err)
 			}
 			return nil
 		})
 		s.log.Info("listening", "addr", l.Addr(), "name", name)
 	}
-	for _, l := range listeners {
-		serve(l.Listener, l.Name, s.Handler(l))
+	for _, l := range s.node.Listeners() {
+		h := s.Handler(l)
+		if !l.Admin { // who may use the socket could stop the node anyway
+			l.Listener = s.conns.wrap(l.Listener)
+		}
+		serve(l.Listener, l.Name, h)
 	}
-	if ops != nil {
-		serve(ops, "ops", s.opsHandler(isLoopback(ops.Addr())))
+	if s.ops != nil { // counted apart: probes are answered however many clients there are
+		serve(newConnCount(maxOpsConns, s.metrics).wrap(s.ops), "ops", s.opsHandler(isLoopback(s.ops.Addr())))
 	}
 	g.Go(func() error { return s.hub.run(gctx) })
 	<-gctx.Done()
@@ -61,6 +59,18 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	s.shutdown(drain, servers)
 	return g.Wait()
+}
+
+// Close closes the ops listener of a server that was not run. After Run there
+// is nothing to close.
+func (s *Server) Close() error {
+	if s.ops == nil {
+		return nil
+	}
+	if err := s.ops.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 // newServer bounds what a connection may take.
@@ -71,6 +81,7 @@ func (s *Server) newServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, Protocols: &protocols, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnState: noteState,
 	}
 }
 
@@ -92,12 +103,12 @@ func (s *Server) shutdown(ctx context.Context, servers []*http.Server) {
 
 // listenOps opens the ops listener; nil = none. On a devnet a taken port is no
 // fault, since several nodes share the machine.
-func (s *Server) listenOps(ctx context.Context) (net.Listener, error) {
+func (s *Server) listenOps() (net.Listener, error) {
 	addr := s.cfg.Ops.Listen
 	if addr == "" {
 		return nil, nil
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	l, err := net.Listen("tcp", addr) //nolint:noctx // it waits for nobody
 	switch {
 	case err == nil:
 		return l, nil
@@ -113,82 +124,4 @@ func (s *Server) listenOps(ctx context.Context) (net.Listener, error) {
 func isLoopback(a net.Addr) bool {
 	tcp, ok := a.(*net.TCPAddr)
 	return ok && tcp.IP.IsLoopback()
-}
-
-const (
-	maxConns      = 4096
-	maxConnsPerIP = 256
-)
-
-// connCount bounds the open connections over all listeners.
-type connCount struct {
-	metrics *metrics
-
-	mu    sync.Mutex // guards below
-	total int
-	byIP  map[string]int
-}
-
-func newConnCount(m *metrics) *connCount { return &connCount{metrics: m, byIP: map[string]int{}} }
-
-// wrap closes what comes over the bounds. Loopback and unix sockets have none
-// per address.
-func (c *connCount) wrap(l net.Listener) net.Listener { return &countedListener{l, c} }
-
-type countedListener struct {
-	net.Listener
-	count *connCount
-}
-
-func (l *countedListener) Accept() (net.Conn, error) {
-	for {
-		conn, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		key := ""
-		if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
-			key = group(a.AddrPort().Addr().Unmap()).String()
-		}
-		if l.count.add(key) {
-			return &countedConn{Conn: conn, done: sync.OnceFunc(func() { l.count.remove(key) })}, nil
-		}
-		l.count.metrics.refused.WithLabelValues("connections").Inc()
-		_ = conn.Close()
-	}
-}
-
-func (c *connCount) add(key string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.total >= maxConns || key != "" && c.byIP[key] >= maxConnsPerIP {
-		return false
-	}
-	c.total++
-	if key != "" {
-		c.byIP[key]++
-	}
-	return true
-}
-
-func (c *connCount) remove(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.total--
-	if key == "" {
-		return
-	}
-	if c.byIP[key]--; c.byIP[key] == 0 {
-		delete(c.byIP, key)
-	}
-}
-
-type countedConn struct {
-	net.Conn
-	done func()
-}
-
-func (c *countedConn) Close() error {
-	c.done()
-	return c.Conn.Close()
 }

@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -286,22 +284,5 @@ func TestTooSlow(t *testing.T) {
 	q.push(flood...)
 	if code := s.closed(); code != closeTooSlow {
 		t.Errorf("closed with %d", code)
-	}
-}
-
-func TestOpsPortTaken(t *testing.T) {
-	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
-	for profile, fails := range map[string]bool{config.ProfileDefault: true, config.ProfileDevnet: false} {
-		s := idleServer(t, func(c *config.Config) { c.Ops.Listen, c.Profile = taken.Addr().String(), profile })
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		err := s.Run(ctx)
-		if port := (*parley.PortError)(nil); errors.As(err, &port) != fails {
-			t.Errorf("profile %s: %v", profile, err)
-		}
 	}
 }
