@@ -60,7 +60,29 @@ var aliases = []alias{
 var idleEnv = []string{
 	"ban_default_duration", "ban_max_entries", "banlist_db", "p2p_ban_duration", "p2p_ban_threshold", "p2p_bootstrapAddresses",
 	"p2p_bootstrap_peers", "p2p_dht_protocol_id", "p2p_dht_use_private", "p2p_optimise_retries", "p2p_peer_id",
-	"p2p_private_key", "p2p_shared_key", "securityLevelHTTP", "server_certFile", "server_keyFile",
+}
+
+// guardEnv are Teranode's settings that guard a node and that this version cannot follow, and why it does not start with
+// one of them: it would run less guarded than its owner believes.
+var guardEnv = []struct{ name, why string }{
+	{"p2p_private_key", "this version takes no identity from the environment and would run with another one: import it with parley key import, and unset this"},
+	{"p2p_shared_key", "this version has no private networks and would join an open one: unset it to run in the open"},
+	{"securityLevelHTTP", "this version serves no TLS and would answer in the clear: set it to 0, and put a TLS proxy before the API"},
+	{"server_certFile", noTLS},
+	{"server_keyFile", noTLS},
+}
+
+const noTLS = "this version serves no TLS and would answer in the clear: unset it, and put a TLS proxy before the API"
+
+// unguarded are the faults of such settings.
+func unguarded(env map[string]string) []Fault {
+	var faults []Fault
+	for _, g := range guardEnv {
+		if v := env[g.name]; v != "" && (g.name != "securityLevelHTTP" || v != "0") {
+			faults = append(faults, Fault{Where: "env " + g.name, Rule: RuleUnknownKey, Text: g.why})
+		}
+	}
+	return faults
 }
 
 // findAlias also knows OpenTelemetry's variables, all of which are accepted without effect.

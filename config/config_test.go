@@ -247,14 +247,14 @@ func TestAliases(t *testing.T) {
 func TestAliasesTogether(t *testing.T) {
 	l := load(t, LoadArgs{Environ: []string{
 		"PROVCHAIN_PORT=8081", "PROVCHAIN_BIND_ADDRESS=127.0.0.1", "p2p_grpcListenAddress=:9906", "PEERS=a", "PROVCHAIN_PEERS=b",
-		"p2p_private_key=00", "p2p_dht_use_private=false",
+		"p2p_peer_id=Qm", "p2p_dht_use_private=false", "securityLevelHTTP=0",
 	}})
 	want := Value{"api.listen", "127.0.0.1:8081,127.0.0.1:3500?,127.0.0.1:8545?,:9906",
 		"env PROVCHAIN_BIND_ADDRESS, env PROVCHAIN_PORT, env p2p_grpcListenAddress"}
 	if got := value(l, "api.listen"); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	warnings := []string{"env p2p_private_key: has no effect in this version", "env PROVCHAIN_PEERS: has no effect, because PEERS is set too"}
+	warnings := []string{"env p2p_peer_id: has no effect in this version", "env PROVCHAIN_PEERS: has no effect, because PEERS is set too"}
 	if diff := cmp.Diff(warnings, l.Warnings); diff != "" {
 		t.Error(diff)
 	}
@@ -310,6 +310,22 @@ func TestSecret(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "secret_value") || strings.Contains(err.Error(), v) {
 			t.Errorf("%s: %v", key, err)
 		}
+	}
+}
+
+// A node whose owner asked for a guard that is not there must not start without it.
+func TestGuardsOfTeranode(t *testing.T) {
+	for _, pair := range []string{
+		"p2p_private_key=c0ffee", "p2p_shared_key=c0ffee", "p2p_shared_key=0", "securityLevelHTTP=1", "server_certFile=/c0ffee", "server_keyFile=/c0ffee",
+	} {
+		_, err := loadIn(t, LoadArgs{Environ: []string{pair}})
+		name, _, _ := strings.Cut(pair, "=")
+		if err == nil || !strings.HasPrefix(err.Error(), "env "+name+": this version ") || !strings.HasSuffix(err.Error(), " [PLY-101 unknown_key]") {
+			t.Errorf("%s: %v", pair, err)
+		} else if strings.Contains(err.Error(), "c0ffee") {
+			t.Errorf("%s: the fault shows the value: %v", name, err)
+		}
+		load(t, LoadArgs{Environ: []string{name + "="}})
 	}
 }
 

@@ -39,6 +39,7 @@ func Load(args LoadArgs) (*Loaded, error) {
 		layers = append(layers, entries)
 	}
 	layers = append(layers, envEntries(env), flagEntries(args.Flags))
+	l.faults = append(l.faults, unguarded(env)...)
 	for _, name := range idleEnv {
 		if v := env[name]; v != "" && v != "0" && v != "false" {
 			l.warnings = append(l.warnings, "env "+name+": has no effect in this version")

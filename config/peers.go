@@ -25,14 +25,8 @@ func (e *PeerError) Error() string {
 	return fmt.Sprintf("item %d %s %s", e.Position, quote(e.Item), e.Reason)
 }
 
-// ParsePeers reads the text of PEERS: items by comma, blanks around them, empty items, one pair of quotes around the whole
-// or an item, and a comment from a blank and # on are dropped (docker's --env-file keeps the last two). Items come back as
-// ParsePeer gives them, none twice. The error joins a *PeerError for each unreadable item; items then holds the others.
-func ParsePeers(text string) (items, warnings []string, err error) {
-	items, warnings, faults := parsePeers(splitPeers(text))
-	return items, warnings, errors.Join(faults...)
-}
-
+// parsePeers checks the items of PEERS. They come back as ParsePeer gives them, none twice, the unreadable ones left out: each
+// of those is a *PeerError.
 func parsePeers(raw []string) (items, warnings []string, faults []error) {
 	for i, text := range raw {
 		item, err := ParsePeer(text)
@@ -51,6 +45,8 @@ func parsePeers(raw []string) (items, warnings []string, faults []error) {
 	return items, warnings, faults
 }
 
+// splitPeers reads the text of PEERS: items by comma, blanks around them, empty items, one pair of quotes around the whole
+// or an item, and a comment from a blank and # on are dropped (docker's --env-file keeps the last two).
 func splitPeers(text string) []string {
 	text = unquote(dropComment(unquote(strings.TrimSpace(text))))
 	var items []string

@@ -8,6 +8,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
+// peersOf reads the text of PEERS as Load does.
+func peersOf(text string) (items, warnings []string, err error) {
+	items, warnings, faults := parsePeers(splitPeers(text))
+	return items, warnings, errors.Join(faults...)
+}
+
 func TestParsePeers(t *testing.T) {
 	tests := []struct {
 		text string
@@ -38,7 +44,7 @@ func TestParsePeers(t *testing.T) {
 		{`/dns4/n/tcp/9906/p2p/12D3KooWGRUMJ4kE5mdT9Yfhb7XWpcSFoCaJ7NGFYD4FfhYBsZSv`, []string{"/dns4/n/tcp/9906/p2p/12D3KooWGRUMJ4kE5mdT9Yfhb7XWpcSFoCaJ7NGFYD4FfhYBsZSv"}},
 	}
 	for _, tt := range tests {
-		got, _, err := ParsePeers(tt.text)
+		got, _, err := peersOf(tt.text)
 		if err != nil {
 			t.Errorf("%s: %v", tt.text, err)
 		}
@@ -49,7 +55,7 @@ func TestParsePeers(t *testing.T) {
 }
 
 func TestParsePeersWarns(t *testing.T) {
-	got, warnings, err := ParsePeers("a:1,/dns/x/udp/1/quic,a:1")
+	got, warnings, err := peersOf("a:1,/dns/x/udp/1/quic,a:1")
 	if err != nil || len(got) != 2 {
 		t.Fatalf("%q, %v", got, err)
 	}
@@ -69,13 +75,13 @@ func TestParsePeersFaults(t *testing.T) {
 		"/ip4/1.2.3.4", "/ip4/300.1.1.1/tcp/1", "/nonsense/1", "/", "/p2p/12D3KooWGRUMJ4kE5mdT9Yfhb7XWpcSFoCaJ7NGFYD4FfhYBsZSv",
 		"/ip4/1.2.3.4/tcp/1/p2p/x", "/unix/a/tcp/1", `"a`, strings.Repeat("a", 254),
 	} {
-		items, _, err := ParsePeers("good:1," + text)
+		items, _, err := peersOf("good:1," + text)
 		perr, ok := errors.AsType[*PeerError](err)
 		if !ok || perr.Position != 2 || !cmp.Equal(items, []string{"good:1"}) {
 			t.Errorf("%s: %v, %v", text, items, err)
 		}
 	}
-	_, _, err := ParsePeers("enode://a,b,:1")
+	_, _, err := peersOf("enode://a,b,:1")
 	if n := strings.Count(err.Error(), "\n"); n != 1 {
 		t.Errorf("not all faults at once: %v", err)
 	}
@@ -92,7 +98,7 @@ func FuzzParsePeers(f *testing.F) {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		items, _, _ := ParsePeers(text)
+		items, _, _ := peersOf(text)
 		for _, item := range items {
 			again, err := ParsePeer(item)
 			if err != nil || again != item {

@@ -33,7 +33,7 @@ func (g *globals) call(ctx context.Context, method, path string, rest []string) 
 		case rest[0] == "-":
 			body = g.in
 		case isFile:
-			b, err := g.readInput(name)
+			b, err := g.readInput(name, maxRequest)
 			if err != nil {
 				return err
 			}

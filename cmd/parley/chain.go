@@ -220,7 +220,7 @@ func (g *globals) checkChain(ctx context.Context, dir string) error {
 		return &codeError{exitNotFound, err}
 	}
 	if errno := syscall.Errno(0); errors.As(err, &errno) {
-		return err // the disk's or another process's fault: nothing is known of the chain
+		return fmt.Errorf("%w [PLY-104]", err) // the disk's or another process's fault: nothing is known of the chain
 	}
 	if err != nil {
 		return &codeError{exitCheck, err}

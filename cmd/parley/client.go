@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -39,7 +40,10 @@ func (g *globals) client() (*client, error) {
 		name = os.Getenv("PARLEY_NODE")
 	}
 	if name == "" {
-		name = g.localNode()
+		var err error
+		if name, err = g.localNode(); err != nil {
+			return nil, err
+		}
 	}
 	c := &client{name: name, base: strings.TrimSuffix(name, "/"), http: &http.Client{}}
 	if path, ok := strings.CutPrefix(name, "unix:"); ok {
@@ -69,18 +73,28 @@ func (g *globals) client() (*client, error) {
 	return c, nil
 }
 
-// localNode is the socket of this machine's node where there is one. A broken
-// configuration is for the commands that need one.
-func (g *globals) localNode() string {
+// localNode is the socket of this machine's node where there is one. Who names
+// a data directory or a configuration means that node and no other; for others
+// a broken configuration is the affair of the commands that need one.
+func (g *globals) localNode() (string, error) {
+	named := g.dataDir != "" || g.config != "" || os.Getenv("PARLEY_DATA_DIR") != ""
 	cfg, err := g.load(nil)
 	if err != nil {
-		return defaultNode
+		if named {
+			return "", err
+		}
+		return defaultNode, nil
 	}
 	path := parley.SocketPath(cfg.DataDir)
-	if _, err := os.Stat(path); err != nil {
-		return defaultNode
+	switch _, err = os.Stat(path); {
+	case err == nil:
+		return "unix:" + path, nil
+	case !named:
+		return defaultNode, nil
+	case errors.Is(err, fs.ErrPermission):
+		return "", fail(exitRefused, "the node on %s: %w: ask as the user that runs it, or ask its API with --node", cfg.DataDir, err)
 	}
-	return "unix:" + path
+	return "", fail(exitUnreachable, "no node runs on %s: start one with parley run --data-dir %s, or name another with --node", cfg.DataDir, cfg.DataDir)
 }
 
 // request sends one request. An answer of 400 and above is an *apiError; else
@@ -134,7 +148,7 @@ func refusal(res *http.Response) error {
 			e.Detail += ": " + text
 		}
 	}
-	e.Status = res.StatusCode
+	e.Status, e.asked = res.StatusCode, res.Request != nil && res.Request.Method == http.MethodGet
 	return e
 }
 

@@ -89,6 +89,9 @@ func (d *devnetFlags) load(c *cobra.Command, _ []string) error {
 	if err != nil {
 		return devnetError(err)
 	}
+	if len(result.Cut) > 0 {
+		d.say("cut off, and thus not asked: %s; end it with parley devnet heal%s", strings.Join(result.Cut, ", "), d.hint())
+	}
 	body, err := json.Marshal(result)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"strings"
@@ -74,6 +75,8 @@ type apiError struct {
 		Message  string `json:"message"`
 		Value    any    `json:"value"`
 	} `json:"errors"`
+
+	asked bool // by GET, whose parameters are the command's arguments
 }
 
 func (e *apiError) Error() string {
@@ -107,6 +110,8 @@ func (e *apiError) exit() int {
 		return exitNotFound
 	case e.Status == http.StatusGatewayTimeout:
 		return exitTimeout
+	case e.asked && (e.Code == "PLY-002" || e.Code == "PLY-003"):
+		return exitUsage
 	}
 	return exitFailed
 }
@@ -136,15 +141,43 @@ func exitCode(ctx context.Context, err error) int {
 	return exitFailed
 }
 
+// errorCode is the code that the interfaces give a fault of this machine, ""
+// where they have none. Faults with a code of their own have it in their text.
+func errorCode(err error, exit int) string {
+	var no *apiError
+	if errors.As(err, &no) {
+		return no.Code
+	}
+	switch {
+	case exit == exitNotFound, exit == exitFailed && errors.Is(err, fs.ErrNotExist):
+		return "PLY-006" // not found
+	case exit == exitRefused:
+		return "PLY-005" // forbidden
+	case exit == exitUnreachable:
+		return "PLY-100" // node does not answer
+	case exit == exitTimeout:
+		return "PLY-015" // timeout
+	}
+	return ""
+}
+
 // printError writes each error on a line of its own.
 func printError(ctx context.Context, w io.Writer, err error) {
 	if exitCode(ctx, err) == exitInterrupted {
 		fmt.Fprintln(w, "error: interrupted")
 		return
 	}
-	text := err.Error()
-	if exitCode(ctx, err) == exitUsage && !strings.Contains(text, "--help") {
-		text += ": see parley --help"
+	text, exit := err.Error(), exitCode(ctx, err)
+	if !strings.Contains(text, "[PLY-") {
+		code := errorCode(err, exit)
+		switch first, rest, more := strings.Cut(text, "\n"); {
+		case code != "" && more:
+			text = first + " [" + code + "]\n" + rest
+		case code != "":
+			text += " [" + code + "]"
+		case exit == exitUsage && !strings.Contains(text, "--help"):
+			text += ": see parley --help"
+		}
 	}
 	for line := range strings.SplitSeq(text, "\n") {
 		if line = strings.Map(printable, line); strings.TrimSpace(line) != "" {

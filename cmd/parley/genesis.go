@@ -105,7 +105,7 @@ func parseKey(text string) (consortium.PublicKey, error) {
 func createFile(path string, b []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("%s exists already: choose another name, or remove it first", path)
+		return fmt.Errorf("%s exists already: choose another name, or remove it first [PLY-007]", path)
 	}
 	if err != nil {
 		return err

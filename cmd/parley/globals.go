@@ -107,8 +107,8 @@ func terminal(w any) (width int, ok bool) {
 	return width, true
 }
 
-// notify ends the context at the first signal to stop. At the second the
-// process ends at once.
+// notify ends the context at the first signal to stop, which is a clean end
+// for what runs until then. At the second the process ends at once.
 func notify(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	signals := make(chan os.Signal, 2)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,7 +67,7 @@ func (g *globals) keyGenerate() error {
 	}
 	key, err := parley.CreateKey(path)
 	if errors.Is(err, parley.ErrKeyExists) {
-		return fmt.Errorf("%s exists already: show it with parley key show; a new identity needs it moved away", path)
+		return fmt.Errorf("%s exists already: show it with parley key show; a new identity needs it moved away [PLY-007]", path)
 	}
 	if err != nil {
 		return err
@@ -113,11 +114,11 @@ func keyImportCommand(g *globals) *cobra.Command {
 }
 
 func (g *globals) keyImport(name, format string, replace bool) error {
-	b, err := g.readInput(name)
+	b, err := g.readInput(name, maxRequest)
 	if err != nil {
 		return err
 	}
-	key, err := parley.ImportKey(b, format)
+	key, err := parley.ImportKey(bytes.TrimSpace(b), format)
 	if err != nil {
 		return fmt.Errorf("import %s: %w", name, err)
 	}
@@ -132,7 +133,7 @@ func (g *globals) keyImport(name, format string, replace bool) error {
 		old = "unreadable"
 	}
 	if old != "none" && !replace {
-		return fmt.Errorf("%s holds an identity already, %s: replace it with --replace", path, old)
+		return fmt.Errorf("%s holds an identity already, %s: replace it with --replace [PLY-007]", path, old)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err

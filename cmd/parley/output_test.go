@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
 )
 
@@ -42,6 +43,44 @@ func TestTableFitsTheTerminal(t *testing.T) {
 	l := layout{columns: []column{{}, {}}, shown: []int{0, 1}, widths: []int{4, 100}, room: 20}
 	if got := l.line([]string{"name", strings.Repeat("x", 100)}); got != "name  xxxxxxxxxxxxx…" {
 		t.Errorf("line %q", got)
+	}
+}
+
+// A row is one line through a pipe too, and its cells before the last are whole.
+func TestCutColumn(t *testing.T) {
+	id, text := strings.Repeat("f", 64), strings.Repeat("ab", 200)
+	show := func(wide bool) string {
+		tab := &table{columns: []column{{name: "HEIGHT", right: true}, {name: "ID", wide: true}, {name: "BODY", cut: true}}}
+		tab.add("7", id, text)
+		tab.add("8", id, "short")
+		var out bytes.Buffer
+		if err := tab.print(&out, wide); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	if got, want := show(false), "HEIGHT  BODY\n     7  "+text[:71]+"…\n     8  short\n"; got != want {
+		t.Errorf("table\n%s\nwant\n%s", got, want)
+	}
+	if got, want := show(true), "     7  "+id+"  "+text[:19]+"…\n"; !strings.Contains(got, want) {
+		t.Errorf("wide table\n%s\nwant\n%s", got, want)
+	}
+}
+
+// A file that becomes a record's body does so byte for byte.
+func TestRequestKeepsTheBody(t *testing.T) {
+	for content, media := range map[string]string{
+		"{ \"a\" : \"<a&b>\" }\n": jsonMedia, "\n two lines \n\n": "application/octet-stream", "{\"a\"": "application/octet-stream", "": "application/octet-stream",
+	} {
+		g := &globals{in: strings.NewReader(content)}
+		b, err := g.request("-", "doc:1", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := decode[parley.Draft](b)
+		if err != nil || string(d.BodyBase64) != content || d.Body != nil || d.MediaType != media || d.Subject != "doc:1" {
+			t.Errorf("%q became %s (%v)", content, b, err)
+		}
 	}
 }
 

@@ -33,7 +33,9 @@ const (
 func runCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "run", Short: "Run a node in the foreground; Ctrl-C drains, twice stops at once", Args: cobra.NoArgs,
-		Long: "Without peers the node makes a chain of its own, or goes on with the one in its data directory. With peers it joins theirs.",
+		Long: "Without peers the node makes a chain of its own, or goes on with the one in its data directory. With peers it joins theirs.\n" +
+			"Exit codes: 0 after SIGINT or SIGTERM, once all is drained; 130 after a second one, at once; 1 after a failure;\n" +
+			"78 for what a restart does not mend: configuration, data directory. SIGHUP is ignored; SIGUSR1 writes all stacks to the log.",
 		Example: "parley run\nparley run --peers node1:8080,node2:8080\n" +
 			"parley run --peers 127.0.0.1:8080 --data-dir node4 \\\n--api-listen 127.0.0.1:8083 --p2p-port 9909 --ops-listen 127.0.0.1:9093",
 	}
@@ -54,6 +56,7 @@ func runCommand(g *globals) *cobra.Command {
 
 // runNode runs a node and its API until ctx ends or one of them fails.
 func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger) error {
+	ignoreHangup(ctx, log)
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
@@ -114,20 +117,36 @@ func banner(log *slog.Logger, n *parley.Node) {
 	}
 }
 
+// ignoreHangup keeps SIGHUP, by which daemons are told to read their
+// configuration again, from ending a node that cannot do that.
+func ignoreHangup(ctx context.Context, log *slog.Logger) {
+	signal.Ignore(syscall.SIGHUP) // it is no longer a signal to stop
+	each(ctx, syscall.SIGHUP, func() {
+		log.Warn("SIGHUP is ignored: the configuration is read at the start only, restart the node to change it")
+	})
+}
+
 // dumpOnSignal writes the stacks of all goroutines to the log at each SIGUSR1.
 func dumpOnSignal(ctx context.Context, log *slog.Logger) {
+	each(ctx, syscall.SIGUSR1, func() {
+		var b bytes.Buffer
+		err := pprof.Lookup("goroutine").WriteTo(&b, 2)
+		log.Info("goroutines", "stacks", b.String(), "err", err)
+	})
+}
+
+// each calls f at each signal, until ctx ends. The signal stays caught: it does
+// not end a process that drains.
+func each(ctx context.Context, sig os.Signal, f func()) {
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGUSR1)
+	signal.Notify(signals, sig)
 	go func() {
-		defer signal.Stop(signals)
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-signals:
-				var b bytes.Buffer
-				err := pprof.Lookup("goroutine").WriteTo(&b, 2)
-				log.Info("goroutines", "stacks", b.String(), "err", err)
+				f()
 			}
 		}
 	}()

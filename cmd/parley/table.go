@@ -17,6 +17,7 @@ type column struct {
 	name  string
 	wide  bool // only with -o wide, and in csv
 	right bool
+	cut   bool // the last one: cells are cut so that a row is one line, off a terminal too
 }
 
 // table is rows for people. Without columns it is a list of facts: name and
@@ -52,8 +53,7 @@ func (t *table) csv(w io.Writer) error {
 	return c.WriteAll(t.rows)
 }
 
-// print aligns the columns. On a terminal the last one is cut where the line
-// would be too long.
+// print aligns the columns. On a terminal a line that would be too long is cut.
 func (t *table) print(w io.Writer, wide bool) error {
 	l := layout{columns: t.columns, bold: t.columns == nil}
 	if l.columns == nil {
@@ -72,6 +72,9 @@ func (t *table) print(w io.Writer, wide bool) error {
 			continue
 		}
 		l.shown = append(l.shown, i)
+		if c.cut {
+			l.cut(rows, i)
+		}
 		l.widths[i] = lipgloss.Width(c.name)
 		for _, row := range rows {
 			l.widths[i] = max(l.widths[i], lipgloss.Width(row[i]))
@@ -106,22 +109,45 @@ type layout struct {
 	bold    bool // the first column
 }
 
+const (
+	lineWidth = 80 // columns, where there is no terminal
+	leastCut  = 20 // columns that a cut cell keeps
+)
+
+// cut leaves the cells of column i the room beside the columns before it.
+func (l layout) cut(rows [][]string, i int) {
+	room := l.room
+	if room == 0 {
+		room = lineWidth
+	}
+	for _, width := range l.widths[:i] {
+		if width > 0 {
+			room -= width + len(gap)
+		}
+	}
+	for _, row := range rows {
+		row[i] = ansi.Truncate(row[i], max(room, leastCut), "…")
+	}
+}
+
+const gap = "  " // between columns
+
 func (l layout) line(cells []string) string {
 	var b strings.Builder
 	for n, i := range l.shown {
 		last := n == len(l.shown)-1
-		gap := strings.Repeat(" ", max(0, l.widths[i]-lipgloss.Width(cells[i])))
+		fill := strings.Repeat(" ", max(0, l.widths[i]-lipgloss.Width(cells[i])))
 		if l.columns[i].right {
-			b.WriteString(gap)
+			b.WriteString(fill)
 		}
 		b.WriteString(cells[i])
 		if last {
 			break
 		}
 		if !l.columns[i].right {
-			b.WriteString(gap)
+			b.WriteString(fill)
 		}
-		b.WriteString("  ")
+		b.WriteString(gap)
 	}
 	if l.room > 0 {
 		return ansi.Truncate(b.String(), l.room, "…")

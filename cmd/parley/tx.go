@@ -15,10 +15,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/consortium"
 )
 
-// maxRequest bounds the file of one record, before the node does.
-const maxRequest = 128 << 10 // bytes; the API's own limit
+// Bounds of the API, known before a request is sent.
+const (
+	maxRequest = 128 << 10 // bytes of a record as JSON
+	maxWait    = time.Minute
+)
 
 func txCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
@@ -54,15 +58,15 @@ func submitCommand(g *globals) *cobra.Command {
 			"The node signs the record with its key, unless the request has the author's signature.",
 		Example: "parley tx submit record.json\nparley tx submit --subject doc:42 report.pdf --media-type application/pdf",
 		RunE: func(c *cobra.Command, args []string) error {
-			content, err := g.readInput(args[0])
+			if ack != string(parley.Committed) && ack != string(parley.Accepted) {
+				return usage(c, fmt.Errorf("--ack %s: want committed or accepted", ack))
+			}
+			if g.timeout <= 0 || g.timeout > maxWait {
+				return usage(c, fmt.Errorf("--timeout %s: want more than 0, at most %s", g.timeout, maxWait))
+			}
+			request, err := g.request(args[0], subject, mediaType)
 			if err != nil {
 				return err
-			}
-			request := content
-			if subject != "" {
-				if request, err = json.Marshal(draft(subject, mediaType, content)); err != nil {
-					return err
-				}
 			}
 			return g.submit(c.Context(), request, ack)
 		},
@@ -73,20 +77,34 @@ func submitCommand(g *globals) *cobra.Command {
 	return c
 }
 
-func draft(subject, mediaType string, content []byte) parley.Draft {
-	d := parley.Draft{Subject: subject, MediaType: mediaType}
-	if json.Valid(content) && (mediaType == "" || mediaType == jsonMedia) {
-		d.MediaType, d.Body = jsonMedia, content
-	} else {
-		d.BodyBase64 = content
+// request makes the request of a file, which is one already where there is no
+// subject.
+func (g *globals) request(file, subject, mediaType string) ([]byte, error) {
+	if subject == "" {
+		return g.readInput(file, maxRequest)
 	}
-	return d
+	body, err := g.readInput(file, consortium.MaxBody)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(draft(subject, mediaType, body))
+}
+
+// draft takes the body byte for byte, JSON too.
+func draft(subject, mediaType string, body []byte) parley.Draft {
+	if mediaType == "" {
+		mediaType = "application/octet-stream"
+		if json.Valid(body) {
+			mediaType = jsonMedia
+		}
+	}
+	return parley.Draft{Subject: subject, MediaType: mediaType, BodyBase64: body}
 }
 
 const jsonMedia = "application/json"
 
-// readInput reads a file, or stdin for "-".
-func (g *globals) readInput(name string) ([]byte, error) {
+// readInput reads a file of at most most bytes, or stdin for "-".
+func (g *globals) readInput(name string, most int) ([]byte, error) {
 	r := g.in
 	if name != "-" {
 		f, err := os.Open(name)
@@ -96,20 +114,17 @@ func (g *globals) readInput(name string) ([]byte, error) {
 		defer f.Close()
 		r = f
 	}
-	b, err := io.ReadAll(io.LimitReader(r, maxRequest+1))
+	b, err := io.ReadAll(io.LimitReader(r, int64(most)+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	if len(b) > maxRequest {
-		return nil, fmt.Errorf("%s is longer than %d bytes, the most that one record may need: split it, or store it elsewhere and record its hash", name, maxRequest)
+	if len(b) > most {
+		return nil, &codeError{exitFailed, fmt.Errorf("%s is longer than %d bytes, the most that one record may hold: split it, or store it elsewhere and record its hash [PLY-008]", name, most)}
 	}
-	return bytes.TrimSpace(b), nil
+	return b, nil
 }
 
 func (g *globals) submit(ctx context.Context, request []byte, ack string) error {
-	if ack != string(parley.Committed) && ack != string(parley.Accepted) {
-		return fail(exitUsage, "--ack %s: want committed or accepted", ack)
-	}
 	c, err := g.client()
 	if err != nil {
 		return err
@@ -160,7 +175,7 @@ func index(r parley.Record) uint32 {
 }
 
 func viewRecords(l list[parley.Record]) *table {
-	t := &table{columns: []column{{name: "HEIGHT", right: true}, {name: "ID"}, {name: "AUTHOR"}, {name: "SUBJECT", wide: true}, {name: "FULL ID", wide: true}, {name: "BODY"}}}
+	t := &table{columns: []column{{name: "HEIGHT", right: true}, {name: "ID"}, {name: "AUTHOR"}, {name: "SUBJECT", wide: true}, {name: "FULL ID", wide: true}, {name: "BODY", cut: true}}}
 	for _, r := range l.Items {
 		height := r.Status
 		if r.Height != nil {

@@ -84,6 +84,8 @@ type State struct {
 	Bind    string `json:"bind"`
 	Stopped bool   `json:"stopped"` // the whole devnet was told to stop
 	Nodes   []Node `json:"nodes"`
+
+	Partition [][]string `json:"partition,omitempty"` // groups of node names, until it is healed
 }
 
 // Open opens the devnet in dir: [ErrNone] when there is none.
@@ -170,9 +172,6 @@ func resolve(dir string) (string, error) {
 	}
 	return abs, nil
 }
-
-// Dir is the devnet's directory.
-func (n *Net) Dir() string { return n.dir }
 
 // NodeDir is the data directory of a node.
 func (n *Net) NodeDir(name string) string { return filepath.Join(n.dir, name) }

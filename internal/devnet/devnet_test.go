@@ -62,7 +62,7 @@ func state(t *testing.T, n *Net) *State {
 
 func TestCreateMakesOneGenesis(t *testing.T) {
 	n := create(t, 4)
-	b, err := os.ReadFile(filepath.Join(n.Dir(), genesisFile))
+	b, err := os.ReadFile(filepath.Join(n.dir, genesisFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,14 +88,14 @@ func TestCreateMakesOneGenesis(t *testing.T) {
 		}
 	}
 
-	again, err := Create(Options{Dir: n.Dir()})
+	again, err := Create(Options{Dir: n.dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if now := state(t, again); !slices.Equal(now.Nodes, s.Nodes) {
 		t.Errorf("second start has nodes %v, the first %v", now.Nodes, s.Nodes)
 	}
-	if after, err := os.ReadFile(filepath.Join(n.Dir(), genesisFile)); err != nil || string(after) != string(b) {
+	if after, err := os.ReadFile(filepath.Join(n.dir, genesisFile)); err != nil || string(after) != string(b) {
 		t.Errorf("the genesis was made anew: %v", err)
 	}
 }
@@ -107,7 +107,7 @@ func TestCreateRefuses(t *testing.T) {
 	}
 	made := create(t, 2)
 	damaged := create(t, 1)
-	if err := os.WriteFile(filepath.Join(damaged.Dir(), stateFile), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(damaged.dir, stateFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	escape := create(t, 1)
@@ -119,13 +119,13 @@ func TestCreateRefuses(t *testing.T) {
 		o          Options
 	}{
 		{"foreign directory", "thesis.tex", Options{Dir: foreign}},
-		{"other number of nodes", "2 nodes in its genesis, not 3", Options{Dir: made.Dir(), Nodes: 3}},
+		{"other number of nodes", "2 nodes in its genesis, not 3", Options{Dir: made.dir, Nodes: 3}},
 		{"too many nodes", "want 1 to 31", Options{Dir: t.TempDir(), Nodes: 32}},
 		{"port too high", "base port 65534", Options{Dir: t.TempDir(), BasePort: 65534}},
 		{"bind to a name", `"example.org" is no IP address`, Options{Dir: t.TempDir(), Bind: "example.org"}},
 		{"bind to a foreign address", "choose one of this machine", Options{Dir: t.TempDir(), Bind: "192.0.2.1"}},
-		{"damaged state", "damaged", Options{Dir: damaged.Dir()}},
-		{"name that leaves the directory", "node name", Options{Dir: escape.Dir()}},
+		{"damaged state", "damaged", Options{Dir: damaged.dir}},
+		{"name that leaves the directory", "node name", Options{Dir: escape.dir}},
 	} {
 		if _, err := Create(c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one with %q", c.name, err, c.want)

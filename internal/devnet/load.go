@@ -55,6 +55,7 @@ type Load struct {
 	P50MS     float64       `json:"p50_ms"` // from sending a record to its block on the disk of the node asked
 	P99MS     float64       `json:"p99_ms"`
 	MaxMS     float64       `json:"max_ms"`
+	Cut       []string      `json:"cut,omitempty"`     // nodes that were not asked: their side of the partition cannot commit
 	Missing   string        `json:"missing,omitempty"` // why the nodes do not agree at the end
 }
 
@@ -86,8 +87,9 @@ type loader struct {
 }
 
 // Load writes generated records to all nodes that run, in turn, each awaited
-// until it is committed, and then waits until the nodes agree. It ends early
-// with ctx, without an error. progress, nil allowed, is called twice a second.
+// until it is committed, and then waits until the nodes agree; during a
+// partition only to the side that can commit. It ends early with ctx, without
+// an error. progress, nil allowed, is called twice a second.
 func (n *Net) Load(ctx context.Context, o LoadOptions, progress func(Load)) (Load, error) {
 	if err := o.check(); err != nil {
 		return Load{}, err
@@ -99,6 +101,9 @@ func (n *Net) Load(ctx context.Context, o LoadOptions, progress func(Load)) (Loa
 	l := &loader{net: n, nodes: n.running(s), run: fmt.Sprintf("%08x", rand.Uint32()), size: o.Size, started: time.Now()}
 	if len(l.nodes) == 0 {
 		return Load{}, fmt.Errorf("the devnet in %s is %w: start it with parley devnet", n.dir, ErrDown)
+	}
+	if l.nodes, l.load.Cut = s.committing(l.nodes); len(l.nodes) == 0 {
+		return Load{}, errors.New("a partition is on, and no side of it has enough validators to commit: end it with parley devnet heal")
 	}
 	shown := make(chan struct{})
 	stop := make(chan struct{})
@@ -115,7 +120,7 @@ func (n *Net) Load(ctx context.Context, o LoadOptions, progress func(Load)) (Loa
 	poll(settle, pollInterval, func() bool {
 		var rows []Row
 		if rows, err = n.Status(settle); err == nil {
-			load.Missing = Missing(rows)
+			load.Missing = s.missing(rows)
 		}
 		return err != nil || load.Missing == ""
 	})

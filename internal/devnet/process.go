@@ -61,7 +61,7 @@ func (n *Net) Start(ctx context.Context, progress func(missing string)) error {
 				return errors.Join(err, n.abandon(ctx, s))
 			}
 		}
-		s.Stopped = false
+		s.Stopped, s.Partition = false, nil
 		return nil
 	})
 	if err != nil {
@@ -168,7 +168,7 @@ func (n *Net) Stop(ctx context.Context) (killed []string, err error) {
 		for i := range s.Nodes {
 			s.Nodes[i].PID = 0
 		}
-		s.Stopped = true
+		s.Stopped, s.Partition = true, nil
 		return nil
 	})
 	return killed, err
@@ -238,8 +238,9 @@ func (n *Net) Kill(name string) (Node, error) {
 }
 
 // Restart stops the named nodes, all without names, and starts them again. It
-// returns when all nodes that run agree.
+// returns when all nodes that run agree. A partition goes on.
 func (n *Net) Restart(ctx context.Context, names []string, progress func(missing string)) error {
+	var again []string
 	err := n.update(func(s *State) error {
 		which := []*Node{}
 		for _, name := range names {
@@ -270,11 +271,15 @@ func (n *Net) Restart(ctx context.Context, names []string, progress func(missing
 				return errors.Join(err, stopErr)
 			}
 			started = append(started, *node)
+			again = append(again, node.Name)
 		}
 		s.Stopped = false
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := n.cutAgain(ctx, again); err != nil {
 		return err
 	}
 	return n.Agree(ctx, progress)
@@ -285,6 +290,9 @@ func (n *Net) Restart(ctx context.Context, names []string, progress func(missing
 func (n *Net) Add(ctx context.Context, name string, progress func(missing string)) (Node, error) {
 	var added Node
 	err := n.update(func(s *State) error {
+		if s.Partition != nil {
+			return errors.New("a partition is on, and a new node would join its sides: end it with parley devnet heal")
+		}
 		if !n.isUp(s.Nodes[0]) {
 			return fmt.Errorf("%s is %w, and it is whom a new node asks: parley devnet restart %s", s.Nodes[0].Name, ErrDown, s.Nodes[0].Name)
 		}

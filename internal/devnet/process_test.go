@@ -1,6 +1,7 @@
 package devnet
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,6 +72,8 @@ func standIn(path string) error {
 
 func standInAPI(c config.Config) http.Handler {
 	var records atomic.Uint64
+	var peers atomic.Int64
+	peers.Store(int64(len(c.P2P.StaticPeers)))
 	mux := http.NewServeMux()
 	answer := func(pattern string, f func(r *http.Request) any) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { _ = json.NewEncoder(w).Encode(f(r)) })
@@ -83,7 +86,7 @@ func standInAPI(c config.Config) http.Handler {
 			role = RoleFollower
 		}
 		return parley.Status{Name: c.Node.Name, PeerID: id, Role: role, Verdict: "healthy", Head: head,
-			Peers: parley.StatusPeers{Outbound: len(c.P2P.StaticPeers)}, Sync: parley.Sync{State: "synced"}}
+			Peers: parley.StatusPeers{Outbound: int(peers.Load())}, Sync: parley.Sync{State: "synced"}}
 	})
 	answer("GET /api/v1/chain", func(*http.Request) any { return parley.Chain{RecordCount: records.Load()} })
 	mux.HandleFunc("POST /api/v1/records", func(w http.ResponseWriter, _ *http.Request) {
@@ -100,10 +103,14 @@ func standInAPI(c config.Config) http.Handler {
 	})
 	mux.HandleFunc("POST /api/v1/devnet/partition", func(w http.ResponseWriter, r *http.Request) {
 		var body struct{ Groups [][]string }
-		if json.NewDecoder(r.Body).Decode(&body) != nil || !slices.Contains(slices.Concat(body.Groups...), c.Node.Name) {
+		mine := func(group []string) bool { return slices.Contains(group, c.Node.Name) }
+		if json.NewDecoder(r.Body).Decode(&body) != nil || !slices.ContainsFunc(body.Groups, mine) {
 			w.WriteHeader(http.StatusBadRequest)
+			return
 		}
+		peers.Store(int64(len(body.Groups[slices.IndexFunc(body.Groups, mine)]) - 1))
 	})
+	mux.HandleFunc("POST /api/v1/devnet/heal", func(http.ResponseWriter, *http.Request) { peers.Store(int64(len(c.P2P.StaticPeers))) })
 	return mux
 }
 
@@ -139,7 +146,7 @@ func TestLifeOfADevnet(t *testing.T) {
 			t.Errorf("%s does not run", node.Name)
 		}
 	}
-	if _, err := Create(Options{Dir: n.Dir()}); err == nil || !strings.Contains(err.Error(), "runs already") {
+	if _, err := Create(Options{Dir: n.dir}); err == nil || !strings.Contains(err.Error(), "runs already") {
 		t.Errorf("second start of a running devnet: %v", err)
 	}
 	if err := n.Purge(); err == nil {
@@ -147,7 +154,7 @@ func TestLifeOfADevnet(t *testing.T) {
 	}
 
 	// From another process: nothing but the directory is shared.
-	other, err := Open(n.Dir(), n.binary)
+	other, err := Open(n.dir, n.binary)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,6 +173,9 @@ func TestLifeOfADevnet(t *testing.T) {
 	}
 	if err := other.Restart(t.Context(), []string{"node2"}, nil); err != nil {
 		t.Fatal(err)
+	}
+	if down, err := n.Heal(t.Context()); err != nil || len(down) > 0 {
+		t.Errorf("heal: %v, %v", down, err)
 	}
 	added, err := other.Add(t.Context(), "", nil)
 	if err != nil || added.Name != "node4" || added.Role != RoleFollower || added.APIPort != before.Nodes[2].APIPort+1 {
@@ -209,7 +219,7 @@ func TestStartFails(t *testing.T) {
 		t.Errorf("left running: %s", pids(up))
 	}
 
-	missing := newNet(n.Dir(), filepath.Join(t.TempDir(), "no-such-binary"))
+	missing := newNet(n.dir, filepath.Join(t.TempDir(), "no-such-binary"))
 	if err := missing.Start(t.Context(), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without a binary: %v", err)
 	}
@@ -253,7 +263,7 @@ func TestStalePID(t *testing.T) {
 	if err := n.Purge(); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(n.Dir()); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(n.dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("after the purge: %v", err)
 	}
 }
@@ -286,5 +296,50 @@ func TestPartitionGroups(t *testing.T) {
 		if _, _, err := n.Partition(t.Context(), groups); err == nil {
 			t.Errorf("%v was accepted", groups)
 		}
+	}
+}
+
+// During a partition each side is expected to agree with itself, and only the
+// side that can commit is asked to.
+func TestPartitionGoesOn(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	n := start(t, 3)
+	if _, _, err := n.Partition(ctx, [][]string{{"n1"}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, names := range [][]string{{"n1"}, {"n3"}, nil} {
+		if err := n.Restart(ctx, names, nil); err != nil {
+			t.Fatalf("restart %v: %v", names, err)
+		}
+		rows, err := n.Status(ctx)
+		if err != nil || rows[0].Peers != 0 || rows[2].Peers != 1 {
+			t.Fatalf("after the restart of %v: %+v, %v; want the same groups", names, rows, err)
+		}
+	}
+	load, err := n.Load(ctx, LoadOptions{Size: 256, Records: 4}, nil)
+	if err != nil || load.Committed != 4 || load.Missing != "" || !slices.Equal(load.Cut, []string{"node1"}) {
+		t.Errorf("load %+v, %v", load, err)
+	}
+	if rows, err := n.Status(ctx); err != nil || rows[0].Records != 0 || Missing(rows) == "" {
+		t.Errorf("after the load: %+v, %v; want no record at node1", rows, err)
+	}
+	if _, err := n.Add(ctx, "", nil); err == nil || !strings.Contains(err.Error(), "parley devnet heal") {
+		t.Errorf("add during a partition: %v", err)
+	}
+	if _, _, err := n.Partition(ctx, [][]string{{"n1"}, {"n2"}, {"n3"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Load(ctx, LoadOptions{Size: 256, Records: 4}, nil); err == nil || !strings.Contains(err.Error(), "parley devnet heal") {
+		t.Errorf("load where no side can commit: %v", err)
+	}
+	if _, err := n.Heal(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if s := state(t, n); s.Partition != nil {
+		t.Errorf("healed, and the partition is still on: %v", s.Partition)
+	}
+	if err := n.Agree(ctx, nil); err != nil {
+		t.Error(err)
 	}
 }

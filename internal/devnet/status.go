@@ -173,17 +173,17 @@ func missing(rows []Row, height uint64) string {
 }
 
 // Agree returns when every node that runs has reached the greatest height that
-// it found when all had answered, on one chain, and has its peers. A node that
-// ends meanwhile is a *[NodeError]. It gives up when nothing has changed for a
-// minute.
+// it found when all had answered, on one chain, and has its peers; during a
+// partition, those of its group. A node that ends meanwhile is a *[NodeError].
+// It gives up when nothing has changed for a minute.
 func (n *Net) Agree(ctx context.Context, progress func(missing string)) error {
 	before, err := n.State()
 	if err != nil {
 		return err
 	}
 	var last string
-	var height uint64
-	known, changed := false, time.Now()
+	goals := make([]goal, max(1, len(before.Partition)))
+	changed := time.Now()
 	poll(ctx, pollInterval, func() bool {
 		if err = n.ended(before); err != nil {
 			return true
@@ -192,10 +192,12 @@ func (n *Net) Agree(ctx context.Context, progress func(missing string)) error {
 		if rows, err = n.Status(ctx); err != nil {
 			return true
 		}
-		if !known {
-			height, known = tallest(rows)
+		now := ""
+		for i, group := range before.split(rows) {
+			if m := goals[i].missing(group); now == "" {
+				now = m
+			}
 		}
-		now := missing(rows, height)
 		if now != last {
 			last, changed = now, time.Now()
 			if progress != nil && now != "" {
@@ -211,6 +213,19 @@ func (n *Net) Agree(ctx context.Context, progress func(missing string)) error {
 		err = ctx.Err()
 	}
 	return err
+}
+
+// goal is the height that a group of nodes shall reach.
+type goal struct {
+	height uint64
+	known  bool
+}
+
+func (g *goal) missing(rows []Row) string {
+	if !g.known {
+		g.height, g.known = tallest(rows)
+	}
+	return missing(rows, g.height)
 }
 
 // ended is the error of a node that this process started and nobody stopped,
@@ -249,69 +264,4 @@ func (n *Net) nodeError(node Node, why string) error {
 		e.Tail, _, _ = tail(f, tailLines) // what cannot be read is not shown
 	}
 	return e
-}
-
-// Partition cuts the groups of nodes off from each other. Nodes that no group
-// names make one more group. Those that do not run are returned: they start
-// without a partition.
-func (n *Net) Partition(ctx context.Context, groups [][]string) (all [][]string, down []string, err error) {
-	s, err := n.State()
-	if err != nil {
-		return nil, nil, err
-	}
-	of := map[string]int{}
-	for i, group := range groups {
-		names := []string{}
-		for _, name := range group {
-			node, err := s.node(name)
-			if err != nil {
-				return nil, nil, err
-			}
-			if _, twice := of[node.Name]; twice {
-				return nil, nil, fmt.Errorf("partition: %s is named twice", node.Name)
-			}
-			of[node.Name] = i
-			names = append(names, node.Name)
-		}
-		all = append(all, names)
-	}
-	var rest []string
-	for _, node := range s.Nodes {
-		if _, named := of[node.Name]; !named {
-			rest = append(rest, node.Name)
-		}
-	}
-	if len(rest) > 0 {
-		all = append(all, rest)
-	}
-	if len(all) < 2 {
-		return nil, nil, fmt.Errorf("partition: all nodes are in one group: name two, like n1 / n2,n3")
-	}
-	down, err = n.tellAll(ctx, "devnet/partition", map[string]any{"groups": all})
-	return all, down, err
-}
-
-// Heal ends a partition. Those nodes that do not run are returned.
-func (n *Net) Heal(ctx context.Context) (down []string, err error) {
-	return n.tellAll(ctx, "devnet/heal", nil)
-}
-
-func (n *Net) tellAll(ctx context.Context, path string, body any) (down []string, err error) {
-	s, err := n.State()
-	if err != nil {
-		return nil, err
-	}
-	for _, node := range s.Nodes {
-		if !n.isUp(node) {
-			down = append(down, node.Name)
-			continue
-		}
-		if _, err := n.client(node.Name).do(ctx, http.MethodPost, path, body, nil); err != nil {
-			return down, fmt.Errorf("%s: %w", node.Name, err)
-		}
-	}
-	if len(down) == len(s.Nodes) {
-		return down, fmt.Errorf("the devnet in %s is %w: start it with parley devnet", n.dir, ErrDown)
-	}
-	return down, nil
 }
