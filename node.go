@@ -137,7 +137,7 @@ func (n *Node) open() error {
 	}
 	n.replica, err = replica.New(replica.Config{
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
-		Key: host.RawEd25519(key), DataDir: n.cfg.DataDir, Joining: len(n.cfg.P2P.StaticPeers) > 0,
+		Key: host.RawEd25519(key), DataDir: n.cfg.DataDir, Joining: len(n.cfg.P2P.StaticPeers) > 0, Static: len(n.cfg.P2P.StaticPeers), SoleValidator: n.cfg.Consortium.SoleValidator,
 		Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
 	}, n.bus, n.log, n.env.Registry)
 	if err != nil {

@@ -96,6 +96,7 @@ type Services interface {
 type Peer struct {
 	ID        peer.ID
 	Services  Service
+	Kept      bool // we were told to keep it: a static peer, or a member
 	Genesis   Hash // zero: it has no chain yet
 	Claimed   Head // what it says; steers nothing
 	Validated Head // what it proved; zero = nothing yet

@@ -66,6 +66,7 @@ type Consortium struct {
 	GenesisHash    string // pins the chain: 64 hex digits or ""
 	GenesisFile    string // starts from this genesis; see Config.Path
 	Role           string
+	SoleValidator  bool // vote although the consensus log is lost: safe only where no other validator can vote
 	MempoolRecords int
 	MempoolBytes   Size
 }

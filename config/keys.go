@@ -68,6 +68,8 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.Consortium.GenesisFile }},
 	{name: "consortium.role", help: "auto = validator when the chain's set holds our key",
 		at: func(c *Config) any { return &c.Consortium.Role }, oneOf: []string{RoleAuto, RoleFollower}},
+	{name: "consortium.sole_validator", help: "vote although the consensus log is lost: only where no other validator can vote",
+		at: func(c *Config) any { return &c.Consortium.SoleValidator }},
 	{name: "consortium.mempool_records", unit: "records", help: "records waiting at most",
 		at: func(c *Config) any { return &c.Consortium.MempoolRecords }, low: 1, high: 10_000_000},
 	{name: "consortium.mempool_bytes", unit: "bytes", help: "their bytes at most",

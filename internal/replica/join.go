@@ -24,6 +24,7 @@ const (
 	genesisTimeout  = 10 * time.Second // for one peer
 	settleTime      = 2 * time.Second  // after the first answer, for others to disagree
 	ordinalPatience = 30 * time.Second // bootstrap = ordinal-0: how long a chain may still turn up
+	emptyPatience   = 30 * time.Second // before the operator is told that nobody has a chain
 )
 
 func (r *Replica) walDir() string { return filepath.Join(r.cfg.DataDir, "wal") }
@@ -42,7 +43,8 @@ func readGenesis(path string) (*consortium.Genesis, error) {
 }
 
 // join learns the chain from the peers and stores its genesis. Nothing pinned
-// means trust on first use: all that answer within a short while must agree.
+// means trust on first use of those that PEERS names: all that answer within a
+// short while must agree.
 func (r *Replica) join(ctx context.Context, s chain.Services) error {
 	r.bus.Publish(event.SyncChanged{State: "waiting"})
 	sub := r.bus.Subscribe()
@@ -51,38 +53,29 @@ func (r *Replica) join(ctx context.Context, s chain.Services) error {
 	defer tick.Stop()
 	asked := map[peer.ID]*consortium.Genesis{}
 	started := time.Now()
+	warned := false
 	var first time.Time
 	for {
-		for _, p := range s.Peers() {
-			if _, done := asked[p.ID]; done || p.Genesis.IsZero() {
-				continue
-			}
-			g, err := r.fetchGenesis(ctx, s, p)
-			if err != nil {
-				r.log.Debug("no genesis from peer", "peer", p.ID, "err", err)
-				continue
-			}
-			asked[p.ID] = g
-			if first.IsZero() {
-				first = time.Now()
-			}
+		empty := r.ask(ctx, s, asked)
+		if first.IsZero() && len(asked) > 0 {
+			first = time.Now()
 		}
-		if !first.IsZero() && (r.pinned() || time.Since(first) >= settleTime) {
-			g, err := agree(asked)
-			if err != nil {
-				return err
+		waited := time.Since(started)
+		switch {
+		case len(asked) > 0:
+			all := r.cfg.Static > 0 && empty+len(asked) >= r.cfg.Static
+			if all || r.pinned() || time.Since(first) >= settleTime {
+				return r.adopt(s, asked)
 			}
-			if err := r.adopt(g, asked); err != nil {
-				return err
-			}
-			return r.ledger.SetBorn(networkHead(s))
-		}
-		if first.IsZero() && r.cfg.Chain.Bootstrap == "ordinal-0" && r.mayBootstrap() && !r.pinned() && time.Since(started) >= ordinalPatience {
+		case r.cfg.Chain.Bootstrap == "ordinal-0" && r.mayBootstrap() && !r.pinned() && waited >= ordinalPatience:
 			g, err := r.makeGenesis()
 			if err != nil {
 				return err
 			}
 			return r.settle(g)
+		case empty > 0 && waited >= emptyPatience && !warned:
+			warned = true
+			r.log.Warn("no peer has a chain: start one of them with empty PEERS, or give all the same consortium.genesis_file", "peers", empty, "code", "PLY-505")
 		}
 		select {
 		case <-ctx.Done():
@@ -94,12 +87,37 @@ func (r *Replica) join(ctx context.Context, s chain.Services) error {
 	}
 }
 
-// networkHead is the highest head that a peer speaks of. A validator of the
-// genesis whose store is younger than that was rebuilt, and waits with its vote.
-func networkHead(s chain.Services) uint64 {
+// ask fetches the genesis of each peer that has not answered yet, and counts
+// those that have none. Whoever dials in may be anybody: without a pin only the
+// peers that we were told of are asked.
+func (r *Replica) ask(ctx context.Context, s chain.Services, asked map[peer.ID]*consortium.Genesis) (empty int) {
+	for _, p := range s.Peers() {
+		if _, done := asked[p.ID]; done || !p.Kept && !r.pinned() {
+			continue
+		}
+		if p.Genesis.IsZero() {
+			empty++
+			continue
+		}
+		g, err := r.fetchGenesis(ctx, s, p)
+		if err != nil {
+			r.log.Debug("no genesis from peer", "peer", p.ID, "err", err)
+			continue
+		}
+		asked[p.ID] = g
+	}
+	return empty
+}
+
+// networkHead is the highest head that the peers speak of which gave us the
+// genesis. A validator of the genesis whose store is younger than that was
+// rebuilt, and waits with its vote.
+func networkHead(s chain.Services, asked map[peer.ID]*consortium.Genesis) uint64 {
 	head := uint64(0)
 	for _, p := range s.Peers() {
-		head = max(head, p.Claimed.Height)
+		if asked[p.ID] != nil {
+			head = max(head, p.Claimed.Height)
+		}
 	}
 	return head
 }
@@ -165,11 +183,20 @@ func agree(answers map[peer.ID]*consortium.Genesis) (*consortium.Genesis, error)
 	return g, nil
 }
 
-func (r *Replica) adopt(g *consortium.Genesis, from map[peer.ID]*consortium.Genesis) error {
+// adopt stores the genesis that all gave. The network's head goes first: a node
+// that is killed in between joins anew.
+func (r *Replica) adopt(s chain.Services, asked map[peer.ID]*consortium.Genesis) error {
+	g, err := agree(asked)
+	if err != nil {
+		return err
+	}
+	if err := r.ledger.SetBorn(networkHead(s, asked)); err != nil {
+		return err
+	}
 	if r.pinned() {
 		r.log.Info("chain joined", "chain_id", g.ChainID, "genesis", g.Hash())
 	} else {
-		r.log.Warn("chain joined on first use; pin it with consortium.genesis_hash", "chain_id", g.ChainID, "genesis", g.Hash(), "peers", len(from))
+		r.log.Warn("chain joined on first use; pin it with consortium.genesis_hash", "chain_id", g.ChainID, "genesis", g.Hash(), "peers", len(asked))
 	}
 	return r.settle(g)
 }

@@ -36,10 +36,14 @@ type Config struct {
 	Host        string             // host name, for bootstrap = "ordinal-0"
 	Key         ed25519.PrivateKey // node key = validator key
 	DataDir     string
-	Joining     bool                         // PEERS names somebody
-	Addresses   func() []multiaddr.Multiaddr // of this node, for its own genesis
-	LedgerFS    vfs.FS                       // nil = the disk; else for virtual time
-	MemoryWAL   *consensus.MemoryWAL         // nil = the disk; else for virtual time
+	Joining     bool // PEERS names somebody
+	Static      int  // how many PEERS names; 0 = not told
+	// SoleValidator lets this node vote although its write-ahead log is lost:
+	// see [consensus.Config].
+	SoleValidator bool
+	Addresses     func() []multiaddr.Multiaddr // of this node, for its own genesis
+	LedgerFS      vfs.FS                       // nil = the disk; else for virtual time
+	MemoryWAL     *consensus.MemoryWAL         // nil = the disk; else for virtual time
 }
 
 // A StartError is a fault of the configuration against what the data directory
@@ -53,6 +57,7 @@ type Replica struct {
 	cfg  Config
 	self consortium.PublicKey
 	bus  *event.Bus
+	base *slog.Logger // of every room in here
 	log  *slog.Logger
 	reg  prometheus.Registerer
 
@@ -71,12 +76,13 @@ type parts struct {
 }
 
 // New opens the ledger and makes the chain where this node is its first one.
-// It starts nothing. A *StartError means that a restart will not help.
+// It starts nothing. log names no room yet. A *StartError means that a restart
+// will not help.
 func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Replica, error) {
-	r := &Replica{cfg: cfg, bus: bus, log: log, reg: reg}
+	r := &Replica{cfg: cfg, bus: bus, base: log, log: log.With("room", "replica"), reg: reg}
 	copy(r.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	l, err := ledger.Open(ledger.Options{
-		Dir: filepath.Join(cfg.DataDir, "ledger"), FS: cfg.LedgerFS, Bus: bus, Log: log.With("room", "ledger"), Registerer: reg,
+		Dir: filepath.Join(cfg.DataDir, "ledger"), FS: cfg.LedgerFS, Bus: bus, Log: log.With("room", "replica.ledger"), Registerer: reg,
 		Verified: func(id chain.Hash) bool { p := r.live.Load(); return p != nil && p.pool.Verified(id) },
 	})
 	if err != nil {
@@ -142,7 +148,7 @@ func (r *Replica) settle(g *consortium.Genesis) error {
 			},
 			Config: func() *consortium.Config { return r.ledger.Tip().Config },
 		},
-		r.bus, r.log.With("room", "mempool"), r.reg)
+		r.bus, r.base.With("room", "replica.mempool"), r.reg)
 	r.live.Store(p)
 	return nil
 }
@@ -271,7 +277,7 @@ func (r *Replica) Sync() event.SyncChanged {
 	case w == nil:
 		return event.SyncChanged{State: "waiting"}
 	case r.Role() == RoleValidator && w.engine.Leader() != 0:
-		return event.SyncChanged{State: "synced", Target: r.ledger.Tip().Head.Height}
+		return w.standing()
 	}
 	return w.syncer.State()
 }

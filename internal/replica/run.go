@@ -27,11 +27,14 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 		}
 	}
 	p := r.live.Load()
-	work := &running{Replica: r, parts: p, services: s, hints: make(chan wire.Subtree, 64)}
-	work.syncer = chainsync.New(chainsync.Config{Net: p.net}, r.ledger, s, r.bus, r.log.With("room", "chainsync"), r.reg)
+	work := &running{Replica: r, parts: p, services: s, hints: make(chan wire.Subtree, 64), limits: newLimits()}
+	work.syncer = chainsync.New(chainsync.Config{Net: p.net}, r.ledger, s, r.bus, r.base.With("room", "replica.chainsync"), r.reg)
 	engine, err := consensus.New(
-		consensus.Config{Key: r.cfg.Key, WALDir: r.walDir(), InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL, Proposed: work.proposed},
-		r.ledger, p.pool, s, work.syncer.CatchUp, r.bus, r.log.With("room", "consensus"), r.reg)
+		consensus.Config{
+			Key: r.cfg.Key, WALDir: r.walDir(), SoleValidator: r.cfg.SoleValidator, InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL,
+			Proposed: work.proposed, Ahead: work.syncer.Ahead, Heads: work.heads,
+		},
+		r.ledger, p.pool, s, work.syncer.CatchUp, r.bus, r.base.With("room", "replica.consensus"), r.reg)
 	if err != nil {
 		return err
 	}
@@ -42,7 +45,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	}
 	work.keepValidators()
 	g, gctx := errgroup.WithContext(ctx)
-	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look} {
+	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look, work.syncer.AwaitFork} {
 		g.Go(func() error { return f(gctx) })
 	}
 	return stopped(ctx, g.Wait())
@@ -61,9 +64,18 @@ type running struct {
 	*Replica
 	*parts
 	services chain.Services
-	engine   *consensus.Engine
+	engine   engine
 	syncer   *chainsync.Syncer
+	limits   *limits
 	hints    chan wire.Subtree // out of the engine's goroutine
+}
+
+// engine is what the replica needs of a [consensus.Engine].
+type engine interface {
+	Run(ctx context.Context) error
+	Handle(ctx context.Context, st chain.Stream) error
+	Leader() uint64
+	State() (view, leader uint64, connected, quorum int)
 }
 
 // order runs the engine while we are a validator and follows while we are not.
@@ -73,11 +85,15 @@ func (w *running) order(ctx context.Context) error {
 		if w.Role() == RoleValidator {
 			err = w.engine.Run(ctx)
 		} else {
-			err = w.followUntil(ctx, func() bool { return w.Role() == RoleValidator })
+			err = w.followUntil(ctx, time.Time{}, func() bool { return w.Role() == RoleValidator })
 		}
 		if errors.Is(err, consensus.ErrQuarantined) {
+			var until time.Time // the next block alone
+			if brake, ok := errors.AsType[*consensus.BrakeError](err); ok {
+				until = brake.Until
+			}
 			at := w.ledger.Tip().Head.Height
-			err = w.followUntil(ctx, func() bool { return w.ledger.Tip().Head.Height > at })
+			err = w.followUntil(ctx, until, func() bool { return w.ledger.Tip().Head.Height > at })
 		}
 		if err != nil {
 			return err
@@ -86,18 +102,28 @@ func (w *running) order(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// followUntil follows the chain until done, which is asked after each block.
-func (w *running) followUntil(ctx context.Context, done func() bool) error {
+// followUntil follows the chain until done, which is asked after each block,
+// or until a moment, which is never where it is zero.
+func (w *running) followUntil(ctx context.Context, until time.Time, done func() bool) error {
 	sub := w.bus.Subscribe()
 	defer sub.Close()
 	fctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	end := make(chan error, 1)
 	go func() { end <- w.syncer.Follow(fctx) }()
+	var over <-chan time.Time
+	if !until.IsZero() {
+		timer := time.NewTimer(time.Until(until))
+		defer timer.Stop()
+		over = timer.C
+	}
 	for {
 		select {
 		case err := <-end:
 			return stopped(fctx, err)
+		case <-over:
+			cancel()
+			return stopped(fctx, <-end)
 		case <-sub.Wake():
 			sub.Take(eventsAtOnce)
 			if done() {
@@ -109,6 +135,34 @@ func (w *running) followUntil(ctx context.Context, done func() bool) error {
 }
 
 const eventsAtOnce = 1024
+
+// heads are those that the ready peers claim.
+func (w *running) heads() map[peer.ID]uint64 {
+	heads := map[peer.ID]uint64{}
+	for _, p := range w.services.Peers() {
+		heads[p.ID] = p.Claimed.Height
+	}
+	return heads
+}
+
+// standing tells how far a validator is whose engine runs. Its own tip says
+// nothing: it may be cut off.
+func (w *running) standing() event.SyncChanged {
+	tip := w.ledger.Tip().Head.Height
+	s := event.SyncChanged{State: chainsync.Synced, Target: tip}
+	for _, p := range w.services.Peers() {
+		s.Target = max(s.Target, p.Validated.Height)
+	}
+	s.LagBlocks = s.Target - tip
+	_, _, connected, quorum := w.engine.State()
+	switch {
+	case s.LagBlocks > chainsync.SlackBlocks:
+		s.State = chainsync.Syncing
+	case connected < quorum: // nobody orders a block with us
+		s.State = chainsync.Waiting
+	}
+	return s
+}
 
 // keepValidators asks for a connection to each other validator.
 func (w *running) keepValidators() {
@@ -169,7 +223,8 @@ func (w *running) tell(ctx context.Context) error {
 func (w *running) tellOf(ctx context.Context, e event.Event) {
 	switch e := e.(type) {
 	case event.BlockStored:
-		if e.Source == "own" && w.isSelf(e.Proposer) {
+		// a dead leader's block is told by the one that took over
+		if e.Source == "own" && (w.isSelf(e.Proposer) || w.isSelf(w.engine.Leader())) {
 			w.tellBlock(ctx, e)
 		}
 	case event.RecordRejected:

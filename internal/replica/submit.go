@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"math"
 	"sync"
@@ -16,12 +17,9 @@ import (
 )
 
 const (
-	offerFirst = 2 * time.Second  // after which an own record that is not committed is offered again
-	offerMost  = 30 * time.Second // between offers of one record
 	offerWrite = 10 * time.Second // for one peer to take an offer
 	batchWait  = 5 * time.Millisecond
 	busyWait   = 20 * time.Millisecond
-	ownQueue   = 8192 // records between Submit and gossip; a full queue pushes back on Submit
 )
 
 // ErrNoChain means that this node does not know its chain yet.
@@ -42,13 +40,15 @@ func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (chain.Hash
 	_, err := p.pool.Add(raw, "")
 	var bad *consortium.RecordError
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, chain.ErrKnown): // known by gossip: from now on it is ours to offer
+		if !p.offers.add(own{id, raw}, time.Now()) {
+			break
+		}
 		select {
 		case p.offers.fresh <- own{id, raw}:
-		case <-ctx.Done(): // the pool has it; tell of it when asked again
+		case <-ctx.Done(): // not gossiped, but offered
 			return id, ctx.Err()
 		}
-	case errors.Is(err, chain.ErrKnown):
 	case errors.As(err, &bad) && bad.Reason == consortium.Duplicate:
 		return id, nil
 	default:
@@ -65,104 +65,6 @@ func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (chain.Hash
 	}
 }
 
-// own is a record that a client gave to this node.
-type own struct {
-	id  chain.Hash
-	raw []byte
-}
-
-// offers holds the records that this node took from clients, until they have
-// their place in the chain, and who waits for that.
-type offers struct {
-	fresh chan own
-
-	mu      sync.Mutex // guards below
-	waiters map[chain.Hash][]chan error
-	open    map[chain.Hash]*offerOf
-}
-
-type offerOf struct {
-	raw  []byte
-	wait time.Duration
-	due  time.Time
-}
-
-func newOffers() *offers {
-	return &offers{fresh: make(chan own, ownQueue), waiters: map[chain.Hash][]chan error{}, open: map[chain.Hash]*offerOf{}}
-}
-
-// wait returns a channel that gets nil when id is committed, or its refusal.
-func (o *offers) wait(id chain.Hash) (done <-chan error, forget func()) {
-	c := make(chan error, 1)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.waiters[id] = append(o.waiters[id], c)
-	return c, func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		rest := o.waiters[id][:0]
-		for _, w := range o.waiters[id] {
-			if w != c {
-				rest = append(rest, w)
-			}
-		}
-		if o.waiters[id] = rest; len(rest) == 0 {
-			delete(o.waiters, id)
-		}
-	}
-}
-
-// end tells those who wait for id how it ended, and offers it no more.
-func (o *offers) end(id chain.Hash, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.open, id)
-	for _, w := range o.waiters[id] {
-		select {
-		case w <- err:
-		default: // told already
-		}
-	}
-}
-
-func (o *offers) add(r own, now time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.open[r.id] = &offerOf{raw: r.raw, wait: offerFirst, due: now.Add(offerFirst)}
-}
-
-// due takes the records to offer now, and doubles their wait.
-func (o *offers) due(now time.Time) []own {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var list []own
-	for id, f := range o.open {
-		if now.Before(f.due) {
-			continue
-		}
-		f.wait = min(2*f.wait, offerMost)
-		f.due = now.Add(f.wait)
-		list = append(list, own{id, f.raw})
-	}
-	return list
-}
-
-// unsettled lists every id that is waited for or offered.
-func (o *offers) unsettled() []chain.Hash {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	ids := make([]chain.Hash, 0, len(o.open)+len(o.waiters))
-	for id := range o.open {
-		ids = append(ids, id)
-	}
-	for id := range o.waiters {
-		if o.open[id] == nil {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
 // settleWaiters watches the chain for the records that somebody waits for. An
 // event is a wake-up: where some were lost, the ledger is asked for each id.
 func (w *running) settleWaiters(ctx context.Context) error {
@@ -176,7 +78,9 @@ func (w *running) settleWaiters(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-sweep.C:
-			w.pool.Sweep(w.ledger.Tip().Head.Height+1, now)
+			for _, x := range w.pool.Sweep(w.ledger.Tip().Head.Height+1, now) {
+				w.reject(x)
+			}
 		case <-sub.Wake():
 			events, lost := sub.Take(eventsAtOnce)
 			if lost > 0 {
@@ -184,15 +88,9 @@ func (w *running) settleWaiters(ctx context.Context) error {
 			}
 			var committed []chain.Hash
 			for _, e := range events {
-				switch e := e.Data.(type) {
-				case event.RecordCommitted:
+				if e, ok := e.Data.(event.RecordCommitted); ok {
 					committed = append(committed, e.ID)
 					w.offers.end(e.ID, nil)
-				case event.RecordRejected:
-					if e.Peer == "" {
-						w.keepRejection(e)
-						w.offers.end(e.ID, &consortium.RecordError{Reason: consortium.Reason(e.Reason), Detail: e.Detail})
-					}
 				}
 			}
 			w.pool.Remove(committed...)
@@ -200,17 +98,20 @@ func (w *running) settleWaiters(ctx context.Context) error {
 	}
 }
 
-// keepRejection makes a final answer outlive a restart.
-func (w *running) keepRejection(e event.RecordRejected) {
-	if err := w.ledger.Reject(e.ID, e.Reason, e.Detail); err != nil {
-		w.log.Warn("rejection not kept", "id", e.ID, "err", err)
+// reject makes a final answer outlive a restart, and gives it to who waits.
+func (w *running) reject(x event.RecordRejected) {
+	if err := w.ledger.Reject(x.ID, x.Reason, x.Detail); err != nil {
+		w.log.Warn("rejection not kept", "id", x.ID, "err", err)
 	}
+	w.offers.end(x.ID, &consortium.RecordError{Reason: consortium.Reason(x.Reason), Detail: x.Detail})
 }
 
 func (w *running) settleAll() {
 	for _, id := range w.offers.unsettled() {
 		if w.ledger.Committed(id) {
 			w.offers.end(id, nil)
+		} else if x, err := w.ledger.Rejection(id); err == nil && !w.pool.Has(id) {
+			w.offers.end(id, &consortium.RecordError{Reason: consortium.Reason(x.Reason), Detail: x.Detail})
 		}
 	}
 	open := func(id chain.Hash) bool { return !w.ledger.Committed(id) }
@@ -243,7 +144,6 @@ func (w *running) spread(ctx context.Context) error {
 // gather collects a batch that fits one message, and the first record that
 // does not fit any more.
 func (w *running) gather(ctx context.Context, first own) (batch [][]byte, rest *own) {
-	w.offers.add(first, time.Now())
 	batch = [][]byte{first.raw}
 	size := 4 + len(first.raw)
 	timer := time.NewTimer(batchWait)
@@ -254,7 +154,6 @@ func (w *running) gather(ctx context.Context, first own) (batch [][]byte, rest *
 			if size+4+len(o.raw) > maxRecords {
 				return batch, &o
 			}
-			w.offers.add(o, time.Now())
 			size += 4 + len(o.raw)
 			batch = append(batch, o.raw)
 		case <-timer.C:
@@ -293,23 +192,51 @@ func (w *running) offer(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-tick.C:
-			due := w.offers.due(now)
-			var open [][]byte
-			for _, o := range due {
-				if w.ledger.Committed(o.id) {
-					w.offers.end(o.id, nil)
-					continue
-				}
-				if !w.pool.Has(o.id) {
-					_, _ = w.pool.Add(o.raw, "") // a full pool or an epoch may have dropped it
-				}
-				open = append(open, o.raw)
-			}
-			if len(open) > 0 {
+			if open := w.stillOpen(w.offers.due(now)); len(open) > 0 {
 				w.offerTo(ctx, open)
 			}
 		}
 	}
+}
+
+// stillOpen ends the offers of records that found their end, and lists the rest.
+func (w *running) stillOpen(due []own) (open [][]byte) {
+	for _, o := range due {
+		if w.ledger.Committed(o.id) {
+			w.offers.end(o.id, nil)
+			continue
+		}
+		if !w.pool.Has(o.id) { // it was dropped without our seeing why
+			_, err := w.pool.Add(o.raw, "")
+			var bad *consortium.RecordError
+			if errors.As(err, &bad) && final(bad.Reason) {
+				w.refuse(o, bad)
+				continue
+			}
+		}
+		open = append(open, o.raw)
+	}
+	return open
+}
+
+// final tells whether a record that was good once and is refused for this reason
+// can never be committed (LEDGER 5).
+func final(r consortium.Reason) bool {
+	switch r {
+	case consortium.Expired, consortium.StaleConfig, consortium.NotAuthorised, consortium.UnknownAuthor:
+		return true
+	}
+	return false
+}
+
+// refuse ends an own record for good, and tells of it.
+func (w *running) refuse(o own, bad *consortium.RecordError) {
+	x := event.RecordRejected{ID: o.id, Reason: string(bad.Reason), Detail: bad.Detail, Height: w.ledger.Tip().Head.Height}
+	if r, err := consortium.DecodeRecord(o.raw); err == nil {
+		x.Author = hex.EncodeToString(r.Author[:])
+	}
+	w.reject(x)
+	w.bus.Publish(x)
 }
 
 // offerTo sends records to every connected validator, or to 4 peers where

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -33,7 +35,7 @@ func (w *running) topics() []chain.Topic {
 		{Name: topicBlock, MaxBytes: 32 << 10, Validate: w.onBlock},
 		{Name: topicRecord, MaxBytes: maxRecords, Validate: w.onRecords},
 		{Name: topicSubtree, MaxBytes: 16 << 10, Claim: true, Rate: 10, Validate: w.fromValidator(w.onSubtree)},
-		{Name: topicMiningOn, MaxBytes: 2 << 10, Claim: true, Validate: w.fromValidator(w.onMiningOn)},
+		{Name: topicMiningOn, MaxBytes: 2 << 10, Claim: true, Rate: 10, Validate: w.fromValidator(w.onMiningOn)},
 		{Name: topicRejected, MaxBytes: 1 << 10, Claim: true, Rate: 10, Validate: w.fromValidator(w.onRejected)},
 	}
 }
@@ -74,6 +76,13 @@ func (w *running) onRecords(_ context.Context, m chain.Message) error {
 // addAll puts records that came from a peer into the pool. One bad record
 // spoils the message; one new one makes it worth relaying.
 func (w *running) addAll(records [][]byte, from peer.ID) error {
+	bytes := 0
+	for _, raw := range records {
+		bytes += len(raw)
+	}
+	if !w.limits.allow(from, len(records), bytes, time.Now()) {
+		return fmt.Errorf("records of %s: over its rate: %w", from, chain.ErrUnready)
+	}
 	verdict := chain.ErrKnown
 	for _, raw := range records {
 		_, err := w.pool.Add(raw, from)

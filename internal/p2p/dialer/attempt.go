@@ -88,7 +88,7 @@ func (d *Dialer) attempt(ctx context.Context, j job) outcome {
 		who.err = errSelf
 		return who
 	}
-	who.err = d.connect(ctx, j.slot, who)
+	who.err = d.alone(ctx, j.slot, who)
 	return who
 }
 
@@ -119,7 +119,7 @@ func (d *Dialer) learn(ctx context.Context, it *item, at target, pin peer.ID) ou
 				}
 			}
 			if pin != "" && pin != who.ID {
-				out.id, out.err = pin, &mismatchError{want: pin, have: who.ID}
+				out.id, out.err = pin, &mismatchError{want: pin, have: who.ID, mend: d.mend(it)}
 			}
 			return out
 		}
@@ -204,9 +204,49 @@ func (d *Dialer) clearBackoff(p peer.ID) {
 	}
 }
 
+// work is an attempt at one peer.
+type work struct {
+	done chan struct{} // closed at its end
+	err  error         // how it ended; read after done
+}
+
+// alone connects unless another slot is at the same peer already. Then it waits
+// for that one, whose success and refusal are its own too: two at once would
+// get in each other's way.
+func (d *Dialer) alone(ctx context.Context, s *slot, who outcome) error {
+	d.host.ConnManager().Protect(who.id, s.tag())
+	mine := &work{done: make(chan struct{})}
+	for {
+		d.mu.Lock()
+		s.id, s.dialled = who.id, who.dialled
+		other := d.works[who.id]
+		if other == nil {
+			d.works[who.id] = mine
+		}
+		d.mu.Unlock()
+		if other == nil {
+			break
+		}
+		select {
+		case <-other.done:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for another attempt at %s: %w", who.id, ctx.Err())
+		}
+		var refusal Refusal
+		if other.err == nil || errors.As(other.err, &refusal) {
+			return other.err
+		}
+	}
+	mine.err = d.connect(ctx, s, who)
+	d.mu.Lock()
+	delete(d.works, who.id)
+	d.mu.Unlock()
+	close(mine.done)
+	return mine.err
+}
+
 // connect dials and greets.
 func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
-	d.host.ConnManager().Protect(who.id, s.tag())
 	d.clearBackoff(who.id)
 	var err error
 	if who.given > 0 { // where we were sent comes before where it says it is
@@ -218,7 +258,7 @@ func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
 	if have, ok := actual(err, who.dialled); ok && have == d.host.ID() {
 		return errSelf
 	} else if ok {
-		return &mismatchError{want: who.id, have: have}
+		return &mismatchError{want: who.id, have: have, mend: d.mend(s.item)}
 	}
 	if err != nil {
 		return fmt.Errorf("dial: %w", err)
@@ -231,10 +271,29 @@ func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
 	d.mu.Lock()
 	ready := s.retry.state == Connected // it greeted us in the meantime
 	d.mu.Unlock()
-	if !ready {
-		_ = d.host.Network().ClosePeer(who.id)
+	if ready {
+		return nil
 	}
+	_ = d.host.Network().ClosePeer(who.id)
 	return err
+}
+
+// mend says what to do where another id answers for it than expected.
+func (d *Dialer) mend(it *item) string {
+	d.mu.Lock()
+	pinned := d.kept.Pins[it.text] != ""
+	d.mu.Unlock()
+	switch {
+	case it.origin == OriginMember:
+		return "" // the chain names it
+	case it.id != "":
+		return fmt.Sprintf("if the peer was set up anew, give its new id in %s", it.text)
+	case pinned && d.cfg.File != "":
+		return fmt.Sprintf("if %s was set up anew, stop this node and delete the line of %[1]s from %[2]s, or start it once without this static peer", it.text, d.cfg.File)
+	case pinned:
+		return fmt.Sprintf("if %s was set up anew, restart this node", it.text)
+	}
+	return ""
 }
 
 func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
@@ -327,16 +386,11 @@ func oneLine(err error) string {
 	return text
 }
 
-// letGo undoes what an attempt for a removed item did.
+// letGo undoes what an attempt for a former member did; as with [Dialer.Keep],
+// the connection stays open.
 func (d *Dialer) letGo(s *slot, p peer.ID) {
-	if p == "" {
-		return
-	}
-	if !d.Has(p) {
+	if p != "" && !d.Has(p) {
 		d.host.ConnManager().Unprotect(p, s.tag())
-		if s.item.origin != OriginMember {
-			_ = d.host.Network().ClosePeer(p)
-		}
 	}
 }
 

@@ -53,10 +53,17 @@ var errSurplus = errors.New("the name has no address for it any more")
 var errNoAddress = errors.New("the name has no address")
 
 // mismatchError says that another peer answers than the one we want.
-type mismatchError struct{ want, have peer.ID }
+type mismatchError struct {
+	want, have peer.ID
+	mend       string // "" = there is none
+}
 
 func (e *mismatchError) Error() string {
-	return fmt.Sprintf("peer id %s answers where %s is expected; if the peer was set up anew, remove the item and add it again", e.have, e.want)
+	text := fmt.Sprintf("peer id %s answers where %s is expected", e.have, e.want)
+	if e.mend != "" {
+		text += ": " + e.mend
+	}
+	return text
 }
 
 // classify finds the class of an attempt's error by its types. Where several

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -75,11 +76,13 @@ type Dialer struct {
 
 	mu    sync.Mutex // guards below; nothing blocks under it
 	items []*item    // members last
+	works map[peer.ID]*work
 	kept  saved
 }
 
 // New reads the pins and takes over the items. An item that cannot be read is
-// told in the log and left out.
+// told in the log and left out. Pins of items that are no longer there are
+// forgotten, in the file too.
 func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Dialer, error) {
 	kept, err := load(cfg.File)
 	if err != nil {
@@ -91,24 +94,36 @@ func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *even
 	}
 	d := &Dialer{
 		cfg: cfg, fns: fns, host: h, rep: rep, bus: bus, log: log, kept: kept,
-		metrics: newMetrics(reg), wake: make(chan struct{}, 1),
+		metrics: newMetrics(reg), wake: make(chan struct{}, 1), works: map[peer.ID]*work{},
 	}
 	now := time.Now()
-	for i, text := range slices.Concat(cfg.Items, kept.Added) {
+	for _, text := range cfg.Items {
 		it, err := parseItem(text, cfg.DefaultPort)
 		if err != nil {
 			log.Warn("static peer left out", "item", text, "err", err)
 			continue
 		}
-		if i >= len(cfg.Items) {
-			it.origin = OriginAPI
-		}
-		if !d.insert(it, now) && it.origin == OriginConfig {
+		if !d.insert(it, now) {
 			log.Warn("static peer left out", "item", text, "err", "it is listed twice")
 		}
 	}
 	d.metrics.set(d.counts())
+	if d.forget() {
+		if err := d.save(); err != nil {
+			return nil, err
+		}
+	}
 	return d, nil
+}
+
+// forget drops the pins of what is no item and reports whether there were any;
+// nobody else has d.
+func (d *Dialer) forget() bool {
+	before := len(d.kept.Pins)
+	maps.DeleteFunc(d.kept.Pins, func(text string, _ peer.ID) bool {
+		return !slices.ContainsFunc(d.items, func(it *item) bool { return it.text == text })
+	})
+	return len(d.kept.Pins) < before
 }
 
 // insert adds an item that is not there yet, members behind all others; mu is
@@ -126,58 +141,6 @@ func (d *Dialer) insert(it *item, now time.Time) bool {
 	}
 	d.items = slices.Insert(d.items, at, it)
 	return true
-}
-
-// Add keeps one more peer, across restarts. Adding what is there is no error.
-func (d *Dialer) Add(text string) error {
-	it, err := parseItem(text, d.cfg.DefaultPort)
-	if err != nil {
-		return err
-	}
-	it.origin = OriginAPI
-	d.mu.Lock()
-	added := d.insert(it, time.Now())
-	if added && !slices.Contains(d.kept.Added, it.text) && !slices.Contains(d.cfg.Items, it.text) {
-		d.kept.Added = append(d.kept.Added, it.text)
-	}
-	d.mu.Unlock()
-	if !added {
-		return nil
-	}
-	d.changed()
-	return d.save()
-}
-
-// Remove drops the static items with this text or peer id and forgets what was
-// pinned for them, closes the connections, and reports whether there were any.
-// One of the configuration comes back at the next start. Members stay.
-func (d *Dialer) Remove(text string) (bool, error) {
-	var dropped []*item
-	d.mu.Lock()
-	d.items = slices.DeleteFunc(d.items, func(it *item) bool {
-		match := it.origin != OriginMember && (it.text == text ||
-			slices.ContainsFunc(it.slots, func(s *slot) bool { return s.id != "" && s.id.String() == text }))
-		if match {
-			it.gone = true
-			dropped = append(dropped, it)
-			delete(d.kept.Pins, it.text)
-			d.kept.Added = slices.DeleteFunc(d.kept.Added, func(a string) bool { return a == it.text })
-		}
-		return match
-	})
-	ids := slotIDs(dropped)
-	d.mu.Unlock()
-	if len(dropped) == 0 {
-		return false, nil
-	}
-	for _, p := range ids {
-		d.host.ConnManager().Unprotect(p, tagStatic)
-		if !d.Has(p) {
-			_ = d.host.Network().ClosePeer(p)
-		}
-	}
-	d.changed()
-	return true, d.save()
 }
 
 // Keep replaces the members of the network, which are kept connected like
@@ -249,7 +212,7 @@ func (d *Dialer) Has(p peer.ID) bool {
 type StaticPeer struct {
 	Item      string
 	ID        peer.ID // "" = not learned yet
-	Origin    string  // config | api | member
+	Origin    string  // config | member
 	State     State
 	Class     Class // of the last failure, "" = none since it was connected
 	Tries     int   // failed ones since then
@@ -309,10 +272,7 @@ func (d *Dialer) save() error {
 	d.fileMu.Lock()
 	defer d.fileMu.Unlock()
 	d.mu.Lock()
-	now := saved{Added: slices.Clone(d.kept.Added), Pins: make(map[string]peer.ID, len(d.kept.Pins))}
-	for item, id := range d.kept.Pins {
-		now.Pins[item] = id
-	}
+	now := saved{Pins: maps.Clone(d.kept.Pins)}
 	d.mu.Unlock()
 	return now.write(d.cfg.File)
 }

@@ -141,6 +141,10 @@ type options struct {
 	chain string // "" = x
 	key   crypto.PrivKey
 	cfg   dialer.Config
+
+	identity func(context.Context, string) (dialer.Identity, error)                               // nil = no HTTP
+	greet    func(real func(context.Context, peer.ID) error) func(context.Context, peer.ID) error // nil = real
+	members  []peer.AddrInfo
 }
 
 func newKey(t *testing.T) crypto.PrivKey {
@@ -181,12 +185,16 @@ func (w *world) node(o options) *node {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n.run(w.t, h, o, dialer.Functions{
+	fns := dialer.Functions{
 		Resolve: w.resolve,
 		Identity: func(context.Context, string) (dialer.Identity, error) {
 			return dialer.Identity{}, dialer.ErrNotHTTP // no TCP here
 		},
-	})
+	}
+	if o.identity != nil {
+		fns.Identity = o.identity
+	}
+	n.run(w.t, h, o, fns)
 	synctest.Wait()
 	return n
 }
@@ -203,9 +211,15 @@ func (n *node) run(t *testing.T, h host.Host, o options, fns dialer.Functions) {
 	net := fakeChain{chain.Status{Network: "consortium", ChainID: id, Genesis: chain.Hash{id[0]}}}
 	n.Handshake = handshake.New(handshake.Config{Name: o.ip}, h, n.rep, net, n.bus, log, nil)
 	fns.Greet = n.Greet
+	if o.greet != nil {
+		fns.Greet = o.greet(n.Greet)
+	}
 	var err error
 	if n.Dialer, err = dialer.New(o.cfg, fns, h, n.rep, n.bus, log, n.reg); err != nil {
 		t.Fatal(err)
+	}
+	if o.members != nil {
+		n.Keep(o.members)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 2)
@@ -433,22 +447,15 @@ func TestPinsSurviveARestart(t *testing.T) {
 		if b.host.Network().Connectedness(a.host.ID()) == network.Connected {
 			t.Error("connected with the wrong peer")
 		}
-		if ok, err := b.Remove("1.1.0.1"); !ok || err != nil {
-			t.Fatal(ok, err)
+		if !strings.Contains(s.LastError, "delete the line of 1.1.0.1 from "+file+", or start it once without") {
+			t.Errorf("no mend in %q", s.LastError)
 		}
-		if err := b.Add("1.1.0.1"); err != nil {
-			t.Fatal(err)
-		}
+		b.stop()
+		w.node(options{ip: "1.2.0.1", key: key, cfg: dialer.Config{Items: []string{"1.3.0.1"}, File: file}}).stop() // once without it
+		b = w.node(options{ip: "1.2.0.1", key: key, cfg: cfg})
 		time.Sleep(2 * time.Second)
 		if s := b.only(t); s.State != dialer.Connected || s.ID != a.host.ID() {
-			t.Fatalf("after removing and adding: %+v", s)
-		}
-		if ok, err := b.Remove(a.host.ID().String()); !ok || err != nil {
-			t.Fatal(ok, err)
-		}
-		time.Sleep(2 * time.Second)
-		if len(b.Static()) != 0 || len(b.host.Network().Conns()) != 0 {
-			t.Error("a removed peer is still there")
+			t.Fatalf("after a start without it: %+v", s)
 		}
 		b.stop()
 		a.stop()
@@ -601,10 +608,17 @@ func TestBadItemsAndFiles(t *testing.T) {
 	if len(d.Static()) != 1 || log.count("static peer left out") != 2 {
 		t.Errorf("%+v, %d warnings", d.Static(), log.count("static peer left out"))
 	}
-	if err := d.Add("node 2"); err == nil {
-		t.Error("added nonsense")
-	}
 	file := filepath.Join(t.TempDir(), "static-peers.json")
+	pins := fmt.Sprintf(`{"added":null,"pins":{"node1":%q,"node2":%q}}`, h.ID(), h.ID())
+	if err := os.WriteFile(file, []byte(pins), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = newDialer(dialer.Config{Items: []string{" node1 "}, File: file}); err != nil || d.Static()[0].ID != h.ID() {
+		t.Errorf("a pin: %v, %v", d.Static(), err)
+	}
+	if left, _ := os.ReadFile(file); strings.Contains(string(left), "node2") || !strings.Contains(string(left), "node1") {
+		t.Errorf("pins after a start without node2: %s", left)
+	}
 	if err := os.WriteFile(file, []byte(`{"pins":{"a":"no id"}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}

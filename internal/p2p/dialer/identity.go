@@ -17,9 +17,16 @@ import (
 
 const (
 	identityTimeout = 2 * time.Second
-	identityBytes   = 64 << 10
+	identityBytes   = 64 << 10 // of the body
+	identityHeader  = 16 << 10
 	identityAddrs   = 32
 )
+
+// identityClient keeps no connection: each address is asked once in a while.
+var identityClient = &http.Client{
+	Transport:     &http.Transport{DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: identityHeader},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
 
 // ErrNotHTTP means that whoever answers at an address does not serve a node's
 // API there.
@@ -33,12 +40,11 @@ type Identity struct {
 
 // FetchIdentity asks GET /eth/v1/node/identity at hostport, host:port or a URL
 // without path, for at most 2 s and 64 KiB. The answer is the word of whoever
-// holds the address; dialling the id proves it. A nil client is one that
-// follows no redirect.
+// holds the address; dialling the id proves it. A nil client is one that goes
+// there straight, follows no redirect and reads little of headers.
 func FetchIdentity(ctx context.Context, client *http.Client, hostport string) (Identity, error) {
 	if client == nil {
-		client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-		defer client.CloseIdleConnections()
+		client = identityClient
 	}
 	ctx, cancel := context.WithTimeout(ctx, identityTimeout)
 	defer cancel()

@@ -51,6 +51,10 @@ func TestFetchIdentity(t *testing.T) {
 		"too long": func(w http.ResponseWriter, _ *http.Request) {
 			fmt.Fprintf(w, `{"data":{"peer_id":%q,"enr":%q}}`, someID, strings.Repeat("x", 64<<10))
 		},
+		"long headers": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X", strings.Repeat("x", 64<<10))
+			fmt.Fprintf(w, `{"data":{"peer_id":%q}}`, someID)
+		},
 		"redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://"+good+r.URL.Path, http.StatusFound)
 		},

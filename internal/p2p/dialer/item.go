@@ -18,7 +18,6 @@ import (
 // Origins of an item.
 const (
 	OriginConfig = "config"
-	OriginAPI    = "api"
 	OriginMember = "member"
 )
 

@@ -26,6 +26,7 @@ const (
 	slowEvery  = 30 * time.Second
 	dropWait   = time.Second      // after a drop the next attempt comes within it
 	flapping   = 10 * time.Second // a connection that lived shorter is a failed attempt
+	flapFirst  = time.Second      // after the first of these, ± 20 %; it doubles up to slowEvery
 	fullFirst  = time.Minute
 	fullMost   = 5 * time.Minute
 )
@@ -48,6 +49,7 @@ type retry struct {
 	since time.Time
 	upAt  time.Time
 	full  time.Duration // the last rest because of ClassFull
+	flap  time.Duration // the last wait after a connection that did not live, 0 = the last one lived
 	next  time.Time     // zero = not by time
 }
 
@@ -106,9 +108,10 @@ func (r *retry) down(now time.Time, c Class) {
 		r.failed(now, now, c)
 	case now.Sub(r.upAt) < flapping:
 		r.tries++
-		r.state, r.class, r.next = Trying, c, now.Add(around(fastEvery))
+		r.flap = min(max(flapFirst, 2*r.flap), slowEvery)
+		r.state, r.class, r.next = Trying, c, now.Add(around(r.flap))
 	default:
-		r.state, r.class, r.since = Trying, c, now
+		r.state, r.class, r.since, r.flap = Trying, c, now, 0
 		r.next = now.Add(rand.N(dropWait))
 	}
 }

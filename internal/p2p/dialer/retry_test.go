@@ -62,9 +62,18 @@ func TestRetryPhases(t *testing.T) {
 	r.failed(r.next, r.next, ClassRefused)
 	within(t, "eager phase again", r.next.Sub(now), dropWait, 3*time.Second)
 
+	for _, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} { // connections that do not live
+		r.up(now)
+		now = now.Add(time.Second)
+		r.down(now, "")
+		within(t, "after a connection of a second", r.next.Sub(now), want*800*time.Millisecond, want*1200*time.Millisecond)
+		now = r.next
+	}
+	r.up(now)
+	r.down(now.Add(flapping), "")
 	r.up(now)
 	r.down(now.Add(time.Second), "")
-	within(t, "after a connection of a second", r.next.Sub(now), 5*time.Second, 7*time.Second)
+	within(t, "after one that lived", r.next.Sub(now), 1800*time.Millisecond, 2200*time.Millisecond)
 }
 
 func TestRetryRests(t *testing.T) {

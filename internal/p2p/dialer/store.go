@@ -1,7 +1,6 @@
 package dialer
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +13,7 @@ import (
 
 // saved is static-peers.json: what outlives a restart.
 type saved struct {
-	Added []string           `json:"added"` // items of the API
-	Pins  map[string]peer.ID `json:"pins"`  // item → the id that was learned for it
+	Pins map[string]peer.ID `json:"pins"` // item → the id that was learned for it
 }
 
 // load reads the file at path; a missing one is an empty one.
@@ -31,9 +29,7 @@ func load(path string) (saved, error) {
 	if err != nil {
 		return s, fmt.Errorf("read static peers: %w", err)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
+	if err := json.Unmarshal(b, &s); err != nil {
 		return s, fmt.Errorf("read static peers %s: %w; delete the file to learn the ids anew", path, err)
 	}
 	if s.Pins == nil {
@@ -51,7 +47,7 @@ func (s saved) write(path string) error {
 	if err != nil {
 		return fmt.Errorf("encode static peers: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // 0600
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // 0600
 	if err != nil {
 		return fmt.Errorf("save static peers: %w", err)
 	}

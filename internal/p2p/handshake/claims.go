@@ -1,10 +1,8 @@
 package handshake
 
 import (
-	"cmp"
 	"context"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -22,7 +20,6 @@ const (
 )
 
 const (
-	maxNodes      = 1000                    // nodes whose claims are kept; the oldest makes room
 	announceAfter = time.Second             // from the start, for the mesh to stand
 	announceEvery = 10 * time.Minute        // of our version
 	bestBlockGap  = 1100 * time.Millisecond // others drop more than one claim a second
@@ -30,17 +27,7 @@ const (
 	maxInterval   = 5 * time.Minute         // of node_status
 )
 
-// Node is what a node of the network, neighbour or not, claimed by gossip.
-type Node struct {
-	ID     peer.ID
-	At     time.Time // of its last claim, by our clock
-	Name   string
-	Head   chain.Head
-	Status *wire.NodeStatus // nil = none came yet; not to be changed
-}
-
-// Topics are the claims by which nodes that are not neighbours know of each
-// other.
+// Topics are the claims by which nodes tell of themselves beyond their peers.
 func (s *Handshake) Topics() []chain.Topic {
 	return []chain.Topic{
 		{Name: TopicHandshake, MaxBytes: wire.MaxVersion, Claim: true, Validate: s.claimedVersion},
@@ -57,7 +44,7 @@ func (s *Handshake) claimedVersion(_ context.Context, m chain.Message) error {
 	if err := s.net.CheckStatus(v.Status()); err != nil {
 		return err // dropped: the network's own topics carry no other network
 	}
-	s.note(m.Origin, v.Status().Head, func(n *Node) { n.Name = v.Name })
+	s.note(m.Origin, v.Status().Head)
 	return nil
 }
 
@@ -66,7 +53,7 @@ func (s *Handshake) claimedBest(_ context.Context, m chain.Message) error {
 	if err != nil {
 		return wire.Fault(err)
 	}
-	s.note(m.Origin, chain.Head{Height: b.Height, Hash: b.Hash}, func(*Node) {})
+	s.note(m.Origin, chain.Head{Height: b.Height, Hash: b.Hash})
 	return nil
 }
 
@@ -75,57 +62,18 @@ func (s *Handshake) claimedStatus(_ context.Context, m chain.Message) error {
 	if err != nil {
 		return wire.Fault(err)
 	}
-	v.BaseURL = publicURL(v.BaseURL)
-	s.note(m.Origin, chain.Head{Height: v.BestHeight, Hash: v.BestBlockHash}, func(n *Node) {
-		n.Name, n.Status = v.ClientName, &v
-	})
+	s.note(m.Origin, chain.Head{Height: v.BestHeight, Hash: v.BestBlockHash})
 	return nil
 }
 
-// note keeps a claim of origin.
-func (s *Handshake) note(origin peer.ID, head chain.Head, more func(*Node)) {
-	if origin == s.host.ID() {
-		return
-	}
+// note keeps the head that origin claims, which may be a lower one, where it is
+// a peer of ours.
+func (s *Handshake) note(origin peer.ID, head chain.Head) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
-	n := s.nodes[origin]
-	if n == nil {
-		if len(s.nodes) >= maxNodes {
-			s.forgetOldest()
-		}
-		n = &Node{ID: origin}
-		s.nodes[origin] = n
-	}
-	n.At, n.Head = now, head
-	more(n)
 	if e := s.peers[origin]; e != nil {
-		e.peer.Claimed, e.peer.LastSeen = head, now
+		e.peer.Claimed, e.peer.LastSeen = head, time.Now()
 	}
-}
-
-func (s *Handshake) forgetOldest() { // mu held
-	var oldest *Node
-	for _, n := range s.nodes {
-		if oldest == nil || n.At.Before(oldest.At) {
-			oldest = n
-		}
-	}
-	delete(s.nodes, oldest.ID)
-}
-
-// NodeStatuses lists what nodes claimed by gossip, at most 1,000 of them, in
-// the order of their ids. We are not among them.
-func (s *Handshake) NodeStatuses() []Node {
-	s.mu.Lock()
-	list := make([]Node, 0, len(s.nodes))
-	for _, n := range s.nodes {
-		list = append(list, *n)
-	}
-	s.mu.Unlock()
-	slices.SortFunc(list, func(a, b Node) int { return cmp.Compare(a.ID, b.ID) })
-	return list
 }
 
 // Announce publishes our own claims until ctx ends: our version at the start
@@ -181,11 +129,10 @@ func headChanged(sub *event.Subscription) bool {
 	return changed
 }
 
-// sampleInterval is StatusInterval ± 10 %, stretched in large networks.
+// sampleInterval is StatusInterval ± 10 %, stretched where there are many
+// peers. Ready ones alone count: ids that gossip names cost a stranger nothing.
 func (s *Handshake) sampleInterval() time.Duration {
-	s.mu.Lock()
-	nodes := len(s.nodes) + 1
-	s.mu.Unlock()
+	nodes := len(s.readyIDs()) + 1
 	d := s.cfg.StatusInterval
 	if nodes > manyNodes {
 		d = max(d, min(d*time.Duration(nodes)/manyNodes, maxInterval))

@@ -50,25 +50,40 @@ func TestClaimsUpdateTheTable(t *testing.T) {
 		v := wire.Version{Protocol: 1, Name: "far away"}
 		v.SetStatus(statusOf("x", 6))
 		say(TopicHandshake, "far", v.Encode())
-		var far Node
-		for _, n := range a.NodeStatuses() {
-			if n.ID == "far" {
-				far = n
-			}
-		}
-		if far.Name != "far away" || far.Head.Height != 6 || far.Status == nil || far.Status.BaseURL != "" {
-			t.Errorf("a node that is no neighbour: %+v", far)
+		if _, ok := a.Peer("far"); ok {
+			t.Error("a claim made a peer of a node that is not connected")
 		}
 		v.SetStatus(statusOf("y", 6))
 		if err := topics[TopicHandshake].Validate(t.Context(), chain.Message{Origin: "far", Data: v.Encode()}); err == nil {
 			t.Error("a version of another chain was relayed")
 		}
-		for i := range maxNodes + 10 {
+		for i := range 1000 { // ids cost nothing
 			say(TopicBestBlock, peer.ID(fmt.Sprint("node", i)), wire.BestBlock{Height: 1}.Encode())
 		}
-		if n := len(a.NodeStatuses()); n != maxNodes {
-			t.Errorf("%d nodes kept, want %d", n, maxNodes)
+		if d := a.sampleInterval(); d > 11*time.Second {
+			t.Errorf("strangers stretch our node_status to %v", d)
 		}
+		a.mu.Lock()
+		for i := range 99 {
+			a.peers[peer.ID(fmt.Sprint("peer", i))] = &entry{peer: Peer{Ready: i%2 == 0}}
+		}
+		a.mu.Unlock()
+		if d := a.sampleInterval(); d > 12*time.Second { // 52 of 101 are ready
+			t.Errorf("peers that are not ready stretch our node_status to %v", d)
+		}
+		a.mu.Lock()
+		for i := range 99 {
+			a.peers[peer.ID(fmt.Sprint("peer", i))].peer.Ready = true
+		}
+		a.mu.Unlock()
+		if d := a.sampleInterval(); d < 18*time.Second || d > 23*time.Second {
+			t.Errorf("with 100 peers node_status comes every %v", d)
+		}
+		a.mu.Lock()
+		for i := range 99 {
+			delete(a.peers, peer.ID(fmt.Sprint("peer", i)))
+		}
+		a.mu.Unlock()
 	})
 }
 

@@ -16,10 +16,11 @@ import (
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
-// Greet swaps status with a connected peer, in at most 10 s, and returns nil
-// once it is ready; at once where it is ready already. A *Refusal means that
-// either side said no: the connection is closed then. After another error the
-// connection stands, and closing it is up to the caller.
+// Greet swaps status with a connected peer and returns nil once it is ready; at
+// once where it is ready already. A peer that just starts, and does not speak
+// status yet, is asked again for 2 s. An answer may take 10 s. A *Refusal means
+// that either side said no: the connection is closed then. After another error
+// the connection stands, and closing it is up to the caller.
 func (s *Handshake) Greet(ctx context.Context, p peer.ID) error {
 	if p == s.host.ID() {
 		return ErrSelf
@@ -35,7 +36,9 @@ func (s *Handshake) Greet(ctx context.Context, p peer.ID) error {
 	return s.greet(ctx, p)
 }
 
+// greet greets p though it may be ready.
 func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
+	again := s.IsReady(p)
 	s.mu.Lock()
 	e := s.peers[p]
 	s.mu.Unlock()
@@ -43,6 +46,20 @@ func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
 		return fmt.Errorf("greet %s: not connected", p)
 	}
 	ver, err := s.exchange(ctx, p)
+	for wait, left := greetAgain, greetMost; isStarting(err) && left > 0 && s.awaits(p, e); wait *= 2 {
+		wait = min(wait, left)
+		left -= wait
+		s.log.Debug("peer does not speak status yet", "peer", p, "err", err, "next", wait)
+		if !sleep(ctx, wait) {
+			break
+		}
+		if s.awaits(p, e) {
+			ver, err = s.exchange(ctx, p)
+		}
+	}
+	if err != nil && !again && s.IsReady(p) { // it greeted us in the meantime
+		return nil
+	}
 	if err == nil {
 		if refusal := s.heard(p, ver); refusal != nil {
 			s.refuse(ctx, p, ver.Version, refusal)
@@ -64,14 +81,48 @@ func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
 	return fmt.Errorf("greet %s: %w", p, err)
 }
 
+// errNotOpened means that the peer took no stream for our status.
+var errNotOpened = errors.New("no stream")
+
+// isStarting reports whether err is what a peer that just starts makes of a
+// greeting: it does not know the protocol yet or resets the stream.
+func isStarting(err error) bool {
+	return errors.Is(err, errNotOpened) || errors.Is(err, network.ErrReset) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// awaits reports whether p is still connected as e, not ready, and neither side
+// has begun to part.
+func (s *Handshake) awaits(p peer.ID, e *entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers[p] == e && !e.peer.Ready && !e.byUs && e.goodbye.Code == 0
+}
+
+// sleep reports false where ctx ends first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // exchange sends our version and reads the verack.
-func (s *Handshake) exchange(ctx context.Context, p peer.ID) (wire.Verack, error) {
+func (s *Handshake) exchange(ctx context.Context, p peer.ID) (ver wire.Verack, err error) {
 	ctx, cancel := context.WithTimeout(ctx, greetTimeout)
 	defer cancel()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err() // the reset was ours
+		}
+	}()
 	// It waits for identify, which tells us that the protocol is spoken.
 	st, err := s.host.NewStream(network.WithNoDial(ctx, "handshake"), p, StatusProtocol)
 	if err != nil {
-		return wire.Verack{}, fmt.Errorf("open %s: %w", StatusProtocol, err)
+		return wire.Verack{}, fmt.Errorf("open %s: %w: %w", StatusProtocol, errNotOpened, err)
 	}
 	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
 	defer st.Close() // also tells the other side that we have read its answer
@@ -89,8 +140,7 @@ func (s *Handshake) exchange(ctx context.Context, p peer.ID) (wire.Verack, error
 	took := time.Since(start)
 	s.host.Peerstore().RecordLatency(p, took)
 	s.metrics.seconds.Observe(took.Seconds())
-	ver, err := wire.DecodeVerack(b)
-	if err != nil {
+	if ver, err = wire.DecodeVerack(b); err != nil {
 		return wire.Verack{}, fmt.Errorf("decode verack: %w", err)
 	}
 	return ver, nil
@@ -168,8 +218,8 @@ func (s *Handshake) mayGreet(c network.Conn, said wire.Version) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.peers[c.RemotePeer()]
-	if e == nil {
-		return true // it is closing
+	if e == nil || e.byUs {
+		return true // it is closing, and a greeting under way is no offence
 	}
 	allowed := now.Sub(e.statusAt) >= statusEvery || e.peer.Status.Genesis.IsZero() && !said.GenesisHash.IsZero()
 	for _, l := range e.conns {
@@ -278,9 +328,12 @@ func (s *Handshake) tellRefused(p peer.ID, r *Refusal, said wire.Version) {
 		by = "us"
 	}
 	ours := s.net.Status()
-	s.log.Info("peer refused", "peer", p, "addr", addr, "by", by, "result", wire.VerackName(r.Code), "reason", r.Text,
+	log := s.log.Debug
+	if s.rep.Refuse(event.PeerRefused{Peer: p, Addr: addr, Place: reputation.PlaceHandshake, Reason: r.Text}) {
+		log = s.log.Info // at most a few a second
+	}
+	log("peer refused", "peer", p, "addr", addr, "by", by, "result", wire.VerackName(r.Code), "reason", r.Text,
 		"our_chain", chainName(ours.ChainID, ours.Genesis), "their_chain", chainName(said.ChainID, said.GenesisHash))
-	s.rep.Refuse(event.PeerRefused{Peer: p, Addr: addr, Place: reputation.PlaceHandshake, Reason: r.Text})
 }
 
 func chainName(id string, genesis chain.Hash) string {

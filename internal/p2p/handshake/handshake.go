@@ -32,10 +32,13 @@ const (
 )
 
 const (
-	greetTimeout   = 10 * time.Second // for the exchange, and for an inbound peer to begin it
-	goodbyeTimeout = time.Second      // a goodbye is a courtesy: it holds up nothing
-	partTimeout    = 2 * time.Second  // for a refused peer to read why
-	statusEvery    = time.Minute      // one connection says its status no more often
+	greetTimeout   = 10 * time.Second       // for the exchange, and for an inbound peer to begin it
+	goodbyeTimeout = time.Second            // a goodbye is a courtesy: it holds up nothing
+	partTimeout    = 2 * time.Second        // for a refused peer to read why
+	statusEvery    = time.Minute            // one connection says its status no more often
+	greetAgain     = 200 * time.Millisecond // the first wait for a peer that does not speak status yet; it doubles
+	greetMost      = 2 * time.Second        // of waits in one greeting
+	maxWaiting     = 256                    // streams that wait for Run
 )
 
 // Config is what a node says of itself beside its chain's status.
@@ -66,18 +69,20 @@ type Handshake struct {
 	mu       sync.Mutex // guards below; nothing blocks under it
 	open     bool       // Run runs and streams are served
 	inflight sync.WaitGroup
+	handle   network.StreamHandler // of both protocols; nil before Run
+	waiting  []network.Stream      // came before Run
 	peers    map[peer.ID]*entry
-	nodes    map[peer.ID]*Node
 }
 
-// New wires a handshake. reg may be nil.
+// New wires a handshake and registers its protocols, so that h speaks them as
+// soon as it listens; streams that come before Run wait for it. reg may be nil.
 func New(cfg Config, h host.Host, rep *reputation.Book, net chain.Network, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) *Handshake {
 	if cfg.StatusInterval <= 0 {
 		cfg.StatusInterval = 10 * time.Second
 	}
 	var nonce [8]byte
 	_, _ = rand.Read(nonce[:]) // never fails, says its documentation
-	return &Handshake{
+	s := &Handshake{
 		cfg: cfg, host: h, rep: rep, net: net, bus: bus, log: log,
 		metrics: newMetrics(reg),
 		nonce:   binary.BigEndian.Uint64(nonce[:]),
@@ -85,8 +90,10 @@ func New(cfg Config, h host.Host, rep *reputation.Book, net chain.Network, bus *
 		regreet: make(chan struct{}, 1),
 		running: make(chan struct{}),
 		peers:   map[peer.ID]*entry{},
-		nodes:   map[peer.ID]*Node{},
 	}
+	h.SetStreamHandler(StatusProtocol, s.arrive)
+	h.SetStreamHandler(GoodbyeProtocol, s.arrive)
+	return s
 }
 
 // ErrSelf means that the other side is this very node.
@@ -128,6 +135,7 @@ func (s *Handshake) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.open = true
 	s.mu.Unlock()
+	handle := func(st network.Stream) { s.serve(ctx, st) }
 
 	// The notifiee comes before the streams, so that every stream has its entry.
 	watch := &network.NotifyBundle{
@@ -138,8 +146,14 @@ func (s *Handshake) Run(ctx context.Context) error {
 	for _, c := range s.host.Network().Conns() {
 		s.connected(c)
 	}
-	s.host.SetStreamHandler(StatusProtocol, s.serve(ctx, s.answer))
-	s.host.SetStreamHandler(GoodbyeProtocol, s.serve(ctx, s.hearGoodbye))
+	s.mu.Lock()
+	s.handle = handle
+	waiting := s.waiting
+	s.waiting = nil
+	s.mu.Unlock()
+	for _, st := range waiting {
+		s.spawn(func() { handle(st) })
+	}
 
 	close(s.running)
 	s.loop(ctx, sub)
@@ -237,23 +251,43 @@ func (s *Handshake) enter() bool {
 	return s.open
 }
 
-// serve makes a stream handler of f that ends with ctx and that Run waits for.
-func (s *Handshake) serve(ctx context.Context, f func(context.Context, network.Stream) error) network.StreamHandler {
-	return func(st network.Stream) {
-		if !s.enter() {
-			_ = st.Reset()
-			return
-		}
-		defer s.inflight.Done()
-		defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
-		_ = st.SetDeadline(time.Now().Add(greetTimeout))
-		if err := f(ctx, st); err != nil {
-			_ = st.Reset()
-			s.charge(st.Conn().RemotePeer(), err)
-			return
-		}
-		_ = st.Close()
+// arrive serves a stream, or keeps it for Run. Its deadline begins now, and
+// the host's end ends it too.
+func (s *Handshake) arrive(st network.Stream) {
+	_ = st.SetDeadline(time.Now().Add(greetTimeout))
+	s.mu.Lock()
+	handle := s.handle
+	waits := handle == nil && len(s.waiting) < maxWaiting
+	if waits {
+		s.waiting = append(s.waiting, st)
 	}
+	s.mu.Unlock()
+	switch {
+	case handle != nil:
+		handle(st)
+	case !waits:
+		_ = st.Reset()
+	}
+}
+
+// serve serves one stream until ctx ends; Run waits for it.
+func (s *Handshake) serve(ctx context.Context, st network.Stream) {
+	if !s.enter() {
+		_ = st.Reset()
+		return
+	}
+	defer s.inflight.Done()
+	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
+	f := s.answer
+	if st.Protocol() == GoodbyeProtocol {
+		f = s.hearGoodbye
+	}
+	if err := f(ctx, st); err != nil {
+		_ = st.Reset()
+		s.charge(st.Conn().RemotePeer(), err)
+		return
+	}
+	_ = st.Close()
 }
 
 // charge charges p where err proves its fault.

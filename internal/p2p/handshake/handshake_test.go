@@ -124,7 +124,15 @@ func newHost(t *testing.T, nw *simnet.Simnet, i int) host.Host {
 // start makes node i of a chain; cfg may change the config.
 func start(t *testing.T, nw *simnet.Simnet, i int, status chain.Status, cfg ...func(*Config)) *node {
 	t.Helper()
-	n := &node{host: newHost(t, nw, i), chain: &fakeChain{status: status}, bus: event.NewBus(1024), log: &lockedBuffer{}}
+	n := wired(t, newHost(t, nw, i), i, status, cfg...)
+	n.run(t)
+	return n
+}
+
+// wired is a node that does not run yet.
+func wired(t *testing.T, h host.Host, i int, status chain.Status, cfg ...func(*Config)) *node {
+	t.Helper()
+	n := &node{host: h, chain: &fakeChain{status: status}, bus: event.NewBus(1024), log: &lockedBuffer{}}
 	logger := slog.New(slog.NewTextHandler(n.log, nil))
 	var err error
 	if n.rep, err = reputation.New(reputation.Config{}, n.bus, logger, nil); err != nil {
@@ -135,6 +143,11 @@ func start(t *testing.T, nw *simnet.Simnet, i int, status chain.Status, cfg ...f
 		f(&c)
 	}
 	n.Handshake = New(c, n.host, n.rep, n.chain, n.bus, logger, nil)
+	return n
+}
+
+func (n *node) run(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
@@ -146,7 +159,6 @@ func start(t *testing.T, nw *simnet.Simnet, i int, status chain.Status, cfg ...f
 		}
 		n.host.Close()
 	})
-	return n
 }
 
 func dial(t *testing.T, from, to *node) {

@@ -278,16 +278,6 @@ func (s *Handshake) Validated(p peer.ID, head chain.Head) {
 	}
 }
 
-// Claimed notes the head that p speaks of now, which may be a lower one.
-func (s *Handshake) Claimed(p peer.ID, head chain.Head) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if e := s.peers[p]; e != nil {
-		e.peer.Claimed = head
-		e.peer.LastSeen = time.Now()
-	}
-}
-
 // learn takes over what a peer said in an exchange of status.
 func (v *Peer) learn(said wire.Version, now time.Time) {
 	v.Status = said.Status()

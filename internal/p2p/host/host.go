@@ -59,7 +59,8 @@ type Host struct {
 }
 
 // New builds the host and listens on every address of o; one that cannot be
-// had is an error, but for IPv6 wildcards on a machine without IPv6. libp2p
+// had is an error, but for IPv6 wildcards on a machine without IPv6. Where a
+// port is taken, the error names that address alone and is EADDRINUSE. libp2p
 // works in the background from here on until Close.
 func New(o Options) (*Host, error) {
 	if o.Log == nil {
@@ -204,7 +205,8 @@ func (b base) transports(c *config.Config) error {
 	return c.Apply(opts...)
 }
 
-// listen opens each of addrs.
+// listen opens each of addrs, up to the first whose port is taken: it is the
+// one to mend, and who has it often has the others too.
 func (h *Host) listen(addrs []ma.Multiaddr, log *slog.Logger) error {
 	var errs []error
 	for _, a := range addrs {
@@ -215,7 +217,7 @@ func (h *Host) listen(addrs []ma.Multiaddr, log *slog.Logger) error {
 		case isIPv6Wildcard(a) && noIPv6(err):
 			log.Info("no IPv6 on this machine", "addr", a, "err", err)
 		case errors.Is(err, syscall.EADDRINUSE):
-			errs = append(errs, fmt.Errorf("listen on %s: the port is taken: choose another with p2p.port: %w", a, err))
+			return fmt.Errorf("listen on %s: the port is taken: choose another with p2p.port: %w", a, syscall.EADDRINUSE)
 		default:
 			errs = append(errs, fmt.Errorf("listen on %s: %w", a, err))
 		}

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -196,13 +198,22 @@ func TestNewRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, addr := range taken.Network().ListenAddresses() {
-		_, err = New(Options{Key: newKey(t), Listen: []ma.Multiaddr{addr, ma.StringCast("/ip4/127.0.0.1/tcp/0")}})
-		if err == nil || !strings.Contains(err.Error(), addr.String()) || !strings.Contains(err.Error(), "p2p.port") {
+	all := taken.Network().ListenAddresses()
+	for i, addr := range all {
+		other := all[(i+1)%len(all)] // taken as well
+		noTransport := ma.StringCast("/ip4/127.0.0.1/tcp/0/ws")
+		_, err = New(Options{Key: newKey(t), Listen: []ma.Multiaddr{noTransport, addr, other, ma.StringCast("/ip4/127.0.0.1/tcp/0")}})
+		if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), addr.String()) || !strings.Contains(err.Error(), "p2p.port") {
 			t.Errorf("on a taken port: %v", err)
+		} else if strings.Contains(err.Error(), other.String()) || strings.Contains(err.Error(), "/ws") || strings.Count(err.Error(), "\n") > 0 {
+			t.Errorf("a taken port is more than one error: %v", err)
 		}
 	}
 	api := listenTCP(t)
+	ws := ma.StringCast("/ip4/127.0.0.1/tcp/" + strings.TrimPrefix(api.Addr().String(), "127.0.0.1:") + "/ws")
+	if _, err = New(Options{Key: newKey(t), Websocket: true, Listen: []ma.Multiaddr{ws}}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("WebSocket on a taken port: %v", err)
+	}
 	if _, err := New(Options{Key: other, APIListener: api}); err == nil || !strings.Contains(err.Error(), "Ed25519") {
 		t.Errorf("with another key: %v", err)
 	}

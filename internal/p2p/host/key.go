@@ -103,7 +103,7 @@ func SaveKey(path string, key crypto.PrivKey, replace bool) error {
 	}
 	dir := filepath.Dir(path)
 	// A fresh name, made with O_EXCL and mode 0600.
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
 		return fmt.Errorf("write key %s: %w", path, err)
 	}

@@ -50,16 +50,18 @@ func (r *refusals) take(now time.Time) (more int, ok bool) {
 }
 
 // Refuse counts a refusal and tells of it: at most 10 events a second, the
-// next one says in More how many were left out. It sets e.More.
-func (b *Book) Refuse(e event.PeerRefused) {
+// next one says in More how many were left out. It sets e.More and reports
+// whether it sent the event: who logs by that is not flooded either.
+func (b *Book) Refuse(e event.PeerRefused) (told bool) {
 	b.metrics.refusals.WithLabelValues(e.Place).Inc()
 	more, ok := b.refusals.take(time.Now())
 	if !ok {
-		return
+		return false
 	}
 	e.More, e.Reason = more, clean(e.Reason)
 	b.log.Debug("peer refused", "peer", e.Peer, "addr", e.Addr, "place", e.Place, "reason", e.Reason, "more", more)
 	b.publish(e)
+	return true
 }
 
 // Gate refuses connections with peers that the book refuses or that are

@@ -74,6 +74,15 @@ func TestRefusalsAreLimited(t *testing.T) {
 		if len(events) != 1 || events[0].Data.(event.PeerRefused).More != 90 {
 			t.Errorf("the next event does not tell of the 90 left out: %+v", events)
 		}
+		told := 0
+		for range 100 {
+			if g.book.Refuse(event.PeerRefused{Peer: "p", Place: PlaceHandshake}) {
+				told++
+			}
+		}
+		if events, _ = sub.Take(100); told != refusalRate-1 || len(events) != told {
+			t.Errorf("%d refusals reported as told and %d events, want %d", told, len(events), refusalRate-1)
+		}
 		g.InterceptPeerDial("p")
 		if events, _ = sub.Take(10); len(events) != 0 {
 			t.Error("our own dial made an event")

@@ -26,10 +26,13 @@ const (
 	Synced  = "synced"
 )
 
+// SlackBlocks is how far behind a synced node stays synced: readyz allows the
+// same.
+const SlackBlocks = 3
+
 const (
 	catchUpTime = 10 * time.Second // of one CatchUp, LEDGER 4
 	maxStreams  = 16               // served to one peer at once; a session of ours opens at most 6
-	slackBlocks = 3                // behind by no more, a synced node stays synced: readyz allows the same
 )
 
 // Config of a Syncer.
@@ -60,11 +63,12 @@ type Syncer struct {
 	run  run           // verified headers above the tip
 	busy chan struct{} // holds one token while somebody may append
 	wake chan struct{} // the run grew, or there are hints
+	halt chan struct{} // closed when fork is set
 
 	mu        sync.Mutex // guards below
 	told      map[uint64]chain.Hash
 	hints     map[peer.ID]uint64 // who told of a head that we cannot reach yet
-	fork      error              // *ledger.ForkError that an announcement showed
+	fork      error              // *ledger.ForkError, the first one seen
 	state     event.SyncChanged
 	published time.Time // when the last SyncChanged went out
 }
@@ -74,7 +78,7 @@ func New(cfg Config, l *ledger.Ledger, s Peers, bus *event.Bus, log *slog.Logger
 	y := &Syncer{
 		protocol: "/parley/" + cfg.Net + "/sync/1", genesis: l.Genesis().Hash(),
 		ledger: l, peers: s, bus: bus, log: log,
-		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1), halt: make(chan struct{}),
 		told: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{},
 		state: event.SyncChanged{State: Waiting, Target: l.Tip().Head.Height},
 	}
@@ -147,7 +151,7 @@ func (y *Syncer) setState(anybody bool, target uint64, blocksPerSecond float64) 
 	switch {
 	case next.LagBlocks == 0 && !anybody:
 		next.State = Waiting
-	case next.LagBlocks == 0, was.State == Synced && next.LagBlocks <= slackBlocks:
+	case next.LagBlocks == 0, was.State == Synced && next.LagBlocks <= SlackBlocks:
 		next.State = Synced
 	default:
 		next.State = Syncing
@@ -179,9 +183,22 @@ func (y *Syncer) noteFork(err error) {
 	y.mu.Lock()
 	if y.fork == nil {
 		y.fork = err
+		close(y.halt)
 	}
 	y.mu.Unlock()
 	y.nudge()
+}
+
+// AwaitFork returns the *ledger.ForkError as soon as one was seen, by whatever
+// path, or ctx's error. The caller halts the node: an engine that runs meanwhile
+// knows nothing of it.
+func (y *Syncer) AwaitFork(ctx context.Context) error {
+	select {
+	case <-y.halt:
+		return y.forked()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (y *Syncer) forked() error {

@@ -42,6 +42,7 @@ type node struct {
 	handle func(ctx context.Context, st chain.Stream) error // how it serves
 	narrow bool                                             // it sees none but these
 	sees   []*node
+	keeps  *node // it was told to keep this one
 
 	mu        sync.Mutex
 	opened    map[peer.ID]int
@@ -107,7 +108,7 @@ func (nd *node) Peers() []chain.Peer {
 	var peers []chain.Peer
 	for _, o := range nd.lan.nodes {
 		if o != nd && (!nd.narrow || slices.Contains(nd.sees, o)) {
-			peers = append(peers, chain.Peer{ID: o.id, Genesis: nd.Syncer.genesis, Claimed: chain.Head{Height: 1 << 50}})
+			peers = append(peers, chain.Peer{ID: o.id, Kept: o == nd.keeps, Genesis: nd.Syncer.genesis, Claimed: chain.Head{Height: 1 << 50}})
 		}
 	}
 	return peers

@@ -49,7 +49,11 @@ func (y *Syncer) work(ctx context.Context, once bool) error {
 	s.window.reset(y.ledger.Tip().Head.Height)
 	defer s.wg.Wait()
 	defer cancel()
-	return s.loop(ctx)
+	err := s.loop(ctx)
+	if errors.Is(err, ledger.ErrFork) {
+		y.noteFork(err) // for AwaitFork: CatchUp's caller may go on
+	}
+	return err
 }
 
 func (s *session) loop(ctx context.Context) error {

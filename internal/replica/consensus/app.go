@@ -3,6 +3,7 @@ package consensus
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -25,6 +26,7 @@ func requestInfo(id chain.Hash) types.RequestInfo { return types.RequestInfo{ID:
 // Deliver stores a decided block. A view change calls it with proposals that
 // VerifyProposal never saw, and with such that we have.
 func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Reconfig {
+	s.fence()
 	tip := s.ledger.Tip()
 	b, err := block(p, votes, int(tip.Config.Params.MaxBlockBytes))
 	if err != nil {
@@ -40,12 +42,14 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 	}
 	s.pool.Remove(ids...)
 	s.unfeed(ids...)
+	s.expire()
 	changed, nodes, cfg := s.adopt()
 	return types.Reconfig{InLatestDecision: changed, CurrentNodes: nodes, CurrentConfig: cfg}
 }
 
 // AssembleProposal builds the next block and drops what can never be in one.
 func (s *session) AssembleProposal(metadata []byte, requests [][]byte) types.Proposal {
+	s.fence()
 	tip := s.ledger.Tip()
 	h, body, bad, err := assemble(tip, s.genesis, metadata, requests, time.Now(), s.ledger.Committable)
 	if err != nil {
@@ -113,8 +117,7 @@ func (s *session) VerifyRequest(raw []byte) (types.RequestInfo, error) {
 	if err == nil {
 		err = s.ledger.Committable(r, id, s.ledger.Tip().Head.Height+1)
 	}
-	var bad *consortium.RecordError
-	if errors.As(err, &bad) {
+	if _, ok := errors.AsType[*consortium.RecordError](err); ok {
 		s.reject(id, err)
 		return types.RequestInfo{}, err
 	}
@@ -123,6 +126,7 @@ func (s *session) VerifyRequest(raw []byte) (types.RequestInfo, error) {
 
 // SignProposal votes for a block. aux is for leader rotation, which is off.
 func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
+	s.fence()
 	h, err := consortium.DecodeHeader(p.Header)
 	if err != nil {
 		s.die("header to sign: " + err.Error())
@@ -132,13 +136,16 @@ func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
 	return &types.Signature{ID: s.id, Value: sig[:], Msg: consortium.VoteMessage(s.genesis, hash, h.Height)}
 }
 
-// VerifyConsenterSig checks a vote of the present set.
+// VerifyConsenterSig checks a vote of the present set. The vote covers the
+// header alone, and what comes by a view change was never verified, so the rest
+// of the proposal has to fit the header.
 func (s *session) VerifyConsenterSig(sig types.Signature, p types.Proposal) ([]byte, error) {
-	h, err := consortium.DecodeHeader(p.Header)
+	tip := s.ledger.Tip()
+	h, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("vote of validator %d for a proposal that is not of one piece: %w", sig.ID, err)
 	}
-	set := s.ledger.Tip().Set
+	set := tip.Set
 	if h.Set != set.Hash() || h.Genesis != s.genesis {
 		return nil, fmt.Errorf("vote for block %d of validator set %s, ours is %s", h.Height, h.Set, set.Hash())
 	}
@@ -151,8 +158,38 @@ func (s *session) VerifyConsenterSig(sig types.Signature, p types.Proposal) ([]b
 	return nil, nil
 }
 
+// soundness names a proposal that is of one piece: by its header and payload,
+// which fix all the rest.
+type soundness struct {
+	header  chain.Hash
+	payload [sha256.Size]byte
+}
+
+// whole parses a proposal, whose body it looks at once.
+func (s *session) whole(p types.Proposal, maxBody int) (*consortium.Header, error) {
+	h, err := parseHeader(p)
+	if err != nil {
+		return nil, err
+	}
+	is := soundness{h.Hash(), sha256.Sum256(p.Payload)}
+	s.mu.Lock()
+	known := s.sound == is
+	s.mu.Unlock()
+	if known {
+		return h, nil
+	}
+	if _, _, err := parse(p, maxBody); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.sound = is
+	s.mu.Unlock()
+	return h, nil
+}
+
 // Sign signs view data.
 func (s *session) Sign(data []byte) []byte {
+	s.fence()
 	sig := consortium.SignView(s.cfg.Key, s.genesis, data)
 	return sig[:]
 }
@@ -183,8 +220,10 @@ func (s *session) MembershipChange() bool {
 
 // Sync catches up with the other validators.
 func (s *session) Sync() types.SyncResponse {
+	s.fence()
 	before := s.ledger.Tip().Head.Height
 	err := s.pull()
+	s.fence()
 	if errors.Is(err, ledger.ErrFork) {
 		s.die(err.Error())
 	}
@@ -197,6 +236,7 @@ func (s *session) Sync() types.SyncResponse {
 	}
 	if s.ledger.Tip().Head.Height > before {
 		s.sweep()
+		s.expire()
 	}
 	changed, nodes, cfg := s.adopt()
 	return types.SyncResponse{Latest: last, Reconfig: types.ReconfigSync{InReplicatedDecisions: changed, CurrentNodes: nodes, CurrentConfig: cfg}}

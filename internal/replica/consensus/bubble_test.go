@@ -75,6 +75,9 @@ func TestRandomKills(t *testing.T) {
 func randomKills(t *testing.T, seed uint64, rounds int) {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	tn := newTestNet(t, 4, inVirtualTime)
+	for _, n := range tn.nodes {
+		n.ahead = tn.aheadOf(n)
+	}
 	tn.start()
 	var all []chain.Hash
 	for range rounds {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -17,7 +18,8 @@ const (
 	crashWindow  = 10 * time.Minute // in which
 	crashLimit   = 3                // crashes at one height stop the engine
 	maxWarnings  = 10               // a second: others can provoke them
-	maxLine      = 1 << 10          // bytes of one line
+	maxWarning   = 200              // bytes of one such line
+	maxLine      = 1 << 10          // bytes of another
 )
 
 // crash is one mark in crashes.json.
@@ -67,18 +69,36 @@ func (e *Engine) mayStart() error {
 		return nil
 	}
 	height := e.ledger.Tip().Head.Height
-	n, last := 0, ""
+	var recent []crash
 	for _, c := range e.readCrashes() {
-		if c.Height == height && time.Since(c.Time) < crashWindow {
-			n, last = n+1, c.Reason
+		if age := time.Since(c.Time); c.Height == height && age >= 0 && age < crashWindow {
+			recent = append(recent, c)
 		}
 	}
+	n := len(recent)
 	if n < crashLimit {
 		return nil
 	}
-	e.log.Error("engine held back after crashes at one height", "crashes", n, "height", height, "reason", last)
-	return fmt.Errorf("%d crashes at height %d, the last: %s: %w", n, height, last, ErrQuarantined)
+	brake := &BrakeError{Until: recent[n-crashLimit].Time.Add(crashWindow), crashes: n, height: height, last: recent[n-1].Reason}
+	e.log.Error("engine held back after crashes at one height", "crashes", n, "height", height, "until", brake.Until, "reason", brake.last)
+	return brake
 }
+
+// BrakeError is an ErrQuarantined after crashes. It ends with the next block,
+// and at Until too.
+type BrakeError struct {
+	Until   time.Time
+	crashes int
+	height  uint64
+	last    string // reason
+}
+
+func (b *BrakeError) Error() string {
+	return fmt.Sprintf("%d crashes at height %d, the last: %s: %v, or before %s", b.crashes, b.height, b.last, ErrQuarantined, b.Until.UTC().Format(time.RFC3339))
+}
+
+// Is makes it an ErrQuarantined.
+func (b *BrakeError) Is(target error) bool { return target == ErrQuarantined }
 
 // logger is the library's logger. Its own words go to Debug, but for warnings,
 // which others can provoke and which are therefore limited.
@@ -102,14 +122,17 @@ func (l *logger) Infof(template string, args ...any) {
 			l.viewStarted(view)
 		}
 	}
-	l.log.Debug("smartbft", "line", lazyLine{template, args})
+	l.log.Debug("smartbft", "line", lazyLine{template, args, maxLine})
 }
 
 func (l *logger) Warnf(template string, args ...any)  { l.warn(template, args) }
 func (l *logger) Errorf(template string, args ...any) { l.warn(template, args) }
 
 // Panicf ends the process.
-func (l *logger) Panicf(template string, args ...any) { l.die(line(template, args)) }
+func (l *logger) Panicf(template string, args ...any) {
+	l.fence()
+	l.die(line(template, args, maxLine))
+}
 
 func (l *logger) warn(template string, args []any) {
 	l.mu.Lock()
@@ -120,13 +143,14 @@ func (l *logger) warn(template string, args []any) {
 	ok := l.count <= maxWarnings
 	l.mu.Unlock()
 	if ok {
-		l.log.Warn("smartbft", "line", lazyLine{template, args})
+		l.log.Warn("smartbft", "line", lazyLine{template, args, maxWarning})
 	}
 }
 
 // note acts on the lines by which the library tells what it is about to do.
 func (l *logger) note(template string) {
 	l.gate.line(template)
+	l.overtaken(template)
 	switch template {
 	case "Starting reconfig":
 		l.reconfiguring(true)
@@ -140,14 +164,15 @@ func (l *logger) note(template string) {
 type lazyLine struct {
 	template string
 	args     []any
+	max      int // bytes
 }
 
-func (l lazyLine) LogValue() slog.Value { return slog.StringValue(line(l.template, l.args)) }
+func (l lazyLine) LogValue() slog.Value { return slog.StringValue(line(l.template, l.args, l.max)) }
 
-func line(template string, args []any) string {
+func line(template string, args []any, limit int) string {
 	s := fmt.Sprintf(template, args...)
-	if len(s) > maxLine {
-		s = s[:maxLine] + "…"
+	if len(s) <= limit {
+		return s
 	}
-	return s
+	return strings.ToValidUTF8(s[:limit-len("…")], "") + "…"
 }

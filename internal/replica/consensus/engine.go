@@ -27,7 +27,8 @@ func Protocol(net string) string { return "/parley/" + net + "/consensus/1" }
 // ErrQuarantined means that this validator may not vote yet: what it signed
 // before is not surely on its disk, or its engine crashed again and again at
 // one height. The caller follows the chain, and calls Run again when a block
-// above the present tip is stored; a sole validator sets Config.SoleValidator.
+// above the present tip is stored, or at the time that a *BrakeError names; a
+// sole validator sets Config.SoleValidator.
 var ErrQuarantined = errors.New("this validator may not vote before the next block")
 
 // Config is what the engine is told.
@@ -45,6 +46,14 @@ type Config struct {
 	// Proposed is called with each block that this node proposes, before it
 	// is ordered. It MUST NOT block, and it may be nil.
 	Proposed func(*consortium.Header, consortium.Body)
+	// Ahead reports whether a peer shows a certified head above our tip. It is
+	// asked once a second at most, while the tip does not move, and has 2 s.
+	// nil means never.
+	Ahead func(ctx context.Context) bool
+	// Heads are the heads that the ready peers claim, 0 for one without a
+	// block. nil means that a validator votes at its first start without
+	// having seen the others, for tests only.
+	Heads func() map[peer.ID]uint64
 }
 
 // Opener opens one ordered stream to a validator.
@@ -63,6 +72,7 @@ type Ledger interface {
 	Mark() ([]byte, error)
 	SetMark(id []byte) error
 	Born() (uint64, error)
+	SetBorn(height uint64) error
 }
 
 // Pool is what the engine needs of the mempool.
@@ -89,7 +99,10 @@ type Engine struct {
 
 	genesis  chain.Hash
 	protocol string
-	live     atomic.Pointer[session] // nil while Run does not run
+	live     atomic.Pointer[session] // nil while no session runs
+
+	since     uint64 // number of the last event before New
+	abandoned int    // Run's goroutine only
 
 	mu     sync.Mutex // guards below
 	waived uint64     // 1 + height at which the last quarantine began
@@ -111,7 +124,7 @@ func New(cfg Config, l Ledger, pool Pool, net Opener, catchUp func(context.Conte
 	}
 	e := &Engine{
 		cfg: cfg, self: consortium.PublicKeyOf(cfg.Key), ledger: l, pool: pool, net: net, catchUp: catchUp,
-		bus: bus, log: log, genesis: g.Hash(), protocol: Protocol(g.Net()),
+		bus: bus, log: log, genesis: g.Hash(), protocol: Protocol(g.Net()), since: bus.Seq(),
 	}
 	e.metrics = newMetrics(e, reg)
 	return e, nil
@@ -126,6 +139,22 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.mayStart(); err != nil {
 		return err
 	}
+	if ok, err := e.firstVote(ctx); !ok || err != nil {
+		return err
+	}
+	e.meet(ctx)
+	p := pace{wait: restartMin}
+	for {
+		err := e.once(ctx, p.wait)
+		if !errors.Is(err, errStalled) {
+			return err
+		}
+		p.next(e.ledger.Tip().Head.Height)
+	}
+}
+
+// once catches up and runs one session, which does not stall before atLeast.
+func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	e.sync(ctx)
 	tip := e.ledger.Tip()
 	if _, ok := tip.Set.ByKey(e.self); !ok || ctx.Err() != nil {
@@ -152,7 +181,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.run(ctx)
+	return s.run(ctx, atLeast)
 }
 
 // sync catches up once. It fails without peers, which is no fault of ours.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -56,8 +57,18 @@ type testNode struct {
 	cancel context.CancelFunc
 	ctx    context.Context
 	wg     sync.WaitGroup
+	deaf   atomic.Bool   // what others send is lost
+	told   bytes.Buffer  // what was logged at Info and above
 	ended  chan struct{} // closed when Run has returned
-	end    error         // of Run, after ended
+
+	// for start; nil as in Config
+	ahead func(context.Context) bool
+	heads func() map[peer.ID]uint64
+	sole  bool
+	// pull, not nil, comes before each catchUp, and in its place if it says so.
+	pull func(context.Context) (instead bool)
+
+	end error // of Run, after ended
 }
 
 type netOption func(*testNet, *consortium.Params)
@@ -126,8 +137,9 @@ func testLog(t testing.TB) *slog.Logger {
 
 func (n *testNode) start() {
 	n.net.t.Helper()
-	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory}
-	e, err := New(cfg, n.ledger, n.pool, n, n.catchUp, n.bus, testLog(n.net.t).With("node", n.id.ShortString()), nil)
+	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory, SoleValidator: n.sole, Ahead: n.ahead, Heads: n.heads}
+	log := slog.New(teeHandler{testLog(n.net.t).With("node", n.id.ShortString()).Handler(), slog.NewTextHandler(&n.told, nil)})
+	e, err := New(cfg, n.ledger, n.pool, n, n.catchUp, n.bus, log, nil)
 	if err != nil {
 		n.net.t.Fatal(err)
 	}
@@ -220,12 +232,43 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 	if other == nil || self != n || protocol != Protocol(n.net.genesis.Net()) {
 		return nil, errors.New("not connected")
 	}
-	ours, theirs := net.Pipe()
+	a, b := net.Pipe()
+	ours, theirs := &lossy{a, other}, b
 	other.wg.Go(func() {
 		_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
 		_ = theirs.Close()
 	})
 	return &pipe{ours, to}, nil
+}
+
+// lossy is the end of a pipe to a node that may be deaf.
+type lossy struct {
+	net.Conn
+	to *testNode
+}
+
+func (l *lossy) Write(b []byte) (int, error) {
+	if l.to.deaf.Load() {
+		return len(b), nil
+	}
+	return l.Conn.Write(b)
+}
+
+// teeHandler writes to both.
+type teeHandler struct {
+	slog.Handler
+	also slog.Handler
+}
+
+func (h teeHandler) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelInfo || h.Handler.Enabled(ctx, l)
+}
+
+func (h teeHandler) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level < slog.LevelInfo {
+		return h.Handler.Handle(ctx, r)
+	}
+	return errors.Join(h.also.Handle(ctx, r), h.Handler.Handle(ctx, r))
 }
 
 type pipe struct {
@@ -239,6 +282,9 @@ func (p *pipe) Reset() error      { return p.Close() }
 
 // catchUp copies what the others have.
 func (n *testNode) catchUp(ctx context.Context) error {
+	if n.pull != nil && n.pull(ctx) {
+		return ctx.Err()
+	}
 	for _, other := range n.net.running() {
 		for h := n.ledger.Tip().Head.Height + 1; h <= other.ledger.Tip().Head.Height; h++ {
 			b, err := other.ledger.Block(h)

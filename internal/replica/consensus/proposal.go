@@ -117,18 +117,27 @@ func propose(h *consortium.Header, body consortium.Body) types.Proposal {
 	return types.Proposal{Header: h.Encode(), Payload: consortium.EncodeBody(body), Metadata: h.Metadata, VerificationSequence: int64(h.Epoch)}
 }
 
+// parseHeader checks that metadata and verification sequence fit the header.
+func parseHeader(p types.Proposal) (*consortium.Header, error) {
+	h, err := consortium.DecodeHeader(p.Header)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(h.Metadata, p.Metadata) {
+		return nil, errors.New("the header has other view metadata than the proposal")
+	}
+	if p.VerificationSequence < 0 || uint64(p.VerificationSequence) != h.Epoch {
+		return nil, fmt.Errorf("the header has epoch %d, the proposal %d", h.Epoch, p.VerificationSequence)
+	}
+	return h, nil
+}
+
 // parse is the inverse of propose. It checks that header, body and the rest of
 // the proposal are of one piece, and nothing against a tip.
 func parse(p types.Proposal, maxBody int) (*consortium.Header, consortium.Body, error) {
-	h, err := consortium.DecodeHeader(p.Header)
+	h, err := parseHeader(p)
 	if err != nil {
 		return nil, nil, err
-	}
-	if !bytes.Equal(h.Metadata, p.Metadata) {
-		return nil, nil, errors.New("the header has other view metadata than the proposal")
-	}
-	if p.VerificationSequence < 0 || uint64(p.VerificationSequence) != h.Epoch {
-		return nil, nil, fmt.Errorf("the header has epoch %d, the proposal %d", h.Epoch, p.VerificationSequence)
 	}
 	body, err := consortium.DecodeBody(p.Payload, maxBody)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
 )
 
@@ -38,20 +39,34 @@ type session struct {
 	room    chan struct{} // something left the library's pool
 	view    atomic.Uint64
 
-	mu    sync.Mutex         // guards below
-	epoch uint64             // that the library knows
-	fed   map[chain.Hash]int // in the library's pool, with their sizes
-	bytes int                // of fed
-	gone  bool               // evicted is closed
-	stuck *time.Timer        // ends a reconfiguration that hangs
-	look  time.Time          // when to catch up while the leader is ahead
+	deciding atomic.Bool // the controller delivers a decision
+	stale    atomic.Bool // a sync overtook a decision
+	dead     atomic.Bool // the library did not stop, and may do nothing more
+
+	mu    sync.Mutex             // guards below
+	epoch uint64                 // that the library knows
+	fed   map[chain.Hash]request // in the library's pool
+	bytes int                    // of fed
+	gone  bool                   // evicted is closed
+	stuck *time.Timer            // ends a reconfiguration that hangs
+	look  time.Time              // when to catch up while the leader is ahead
+	sound soundness              // of the last proposal that somebody voted for
 }
+
+// request is a record in the library's pool.
+type request struct {
+	size     int
+	notAfter uint64
+}
+
+// expired reports whether r can not be in a block above height.
+func (r request) expired(height uint64) bool { return r.notAfter != 0 && r.notAfter <= height }
 
 // newSession builds the library on the ledger's tip. It starts nothing.
 func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session, error) {
 	s := &session{
 		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1),
-		fed: map[chain.Hash]int{},
+		fed: map[chain.Hash]request{},
 	}
 	if e.cfg.InMemoryWAL {
 		s.gate = newGate()
@@ -69,7 +84,7 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session,
 	}
 	s.view.Store(md.ViewId)
 	s.bft = &smartbft.Consensus{
-		Config: settings(id, tip.Config.Params), Application: s, Assembler: s, WAL: wal, WALInitialContent: entries,
+		Config: settings(id, tip.Config.Params), Application: s, Assembler: s, WAL: fencedWAL{wal, s}, WALInitialContent: entries,
 		Comm: s, Signer: s, Verifier: s, MembershipNotifier: s, RequestInspector: s, Synchronizer: s,
 		Logger: &logger{session: s}, Metadata: md, LastProposal: last.Proposal, LastSignatures: last.Signatures,
 	}
@@ -88,8 +103,9 @@ func (s *session) tipDecision() (types.Decision, error) {
 	return decision(b), nil
 }
 
-// run starts the library and ends with it.
-func (s *session) run(ctx context.Context) error {
+// run starts the library and ends with it. It returns errStalled when a new
+// session has to follow.
+func (s *session) run(ctx context.Context, atLeast time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.pull = func() error {
@@ -115,10 +131,13 @@ func (s *session) run(ctx context.Context) error {
 		s.log.Info("engine started", "validator", s.id, "height", s.ledger.Tip().Head.Height, "view", s.view.Load())
 		s.nudge()
 		wg.Go(func() { s.feed(ctx) })
-		s.await(ctx)
-		cancel() // a sync that runs, the feeder, the streams
-		if err := s.stop(); err != nil {
-			return err // the feeder may hang with the library
+		err = s.await(ctx, atLeast)
+		cancel()                           // a sync that runs, the feeder, the streams
+		if hung := s.stop(); hung != nil { // and the feeder may hang with the library
+			if err != nil {
+				return s.abandon()
+			}
+			return hung
 		}
 	}
 	cancel()
@@ -126,19 +145,27 @@ func (s *session) run(ctx context.Context) error {
 	return err
 }
 
-// await returns when the session has to end.
-func (s *session) await(ctx context.Context) {
+// await returns when the session has to end, errStalled when it has to begin
+// anew.
+func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 	healthy := time.NewTimer(healthyAfter)
 	defer healthy.Stop()
+	tick := time.NewTicker(aheadEvery)
+	defer tick.Stop()
+	w := watch{until: time.Now().Add(atLeast)}
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-s.evicted:
 			s.log.Info("no longer a validator", "height", s.ledger.Tip().Head.Height)
-			return
+			return nil
 		case <-healthy.C:
 			s.forgetCrashes()
+		case now := <-tick.C:
+			if s.stalls(ctx, &w, now) {
+				return errStalled
+			}
 		}
 	}
 }
@@ -158,7 +185,7 @@ func (s *session) stop() error {
 		s.log.Info("engine stopped", "validator", s.id, "height", s.ledger.Tip().Head.Height)
 		return nil
 	case <-late.C:
-		return fmt.Errorf("the engine did not stop within %v: end the process", stopTimeout)
+		return errHung
 	}
 }
 
@@ -223,13 +250,21 @@ func (s *session) feedOnce() {
 		return
 	}
 	for _, raw := range s.pool.Next(room, roomBytes, s.isFed) {
-		id := recordID(raw)
+		id, r := recordID(raw), request{size: len(raw)}
+		if rec, err := consortium.DecodeRecord(raw); err == nil {
+			r.notAfter = rec.NotAfter
+		}
+		if r.expired(s.ledger.Tip().Head.Height) {
+			continue // the mempool ends it
+		}
 		s.mu.Lock()
-		s.fed[id] = len(raw)
+		s.fed[id] = r
 		s.bytes += len(raw)
 		s.mu.Unlock()
 		err := s.bft.SubmitRequest(raw)
 		switch {
+		case r.expired(s.ledger.Tip().Head.Height): // meanwhile
+			s.dropRequest(id)
 		case s.ledger.Committed(id): // before or meanwhile: late gossip brings records again
 			s.dropRequest(id)
 			s.pool.Remove(id)
@@ -260,7 +295,7 @@ func (s *session) forget(ids ...chain.Hash) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {
-		s.bytes -= s.fed[id]
+		s.bytes -= s.fed[id].size
 		delete(s.fed, id)
 	}
 }
@@ -285,6 +320,23 @@ func (s *session) sweep() {
 			s.dropRequest(id)
 			s.pool.Remove(id)
 		}
+	}
+}
+
+// expire drops what can no longer be in a block: the library knows no such end,
+// and would accuse each leader in turn of ignoring it.
+func (s *session) expire() {
+	height := s.ledger.Tip().Head.Height
+	var ended []chain.Hash
+	s.mu.Lock()
+	for id, r := range s.fed {
+		if r.expired(height) {
+			ended = append(ended, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range ended {
+		s.dropRequest(id)
 	}
 }
 

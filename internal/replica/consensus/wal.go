@@ -64,7 +64,7 @@ func (m *MemoryWAL) content() [][]byte {
 // genesis validator on a store that was made after the network had blocks.
 func (e *Engine) openWAL() (walFile, [][]byte, error) {
 	if e.cfg.InMemoryWAL {
-		return e.cfg.Memory, e.cfg.Memory.content(), nil
+		return e.openMemory()
 	}
 	if err := os.MkdirAll(e.cfg.WALDir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make write-ahead log directory: %w", err)
@@ -95,6 +95,21 @@ func (e *Engine) openWAL() (walFile, [][]byte, error) {
 		return nil, nil, fmt.Errorf("make write-ahead log %s: %w", e.cfg.WALDir, err)
 	}
 	return w, entries, e.mark(w)
+}
+
+// openMemory knows of a ledger that was made anew, and of no other loss.
+func (e *Engine) openMemory() (walFile, [][]byte, error) {
+	_, err := e.ledger.Mark()
+	if errors.Is(err, ledger.ErrNotFound) {
+		var why string
+		if why, err = e.rebuilt(); err == nil && why != "" {
+			err = e.quarantine(why)
+		}
+		if err == nil {
+			err = e.ledger.SetMark([]byte("memory"))
+		}
+	}
+	return e.cfg.Memory, e.cfg.Memory.content(), err
 }
 
 func (e *Engine) idFile() string { return filepath.Join(e.cfg.WALDir, "id") }
@@ -158,7 +173,7 @@ func (e *Engine) quarantine(why string) error {
 		e.waived = 0
 		return nil
 	}
-	e.log.Warn("not voting before the next block; a sole validator needs --sole-validator", "why", why, "height", height)
+	e.log.Warn("not voting before the next block; set consortium.sole_validator = true if no other validator can vote", "why", why, "height", height)
 	return fmt.Errorf("%s: %w", why, ErrQuarantined)
 }
 

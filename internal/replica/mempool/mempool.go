@@ -146,7 +146,11 @@ func (p *Pool) add(raw []byte, from peer.ID) (chain.Hash, error) {
 	if err != nil {
 		return id, err
 	}
+	e := &entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}
 	if !p.Verified(id) {
+		if err := p.room(e); err != nil { // a check that is in vain costs 46 µs
+			return id, err
+		}
 		if err := r.Verify(p.rules.Genesis); err != nil {
 			return id, err
 		}
@@ -157,8 +161,12 @@ func (p *Pool) add(raw []byte, from peer.ID) (chain.Hash, error) {
 	if err := p.rules.Committable(r, id); err != nil {
 		return id, err
 	}
-	e := &entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}
 	if err := p.insert(e, r.Kind == consortium.KindConfig); err != nil {
+		return id, err
+	}
+	// A block may have come in between, and its Remove found nothing.
+	if err := p.rules.Committable(r, id); err != nil {
+		p.Remove(id)
 		return id, err
 	}
 	select {
@@ -180,11 +188,40 @@ func (p *Pool) known(id chain.Hash, local bool) bool {
 	return e != nil
 }
 
-func (p *Pool) insert(e *entry, config bool) error {
-	pending := p.cfg.AuthorPending
+// room tells whether there is room for e now.
+func (p *Pool) room(e *entry) error {
+	pending := p.pending()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fits(e, pending)
+}
+
+// pending is how many records of one author may wait.
+func (p *Pool) pending() int {
 	if c := p.config(); c != nil {
-		pending = int(c.Params.AuthorPending)
+		return int(c.Params.AuthorPending)
 	}
+	return p.cfg.AuthorPending
+}
+
+// fits refuses e where the pool or its author's part is full; mu held.
+func (p *Pool) fits(e *entry, pending int) error {
+	size := int64(len(e.raw))
+	if len(p.records) >= p.cfg.Records || p.bytes+size > p.cfg.Bytes {
+		return consortium.Refuse(consortium.MempoolFull, "%d records of %d bytes wait already: try again later", len(p.records), p.bytes)
+	}
+	a := p.authors[e.author]
+	if a == nil {
+		a = &author{}
+	}
+	if a.count >= pending || a.bytes+size > p.cfg.AuthorBytes {
+		return consortium.Refuse(consortium.AuthorLimit, "%d records of %d bytes of author %s wait already: try again later", a.count, a.bytes, e.author)
+	}
+	return nil
+}
+
+func (p *Pool) insert(e *entry, config bool) error {
+	pending := p.pending()
 	size := int64(len(e.raw))
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -192,15 +229,12 @@ func (p *Pool) insert(e *entry, config bool) error {
 		old.local = old.local || e.local
 		return chain.ErrKnown
 	}
-	if len(p.records) >= p.cfg.Records || p.bytes+size > p.cfg.Bytes {
-		return consortium.Refuse(consortium.MempoolFull, "%d records of %d bytes wait already: try again later", len(p.records), p.bytes)
+	if err := p.fits(e, pending); err != nil {
+		return err
 	}
 	a := p.authors[e.author]
 	if a == nil {
 		a = &author{records: list.New()}
-	}
-	if a.count >= pending || a.bytes+size > p.cfg.AuthorBytes {
-		return consortium.Refuse(consortium.AuthorLimit, "%d records of %d bytes of author %s wait already: try again later", a.count, a.bytes, e.author)
 	}
 	p.authors[e.author] = a
 	a.count++

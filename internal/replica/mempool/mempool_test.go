@@ -90,11 +90,15 @@ func TestAddOrder(t *testing.T) {
 		{"signature", tampered, consortium.Refuse(consortium.UnknownAuthor, ""), consortium.BadSignature, nil, false},
 		{"rule", record("a", nil), consortium.Refuse(consortium.UnknownAuthor, ""), consortium.UnknownAuthor, nil, true},
 		{"our fault", record("a", nil), broken, "", broken, true},
-		{"budget", record("a", nil), nil, consortium.MempoolFull, nil, true},
+		{"budget", tampered, nil, consortium.MempoolFull, nil, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			judged := false
-			p := pool(Config{}, func(*consortium.Record, chain.Hash) error { judged = true; return tt.rule })
+			cfg := roomy
+			if tt.name == "budget" {
+				cfg = Config{}
+			}
+			p := pool(cfg, func(*consortium.Record, chain.Hash) error { judged = true; return tt.rule })
 			id, err := p.Add(tt.raw, "peer")
 			if err == nil || reason(err) != tt.reason || tt.is != nil && !errors.Is(err, tt.is) || judged != tt.judged {
 				t.Fatalf("got %v, judged %t", err, judged)
@@ -137,6 +141,22 @@ func TestVerifiedOnceAndKnown(t *testing.T) {
 	p.Remove(id, chain.Hash{7})
 	if p.Has(id) || p.Len() != 0 || p.Bytes() != 0 || !p.Verified(id) {
 		t.Fatal("removed, and still verified: not both hold")
+	}
+}
+
+// TestCommittedMeanwhile: a record whose block is stored while it is being added
+// does not stay, for nobody would take it out.
+func TestCommittedMeanwhile(t *testing.T) {
+	calls := 0
+	p := pool(roomy, func(*consortium.Record, chain.Hash) error {
+		if calls++; calls > 1 {
+			return consortium.Refuse(consortium.Duplicate, "in the chain")
+		}
+		return nil
+	})
+	id, err := p.Add(record("a", nil), "")
+	if reason(err) != consortium.Duplicate || p.Has(id) || p.Len() != 0 {
+		t.Errorf("%v, %d records stayed", err, p.Len())
 	}
 }
 

@@ -1,0 +1,145 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"time"
+)
+
+const (
+	stallMin     = 3 * time.Second // at the same height, while others are ahead
+	aheadEvery   = time.Second
+	aheadTimeout = 2 * time.Second
+	restartMin   = 5 * time.Second // from one start to the next
+	restartMax   = 2 * time.Minute // where restarts do not help
+	maxAbandoned = 3               // libraries that do not stop, in one process
+)
+
+// errStalled ends a session that Run begins anew.
+var errStalled = errors.New("the engine stalls")
+
+// errHung means that the library did not stop.
+var errHung = errors.New("the engine did not stop in time: end the process")
+
+// watch finds a library that no longer follows the chain. It trusts nothing of
+// the library, whose views stop without a sign.
+type watch struct {
+	height uint64
+	since  time.Time // when height was reached
+	ahead  time.Time // since when others are known to be above height, zero while they are not
+	asked  time.Time // when they were asked last
+	until  time.Time // before which the session goes on in any case
+}
+
+// due reports whether to ask if others are ahead.
+func (w *watch) due(height uint64, stall time.Duration, now time.Time) bool {
+	if height != w.height || w.since.IsZero() {
+		w.height, w.since, w.ahead = height, now, time.Time{}
+	}
+	every := stall // an idle chain stands still as well
+	if !w.ahead.IsZero() {
+		every = aheadEvery
+	}
+	if now.Sub(w.since) < aheadEvery || now.Sub(w.asked) < every {
+		return false
+	}
+	w.asked = now
+	return true
+}
+
+// answer takes what others said at the height that was asked for, and reports
+// whether that lasts for too long.
+func (w *watch) answer(ahead bool, height uint64, stall time.Duration, now time.Time) bool {
+	switch {
+	case !ahead || height != w.height:
+		w.ahead = time.Time{}
+	case w.ahead.IsZero():
+		w.ahead = now
+	}
+	return !w.ahead.IsZero() && now.Sub(w.ahead) >= stall && !now.Before(w.until)
+}
+
+// stalls reports whether the session has to begin anew.
+func (s *session) stalls(ctx context.Context, w *watch, now time.Time) bool {
+	tip := s.ledger.Tip()
+	if s.stale.Load() && !now.Before(w.until) {
+		s.log.Warn("engine begins anew: a sync overtook a decision", "height", tip.Head.Height)
+		return true
+	}
+	stall := max(stallMin, heartbeat(tip.Config.Params)*3/2)
+	if s.cfg.Ahead == nil || !w.due(tip.Head.Height, stall, now) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, aheadTimeout)
+	defer cancel()
+	if !w.answer(s.cfg.Ahead(ctx), s.ledger.Tip().Head.Height, stall, now) {
+		return false
+	}
+	s.log.Warn("engine begins anew: others are ahead and it does not follow", "height", tip.Head.Height, "since", now.Sub(w.ahead).Round(time.Second))
+	return true
+}
+
+// pace is how long a session lasts at least before it may begin anew.
+type pace struct {
+	wait   time.Duration
+	height uint64
+}
+
+// next is called at each stall, and doubles the wait where the last start did
+// not move the tip.
+func (p *pace) next(height uint64) {
+	if p.wait > 0 && height == p.height {
+		p.wait = min(2*p.wait, restartMax)
+	} else {
+		p.wait = restartMin
+	}
+	p.height = height
+}
+
+// overtaken sees a decision that comes to the controller after a sync brought
+// its block. The sync also ended the view that decided, so the controller waits
+// for ever for somebody to take its answer, or until a later view decides.
+func (s *session) overtaken(template string) {
+	switch template {
+	case "Delivering to app from Controller decide the last decision proposal":
+		s.deciding.Store(true)
+	case "Node %d delivered proposal":
+		s.deciding.Store(false)
+	case "Attempted to deliver block %d via view change but meanwhile view change already synced to seq %d, returning result from sync":
+		if s.deciding.Load() {
+			s.stale.Store(true)
+		}
+	}
+}
+
+// abandon leaves a library behind that does not stop: none of its goroutines
+// gets past what it asks of us.
+func (s *session) abandon() error {
+	s.dead.Store(true)
+	s.abandoned++
+	if s.abandoned > maxAbandoned {
+		return errHung
+	}
+	s.log.Error("engine did not stop and is left behind", "validator", s.id, "height", s.ledger.Tip().Head.Height, "count", s.abandoned)
+	return errStalled
+}
+
+// fence ends the goroutine of an abandoned library that calls us.
+func (s *session) fence() {
+	if s.dead.Load() {
+		runtime.Goexit()
+	}
+}
+
+// fencedWAL is the log of one session: the next one opens the same files.
+type fencedWAL struct {
+	walFile
+	s *session
+}
+
+// Append implements the library's WriteAheadLog.
+func (f fencedWAL) Append(entry []byte, truncateTo bool) error {
+	f.s.fence()
+	return f.walFile.Append(entry, truncateTo)
+}

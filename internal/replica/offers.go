@@ -1,0 +1,127 @@
+package replica
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/parley-p2p/parley/chain"
+)
+
+const (
+	offerFirst = 2 * time.Second  // after which an own record that is not committed is offered again
+	offerMost  = 30 * time.Second // between offers of one record
+	offerBytes = 1 << 20          // of records offered in one second
+	ownQueue   = 8192             // records between Submit and gossip; a full queue pushes back on Submit
+)
+
+// own is a record that a client gave to this node.
+type own struct {
+	id  chain.Hash
+	raw []byte
+}
+
+// offers holds the records that this node took from clients, until they have
+// their place in the chain, and who waits for that.
+type offers struct {
+	fresh chan own
+
+	mu      sync.Mutex // guards below
+	waiters map[chain.Hash][]chan error
+	open    map[chain.Hash]*offerOf
+}
+
+type offerOf struct {
+	raw  []byte
+	wait time.Duration
+	due  time.Time
+}
+
+func newOffers() *offers {
+	return &offers{fresh: make(chan own, ownQueue), waiters: map[chain.Hash][]chan error{}, open: map[chain.Hash]*offerOf{}}
+}
+
+// wait returns a channel that gets nil when id is committed, or its refusal.
+func (o *offers) wait(id chain.Hash) (done <-chan error, forget func()) {
+	c := make(chan error, 1)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.waiters[id] = append(o.waiters[id], c)
+	return c, func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		rest := o.waiters[id][:0]
+		for _, w := range o.waiters[id] {
+			if w != c {
+				rest = append(rest, w)
+			}
+		}
+		if o.waiters[id] = rest; len(rest) == 0 {
+			delete(o.waiters, id)
+		}
+	}
+}
+
+// end tells those who wait for id how it ended, and offers it no more.
+func (o *offers) end(id chain.Hash, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.open, id)
+	for _, w := range o.waiters[id] {
+		select {
+		case w <- err:
+		default: // told already
+		}
+	}
+}
+
+// add notes a record, and reports whether it is a new one.
+func (o *offers) add(r own, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open[r.id] != nil {
+		return false
+	}
+	o.open[r.id] = &offerOf{raw: r.raw, wait: offerFirst, due: now.Add(offerFirst)}
+	return true
+}
+
+// due takes the records to offer now, those that wait longest first, up to
+// offerBytes, and doubles their wait. The others are due at the next tick.
+func (o *offers) due(now time.Time) []own {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var list []own
+	for id, f := range o.open {
+		if !now.Before(f.due) {
+			list = append(list, own{id, f.raw})
+		}
+	}
+	slices.SortFunc(list, func(a, b own) int { return o.open[a.id].due.Compare(o.open[b.id].due) })
+	size := 0
+	for i, r := range list {
+		if size += len(r.raw); size > offerBytes && i > 0 {
+			return list[:i]
+		}
+		f := o.open[r.id]
+		f.wait = min(2*f.wait, offerMost)
+		f.due = now.Add(f.wait)
+	}
+	return list
+}
+
+// unsettled lists every id that is waited for or offered.
+func (o *offers) unsettled() []chain.Hash {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ids := make([]chain.Hash, 0, len(o.open)+len(o.waiters))
+	for id := range o.open {
+		ids = append(ids, id)
+	}
+	for id := range o.waiters {
+		if o.open[id] == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,158 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/chainsync"
+	"github.com/parley-p2p/parley/internal/replica/consensus"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// TestStanding: a validator is synced only where it can order blocks and nobody
+// has more of them.
+func TestStanding(t *testing.T) {
+	for _, tt := range []struct {
+		name              string
+		connected, quorum int
+		heads             []uint64 // validated, of the peers
+		want              event.SyncChanged
+	}{
+		{"alone in the set", 1, 1, nil, event.SyncChanged{State: chainsync.Synced}},
+		{"cut off", 1, 3, nil, event.SyncChanged{State: chainsync.Waiting}},
+		{"in a minority", 2, 3, []uint64{0}, event.SyncChanged{State: chainsync.Waiting}},
+		{"in a quorum", 3, 3, []uint64{0, 0}, event.SyncChanged{State: chainsync.Synced}},
+		{"a block is coming", 3, 3, []uint64{0, 1}, event.SyncChanged{State: chainsync.Synced, Target: 1, LagBlocks: 1}},
+		{"left behind", 3, 3, []uint64{9, 8}, event.SyncChanged{State: chainsync.Syncing, Target: 9, LagBlocks: 9}},
+		{"left behind and in a minority", 2, 3, []uint64{9}, event.SyncChanged{State: chainsync.Syncing, Target: 9, LagBlocks: 9}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, s, e := atWork(t, ledgertest.New(t, 4))
+			e.connected, e.quorum = tt.connected, tt.quorum
+			for i, h := range tt.heads {
+				s.meet(chain.Peer{ID: peer.ID([]byte{byte(i)}), Validated: chain.Head{Height: h}}, nil)
+			}
+			if got := w.Sync(); got != tt.want {
+				t.Errorf("%+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestBrake: an engine that is held back runs again at the time it names, one
+// that is in quarantine only after the next block.
+func TestBrake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ledgertest.New(t, 1)
+		w, _, e := atWork(t, c)
+		start := time.Now()
+		e.runs = []error{&consensus.BrakeError{Until: start.Add(time.Minute)}, consensus.ErrQuarantined}
+		ctx, cancel := context.WithCancel(t.Context())
+		end := make(chan error, 1)
+		go func() { end <- w.order(ctx) }()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := len(e.times); n != 2 || e.times[1].Sub(start) != time.Minute {
+			t.Errorf("%d runs, at %v", n, e.times)
+		}
+		if err := w.ledger.Append(c.Next(), "sync", ""); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := len(e.times); n != 3 {
+			t.Errorf("%d runs after a block", n)
+		}
+		cancel()
+		if err := <-end; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
+// TestWhoTells: a block is announced by its proposer, and by who leads in its
+// place.
+func TestWhoTells(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		proposer uint64
+		leader   uint64
+		source   string
+		want     int
+	}{
+		{"its proposer", 1, 2, "own", 1},
+		{"who took over", 2, 1, "own", 1},
+		{"another one", 2, 3, "own", 0},
+		{"while the engine is down", 2, 0, "own", 0},
+		{"fetched from others", 1, 1, "sync", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := ledgertest.New(t, 4)
+			w, s, e := atWork(t, c)
+			e.leader = tt.leader
+			b := c.Next(c.Record("thing", nil))
+			if err := w.ledger.Append(b, "own", ""); err != nil {
+				t.Fatal(err)
+			}
+			w.tellOf(t.Context(), event.BlockStored{Height: 1, Hash: b.Header.Hash(), Proposer: tt.proposer, Source: tt.source})
+			if n := s.published[topicBlock]; n != tt.want || s.published[topicMiningOn] != tt.want {
+				t.Errorf("told %v", s.published)
+			}
+		})
+	}
+}
+
+// TestClaimRates: the topics whose messages come with each block carry the
+// fastest chain, ten blocks a second.
+func TestClaimRates(t *testing.T) {
+	w, _, _ := atWork(t, ledgertest.New(t, 1))
+	for _, topic := range w.topics() {
+		if topic.Claim && topic.Rate != 10 {
+			t.Errorf("%s: %d a second", topic.Name, topic.Rate)
+		}
+	}
+}
+
+// TestForkEndsValidator: a running validator that hears of a fork ends.
+func TestForkEndsValidator(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ledgertest.New(t, 1)
+		r := open(t, ledgertest.Key("validator 1"), &text{}, member(t, c))
+		other := c.Build(c.Record("thing", nil))
+		if err := r.ledger.Append(c.Next(c.Record("another thing", nil)), "sync", ""); err != nil {
+			t.Fatal(err)
+		}
+		s := newWorld()
+		end := make(chan error, 1)
+		go func() { end <- r.Run(t.Context(), s) }()
+		<-s.serving
+		time.Sleep(time.Minute)
+		if r.Leader() != 1 {
+			t.Error("the engine does not run")
+		}
+		data := wire.BlockAnnouncement{Header: other.Header.Encode(), Certificate: other.Certificate.Encode()}.Encode()
+		for _, topic := range s.topics {
+			if topic.Name == topicBlock {
+				if err := topic.Validate(t.Context(), chain.Message{From: "somebody", Data: data}); !errors.Is(err, ledger.ErrFork) {
+					t.Errorf("verdict %v", err)
+				}
+			}
+		}
+		select {
+		case err := <-end:
+			if !errors.Is(err, ledger.ErrFork) {
+				t.Errorf("ended by %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("it goes on")
+		}
+	})
+}
