@@ -191,7 +191,7 @@ func checkCommand(g *globals) *cobra.Command {
 		Use: "check [DIR]", Short: "Verify the chain in a data directory, whose node is stopped", Args: cobra.MaximumNArgs(1),
 		Example: "parley chain check /var/lib/parley",
 		RunE: func(c *cobra.Command, args []string) error {
-			dir := ""
+			var dir string
 			if len(args) == 1 {
 				dir = args[0]
 			} else {

@@ -64,7 +64,7 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger) error {
 	log.Debug("memory limit", "bytes", limit, "err", err) // no container, no limit
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg})
+	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg}) //nolint:contextcheck // New waits for nobody
 	if err != nil {
 		return err
 	}

@@ -110,6 +110,17 @@ func (o *offers) due(now time.Time) []own {
 	return list
 }
 
+// hurry makes every record that was offered before due again soon.
+func (o *offers) hurry() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, f := range o.open {
+		if f.wait > offerFirst {
+			f.wait, f.due = offerFirst, time.Time{}
+		}
+	}
+}
+
 // unsettled lists every id that is waited for or offered.
 func (o *offers) unsettled() []chain.Hash {
 	o.mu.Lock()

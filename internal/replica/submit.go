@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -185,18 +186,34 @@ func (w *running) gossipRecords(ctx context.Context, batch [][]byte) error {
 // offer sends own records that are still not committed straight to the
 // validators, for gossip may have lost them.
 func (w *running) offer(ctx context.Context) error {
+	sub := w.bus.Subscribe()
+	defer sub.Close()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-sub.Wake():
+			if validatorCame(sub) {
+				w.offers.hurry()
+			}
 		case now := <-tick.C:
 			if open := w.stillOpen(w.offers.due(now)); len(open) > 0 {
 				w.offerTo(ctx, open)
 			}
 		}
 	}
+}
+
+// validatorCame drains sub: has a validator become ready? It may have missed
+// what was offered while it was away.
+func validatorCame(sub *event.Subscription) bool {
+	events, _ := sub.Take(eventsAtOnce)
+	return slices.ContainsFunc(events, func(e event.Envelope) bool {
+		p, ok := e.Data.(event.PeerReady)
+		return ok && slices.Contains(p.Services, "validator")
+	})
 }
 
 // stillOpen ends the offers of records that found their end, and lists the rest.
