@@ -18,11 +18,11 @@ func TestRecordWaitsForValidator(t *testing.T) {
 		f.Start()
 		s.Until("the follower is ready", 60*time.Second, func() bool { return f.Health().Status == "ready" })
 		v.Stop()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(s.T.Context(), time.Minute)
 		defer cancel()
 		r, err := f.Node.Submit(ctx, parley.Draft{Subject: "x", Body: []byte(`{}`)}, parley.Committed)
 		if err != nil || r.Status != "pending" {
-			t.Fatalf("without a validator: %s, %v", r.Status, err)
+			s.T.Fatalf("without a validator: %s, %v", r.Status, err)
 		}
 		v.Start()
 		s.Until("they are connected", time.Minute, func() bool { return f.PeerCount().Connected == 1 })
