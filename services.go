@@ -121,8 +121,7 @@ func (s *services) serve(ctx context.Context, p chain.Protocol, st stream) {
 		return
 	}
 	_ = st.Reset()
-	var bad *chain.InvalidError
-	if errors.As(err, &bad) {
+	if bad, ok := errors.AsType[*chain.InvalidError](err); ok {
 		s.Report(st.Peer(), bad.Offence, p.ID+": "+bad.Detail)
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -36,10 +37,8 @@ func checkNetwork(_ *checker, c *Config) []problem {
 	if c.Network == NetworkConsortium {
 		return nil
 	}
-	for _, name := range otherNetworks {
-		if c.Network == name {
-			return one(RuleNetwork, "%s is not in this version, which has only consortium", quote(c.Network))
-		}
+	if slices.Contains(otherNetworks, c.Network) {
+		return one(RuleNetwork, "%s is not in this version, which has only consortium", quote(c.Network))
 	}
 	return one(RuleNetwork, "%s is no network: this version has only consortium", quote(c.Network))
 }

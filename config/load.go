@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -286,9 +287,7 @@ func (l *loader) finish(env map[string]string, hostname string) {
 	if l.cfg.P2P.MinPeers > l.cfg.P2P.MaxPeers {
 		found["p2p.min_peers"] = problem{RuleRange, fmt.Sprintf("%d is more than p2p.max_peers, %d", l.cfg.P2P.MinPeers, l.cfg.P2P.MaxPeers)}
 	}
-	for key, p := range checkTopics(&l.cfg) {
-		found[key] = p
-	}
+	maps.Copy(found, checkTopics(&l.cfg))
 	for _, k := range knobs {
 		if p, ok := found[k.name]; ok {
 			l.fault(entry{where: l.wheres[k.name]}, k.name, p)

@@ -102,8 +102,7 @@ func (l *loader) deliver(ctx context.Context, batch []line) error {
 
 // mayPass tells whether a fault of the whole request may go away by itself.
 func mayPass(err error) bool {
-	var no *apiError
-	if errors.As(err, &no) {
+	if no, ok := errors.AsType[*apiError](err); ok {
 		return no.Status == http.StatusTooManyRequests || no.Status == http.StatusServiceUnavailable && no.Code != "PLY-013"
 	}
 	return false

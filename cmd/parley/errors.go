@@ -144,8 +144,7 @@ func exitCode(ctx context.Context, err error) int {
 // errorCode is the code that the interfaces give a fault of this machine, ""
 // where they have none. Faults with a code of their own have it in their text.
 func errorCode(err error, exit int) string {
-	var no *apiError
-	if errors.As(err, &no) {
+	if no, ok := errors.AsType[*apiError](err); ok {
 		return no.Code
 	}
 	switch {

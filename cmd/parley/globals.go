@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"strings"
@@ -78,9 +79,7 @@ func (g *globals) check(c *cobra.Command) error {
 // caller's to tell.
 func (g *globals) load(flags map[string]string) (*config.Loaded, error) {
 	all := map[string]string{}
-	for k, v := range flags {
-		all[k] = v
-	}
+	maps.Copy(all, flags)
 	if g.dataDir != "" {
 		all["data_dir"] = g.dataDir
 	}

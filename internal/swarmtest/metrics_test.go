@@ -36,7 +36,7 @@ func TestMetrics(t *testing.T) {
 			have[f.GetName()] = true
 		}
 		for room, names := range metrics {
-			for _, name := range strings.Fields(names) {
+			for name := range strings.FieldsSeq(names) {
 				full := "parley_" + room + "_" + name
 				if !have[full] {
 					t.Errorf("%s is not there", full)

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -170,7 +171,7 @@ func (f *fields) bytes(max int) []byte {
 	if len(f.p) == 0 {
 		return nil
 	}
-	return f.p[:len(f.p):len(f.p)]
+	return slices.Clip(f.p)
 }
 
 func (f *fields) text(max int) string {

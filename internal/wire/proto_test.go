@@ -66,17 +66,17 @@ func parseProto(t *testing.T) protoreflect.FileDescriptor {
 		"bytes":  descriptorpb.FieldDescriptorProto_TYPE_BYTES,
 	}
 	file := &descriptorpb.FileDescriptorProto{
-		Name: proto.String("wire.proto"), Package: proto.String("parley.wire.v1"), Syntax: proto.String("proto3"),
+		Name: new("wire.proto"), Package: new("parley.wire.v1"), Syntax: new("proto3"),
 	}
 	for _, m := range messageLine.FindAllSubmatch(src, -1) {
-		msg := &descriptorpb.DescriptorProto{Name: proto.String(string(m[1]))}
+		msg := &descriptorpb.DescriptorProto{Name: new(string(m[1]))}
 		for _, line := range fieldLine.FindAllSubmatch(m[2], -1) {
 			num, err := strconv.ParseInt(string(line[4]), 10, 32)
 			if err != nil {
 				t.Fatal(err)
 			}
 			field := &descriptorpb.FieldDescriptorProto{
-				Name: proto.String(string(line[3])), Number: proto.Int32(int32(num)),
+				Name: new(string(line[3])), Number: new(int32(num)),
 				Label: descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum(),
 			}
 			if len(line[1]) > 0 {
@@ -86,7 +86,7 @@ func parseProto(t *testing.T) protoreflect.FileDescriptor {
 				field.Type = typ.Enum()
 			} else {
 				field.Type = descriptorpb.FieldDescriptorProto_TYPE_MESSAGE.Enum()
-				field.TypeName = proto.String(".parley.wire.v1." + string(line[2]))
+				field.TypeName = new(".parley.wire.v1." + string(line[2]))
 			}
 			msg.Field = append(msg.Field, field)
 		}

@@ -17,7 +17,6 @@ import (
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
@@ -230,14 +229,14 @@ func TestExcessIsCharged(t *testing.T) {
 		a, evil := l.nodes[0], l.hosts[1]
 		l.connect(1, 0)
 		s := l.stream(evil, a)
-		l.send(s, &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Subscribe: proto.Bool(true), Topicid: proto.String(wireName("record"))}}})
+		l.send(s, &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Subscribe: new(true), Topicid: new(wireName("record"))}}})
 		time.Sleep(time.Second)
 		if got := a.stats("record").Peers; got != 1 {
 			t.Fatalf("%d peers take the topic", got)
 		}
 		for _, want := range []int{20, 40} {
 			l.send(s, &pb.RPC{
-				Publish: []*pb.Message{{Topic: proto.String(wireName("record")), Data: []byte("beside")}},
+				Publish: []*pb.Message{{Topic: new(wireName("record")), Data: []byte("beside")}},
 				Control: &pb.ControlMessage{Graft: make([]*pb.ControlGraft, maxGrafts+1)},
 			})
 			time.Sleep(time.Second)
@@ -329,7 +328,7 @@ func TestPublishIsBusy(t *testing.T) {
 		})
 		l.connect(1, 0)
 		s := l.stream(mute, n)
-		l.send(s, &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Subscribe: proto.Bool(true), Topicid: proto.String(wireName("record"))}}})
+		l.send(s, &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Subscribe: new(true), Topicid: new(wireName("record"))}}})
 		time.Sleep(time.Second)
 		<-held
 		var err error

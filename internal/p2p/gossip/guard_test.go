@@ -24,7 +24,7 @@ func testGuard(t *testing.T) *guard {
 
 func TestInspect(t *testing.T) {
 	ids := func(n int) []string { return make([]string, n) }
-	name := proto.String("/parley/x/y")
+	name := new("/parley/x/y")
 	for _, tc := range []struct {
 		name string
 		rpc  *pb.RPC
@@ -40,9 +40,9 @@ func TestInspect(t *testing.T) {
 			},
 		}, true},
 		{"messages", &pb.RPC{Publish: make([]*pb.Message, 257)}, false},
-		{"message topic", &pb.RPC{Publish: []*pb.Message{{Topic: proto.String(strings.Repeat("x", 257))}}}, false},
+		{"message topic", &pb.RPC{Publish: []*pb.Message{{Topic: new(strings.Repeat("x", 257))}}}, false},
 		{"subscriptions", &pb.RPC{Subscriptions: make([]*pb.RPC_SubOpts, 129)}, false},
-		{"subscribed topic", &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Topicid: proto.String(strings.Repeat("x", 257))}}}, false},
+		{"subscribed topic", &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Topicid: new(strings.Repeat("x", 257))}}}, false},
 		{"grafts", &pb.RPC{Control: &pb.ControlMessage{Graft: make([]*pb.ControlGraft, 33)}}, false},
 		{"iwant", &pb.RPC{Control: &pb.ControlMessage{Iwant: []*pb.ControlIWant{{MessageIDs: ids(600)}, {MessageIDs: ids(401)}}}}, false},
 		{"idontwant", &pb.RPC{Control: &pb.ControlMessage{Idontwant: []*pb.ControlIDontWant{{MessageIDs: ids(1001)}}}}, false},
@@ -175,8 +175,8 @@ func TestCarriesMessages(t *testing.T) {
 		}
 		return append([]byte{byte(len(b))}, b...)
 	}
-	msg := []*pb.Message{{Topic: proto.String("t"), Data: []byte("d")}}
-	ctl := &pb.ControlMessage{Graft: []*pb.ControlGraft{{TopicID: proto.String("t")}}}
+	msg := []*pb.Message{{Topic: new("t"), Data: []byte("d")}}
+	ctl := &pb.ControlMessage{Graft: []*pb.ControlGraft{{TopicID: new("t")}}}
 	if !carriesMessages(frame(&pb.RPC{Publish: msg})) || !carriesMessages(frame(&pb.RPC{Publish: msg, Control: ctl})) {
 		t.Error("messages are not seen")
 	}

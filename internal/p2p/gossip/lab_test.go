@@ -205,7 +205,7 @@ func (l *lab) push(s network.Stream, topic string, data ...[]byte) {
 	l.Helper()
 	rpc := &pb.RPC{}
 	for _, d := range data {
-		rpc.Publish = append(rpc.Publish, &pb.Message{Topic: proto.String(wireName(topic)), Data: d})
+		rpc.Publish = append(rpc.Publish, &pb.Message{Topic: new(wireName(topic)), Data: d})
 	}
 	l.send(s, rpc)
 }

@@ -136,8 +136,7 @@ func judgeRecords(b *consortium.Block, rule func(*consortium.Record, chain.Hash)
 		if err == nil {
 			continue
 		}
-		var bad *consortium.RecordError
-		if errors.As(err, &bad) {
+		if bad, ok := errors.AsType[*consortium.RecordError](err); ok {
 			return nil, nil, invalid("record %d: %v", i, bad)
 		}
 		return nil, nil, fmt.Errorf("block %d: record %d: %w", b.Header.Height, i, err)

@@ -126,8 +126,7 @@ func (p *Pool) config() *consortium.Config {
 // with every error but TooLarge.
 func (p *Pool) Add(raw []byte, from peer.ID) (chain.Hash, error) {
 	id, err := p.add(raw, from)
-	var bad *consortium.RecordError
-	if errors.As(err, &bad) {
+	if bad, ok := errors.AsType[*consortium.RecordError](err); ok {
 		p.refused.WithLabelValues(string(bad.Reason)).Inc()
 		p.log.Debug("record refused", "id", id, "peer", from, "err", err)
 	}

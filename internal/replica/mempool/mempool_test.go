@@ -63,8 +63,7 @@ func add(tb testing.TB, p *Pool, raw []byte) chain.Hash {
 }
 
 func reason(err error) consortium.Reason {
-	var bad *consortium.RecordError
-	if errors.As(err, &bad) {
+	if bad, ok := errors.AsType[*consortium.RecordError](err); ok {
 		return bad.Reason
 	}
 	return ""
