@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/marcopolo/simnet"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
 	"github.com/parley-p2p/parley/internal/wire"
@@ -179,7 +180,7 @@ func TestGreetAgainAfterAReset(t *testing.T) {
 // A peer that parts is not asked again, and asking it is no offence.
 func TestGreetingOfAPartingPeer(t *testing.T) {
 	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
-		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		a, b := start(t, nw, 1, chain.Status{Network: "consortium"}), start(t, nw, 2, statusOf("x", 1))
 		defer a.stop()
 		defer b.stop()
 		dial(t, a, b)
@@ -194,8 +195,14 @@ func TestGreetingOfAPartingPeer(t *testing.T) {
 			t.Errorf("it cost %d points", s.Points)
 		}
 		a.mu.Lock()
-		a.peers[b.host.ID()].goodbye.Code = wire.GoodbyeShutdown
+		e := a.peers[b.host.ID()]
+		if e != nil {
+			e.goodbye.Code = wire.GoodbyeShutdown
+		}
 		a.mu.Unlock()
+		if e == nil {
+			t.Fatal("not connected any more")
+		}
 		began := time.Now()
 		if err := a.Greet(t.Context(), b.host.ID()); err == nil {
 			t.Error("greeted a peer that parts")
