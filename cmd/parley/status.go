@@ -39,11 +39,16 @@ func viewStatus(s parley.Status) *table {
 	if s.Sync.LagBlocks > 0 {
 		sync += fmt.Sprintf(", %s behind %d", count(s.Sync.LagBlocks, "block"), s.Sync.Target)
 	}
+	validators := "not known yet"
+	if v := s.Validators; v != nil {
+		validators = fmt.Sprintf("%d of %d connected, %d needed", v.Connected, v.N, v.Quorum)
+	}
 	return facts(
 		"verdict", verdict,
 		"node", s.Name+", "+s.Role,
 		"peer id", s.PeerID.String(),
 		"chain", chain,
+		"validators", validators,
 		"head", tip,
 		"sync", sync,
 		"peers", fmt.Sprintf("%d in, %d out, %d known", s.Peers.Inbound, s.Peers.Outbound, s.Peers.Known),
