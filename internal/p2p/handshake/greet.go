@@ -249,8 +249,7 @@ func (s *Handshake) judge(p peer.ID, said wire.Version) *Refusal {
 	if err == nil {
 		return nil
 	}
-	var mismatch *chain.MismatchError
-	if errors.As(err, &mismatch) {
+	if mismatch, ok := errors.AsType[*chain.MismatchError](err); ok {
 		return no(mismatch.Code, mismatch.Text)
 	}
 	return no(wire.NotAllowed, err.Error())

@@ -293,8 +293,7 @@ func (s *Handshake) serve(ctx context.Context, st network.Stream) {
 // charge charges p where err proves its fault.
 func (s *Handshake) charge(p peer.ID, err error) {
 	s.log.Debug("stream failed", "peer", p, "err", err)
-	var bad *chain.InvalidError
-	if errors.As(wire.Fault(err), &bad) {
+	if bad, ok := errors.AsType[*chain.InvalidError](wire.Fault(err)); ok {
 		s.rep.Penalize(p, bad.Offence, bad.Detail)
 	}
 }
