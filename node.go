@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -69,7 +68,6 @@ type Node struct {
 	dial      *dialer.Dialer
 	gossip    *gossip.Gossip
 	replica   *replica.Replica
-	members   atomic.Pointer[map[peer.ID]bool] // whom the network needs
 }
 
 // New opens the data directory, the key, the listeners and the store, and wires
@@ -107,7 +105,7 @@ func startFault(err error) error {
 }
 
 // open builds the rooms from the ground up. What it has opened when it fails
-// is closed by close.
+// is closed by Close.
 func (n *Node) open() error {
 	if err := openDataDir(n.cfg.DataDir, n.cfg.Network); err != nil {
 		return err
@@ -130,15 +128,14 @@ func (n *Node) open() error {
 	if n.rep, err = reputation.New(reputation.Config{}, n.bus, n.room("p2p.reputation"), n.env.Registry); err != nil {
 		return err
 	}
-	n.rep.Exempt(n.isKept)
 	n.gate = reputation.NewGate(n.rep)
 	if n.host, err = n.newHost(key); err != nil {
 		return err
 	}
 	n.replica, err = replica.New(replica.Config{
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
-		Key: host.RawEd25519(key), DataDir: n.cfg.DataDir, Joining: len(n.cfg.P2P.StaticPeers) > 0, Static: len(n.cfg.P2P.StaticPeers), SoleValidator: n.cfg.Consortium.SoleValidator,
-		Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
+		Key: host.RawEd25519(key), DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers),
+		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
 	}, n.bus, n.log, n.env.Registry)
 	if err != nil {
 		return err
@@ -156,7 +153,11 @@ func (n *Node) open() error {
 	n.dial, err = dialer.New(dialer.Config{
 		Items: n.cfg.P2P.StaticPeers, DefaultPort: config.Default().P2P.Port, Own: n.host.Addrs, File: filepath.Join(n.cfg.DataDir, "static-peers.json"),
 	}, dialer.Functions{Resolve: n.resolver(), Identity: n.identityOf(), Greet: n.shake.Greet}, n.host, n.rep, n.bus, n.room("p2p.dialer"), n.env.Registry)
-	return err
+	if err != nil {
+		return err
+	}
+	n.rep.Exempt(n.dial.Has) // static peers and members are never refused for points
+	return nil
 }
 
 func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
@@ -214,14 +215,6 @@ func (n *Node) advertised(key crypto.PrivKey) ([]multiaddr.Multiaddr, error) {
 		return nil, &StartError{Code: 101, Err: fmt.Errorf("p2p.advertise: %w", err)}
 	}
 	return addrs, nil
-}
-
-// isKept tells of static peers and members, who are never refused for points.
-func (n *Node) isKept(p peer.ID) bool {
-	if m := n.members.Load(); m != nil && (*m)[p] {
-		return true
-	}
-	return n.dial != nil && n.dial.Has(p)
 }
 
 // Run works until ctx ends or a room fails. When it returns, every goroutine

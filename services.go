@@ -151,14 +151,7 @@ func (s *services) Peers() []chain.Peer {
 	return peers
 }
 
-func (s *services) Keep(members []peer.AddrInfo) {
-	s.dial.Keep(members)
-	ids := map[peer.ID]bool{}
-	for _, m := range members {
-		ids[m.ID] = true
-	}
-	s.members.Store(&ids)
-}
+func (s *services) Keep(members []peer.AddrInfo) { s.dial.Keep(members) }
 
 func (s *services) Validated(p peer.ID, h chain.Head) { s.shake.Validated(p, h) }
 

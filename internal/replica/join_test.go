@@ -58,7 +58,7 @@ func TestJoin(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := open(t, ledgertest.Key("joiner"), &text{}, func(c *Config) { c.Joining = true; tt.edit(c) })
+				r := open(t, ledgertest.Key("joiner"), &text{}, func(c *Config) { c.Static = 1; tt.edit(c) })
 				s := newWorld()
 				start := time.Now()
 				tt.meet(s)
@@ -83,7 +83,7 @@ func TestJoin(t *testing.T) {
 func TestEmptyPeers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := &text{}
-		r := open(t, ledgertest.Key("joiner"), log, func(c *Config) { c.Joining, c.Static = true, 1 })
+		r := open(t, ledgertest.Key("joiner"), log, func(c *Config) { c.Static = 1 })
 		s := newWorld()
 		s.meet(chain.Peer{ID: "empty", Kept: true}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -143,7 +143,7 @@ func TestJoinKilled(t *testing.T) {
 			clones = append(clones, mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})) // a kill, no power cut
 		}}
 		var dir string
-		r := open(t, ledgertest.Key("joiner"), &text{}, func(c *Config) { c.Joining, c.Static, c.LedgerFS, dir = true, 1, disk, c.DataDir+"/ledger" })
+		r := open(t, ledgertest.Key("joiner"), &text{}, func(c *Config) { c.Static, c.LedgerFS, dir = 1, disk, c.DataDir+"/ledger" })
 		s := newWorld()
 		s.meet(chain.Peer{ID: "named", Kept: true, Claimed: chain.Head{Height: 77}}, ledgertest.New(t, 1).Genesis())
 		s.meet(chain.Peer{ID: "stranger", Claimed: chain.Head{Height: 1 << 50}}, nil)

@@ -36,8 +36,7 @@ type Config struct {
 	Host        string             // host name, for bootstrap = "ordinal-0"
 	Key         ed25519.PrivateKey // node key = validator key
 	DataDir     string
-	Joining     bool // PEERS names somebody
-	Static      int  // how many PEERS names; 0 = not told
+	Static      int // how many peers PEERS names; above 0 an empty store waits for their chain
 	// SoleValidator lets this node vote although its write-ahead log is lost:
 	// see [consensus.Config].
 	SoleValidator bool
@@ -108,7 +107,7 @@ func (r *Replica) begin() error {
 			return err
 		}
 		g = file
-	case r.cfg.Joining:
+	case r.cfg.Static > 0:
 		return nil // learned in Run
 	case c.ChainID != "" || c.GenesisHash != "":
 		return &StartError{fmt.Sprintf("chain %s%s is pinned, but %s holds no chain, no genesis_file is set and no peer is named: set PEERS, or consortium.genesis_file",
