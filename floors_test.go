@@ -50,9 +50,10 @@ var floors = map[string][]string{
 	"cmd/parley": {"", "api", "internal/devnet"},
 
 	// labs
-	"internal/devnet":    {"", "api"},
-	"internal/swarmtest": {"", "api", "internal/replica/consensus"},
-	"bench":              {"", "api", "internal/devnet"},
+	"internal/devnet":            {"", "api"},
+	"internal/swarmtest/checker": {"internal/replica/ledger"},
+	"internal/swarmtest":         {"", "api", "internal/replica/consensus", "internal/swarmtest/checker"},
+	"bench":                      {"", "api", "internal/devnet"},
 }
 
 // outside limits who may import a module that is not ours: a chain never sees
@@ -60,7 +61,7 @@ var floors = map[string][]string{
 var outside = map[string][]string{
 	"github.com/libp2p/go-libp2p-pubsub":        {"internal/p2p/gossip"},
 	"github.com/hyperledger-labs/SmartBFT":      {"internal/replica/consensus"},
-	"github.com/cockroachdb/pebble/v2":          {"internal/replica/ledger", "internal/replica", "", "internal/swarmtest", "bench"},
+	"github.com/cockroachdb/pebble/v2":          {"internal/replica/ledger", "internal/replica", "", "internal/swarmtest", "internal/swarmtest/checker", "bench"},
 	"github.com/coder/websocket":                {"api", "cmd/parley", "internal/devnet"},
 	"github.com/danielgtaylor/huma/v2":          {"api"},
 	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip"},

@@ -1,0 +1,622 @@
+package checker
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
+)
+
+// lab is three nodes with one chain of eight blocks, of which the third adds a
+// validator, and the journal of the clients that wrote it.
+type lab struct {
+	t     *testing.T
+	chain *ledgertest.Chain
+	disks []*vfs.MemFS
+	open  []*ledger.Ledger
+	nodes []Node
+	told  *Told
+	ids   []chain.Hash // of all records but the config, in order
+	late  chain.Hash   // accepted by node1, and finally rejected there
+	// wrap changes what is seen of a node's store; nil: nothing.
+	wrap func(node int, c Chain) Chain
+}
+
+const labBlocks, labRecords, configHeight = 8, 5, 3
+
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{t: t, chain: ledgertest.New(t, 4), told: NewTold()}
+	for range 3 {
+		l.disks = append(l.disks, vfs.NewMem())
+	}
+	buses := []*event.Bus{event.NewBus(1000), event.NewBus(1000), event.NewBus(1000)}
+	var subs []*event.Subscription
+	for i, d := range l.disks {
+		n := l.openNode(d, buses[i])
+		if err := n.Init(l.chain.Genesis()); err != nil {
+			t.Fatal(err)
+		}
+		l.open = append(l.open, n)
+		subs = append(subs, buses[i].Subscribe())
+	}
+	for height := range uint64(labBlocks) {
+		l.block(height + 1)
+	}
+	l.late = consortium.RecordID(l.chain.Record("late", nil))
+	l.told.Add(Entry{Kind: Submit, Node: "node1", ID: l.late})
+	l.told.Add(Entry{Kind: Accepted, Node: "node1", ID: l.late})
+	if err := l.open[0].Reject(l.late, "expired", "not_after 1"); err != nil {
+		t.Fatal(err)
+	}
+	buses[0].Publish(event.RecordRejected{ID: l.late, Reason: "expired"})
+	for i, s := range subs {
+		var r Run
+		events, lost := s.Take(1000)
+		for _, e := range events {
+			r.Add(0, e.Data)
+		}
+		if lost > 0 {
+			t.Fatal("events lost")
+		}
+		l.nodes = append(l.nodes, Node{Name: fmt.Sprint("node", i+1), Runs: []Run{r}})
+	}
+	t.Cleanup(l.close)
+	return l
+}
+
+// openNode opens a store as it lies in the data directory of a node.
+func (l *lab) openNode(disk vfs.FS, bus *event.Bus) *ledger.Ledger {
+	l.t.Helper()
+	n, err := ledger.Open(ledger.Options{Dir: "data/ledger", FS: disk, Bus: bus, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return n
+}
+
+func (l *lab) close() {
+	for _, n := range l.open {
+		if err := n.Close(); err != nil {
+			l.t.Error(err)
+		}
+	}
+	l.open = nil
+}
+
+// block appends the next block everywhere, as clients of node1 wrote it.
+func (l *lab) block(height uint64) {
+	l.t.Helper()
+	var raws [][]byte
+	if height == configHeight {
+		raws = append(raws, l.chain.ConfigRecord(l.chain.AddValidator))
+	} else {
+		for i := range labRecords {
+			raws = append(raws, l.chain.Record(fmt.Sprintf("%d-%d", height, i), []byte("x")))
+		}
+	}
+	for i, raw := range raws {
+		id := consortium.RecordID(raw)
+		l.told.Add(Entry{Kind: Submit, Node: "node1", ID: id})
+		if i == 0 {
+			l.told.Add(Entry{Kind: Accepted, Node: "node2", ID: id})
+		}
+		if height != configHeight {
+			l.ids = append(l.ids, id)
+		}
+	}
+	b := l.chain.Next(raws...)
+	for _, n := range l.open {
+		if err := n.Append(b, "own", ""); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	for i, raw := range raws {
+		l.told.Add(Entry{Kind: Committed, Node: "node1", ID: consortium.RecordID(raw), Height: height, Index: uint32(i), Block: b.Header.Hash()})
+	}
+}
+
+// edited is a chain of which a reader sees something else than was stored.
+type edited struct {
+	Chain
+	edit func(*consortium.Block)
+}
+
+func (e edited) Block(height uint64) (*consortium.Block, error) {
+	b, err := e.Chain.Block(height)
+	if err == nil {
+		e.edit(b)
+	}
+	return b, err
+}
+
+// silent is pebble's logger.
+type silent struct{}
+
+func (silent) Infof(string, ...any)         {}
+func (silent) Errorf(string, ...any)        {}
+func (silent) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
+
+// write changes the store of one node behind its back.
+func (l *lab) write(node int, f func(db *pebble.DB) error) {
+	l.t.Helper()
+	l.close()
+	db, err := pebble.Open("data/ledger", &pebble.Options{FS: l.disks[node-1], FormatMajorVersion: pebble.FormatTableFormatV6, Logger: silent{}})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := f(db); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func (l *lab) judge(o Options) *Report {
+	l.t.Helper()
+	if err := l.reopen(); err != nil {
+		l.t.Fatal(err)
+	}
+	r, err := Judge(l.t.Context(), l.told, l.nodes, o)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return r
+}
+
+// try is judge for a store that may not open at all.
+func (l *lab) try() (*Report, error) {
+	l.t.Helper()
+	if err := l.reopen(); err != nil {
+		return nil, err
+	}
+	return l.judge(Options{}), nil
+}
+
+func (l *lab) reopen() error {
+	l.close()
+	for i, d := range l.disks {
+		c, err := OpenChain("data", d)
+		if err != nil {
+			return err
+		}
+		l.open = append(l.open, c)
+		l.nodes[i].Chain = c
+		if l.wrap != nil {
+			l.nodes[i].Chain = l.wrap(i+1, c)
+		}
+	}
+	return nil
+}
+
+func heightKey(kind byte, height uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{kind}, height)
+}
+
+// change rewrites one value.
+func change(db *pebble.DB, key []byte, edit func([]byte) []byte) error {
+	v, closer, err := db.Get(key)
+	if err != nil {
+		return fmt.Errorf("%q: %w", key, err)
+	}
+	v = edit(append([]byte(nil), v...))
+	if err := closer.Close(); err != nil {
+		return err
+	}
+	if v == nil {
+		return db.Delete(key, pebble.Sync)
+	}
+	return db.Set(key, v, pebble.Sync)
+}
+
+// records splits the value of a subtree, and joins it again.
+func records(v []byte) (list [][]byte) {
+	for b := v[2:]; len(b) > 0; {
+		end := 4 + binary.BigEndian.Uint32(b)
+		list, b = append(list, b[:end]), b[end:]
+	}
+	return list
+}
+
+func join(list [][]byte) []byte {
+	b := binary.BigEndian.AppendUint16(nil, uint16(len(list)))
+	for _, r := range list {
+		b = append(b, r...)
+	}
+	return b
+}
+
+func (l *lab) editBody(height uint64, edit func([][]byte) [][]byte) {
+	l.write(2, func(db *pebble.DB) error {
+		return change(db, append(heightKey('b', height), 0, 0), func(v []byte) []byte { return join(edit(records(v))) })
+	})
+}
+
+// edit changes the block of one height as it is seen of node2.
+func (l *lab) edit(height uint64, edit func(*consortium.Block)) {
+	l.wrap = func(node int, c Chain) Chain {
+		if node != 2 {
+			return c
+		}
+		return edited{c, func(b *consortium.Block) {
+			if b.Header.Height == height {
+				edit(b)
+			}
+		}}
+	}
+}
+
+func TestCleanRun(t *testing.T) {
+	l := newLab(t)
+	r := l.judge(Options{})
+	if !r.OK() {
+		t.Fatal(r)
+	}
+	want := Report{Submitted: 37, Acknowledged: 37, Committed: 36, Rejected: 1, Height: labBlocks, Records: 36}
+	if got := fmt.Sprintf("%+v", *r); got != fmt.Sprintf("%+v", want) {
+		t.Errorf("report %s, want %+v", got, want)
+	}
+	if s := r.String(); !strings.Contains(s, "acknowledged 37, committed 36, rejected 1, lost 0, duplicated 0, disagreements 0") {
+		t.Error(s)
+	}
+}
+
+// Each planted fault is found, named by its class, node, height and record.
+func TestPlantedFaults(t *testing.T) {
+	type want struct {
+		class  Class
+		node   string
+		height uint64
+	}
+	for name, c := range map[string]struct {
+		plant func(l *lab)
+		want  []want
+		lost  int
+	}{
+		"a record deleted on one node": {
+			plant: func(l *lab) { l.editBody(5, func(r [][]byte) [][]byte { return append(r[:2], r[3:]...) }) },
+			want:  []want{{Damaged, "node2", 5}, {Lost, "node2", 5}, {Index, "node2", 0}}, lost: 3,
+		},
+		"a whole body deleted on one node": {
+			plant: func(l *lab) {
+				l.write(2, func(db *pebble.DB) error { return db.Delete(append(heightKey('b', 5), 0, 0), pebble.Sync) })
+			},
+			want: []want{{Damaged, "node2", 5}, {Lost, "node2", 5}, {Index, "node2", 0}}, lost: 5,
+		},
+		"a header deleted on the first node": {
+			plant: func(l *lab) {
+				l.write(1, func(db *pebble.DB) error { return db.Delete(heightKey('h', 5), pebble.Sync) })
+			},
+			want: []want{{Damaged, "node1", 5}, {Lost, "node1", 5}, {Index, "node1", 0}}, lost: 5,
+		},
+		"two records swapped": {
+			plant: func(l *lab) {
+				l.editBody(5, func(r [][]byte) [][]byte { r[1], r[3] = r[3], r[1]; return r })
+			},
+			want: []want{{Damaged, "node2", 5}, {Lost, "node2", 5}, {Index, "node2", 0}}, lost: 2,
+		},
+		"a record twice on one node": {
+			plant: func(l *lab) {
+				l.editBody(5, func(r [][]byte) [][]byte { r[4] = r[0]; return r })
+			},
+			want: []want{{Damaged, "node2", 5}, {Duplicate, "node2", 5}, {Lost, "node2", 5}, {Index, "node2", 0}}, lost: 1,
+		},
+		"a record twice in the chain of all": {
+			plant: func(l *lab) { l.twice() },
+			want:  []want{{Duplicate, "node1", 9}},
+		},
+		"another header at one height": {
+			plant: func(l *lab) { l.fork() },
+			want:  []want{{Disagreement, "node3", 9}, {Lost, "node3", 9}},
+			lost:  1,
+		},
+		"a certificate with a broken signature": {
+			plant: func(l *lab) { l.edit(6, func(b *consortium.Block) { b.Certificate[0].Sig[5] ^= 1 }) },
+			want:  []want{{Certificate, "node2", 6}},
+		},
+		"a certificate below the quorum": {
+			plant: func(l *lab) { l.edit(6, func(b *consortium.Block) { b.Certificate = b.Certificate[:3] }) },
+			want:  []want{{Certificate, "node2", 6}},
+		},
+		"a certificate of a broken one in the store": {
+			plant: func(l *lab) {
+				l.write(2, func(db *pebble.DB) error {
+					return change(db, heightKey('q', 6), func(v []byte) []byte { v[len(v)-1] ^= 1; return v })
+				})
+			},
+			want: []want{{Certificate, "node2", 6}, {Index, "node2", 0}},
+		},
+		"a header with another time": {
+			plant: func(l *lab) { l.edit(6, func(b *consortium.Block) { b.Header.Time = 1 }) },
+			want:  []want{{Gap, "node2", 6}, {Gap, "node2", 7}, {Certificate, "node2", 6}, {Disagreement, "node2", 6}, {Lost, "node2", 6}, {Events, "node2", 6}}, lost: 5,
+		},
+		"a header with another epoch": {
+			plant: func(l *lab) { l.edit(2, func(b *consortium.Block) { b.Header.Epoch = 7 }) },
+			want:  []want{{Gap, "node2", 2}, {Gap, "node2", 3}, {Certificate, "node2", 2}, {Disagreement, "node2", 2}, {Lost, "node2", 2}, {Events, "node2", 2}}, lost: 5,
+		},
+		"a config block that brings another set": {
+			plant: func(l *lab) { l.edit(configHeight, func(b *consortium.Block) { b.Header.NextSet[0] ^= 1 }) },
+			want:  []want{{Gap, "node2", 3}, {Gap, "node2", 4}, {Certificate, "node2", 3}, {Disagreement, "node2", 3}, {Lost, "node2", 3}, {Events, "node2", 3}}, lost: 1,
+		},
+		"an altered index entry": {
+			plant: func(l *lab) {
+				l.write(2, func(db *pebble.DB) error {
+					return change(db, append([]byte{'t'}, l.ids[7][:]...), func(v []byte) []byte { v[11]++; return v })
+				})
+			},
+			want: []want{{Index, "node2", 0}},
+		},
+		"a missing index entry": {
+			plant: func(l *lab) {
+				l.write(3, func(db *pebble.DB) error {
+					return change(db, append([]byte{'t'}, l.ids[7][:]...), func([]byte) []byte { return nil })
+				})
+			},
+			want: []want{{Index, "node3", 0}},
+		},
+		"an index entry of no block": {
+			plant: func(l *lab) {
+				l.write(3, func(db *pebble.DB) error {
+					return db.Set(append([]byte{'a'}, make([]byte, 44)...), make([]byte, 32), pebble.Sync)
+				})
+			},
+			want: []want{{Index, "node3", 0}},
+		},
+		"a committed answer that no node knows": {
+			plant: func(l *lab) {
+				id := chain.Hash{1}
+				l.told.Add(Entry{Kind: Submit, Node: "node1", ID: id})
+				l.told.Add(Entry{Kind: Committed, Node: "node1", ID: id, Height: 99, Block: chain.Hash{2}})
+			},
+			want: []want{{Lost, "node1", 99}, {Lost, "node2", 99}, {Lost, "node3", 99}, {Lost, "", 99}}, lost: 1,
+		},
+		"a committed answer with another height": {
+			plant: func(l *lab) {
+				e := l.told.records[l.ids[3]].committed[0]
+				e.Height++
+				l.told.Add(e)
+			},
+			want: []want{{Lost, "node1", 2}, {Lost, "node2", 2}, {Lost, "node3", 2}, {Lost, "", 2}}, lost: 1,
+		},
+		"a committed answer with another index": {
+			plant: func(l *lab) {
+				e := l.told.records[l.ids[3]].committed[0]
+				e.Index++
+				l.told.Add(e)
+			},
+			want: []want{{Lost, "", 1}}, lost: 1,
+		},
+		"a committed answer with another block": {
+			plant: func(l *lab) {
+				e := l.told.records[l.ids[3]].committed[0]
+				e.Block[0] ^= 1
+				l.told.Add(e)
+			},
+			want: []want{{Lost, "node1", 1}, {Lost, "node2", 1}, {Lost, "node3", 1}}, lost: 1,
+		},
+		"an accepted record without an end": {
+			plant: func(l *lab) {
+				l.told.Add(Entry{Kind: Submit, Node: "node3", ID: chain.Hash{1}})
+				l.told.Add(Entry{Kind: Accepted, Node: "node3", ID: chain.Hash{1}})
+			},
+			want: []want{{Unanswered, "node3", 0}}, lost: 1,
+		},
+		"an accepted record rejected by another node only": {
+			plant: func(l *lab) { l.told.Add(Entry{Kind: Accepted, Node: "node2", ID: l.late}) },
+			want:  []want{{Unanswered, "node2", 0}}, lost: 1,
+		},
+		"a final rejection told twice": {
+			plant: func(l *lab) { l.nodes[0].Runs = append(l.nodes[0].Runs, rejection(l.late)) },
+			want:  []want{{DoubleAnswer, "node1", 0}},
+		},
+		"a committed record finally rejected": {
+			plant: func(l *lab) {
+				l.write(3, func(db *pebble.DB) error {
+					return db.Set(append([]byte{'r'}, l.ids[7][:]...), []byte(`{"reason":"expired"}`), pebble.Sync)
+				})
+			},
+			want: []want{{DoubleAnswer, "node3", 2}},
+		},
+		"a client told of a rejection that did not hold": {
+			plant: func(l *lab) { l.told.Add(Entry{Kind: Rejected, Node: "node3", ID: l.ids[7]}) },
+			want:  []want{{DoubleAnswer, "node3", 2}},
+		},
+		"a node left behind": {
+			plant: func(l *lab) {
+				b := l.chain.Next(l.chain.Record("more", nil))
+				for _, n := range l.open[:2] {
+					if err := n.Append(b, "own", ""); err != nil {
+						l.t.Fatal(err)
+					}
+				}
+			},
+			want: []want{{Behind, "node3", 8}},
+		},
+		"a record handed in late that stands early": {
+			plant: func(l *lab) {
+				raw := l.ids[0]
+				l.told.records[raw].floor = 4
+			},
+			want: []want{{Reordered, "", 1}},
+		},
+		"an answer without a submit": {
+			plant: func(l *lab) { l.told.Add(Entry{Kind: Refused, Node: "node1", ID: chain.Hash{9}}) },
+			want:  []want{{BadJournal, "node1", 0}},
+		},
+		"a block not told": {
+			plant: func(l *lab) { l.retell(func(n news) bool { return n.height != 4 }) },
+			want:  []want{{Events, "node2", 5}},
+		},
+		"a record not told": {
+			plant: func(l *lab) {
+				l.retell(func(n news) bool { return n.kind != newsRecord || n.height != 4 || n.index != 4 })
+			},
+			want: []want{{Events, "node2", 4}},
+		},
+		"a block told again after a restart": {
+			plant: func(l *lab) {
+				var again Run
+				again.Add(0, event.BlockStored{Height: 8, Hash: l.chain.Head().Hash})
+				l.nodes[1].Runs = append(l.nodes[1].Runs, again)
+			},
+			want: []want{{Events, "node2", 8}},
+		},
+		"a block told with another hash": {
+			plant: func(l *lab) {
+				var wrong Run
+				wrong.Add(0, event.BlockStored{Height: 1})
+				l.nodes[1].Runs = []Run{wrong}
+			},
+			want: []want{{Events, "node2", 1}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			c.plant(l)
+			r := l.judge(Options{})
+			for _, w := range c.want {
+				found := false
+				for _, v := range r.Violations {
+					found = found || v.Class == w.class && v.Node == w.node && v.Height == w.height
+				}
+				if !found {
+					t.Errorf("not found: %s on %q at height %d", w.class, w.node, w.height)
+				}
+			}
+			for _, v := range r.Violations {
+				wanted := false
+				for _, w := range c.want {
+					wanted = wanted || v.Class == w.class && v.Node == w.node && v.Height == w.height
+				}
+				if !wanted {
+					t.Errorf("not planted: %s", v)
+				}
+			}
+			if r.Lost != c.lost {
+				t.Errorf("lost %d, want %d", r.Lost, c.lost)
+			}
+			if t.Failed() {
+				t.Log(r)
+			}
+		})
+	}
+}
+
+func rejection(id chain.Hash) (r Run) {
+	r.Add(0, event.RecordRejected{ID: id, Reason: "expired"})
+	return r
+}
+
+// retell leaves out what node2 told.
+func (l *lab) retell(keep func(news) bool) {
+	var r Run
+	for _, n := range l.nodes[1].Runs[0].told {
+		if keep(n) {
+			r.told = append(r.told, n)
+		}
+	}
+	l.nodes[1].Runs = []Run{r}
+}
+
+// fork lets node3 store another certified block than the others.
+func (l *lab) fork() {
+	theirs := l.chain.Build(l.chain.Record("theirs", nil))
+	raw := l.chain.Record("ours", nil)
+	ours := l.chain.Next(raw)
+	id := consortium.RecordID(raw)
+	l.told.Add(Entry{Kind: Submit, Node: "node1", ID: id})
+	l.told.Add(Entry{Kind: Committed, Node: "node1", ID: id, Height: 9, Block: ours.Header.Hash()})
+	for i, n := range l.open {
+		b := ours
+		if i == 2 {
+			b = theirs
+		}
+		if err := n.Append(b, "own", ""); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+}
+
+// extended is a chain with one more block than was stored.
+type extended struct {
+	Chain
+	more *consortium.Block
+}
+
+func (e extended) Tip() ledger.Tip {
+	t := e.Chain.Tip()
+	t.Head = chain.Head{Height: e.more.Header.Height, Hash: e.more.Header.Hash()}
+	return t
+}
+
+func (e extended) Block(height uint64) (*consortium.Block, error) {
+	if height == e.more.Header.Height {
+		return e.more, nil
+	}
+	return e.Chain.Block(height)
+}
+
+// twice lets all nodes show a certified block that holds a record again.
+func (l *lab) twice() {
+	old, err := l.open[0].Block(2)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	more := l.chain.Next(old.Body[0].Records[1])
+	l.wrap = func(_ int, c Chain) Chain { return extended{c, more} }
+}
+
+// Whatever entry of a store is altered or deleted, it is found.
+func TestAnyEntryCounts(t *testing.T) {
+	l := newLab(t)
+	keys := map[byte][][]byte{}
+	l.write(2, func(db *pebble.DB) error {
+		it, err := db.NewIter(nil)
+		if err != nil {
+			return err
+		}
+		for ok := it.First(); ok; ok = it.Next() {
+			keys[it.Key()[0]] = append(keys[it.Key()[0]], append([]byte(nil), it.Key()...))
+		}
+		return it.Close()
+	})
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for _, kind := range []byte("hqxbtsauc") {
+		if len(keys[kind]) == 0 {
+			t.Fatalf("no entry of kind %c", kind)
+		}
+		for _, how := range []string{"altered", "deleted"} {
+			key := keys[kind][rnd.IntN(len(keys[kind]))]
+			var old []byte
+			l.write(2, func(db *pebble.DB) error {
+				return change(db, key, func(v []byte) []byte {
+					old = append(old, v...)
+					if how == "deleted" {
+						return nil
+					}
+					v[rnd.IntN(len(v))] ^= 1 << rnd.IntN(8)
+					return v
+				})
+			})
+			if r, err := l.try(); err == nil && r.OK() {
+				t.Errorf("%c %x %s: not found", kind, key[1:], how)
+			}
+			l.write(2, func(db *pebble.DB) error { return db.Set(key, old, pebble.Sync) })
+		}
+	}
+	if r := l.judge(Options{}); !r.OK() {
+		t.Error(r)
+	}
+}
