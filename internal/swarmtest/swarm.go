@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -19,16 +18,15 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/libp2p/go-libp2p"
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/x/simlibp2p"
 	"github.com/marcopolo/simnet"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +35,7 @@ import (
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/internal/replica/consensus"
+	"github.com/parley-p2p/parley/internal/swarmtest/checker"
 )
 
 const (
@@ -47,13 +46,27 @@ const (
 
 // Swarm is the nodes of one bubble. Its methods fail the test themselves.
 type Swarm struct {
-	T     *testing.T
+	T *testing.T
+	// PowerCuts gives nodes that are added later a disk that can lose its power.
+	PowerCuts bool
+
 	nw    *simnet.Simnet
+	links *links
 	nodes []*Node
+	seed  uint64
+	cuts  atomic.Uint64 // of power, so far
+
+	genesis *consortium.Genesis // the last that Genesis made
 }
 
 // Run runs f inside a bubble, and stops what f left running.
 func Run(t *testing.T, f func(s *Swarm)) {
+	t.Helper()
+	RunSeed(t, 1, f)
+}
+
+// RunSeed is Run with a seed of what the network and the disks lose.
+func RunSeed(t *testing.T, seed uint64, f func(s *Swarm)) {
 	t.Helper()
 	// Timers of a bubble that fire on several processors at once corrupt the
 	// race detector's state, golang/go#78156.
@@ -61,7 +74,8 @@ func Run(t *testing.T, f func(s *Swarm)) {
 	defer runtime.GOMAXPROCS(old)
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // simnet logs each packet
 	synctest.Test(t, func(t *testing.T) {
-		s := &Swarm{T: t, nw: &simnet.Simnet{LatencyFunc: simnet.StaticLatency(latency)}}
+		s := &Swarm{T: t, links: newLinks(seed), seed: seed}
+		s.nw = &simnet.Simnet{LatencyFunc: s.links.latency}
 		s.nw.Start()
 		defer func() {
 			for _, n := range s.nodes {
@@ -87,8 +101,8 @@ type Node struct {
 	cfg   config.Config
 	disk  *vfs.MemFS
 	wal   *consensus.MemoryWAL
-	stop  context.CancelFunc // nil while it does not run
-	done  chan error
+	life  atomic.Pointer[life] // nil while it does not run
+	runs  []checker.Run        // what ended lives told
 }
 
 // Add makes node i of the swarm, with an own address group. It does not start.
@@ -103,6 +117,9 @@ func (s *Swarm) Add(edit ...func(*config.Config)) *Node {
 	n.cfg = config.Default()
 	n.cfg.Node.Name, n.cfg.DataDir = name, filepath.Join(s.T.TempDir(), name)
 	n.cfg.P2P.OnAPIPort = false
+	if s.PowerCuts {
+		n.disk = vfs.NewCrashableMem()
+	}
 	for _, e := range edit {
 		e(&n.cfg)
 	}
@@ -125,29 +142,38 @@ func Peers(addrs ...string) func(*config.Config) {
 func (n *Node) Start() {
 	t := n.swarm.T
 	t.Helper()
+	if old := n.life.Load(); old != nil {
+		if !old.dead.Load() {
+			t.Fatalf("%s runs already", n.Name)
+		}
+		<-old.ended
+	}
 	n.saveKey()
-	link := simnet.LinkSettings{BitsPerSecond: mbps * simlibp2p.OneMbps}
 	listen, err := multiaddr.NewMultiaddr(fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", n.ip, port))
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Registry = prometheus.NewRegistry()
-	n.Node, err = parley.New(n.cfg, parley.Env{
-		Registry: n.Registry,
+	l := &life{node: n, done: make(chan error, 1), ended: make(chan struct{})}
+	env := parley.Env{
+		Registry: prometheus.NewRegistry(),
 		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, Resolve: resolve,
-		Host: []libp2p.Option{
-			simlibp2p.QUICSimnet(n.swarm.nw, simnet.NodeBiDiLinkSettings{Downlink: link, Uplink: link}),
-			libp2p.ResourceManager(&network.NullResourceManager{}),
-		},
+		Host:     []libp2p.Option{l.quic(), libp2p.ResourceManager(&network.NullResourceManager{})},
 		LedgerFS: n.disk, MemoryWAL: n.wal, Listen: []multiaddr.Multiaddr{listen},
-	})
-	if err != nil {
+	}
+	if n.swarm.PowerCuts {
+		env.LedgerFS = errorfs.Wrap(n.disk, l)
+	}
+	if l.run, err = parley.New(n.cfg, env); err != nil {
 		t.Fatalf("%s: %v", n.Name, err)
 	}
+	n.Node, n.Registry = l.run, env.Registry
+	l.sub = l.run.Events().Subscribe()
 	synctest.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
-	n.stop, n.done = cancel, make(chan error, 1)
-	go func() { n.done <- n.Run(ctx) }()
+	l.cancel = cancel
+	n.life.Store(l)
+	go l.listen(ctx)
+	go func() { l.done <- l.run.Run(ctx) }()
 }
 
 func logLevel() slog.Level {
@@ -157,25 +183,27 @@ func logLevel() slog.Level {
 	return slog.LevelInfo
 }
 
-// Stop ends the run cleanly.
+// Stop ends the run cleanly; of a dead node it waits for the end.
 func (n *Node) Stop() {
 	n.swarm.T.Helper()
-	if n.stop == nil {
-		return
-	}
-	n.stop()
-	n.stop = nil
-	if err := errors.Join(<-n.done, n.Close()); err != nil {
-		n.swarm.T.Errorf("%s: %v", n.Name, err)
+	l := n.life.Swap(nil)
+	switch {
+	case l == nil:
+	case l.dead.Load():
+		<-l.ended
+	default:
+		if err := l.end(); err != nil {
+			n.swarm.T.Errorf("%s: %v", n.Name, err)
+		}
 	}
 }
 
 // End waits for the run to end by itself and returns its error.
 func (n *Node) End() error {
-	err := <-n.done
-	n.stop()
-	n.stop = nil
-	return errors.Join(err, n.Close())
+	l := n.life.Swap(nil)
+	err := <-l.done
+	l.cancel()
+	return l.close(err)
 }
 
 func (n *Node) saveKey() {
@@ -211,21 +239,13 @@ func (s *Swarm) Genesis(chainID string, nodes ...*Node) {
 	s.T.Helper()
 	var vs []consortium.Validator
 	for _, n := range nodes {
-		pub, err := crypto.UnmarshalEd25519PublicKey(n.Key.Public().(ed25519.PublicKey))
-		if err != nil {
-			s.T.Fatal(err)
-		}
-		id, err := peer.IDFromPublicKey(pub)
-		if err != nil {
-			s.T.Fatal(err)
-		}
-		vs = append(vs, consortium.Validator{Key: n.PublicKey(), Name: n.Name,
-			Addresses: []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1/p2p/%s", n.ip, port, id)}})
+		vs = append(vs, n.validator())
 	}
 	g, err := consortium.NewGenesis(chainID, vs, []consortium.PublicKey{nodes[0].PublicKey()}, consortium.DefaultParams(), time.Now())
 	if err != nil {
 		s.T.Fatal(err)
 	}
+	s.genesis = g
 	b, err := json.Marshal(g)
 	if err != nil {
 		s.T.Fatal(err)
@@ -237,6 +257,15 @@ func (s *Swarm) Genesis(chainID string, nodes ...*Node) {
 	for _, n := range nodes {
 		n.cfg.Consortium.GenesisFile = file
 	}
+}
+
+// validator is the node as a member of the set, without an id.
+func (n *Node) validator() consortium.Validator {
+	id, err := n.PublicKey().PeerID()
+	if err != nil {
+		n.swarm.T.Fatal(err)
+	}
+	return consortium.Validator{Key: n.PublicKey(), Name: n.Name, Addresses: []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1/p2p/%s", n.ip, port, id)}}
 }
 
 // Until waits, in virtual time, for a condition that others bring about.

@@ -52,6 +52,10 @@ func (m *MemoryWAL) Append(entry []byte, truncateTo bool) error {
 // Close does nothing: what was appended stays.
 func (m *MemoryWAL) Close() error { return nil }
 
+// Clone is the log as it stands now, as a power cut would leave it: every append
+// that returned is in it.
+func (m *MemoryWAL) Clone() *MemoryWAL { return &MemoryWAL{entries: m.content()} }
+
 func (m *MemoryWAL) content() [][]byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,0 +1,167 @@
+package swarmtest
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
+	"github.com/marcopolo/simnet"
+	"github.com/quic-go/quic-go"
+)
+
+// link is one direction between two nodes.
+type link struct{ from, to netip.Addr }
+
+// quality is what a link does to packets.
+type quality struct {
+	cut    bool
+	loss   float64       // of 1
+	delay  time.Duration // over the latency of all links
+	jitter time.Duration // at most so much more, which reorders packets
+}
+
+// links is the network between the nodes.
+type links struct {
+	mu  sync.Mutex // guards below
+	rnd *rand.Rand
+	of  map[link]quality // those that are not good
+}
+
+func newLinks(seed uint64) *links {
+	return &links{rnd: rand.New(rand.NewPCG(seed, 1)), of: map[link]quality{}}
+}
+
+// takes reports whether a packet comes through.
+func (l *links) takes(from, to netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	q := l.of[link{from, to}]
+	return !q.cut && (q.loss == 0 || l.rnd.Float64() >= q.loss)
+}
+
+// latency is how long a packet is under way.
+func (l *links) latency(p *simnet.Packet) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	q := l.of[link{addrOf(p.From), addrOf(p.To)}]
+	d := latency + q.delay
+	if q.jitter > 0 {
+		d += time.Duration(l.rnd.Int64N(int64(q.jitter)))
+	}
+	return d
+}
+
+func (l *links) set(edit func(*quality), all ...link) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, k := range all {
+		q := l.of[k]
+		edit(&q)
+		if q == (quality{}) {
+			delete(l.of, k)
+		} else {
+			l.of[k] = q
+		}
+	}
+}
+
+func addrOf(a net.Addr) netip.Addr {
+	if u, ok := a.(*net.UDPAddr); ok {
+		return u.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+// Cut drops every packet from a to b; the other direction stays.
+func (s *Swarm) Cut(a, b *Node) {
+	s.links.set(func(q *quality) { q.cut = true }, link{a.addr(), b.addr()})
+}
+
+// Partition cuts all links between nodes of the group and the others.
+func (s *Swarm) Partition(group ...*Node) {
+	in := map[*Node]bool{}
+	for _, n := range group {
+		in[n] = true
+	}
+	for _, a := range s.nodes {
+		for _, b := range s.nodes {
+			if in[a] != in[b] {
+				s.Cut(a, b)
+			}
+		}
+	}
+}
+
+// Lossy loses a part of the packets to and from n.
+func (s *Swarm) Lossy(n *Node, loss float64) {
+	s.links.set(func(q *quality) { q.loss = loss }, s.linksOf(n)...)
+}
+
+// Slow delays all packets to and from n, each by another time.
+func (s *Swarm) Slow(n *Node, delay, jitter time.Duration) {
+	s.links.set(func(q *quality) { q.delay, q.jitter = delay, jitter }, s.linksOf(n)...)
+}
+
+// Heal makes every link good.
+func (s *Swarm) Heal() {
+	s.links.mu.Lock()
+	defer s.links.mu.Unlock()
+	clear(s.links.of)
+}
+
+func (s *Swarm) linksOf(n *Node) (all []link) {
+	for _, o := range s.nodes {
+		if o != n {
+			all = append(all, link{n.addr(), o.addr()}, link{o.addr(), n.addr()})
+		}
+	}
+	return all
+}
+
+func (n *Node) addr() netip.Addr { return netip.MustParseAddr(n.ip) }
+
+// wire is the socket of one run of a node.
+type wire struct {
+	*simnet.SimConn
+	life *life
+	from netip.Addr
+}
+
+// WriteTo drops what the network loses, and all that a dead node sends.
+func (w *wire) WriteTo(p []byte, to net.Addr) (int, error) {
+	if w.life.dead.Load() || !w.life.node.swarm.links.takes(w.from, addrOf(to)) {
+		return len(p), nil
+	}
+	return w.SimConn.WriteTo(p, to)
+}
+
+// sourceIP is the address of the one socket that a node has.
+type sourceIP struct{ ip net.IP }
+
+func (s sourceIP) PreferredSourceIPForDestination(*net.UDPAddr) (net.IP, error) { return s.ip, nil }
+
+// quic lets libp2p use the simulated network.
+func (l *life) quic() libp2p.Option {
+	s := l.node.swarm
+	rate := simnet.LinkSettings{BitsPerSecond: mbps * 1_000_000}
+	return libp2p.QUICReuse(
+		func(reset quic.StatelessResetKey, token quic.TokenGeneratorKey, o ...quicreuse.Option) (*quicreuse.ConnManager, error) {
+			m, err := quicreuse.NewConnManager(reset, token, o...)
+			l.sockets = m
+			return m, err
+		},
+		quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) {
+			return sourceIP{net.ParseIP(l.node.ip).To4()}, nil
+		}),
+		quicreuse.OverrideListenUDP(func(_ string, a *net.UDPAddr) (net.PacketConn, error) {
+			if !a.IP.Equal(net.ParseIP(l.node.ip)) {
+				return nil, errors.New("listen on " + a.String() + ": not an address of this node")
+			}
+			return &wire{s.nw.NewEndpoint(a, simnet.NodeBiDiLinkSettings{Downlink: rate, Uplink: rate}), l, l.node.addr()}, nil
+		}))
+}
