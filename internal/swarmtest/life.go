@@ -28,12 +28,13 @@ type life struct {
 	sockets *quicreuse.ConnManager
 	cancel  context.CancelFunc
 	done    chan error
+	ending  chan struct{} // closed when the run is asked to end
 	ended   chan struct{} // closed when a killed run has ended
 
 	dead atomic.Bool
 
 	mu     sync.Mutex // guards below; held over what a client is told and over the moment of death
-	ending bool       // nobody enters or kills it any more
+	closed bool       // nobody enters or kills it any more
 	calls  sync.WaitGroup
 	told   checker.Run
 	sub    *event.Subscription
@@ -47,11 +48,22 @@ type life struct {
 func (l *life) enter() (done func(), ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ending || l.dead.Load() {
+	if l.closed || l.dead.Load() {
 		return nil, false
 	}
 	l.calls.Add(1)
 	return l.calls.Done, true
+}
+
+// whenEnding calls cancel when the run is asked to end before ctx ends.
+func (l *life) whenEnding(ctx context.Context, cancel context.CancelFunc) {
+	go func() {
+		select {
+		case <-l.ending:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 }
 
 // tell runs f, unless the run is dead: then nobody heard what it said.
@@ -68,7 +80,7 @@ func (l *life) tell(f func()) {
 func (l *life) die(unsynced int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ending || l.dead.Swap(true) {
+	if l.closed || l.dead.Swap(true) {
 		return
 	}
 	n := l.node
@@ -118,8 +130,9 @@ func (l *life) drain() {
 // end stops the run and waits for all that uses it.
 func (l *life) end() error {
 	l.mu.Lock()
-	l.ending = true
+	l.closed = true
 	l.mu.Unlock()
+	close(l.ending)
 	l.cancel()
 	l.calls.Wait()
 	return l.close(<-l.done)

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -153,7 +154,7 @@ func (n *Node) Start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &life{node: n, done: make(chan error, 1), ended: make(chan struct{})}
+	l := &life{node: n, done: make(chan error, 1), ending: make(chan struct{}), ended: make(chan struct{})}
 	env := parley.Env{
 		Registry: prometheus.NewRegistry(),
 		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, Resolve: resolve,
@@ -345,14 +346,20 @@ func (s *Swarm) Agree(within time.Duration, nodes ...*Node) {
 
 // Log keeps what a node logged.
 type Log struct {
-	mu sync.Mutex
-	b  strings.Builder
+	mu  sync.Mutex
+	b   strings.Builder
+	tee io.Writer // nil: nobody else reads it
 }
 
 // Write implements [io.Writer].
 func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.tee != nil {
+		if _, err := l.tee.Write(p); err != nil {
+			return 0, err
+		}
+	}
 	return l.b.Write(p)
 }
 

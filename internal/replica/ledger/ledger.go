@@ -111,7 +111,7 @@ func Open(o Options) (*Ledger, error) {
 }
 
 func (l *Ledger) open(disk vfs.FS) error {
-	if err := disk.MkdirAll(l.dir, 0o700); err != nil {
+	if err := makeDir(disk, l.dir); err != nil {
 		return fmt.Errorf("make ledger directory %s: %w", l.dir, err)
 	}
 	if err := checkDir(disk, l.dir); err != nil {
@@ -138,6 +138,36 @@ func (l *Ledger) open(disk vfs.FS) error {
 		return fmt.Errorf("open ledger %s: %w", l.dir, err)
 	}
 	l.db, l.lock = db, lock
+	return nil
+}
+
+// makeDir makes dir where it is missing, so that it outlives a power cut: with
+// the entry of a new directory, all that was synced in it would be gone.
+func makeDir(disk vfs.FS, dir string) error {
+	var parents []string // of directories that are made
+	for at := dir; ; at = disk.PathDir(at) {
+		if _, err := disk.Stat(at); err == nil {
+			break
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		parents = append(parents, disk.PathDir(at))
+		if disk.PathDir(at) == at {
+			break
+		}
+	}
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, p := range parents {
+		d, err := disk.OpenDir(p)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -42,15 +42,15 @@ func (r *Run) Add(lost int, events ...event.Event) {
 		case event.RecordCommitted:
 			r.told = append(r.told, news{kind: newsRecord, id: e.ID, place: place{e.Height, uint32(e.Index)}})
 		case event.RecordRejected:
-			if e.Peer == "" && final(consortium.Reason(e.Reason)) { // else a hint of another node, or said at the door
+			if e.Peer == "" && Final(consortium.Reason(e.Reason)) { // else a hint of another node, or said at the door
 				r.told = append(r.told, news{kind: newsRejected, id: e.ID, place: place{height: e.Height}})
 			}
 		}
 	}
 }
 
-// final tells whether a rejection for this reason is for ever (LEDGER 5).
-func final(r consortium.Reason) bool {
+// Final tells whether a rejection for this reason is for ever (LEDGER 5).
+func Final(r consortium.Reason) bool {
 	switch r {
 	case consortium.Expired, consortium.StaleConfig, consortium.NotAuthorised, consortium.UnknownAuthor:
 		return true
