@@ -15,7 +15,7 @@ type gate struct {
 	turn chan struct{} // holds one token: who may sync or deliver
 
 	mu     sync.Mutex // guards below; nothing waits under it
-	inside int        // messages in the library
+	inside int        // messages and other calls in the library
 	open   chan struct{}
 	empty  chan struct{} // not nil: closed when inside is 0
 }
@@ -35,7 +35,7 @@ func newGate() *gate {
 var gated = map[string]func(*gate){
 	"Node %d is creating a view %d for the in flight proposal": (*gate).shut,
 	"Node %d started a view %d for the in flight proposal":     (*gate).reopen,
-	"Starting reconfig": (*gate).shut,
+	"Starting reconfig": (*gate).settle,
 	"Reconfig is done":  (*gate).reopen,
 	"Closing consensus since this node is not in the current set of nodes": (*gate).reopen,
 	"Evicted in reconfiguration, shutting down":                            (*gate).reopen,
@@ -92,6 +92,14 @@ func (g *gate) leave() {
 		close(g.empty)
 		g.empty = nil
 	}
+}
+
+// settle shuts once no sync is under way: a reconfiguration waits for its end
+// with the lock held, and it ends by a timeout.
+func (g *gate) settle() {
+	g.take()
+	g.give()
+	g.shut()
 }
 
 // shut keeps messages out and waits until none is in the library.

@@ -176,6 +176,8 @@ func (s *session) stop() error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		s.gate.enter()
+		defer s.gate.leave()
 		s.bft.Stop()
 	}()
 	late := time.NewTimer(stopTimeout)
@@ -261,7 +263,9 @@ func (s *session) feedOnce() {
 		s.fed[id] = r
 		s.bytes += len(raw)
 		s.mu.Unlock()
+		s.gate.enter()
 		err := s.bft.SubmitRequest(raw)
+		s.gate.leave()
 		switch {
 		case r.expired(s.ledger.Tip().Head.Height): // meanwhile
 			s.dropRequest(id)
