@@ -82,6 +82,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.nodeRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
+	s.proofRoutes()
 	s.devnetRoutes()
 	s.streamRoutes()
 	s.provchainRoutes()
