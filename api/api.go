@@ -83,6 +83,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()
+	s.backupRoutes()
 	s.devnetRoutes()
 	s.streamRoutes()
 	s.provchainRoutes()
