@@ -27,22 +27,23 @@ type Version struct {
 
 // Status is one screen about the node.
 type Status struct {
-	Version       string       `json:"version"`
-	Network       string       `json:"network"`
-	NetworkName   string       `json:"network_name"`
-	ChainID       string       `json:"chain_id"`
-	PeerID        peer.ID      `json:"peer_id"`
-	Name          string       `json:"name"`
-	Role          string       `json:"role"`    // validator | follower
-	Verdict       string       `json:"verdict"` // healthy | degraded | waiting
-	Reasons       []string     `json:"reasons"`
-	UptimeS       float64      `json:"uptime_s"`
-	Peers         StatusPeers  `json:"peers"`
-	Head          *StatusHead  `json:"head"` // null until the chain is known
-	Sync          Sync         `json:"sync"`
-	Mempool       MempoolState `json:"mempool"`
-	Validators    *ValidatorsN `json:"validators"` // null until the chain is known
-	TransportsOff []string     `json:"transports_off"`
+	Version       string        `json:"version"`
+	Network       string        `json:"network"`
+	NetworkName   string        `json:"network_name"`
+	ChainID       string        `json:"chain_id"`
+	PeerID        peer.ID       `json:"peer_id"`
+	Name          string        `json:"name"`
+	Role          string        `json:"role"`    // validator | follower
+	Verdict       string        `json:"verdict"` // healthy | degraded | waiting
+	Reasons       []string      `json:"reasons"`
+	UptimeS       float64       `json:"uptime_s"`
+	Peers         StatusPeers   `json:"peers"`
+	Head          *StatusHead   `json:"head"` // null until the chain is known
+	Sync          Sync          `json:"sync"`
+	Mempool       MempoolState  `json:"mempool"`
+	Validators    *ValidatorsN  `json:"validators"`             // null until the chain is known
+	Verification  *Verification `json:"verification,omitempty"` // of a restored backup; absent on other nodes
+	TransportsOff []string      `json:"transports_off"`
 }
 
 // StatusPeers counts the ready peers.
@@ -67,6 +68,15 @@ type Sync struct {
 	Target    uint64  `json:"target"`
 	LagBlocks uint64  `json:"lag_blocks"`
 	ETAS      float64 `json:"eta_s"`
+}
+
+// Verification tells how far the chain of a restored backup was verified.
+type Verification struct {
+	State  string  `json:"state"` // running | good | damaged
+	Done   uint64  `json:"done"`  // blocks
+	Total  uint64  `json:"total"`
+	ETAS   float64 `json:"eta_s"`
+	Detail string  `json:"detail,omitempty"` // what is damaged
 }
 
 // MempoolState counts the records that wait for a block.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -68,6 +69,7 @@ type Node struct {
 	dial      *dialer.Dialer
 	gossip    *gossip.Gossip
 	replica   *replica.Replica
+	backing   sync.Mutex // held while a backup is written
 }
 
 // New opens the data directory, the key, the listeners and the store, and wires
@@ -110,6 +112,7 @@ func (n *Node) open() error {
 	if err := openDataDir(n.cfg.DataDir, n.cfg.Network); err != nil {
 		return err
 	}
+	sweepCheckpoints(n.cfg.DataDir)
 	key, created, err := host.LoadOrCreateKey(n.keyPath())
 	if errors.Is(err, host.ErrKeyMode) && key != nil && filepath.IsAbs(n.cfg.Node.KeyFile) {
 		n.log.Warn("others may read the key", "file", n.keyPath(), "err", err) // a mounted secret has the mode it has
@@ -134,7 +137,7 @@ func (n *Node) open() error {
 	}
 	n.replica, err = replica.New(replica.Config{
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
-		Key: host.RawEd25519(key), DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers),
+		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers),
 		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
 	}, n.bus, n.log, n.env.Registry)
 	if err != nil {

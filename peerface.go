@@ -14,6 +14,7 @@ import (
 
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
+	"github.com/parley-p2p/parley/internal/replica"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -37,6 +38,13 @@ func (n *Node) Status() Status {
 	s.Peers = StatusPeers{Inbound: c.Inbound, Outbound: c.Outbound, Known: c.Known, Target: c.Static.Configured}
 	if p := n.replica.Pool(); p != nil {
 		s.Mempool = MempoolState{Records: p.Len(), Bytes: p.Bytes()}
+	}
+	if v := n.replica.Verification(); v.State != "" {
+		s.Verification = &Verification{State: v.State, Done: v.Done, Total: v.Total, ETAS: v.ETA.Seconds(), Detail: v.Detail}
+		if v.State == replica.Damaged {
+			s.Verdict = "degraded"
+			s.Reasons = append(s.Reasons, "store: "+v.Detail)
+		}
 	}
 	for _, check := range n.Health().Checks {
 		if !check.OK {

@@ -35,6 +35,7 @@ type caller struct {
 	token bool // or a unix socket
 	admin bool
 	free  bool // of limits per address: loopback or a unix socket
+	local bool // by a unix socket: the node's own user
 }
 
 type callerKey struct{}

@@ -30,7 +30,7 @@ var classes = map[string]access{
 	"GET /api/v1/peers": read, "GET /api/v1/peers/count": read, "GET /api/v1/peers/{id}": read, "GET /api/v1/static-peers": read,
 	"GET /api/v1/chain": read, "GET /api/v1/chain/head": read, "GET /api/v1/chain/heads": read, "GET /api/v1/chain/validators": read,
 	"GET /api/v1/chain/blocks": read, "GET /api/v1/chain/blocks/{ref}": read, "GET /api/v1/chain/blocks/{ref}/records": read,
-	"GET /api/v1/records": read, "GET /api/v1/records/{id}": read, "GET /api/v1/ws": read, "GET /api/v1/events": read,
+	"GET /api/v1/records": read, "GET /api/v1/records/{id}": read, "GET /api/v1/records/{id}/proof": read, "GET /api/v1/backup": admin, "GET /api/v1/ws": read, "GET /api/v1/events": read,
 	"GET /api/peers": read, "GET /api/blockchain/status": read, "GET /api/blockchain/dump": read, "GET /api/blockchain/blocks": read,
 	"GET /api/blockchain/blocks/{index}": read, "GET /api/blockchain/validate": read, "GET /api/transactions/recent": read,
 	"GET /eth/v1/node/peers": read, "GET /eth/v1/node/peers/{peer_id}": read, "GET /eth/v1/node/peer_count": read,

@@ -82,6 +82,8 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.nodeRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
+	s.proofRoutes()
+	s.backupRoutes()
 	s.devnetRoutes()
 	s.streamRoutes()
 	s.provchainRoutes()

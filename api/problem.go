@@ -174,6 +174,8 @@ func (s *Server) problemOf(err error) *problem {
 		return notFound.problem(err.Error())
 	case errors.Is(err, parley.ErrBadRange), errors.Is(err, parley.ErrBadRef):
 		return badRequest.problem(err.Error())
+	case errors.Is(err, parley.ErrBackupRuns):
+		return conflict.problem(err.Error())
 	case errors.Is(err, parley.ErrNoChain):
 		return notReady.problem(err.Error())
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

@@ -1,6 +1,6 @@
 // Package consortium owns the words of the embedded chain: record, subtree,
-// block, certificate, config and genesis, their bytes, and their verification
-// without a node.
+// block, certificate, config, genesis and proof, their bytes, and their
+// verification without a node.
 package consortium
 
 import (

@@ -33,6 +33,12 @@ func NewValidatorSet(validators []Validator) *ValidatorSet {
 		s.of[v.Key] = v.ID
 	}
 	slices.Sort(s.ids)
+	s.hash = tagged(tagValidators, s.encode())
+	return s
+}
+
+// encode gives what is hashed: ids and keys, by ascending ids.
+func (s *ValidatorSet) encode() []byte {
 	b := make([]byte, 0, 2+len(s.ids)*(8+len(PublicKey{})))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(s.ids)))
 	for _, id := range s.ids {
@@ -40,8 +46,7 @@ func NewValidatorSet(validators []Validator) *ValidatorSet {
 		b = binary.BigEndian.AppendUint64(b, id)
 		b = append(b, key[:]...)
 	}
-	s.hash = tagged(tagValidators, b)
-	return s
+	return b
 }
 
 // Hash identifies the set by ids and keys; names and addresses do not enter.

@@ -161,6 +161,14 @@ type SyncChanged struct {
 	ETAS      float64 `json:"eta_s"`
 }
 
+// LedgerChecked says that the chain of a restored backup was verified from its
+// genesis on, or what is wrong with it.
+type LedgerChecked struct {
+	OK     bool   `json:"ok"`
+	Height uint64 `json:"height"` // up to it all is good; of the block at fault where OK is false
+	Detail string `json:"detail,omitempty"`
+}
+
 // ViewChanged says that another validator leads.
 type ViewChanged struct {
 	View   uint64 `json:"view"`
@@ -196,5 +204,6 @@ func (MiningOn) Type() string          { return "mining.on" }
 func (RecordCommitted) Type() string   { return "record.committed" }
 func (RecordRejected) Type() string    { return "record.rejected" }
 func (SyncChanged) Type() string       { return "sync.changed" }
+func (LedgerChecked) Type() string     { return "ledger.checked" }
 func (ViewChanged) Type() string       { return "view.changed" }
 func (StatsSampled) Type() string      { return "stats.sampled" }

@@ -1,18 +1,13 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +34,8 @@ func chainCommand(g *globals) *cobra.Command {
 			RunE: func(c *cobra.Command, _ []string) error {
 				return ask(c.Context(), g, "chain/validators", viewValidators)
 			}},
-		blocksCommand(g), blockCommand(g), dumpCommand(g), checkCommand(g), genesisCommand(g),
+		blocksCommand(g), blockCommand(g), dumpCommand(g), checkCommand(g), genesisCommand(g), fraudCommand(g),
+		proveCommand(g, "proof"), verifyProofCommand(g, "verify-proof"), verifyCommand(g),
 	)
 	return c
 }
@@ -184,53 +180,4 @@ func dumpLines(w io.Writer, r io.Reader) error {
 		}
 	}
 	return nil
-}
-
-func checkCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use: "check [DIR]", Short: "Verify the chain in a data directory, whose node is stopped", Args: cobra.MaximumNArgs(1),
-		Example: "parley chain check /var/lib/parley",
-		RunE: func(c *cobra.Command, args []string) error {
-			var dir string
-			if len(args) == 1 {
-				dir = args[0]
-			} else {
-				cfg, err := g.load(nil)
-				if err != nil {
-					return err
-				}
-				dir = cfg.DataDir
-			}
-			return g.checkChain(c.Context(), dir)
-		},
-	}
-}
-
-func (g *globals) checkChain(ctx context.Context, dir string) error {
-	start := time.Now()
-	bar := newBar(g)
-	height, err := parley.CheckLedger(ctx, dir, func(done, total uint64) {
-		bar.show(int64(done), int64(total), fmt.Sprintf("block %d of %d", done, total))
-	})
-	bar.end()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return &codeError{exitNotFound, err}
-	}
-	if errno := syscall.Errno(0); errors.As(err, &errno) {
-		return fmt.Errorf("%w [PLY-104]", err) // the disk's or another process's fault: nothing is known of the chain
-	}
-	if err != nil {
-		return &codeError{exitCheck, err}
-	}
-	body, err := json.Marshal(map[string]any{"dir": dir, "height": height, "ok": true, "seconds": time.Since(start).Seconds()})
-	if err != nil {
-		return err
-	}
-	return g.show(body, func() (*table, error) {
-		return facts("chain", "good: every block, certificate, record and index entry", "height", strconv.FormatUint(height, 10),
-			"took", time.Since(start).Round(time.Millisecond).String()), nil
-	})
 }

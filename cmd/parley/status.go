@@ -43,7 +43,7 @@ func viewStatus(s parley.Status) *table {
 	if v := s.Validators; v != nil {
 		validators = fmt.Sprintf("%d of %d connected, %d needed", v.Connected, v.N, v.Quorum)
 	}
-	return facts(
+	t := facts(
 		"verdict", verdict,
 		"node", s.Name+", "+s.Role,
 		"peer id", s.PeerID.String(),
@@ -55,6 +55,25 @@ func viewStatus(s parley.Status) *table {
 		"waiting", fmt.Sprintf("%s, %s", count(s.Mempool.Records, "record"), size(s.Mempool.Bytes)),
 		"version", s.Version+", up "+seconds(s.UptimeS),
 	)
+	if v := s.Verification; v != nil {
+		t.add("backup", viewVerification(v))
+	}
+	return t
+}
+
+// viewVerification tells how far the chain of a backup was verified.
+func viewVerification(v *parley.Verification) string {
+	switch v.State {
+	case "running":
+		text := fmt.Sprintf("verifying block %d of %d", v.Done, v.Total)
+		if v.ETAS > 0 {
+			text += ", " + seconds(v.ETAS) + " left"
+		}
+		return text
+	case "good":
+		return fmt.Sprintf("verified from the genesis to block %d", v.Total)
+	}
+	return v.State + ": " + v.Detail
 }
 
 func versionCommand(g *globals) *cobra.Command {

@@ -29,7 +29,7 @@ func txCommand(g *globals) *cobra.Command {
 		Use: "tx", Short: "Records: write and read them",
 		Example: "parley tx submit record.json\nparley tx load records.jsonl\nparley tx history 'pkg:deb/debian/bash@5.2.15-2'",
 	}
-	c.AddCommand(submitCommand(g), loadCommand(g),
+	c.AddCommand(submitCommand(g), loadCommand(g), proveCommand(g, "prove"), verifyProofCommand(g, "verify"),
 		&cobra.Command{Use: "get ID", Short: "One record", Args: cobra.ExactArgs(1), Example: "parley tx get 3a21…",
 			RunE: func(c *cobra.Command, args []string) error {
 				return ask(c.Context(), g, "records/"+url.PathEscape(args[0]), viewRecord)

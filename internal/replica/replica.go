@@ -35,6 +35,7 @@ type Config struct {
 	Name        string             // of this node: miner, and validator 1 of its own genesis
 	Host        string             // host name, for bootstrap = "ordinal-0"
 	Key         ed25519.PrivateKey // node key = validator key
+	NewKey      bool               // made at this start: it never voted
 	DataDir     string
 	Static      int // how many peers PEERS names; above 0 an empty store waits for their chain
 	// SoleValidator lets this node vote although its write-ahead log is lost:
@@ -61,6 +62,7 @@ type Replica struct {
 	reg  prometheus.Registerer
 
 	ledger *ledger.Ledger
+	proved atomic.Pointer[Verification]
 	live   atomic.Pointer[parts]   // nil until the chain is known
 	work   atomic.Pointer[running] // nil until Run has it
 }
@@ -88,7 +90,10 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 		return nil, err
 	}
 	r.ledger = l
-	if err := r.begin(); err != nil {
+	if cfg.NewKey {
+		err = l.Free() // a backup of another node, or of a lost key
+	}
+	if err = errors.Join(err, r.begin()); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return r, nil

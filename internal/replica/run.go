@@ -45,7 +45,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	}
 	work.keepValidators()
 	g, gctx := errgroup.WithContext(ctx)
-	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look, work.syncer.AwaitFork} {
+	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look, work.verify, work.syncer.AwaitFork} {
 		g.Go(func() error { return f(gctx) })
 	}
 	return stopped(ctx, g.Wait())
@@ -56,6 +56,9 @@ const lookBack = 100
 
 // look verifies the newest blocks on disk, while the node already works.
 func (w *running) look(ctx context.Context) error {
+	if _, err := w.ledger.Unverified(); err == nil {
+		return nil // verify looks at all of them
+	}
 	return w.ledger.CheckLast(ctx, lookBack, nil)
 }
 
@@ -85,15 +88,15 @@ func (w *running) order(ctx context.Context) error {
 		if w.Role() == RoleValidator {
 			err = w.engine.Run(ctx)
 		} else {
-			err = w.followUntil(ctx, time.Time{}, func() bool { return w.Role() == RoleValidator })
+			err = w.followUntil(ctx, time.Time{}, w.promoted())
 		}
 		if errors.Is(err, consensus.ErrQuarantined) {
-			var until time.Time // the next block alone
+			until, free := time.Time{}, w.later()
 			if brake, ok := errors.AsType[*consensus.BrakeError](err); ok {
-				until = brake.Until
+				at := w.ledger.Tip().Head.Height
+				until, free = brake.Until, func() bool { return w.ledger.Tip().Head.Height > at }
 			}
-			at := w.ledger.Tip().Head.Height
-			err = w.followUntil(ctx, until, func() bool { return w.ledger.Tip().Head.Height > at })
+			err = w.followUntil(ctx, until, free)
 		}
 		if err != nil {
 			return err

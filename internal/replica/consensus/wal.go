@@ -103,14 +103,19 @@ func (e *Engine) openWAL() (walFile, [][]byte, error) {
 
 // openMemory knows of a ledger that was made anew, and of no other loss.
 func (e *Engine) openMemory() (walFile, [][]byte, error) {
-	_, err := e.ledger.Mark()
-	if errors.Is(err, ledger.ErrNotFound) {
-		var why string
-		if why, err = e.rebuilt(); err == nil && why != "" {
+	const id = "memory"
+	mark, err := e.ledger.Mark()
+	foreign := err == nil && string(mark) != id
+	if foreign || errors.Is(err, ledger.ErrNotFound) {
+		why := "the write-ahead log is of another ledger"
+		if err = nil; !foreign {
+			why, err = e.rebuilt()
+		}
+		if err == nil && why != "" {
 			err = e.quarantine(why)
 		}
 		if err == nil {
-			err = e.ledger.SetMark([]byte("memory"))
+			err = e.ledger.SetMark([]byte(id))
 		}
 	}
 	return e.cfg.Memory, e.cfg.Memory.content(), err

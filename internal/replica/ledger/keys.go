@@ -32,6 +32,8 @@ var (
 	keyTip     = []byte("m/tip")     // u64 height, hash, u64 epoch, u64 records in all
 	keyMark    = []byte("m/mark")    // id of the write-ahead log that belongs to this store
 	keyBorn    = []byte("m/born")    // u64 head of the network when the store was created
+
+	keyUnverified = []byte("m/unverified") // u64 height up to which a backup is taken on trust
 )
 
 const subjectHash = 16 // bytes of the subject's hash in a key: 2⁶⁴ work to make two collide

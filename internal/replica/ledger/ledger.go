@@ -32,6 +32,7 @@ type Options struct {
 	Bus        *event.Bus            // nil: no events
 	Log        *slog.Logger          // required
 	Registerer prometheus.Registerer // nil: no metrics
+	ReadOnly   bool                  // changes nothing; what is missing is not made, and nothing may be written
 	// Verified tells of a record id whose signature the caller has verified on
 	// this chain, so that it is not verified again; nil knows of none. It is
 	// called by several goroutines and MUST NOT block.
@@ -44,7 +45,9 @@ type Options struct {
 type Ledger struct {
 	db       *pebble.DB
 	lock     *pebble.Lock
+	fs       vfs.FS
 	dir      string
+	readOnly bool
 	bus      *event.Bus
 	log      *slog.Logger
 	store    *storeLogger
@@ -64,6 +67,9 @@ type Ledger struct {
 
 // ErrNotFound means that the ledger holds no such thing.
 var ErrNotFound = errors.New("not in the ledger")
+
+// ErrLocked means that another process has the store open.
+var ErrLocked = errors.New("another process uses it")
 
 // FormatError says that a directory holds something other than a ledger of
 // this version. Exit with 78: a restart mends nothing.
@@ -99,7 +105,7 @@ func Open(o Options) (*Ledger, error) {
 	if o.Verified == nil {
 		o.Verified = func(chain.Hash) bool { return false }
 	}
-	l := &Ledger{dir: o.Dir, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified}
+	l := &Ledger{fs: o.FS, dir: o.Dir, readOnly: o.ReadOnly, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified}
 	if err := l.open(o.FS); err != nil {
 		return nil, err
 	}
@@ -111,27 +117,35 @@ func Open(o Options) (*Ledger, error) {
 }
 
 func (l *Ledger) open(disk vfs.FS) error {
-	if err := makeDir(disk, l.dir); err != nil {
-		return fmt.Errorf("make ledger directory %s: %w", l.dir, err)
+	if !l.readOnly {
+		if err := makeDir(disk, l.dir); err != nil {
+			return fmt.Errorf("make ledger directory %s: %w", l.dir, err)
+		}
 	}
 	if err := checkDir(disk, l.dir); err != nil {
 		return err
 	}
-	if u, err := disk.GetDiskUsage(l.dir); err == nil && u.AvailBytes < minFree {
+	if u, err := disk.GetDiskUsage(l.dir); err == nil && u.AvailBytes < minFree && !l.readOnly {
 		return fmt.Errorf("open ledger %s: the disk has %d MiB free, it needs %d: make room and start again", l.dir, u.AvailBytes>>20, minFree>>20)
 	}
 	lock, err := pebble.LockDirectory(l.dir, disk)
 	if errors.Is(err, fs.ErrPermission) && !lockHeld(err) {
 		return fmt.Errorf("open ledger %s: %w: give the directory to the user of this process", l.dir, err)
 	}
+	if err != nil && !lockHeld(err) {
+		return fmt.Errorf("open ledger %s: %w", l.dir, err)
+	}
 	if err != nil {
-		return fmt.Errorf("open ledger %s: another process uses it (%w): stop that node, or give this one its own --data-dir", l.dir, err)
+		return fmt.Errorf("open ledger %s: %w (%w): stop that node, or give this one its own --data-dir", l.dir, ErrLocked, err)
 	}
 	opts := storeOptions(disk, l.store)
-	opts.Lock = lock
+	opts.Lock, opts.ReadOnly = lock, l.readOnly
 	db, err := pebble.Open(l.dir, opts)
 	if err != nil {
 		err = errors.Join(err, lock.Close())
+		if errors.Is(err, pebble.ErrDBDoesNotExist) {
+			return &FormatError{Dir: l.dir, Detail: "holds no store: name the data directory of a node"}
+		}
 		if errors.Is(err, pebble.ErrCorruption) {
 			return &CorruptError{Dir: l.dir, Err: err}
 		}

@@ -1,0 +1,131 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/chainsync"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
+)
+
+// This file is what a node does that starts on a backup: it waits with its
+// vote, and verifies what it took on trust.
+
+// later makes a function that reports whether a block came that was committed
+// after now: from then on nothing that this key signed before can be undecided.
+// Blocks that are only caught up with do not count, so this node has to be at
+// the head first. It is asked after each event.
+func (w *running) later() func() bool {
+	began, head, at := uint64(time.Now().UnixMilli()), false, uint64(0)
+	return func() bool {
+		tip := w.ledger.Tip()
+		if !head {
+			if w.syncer.State().State == chainsync.Synced {
+				head, at = true, tip.Head.Height
+			}
+			return false
+		}
+		return tip.Head.Height > at && tip.Header.Time > began
+	}
+}
+
+// promoted makes a function that reports whether this node is a validator. On
+// a backup it notes meanwhile when a vote is free.
+func (w *running) promoted() func() bool {
+	restored, err := w.ledger.Restored()
+	if err != nil {
+		w.log.Error("ledger not read", "err", err)
+	}
+	later := w.later()
+	return func() bool {
+		if restored && later() {
+			restored = false
+			if err := w.ledger.Free(); err != nil {
+				w.log.Error("ledger not written", "err", err) // the vote waits once more
+			}
+		}
+		return w.Role() == RoleValidator
+	}
+}
+
+// States of a verification.
+const (
+	Running = "running"
+	Good    = "good"
+	Damaged = "damaged"
+)
+
+// Verification tells how far the chain of a backup was verified. The zero
+// value is that of a node whose chain needs none.
+type Verification struct {
+	State       string
+	Done, Total uint64 // blocks
+	ETA         time.Duration
+	Detail      string // what is damaged
+}
+
+// Verification tells of the backup that this node was started from, since its
+// start.
+func (r *Replica) Verification() Verification {
+	if v := r.proved.Load(); v != nil {
+		return *v
+	}
+	return Verification{}
+}
+
+// verify verifies the chain of a backup from its genesis on, once: what is
+// found good is noted in the store. Damage is told and ends nothing, for what
+// comes on top is verified as ever.
+func (w *running) verify(ctx context.Context) error {
+	height, err := w.ledger.Unverified()
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	w.log.Info("verifying the chain of the backup from its genesis on", "height", height)
+	began := time.Now()
+	block := began
+	err = w.ledger.Check(ctx, func(done, total uint64) {
+		v := &Verification{State: Running, Done: done, Total: total}
+		v.ETA = time.Since(began) * time.Duration(total-done) / time.Duration(done)
+		w.proved.Store(v)
+		rest(ctx, time.Since(block)) // half of the time is for the node's work
+		block = time.Now()
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	if damage, ok := errors.AsType[*ledger.CorruptError](err); ok {
+		w.proved.Store(&Verification{State: Damaged, Done: damage.Height, Total: height, Detail: damage.Error()})
+		w.log.Error("the chain of the backup is damaged", "height", damage.Height, "err", damage.Err, "code", "PLY-104")
+		w.bus.Publish(event.LedgerChecked{Height: damage.Height, Detail: damage.Err.Error()})
+		return nil
+	}
+	if err == nil {
+		err = w.ledger.SetVerified()
+	}
+	if err != nil {
+		return err
+	}
+	w.proved.Store(&Verification{State: Good, Done: height, Total: height})
+	w.log.Info("the chain of the backup is verified", "height", height, "took", time.Since(began).Round(time.Millisecond))
+	w.bus.Publish(event.LedgerChecked{OK: true, Height: height})
+	return nil
+}
+
+// rest waits as long as d, or until ctx ends.
+func rest(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
