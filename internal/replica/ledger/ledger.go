@@ -117,7 +117,7 @@ func Open(o Options) (*Ledger, error) {
 }
 
 func (l *Ledger) open(disk vfs.FS) error {
-	if err := disk.MkdirAll(l.dir, 0o700); err != nil {
+	if err := makeDir(disk, l.dir); err != nil {
 		return fmt.Errorf("make ledger directory %s: %w", l.dir, err)
 	}
 	if err := checkDir(disk, l.dir); err != nil {
@@ -144,6 +144,31 @@ func (l *Ledger) open(disk vfs.FS) error {
 		return fmt.Errorf("open ledger %s: %w", l.dir, err)
 	}
 	l.db, l.lock = db, lock
+	return nil
+}
+
+// makeDir makes dir so that it survives a loss of power: what pebble syncs
+// inside is gone with a directory that is not in its parent on disk.
+func makeDir(disk vfs.FS, dir string) error {
+	var missing []string // innermost first
+	for at := dir; ; at = disk.PathDir(at) {
+		if _, err := disk.Stat(at); err == nil || disk.PathDir(at) == at {
+			break
+		}
+		missing = append(missing, at)
+	}
+	if err := disk.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, made := range missing {
+		parent, err := disk.OpenDir(disk.PathDir(made))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(parent.Sync(), parent.Close()); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
