@@ -74,8 +74,10 @@ func (n *Node) BlockRecordsPage(ref string, r Range) ([]Record, string, error) {
 }
 
 // Submit signs the draft where it is not signed, and hands it to the chain.
-// With Committed it waits for the block; when ctx ends first, the record is
-// answered as pending and goes on. A refusal is a *consortium.RecordError.
+// With Committed it waits for the block; when ctx ends or the node stops first,
+// the record is answered as pending. A pending record is in this node's journal
+// on disk: it will be committed, or get one final rejection. A refusal is a
+// *consortium.RecordError.
 func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
 	g := n.replica.Genesis()
 	if g == nil {
@@ -85,16 +87,21 @@ func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	id, err := n.replica.Submit(ctx, raw, ack != Accepted)
-	if err != nil && (ctx.Err() == nil || !errors.Is(err, ctx.Err())) {
+	placed, err := n.replica.Submit(ctx, raw, ack != Accepted)
+	if err != nil {
 		return Record{}, err
 	}
-	r, err := n.Record(id)
-	if errors.Is(err, ErrNotFound) { // it left the pool this moment: what we know is what was handed in
-		r, err = viewRecord(raw)
+	r, err := viewRecord(raw)
+	if err != nil || !placed.Committed() {
 		r.Status = "pending"
+		return r, err
 	}
-	return r, err
+	hash, err := n.blockHash(placed.Height)
+	if err != nil {
+		return Record{}, fmt.Errorf("record %s: %w", placed.ID, err)
+	}
+	r.commit(placed.Height, placed.Index, hash)
+	return r, nil
 }
 
 // encodeDraft gives the record's bytes.
@@ -167,45 +174,77 @@ func randomNonce() uint64 {
 	return binary.BigEndian.Uint64(b[:]) % maxJSONNonce
 }
 
-// Record finds a record in the chain, in the pool, or among those rejected
-// lately.
+// Record finds a record in the chain, in the pool, in the journal, or among
+// those rejected lately.
 func (n *Node) Record(id chain.Hash) (Record, error) {
-	l := n.replica.Ledger()
-	raw, height, index, err := l.RecordAt(id)
+	r, err := n.committed(id)
+	if !errors.Is(err, ErrNotFound) {
+		return r, err
+	}
+	pending, err := n.pending(id)
 	if err == nil {
-		return n.committed(raw, height, index)
+		v, err := viewRecord(pending)
+		v.Status = "pending"
+		return v, err
 	}
 	if !errors.Is(err, ledger.ErrNotFound) {
-		return Record{}, fmt.Errorf("record %s: %w", id, err)
+		return Record{}, err
 	}
-	if pool := n.replica.Pool(); pool != nil {
-		if raw, ok := pool.Get(id); ok {
-			v, err := viewRecord(raw)
-			v.Status = "pending"
-			return v, err
-		}
-	}
-	end, err := l.Rejection(id)
+	end, err := n.replica.Ledger().Rejection(id)
 	if err == nil {
 		return Record{ID: id, Status: "rejected", Reason: &end.Reason}, nil
 	}
 	if !errors.Is(err, ledger.ErrNotFound) {
-		return Record{}, fmt.Errorf("record %s: %w", id, err)
+		return Record{}, err
 	}
-	return Record{}, fmt.Errorf("record %s: %w", id, ErrNotFound)
+	return n.committed(id) // it may have left the pool for a block meanwhile
 }
 
-func (n *Node) committed(raw []byte, height uint64, index uint32) (Record, error) {
+// pending is a record that waits for its block.
+func (n *Node) pending(id chain.Hash) ([]byte, error) {
+	if pool := n.replica.Pool(); pool != nil {
+		if raw, ok := pool.Get(id); ok {
+			return raw, nil
+		}
+	}
+	return n.replica.Ledger().Journaled(id)
+}
+
+// committed is a record of the chain.
+func (n *Node) committed(id chain.Hash) (Record, error) {
+	raw, height, index, err := n.replica.Ledger().RecordAt(id)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return Record{}, fmt.Errorf("record %s: %w", id, ErrNotFound)
+	}
+	if err != nil {
+		return Record{}, fmt.Errorf("record %s: %w", id, err)
+	}
+	return n.inBlock(raw, height, index)
+}
+
+func (n *Node) inBlock(raw []byte, height uint64, index uint32) (Record, error) {
 	v, err := viewRecord(raw)
 	if err != nil {
 		return Record{}, err
 	}
+	hash, err := n.blockHash(height)
+	if err != nil {
+		return Record{}, fmt.Errorf("record %s: %w", v.ID, err)
+	}
+	v.commit(height, index, hash)
+	return v, nil
+}
+
+// blockHash is the hash of a block that we have; it is mostly the newest one.
+func (n *Node) blockHash(height uint64) (chain.Hash, error) {
+	if head := n.replica.Ledger().Tip().Head; head.Height == height {
+		return head.Hash, nil
+	}
 	h, _, err := n.replica.Ledger().Header(height)
 	if err != nil {
-		return Record{}, fmt.Errorf("record %s: block %d: %w", v.ID, height, err)
+		return chain.Hash{}, fmt.Errorf("block %d: %w", height, err)
 	}
-	v.commit(height, index, h.Hash())
-	return v, nil
+	return h.Hash(), nil
 }
 
 func (v *Record) commit(height uint64, index uint32, block chain.Hash) {
@@ -267,7 +306,7 @@ func (n *Node) records(r Range, find func(ledger.Query) ([]ledger.Place, error))
 			last := places[i-1]
 			return records, fmt.Sprintf("%d.%d", last.Height, last.Index), nil
 		}
-		v, err := n.committed(raw, height, index)
+		v, err := n.inBlock(raw, height, index)
 		if err != nil {
 			return nil, "", err
 		}

@@ -143,7 +143,9 @@ type RecordCommitted struct {
 	Index   int        `json:"index"`
 }
 
-// RecordRejected says, once and finally, that a record will never be committed.
+// RecordRejected says that a record was refused. With Final it was good once,
+// or is known to others, and will never be committed: said once. Without it a
+// client was told the reason at the door; at most 10 a second are told here.
 type RecordRejected struct {
 	ID     chain.Hash `json:"id"`
 	Reason string     `json:"reason"`
@@ -151,6 +153,7 @@ type RecordRejected struct {
 	Height uint64     `json:"height"`
 	Author string     `json:"author"`
 	Peer   peer.ID    `json:"peer,omitempty"`
+	Final  bool       `json:"final"`
 }
 
 // SyncChanged says that the replica began, went on with or ended catching up.

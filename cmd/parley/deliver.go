@@ -27,8 +27,9 @@ const (
 // summary is how a load ended.
 type summary struct {
 	Lines    int     `json:"lines"`
-	Loaded   int     `json:"loaded"`  // committed by this run
-	Known    int     `json:"already"` // there already, or twice in the file
+	Loaded   int     `json:"loaded"`             // committed by this run
+	Accepted int     `json:"accepted,omitempty"` // by this run, and not committed yet
+	Known    int     `json:"already"`            // there already, or twice in the file
 	Refused  int     `json:"refused"`
 	Seconds  float64 `json:"seconds"`
 	RecordsS float64 `json:"records_s"`
@@ -60,10 +61,13 @@ type verdict struct {
 	Reason consortium.Reason `json:"reason"`
 }
 
-// again tells whether the node may take the line later.
-func (v verdict) again() bool {
+// again tells whether the line has to be sent later: the node could not take
+// it, or it is not yet where the caller wants it.
+func (v verdict) again(ack string) bool {
 	switch string(v.Status) {
-	case `"pending"`, strconv.Itoa(http.StatusTooManyRequests), strconv.Itoa(http.StatusServiceUnavailable):
+	case `"pending"`:
+		return ack != string(parley.Accepted)
+	case strconv.Itoa(http.StatusTooManyRequests), strconv.Itoa(http.StatusServiceUnavailable):
 		return true
 	}
 	return false
@@ -118,7 +122,7 @@ func (l *loader) send(ctx context.Context, batch []line) (rest []line, after tim
 	}
 	ctx, cancel := context.WithTimeout(ctx, batchWhole)
 	defer cancel()
-	path := query("records/batch", "ack", string(parley.Committed), "timeout", batchWait.String())
+	path := query("records/batch", "ack", l.ack, "timeout", batchWait.String())
 	res, err := l.client.request(ctx, http.MethodPost, path, "application/x-ndjson", &body)
 	if err != nil {
 		if res != nil {
@@ -143,7 +147,7 @@ func (l *loader) send(ctx context.Context, batch []line) (rest []line, after tim
 		if err != nil {
 			return append(rest, batch[i:]...), 0, err
 		}
-		if v.again() {
+		if v.again(l.ack) {
 			rest = append(rest, one)
 			continue
 		}
@@ -159,6 +163,8 @@ func (l *loader) judge(one line, v verdict) {
 			s.Loaded++
 		case string(v.Status) == `"committed"`:
 			s.Known++
+		case string(v.Status) == `"pending"`:
+			s.Accepted++
 		default:
 			why := v.Detail
 			if v.Reason != "" {
@@ -182,8 +188,8 @@ func (l *loader) display(b *bar, stop <-chan struct{}) {
 			l.mu.Lock()
 			s, read := l.sum, l.read
 			l.mu.Unlock()
-			rate := float64(s.Loaded+s.Known) / time.Since(s.began).Seconds()
-			text := fmt.Sprintf("%d records, %.0f/s", s.Loaded+s.Known, rate)
+			done := s.Loaded + s.Accepted + s.Known
+			text := fmt.Sprintf("%d records, %.0f/s", done, float64(done)/time.Since(s.began).Seconds())
 			if s.Refused > 0 {
 				text += fmt.Sprintf(", %d refused", s.Refused)
 			}
@@ -196,7 +202,7 @@ func (l *loader) display(b *bar, stop <-chan struct{}) {
 func (l *loader) finish(g *globals, err error) error {
 	s := l.sum
 	s.Seconds = time.Since(s.began).Seconds()
-	s.RecordsS = float64(s.Loaded) / s.Seconds
+	s.RecordsS = float64(s.Loaded+s.Accepted) / s.Seconds
 	for _, f := range s.Faults {
 		fmt.Fprintf(g.err, "line %d: refused: %s\n", f.Line, f.Why)
 	}
@@ -208,8 +214,14 @@ func (l *loader) finish(g *globals, err error) error {
 		return bad
 	}
 	bad = g.show(body, func() (*table, error) {
-		return facts("loaded", strconv.Itoa(s.Loaded), "already there", strconv.Itoa(s.Known), "refused", strconv.Itoa(s.Refused),
-			"took", fmt.Sprintf("%.1fs, %.0f records/s", s.Seconds, s.RecordsS)), nil
+		t := facts("loaded", strconv.Itoa(s.Loaded))
+		if s.Accepted > 0 {
+			t.add("accepted", strconv.Itoa(s.Accepted))
+		}
+		t.add("already there", strconv.Itoa(s.Known))
+		t.add("refused", strconv.Itoa(s.Refused))
+		t.add("took", fmt.Sprintf("%.1fs, %.0f records/s", s.Seconds, s.RecordsS))
+		return t, nil
 	})
 	switch {
 	case err != nil:

@@ -27,18 +27,24 @@ const (
 )
 
 func loadCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
+	ack := ""
+	c := &cobra.Command{
 		Use: "load FILE.jsonl|-", Short: "Write many records, one JSON object a line", Args: cobra.ExactArgs(1),
 		Long: "A line is {\"subject\":\"…\", …}: the record's body is the line's other keys as they stand. The node signs with its key.\n" +
 			"A file may be loaded again, after a fault too: what is there already is not written twice.",
 		Example: "parley tx load records.jsonl",
 		RunE: func(c *cobra.Command, args []string) error {
-			return g.loadFile(c.Context(), args[0])
+			if err := checkAck(ack); err != nil {
+				return usage(c, err)
+			}
+			return g.loadFile(c.Context(), args[0], ack)
 		},
 	}
+	ackFlag(c, &ack)
+	return c
 }
 
-func (g *globals) loadFile(ctx context.Context, name string) error {
+func (g *globals) loadFile(ctx context.Context, name, ack string) error {
 	r, total := g.in, int64(0)
 	if name != "-" {
 		f, err := os.Open(name)
@@ -56,7 +62,7 @@ func (g *globals) loadFile(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	l := newLoader(c, total)
+	l := newLoader(c, total, ack)
 	if l.before, err = c.height(ctx, g.timeout); err != nil {
 		return err
 	}
@@ -90,6 +96,7 @@ type line struct {
 type loader struct {
 	client *client
 	total  int64  // bytes of the file, 0 = unknown
+	ack    string // how far each record must have come
 	before uint64 // height of the chain at the start
 	sum    summary
 
@@ -99,8 +106,8 @@ type loader struct {
 	read int64      // bytes of the lines that are done
 }
 
-func newLoader(c *client, total int64) *loader {
-	return &loader{client: c, total: total, seen: map[uint64]struct{}{}, sum: newSummary()}
+func newLoader(c *client, total int64, ack string) *loader {
+	return &loader{client: c, total: total, ack: ack, seen: map[uint64]struct{}{}, sum: newSummary()}
 }
 
 // run reads, sends and shows, until all is done or a fault that trying again

@@ -135,7 +135,7 @@ func TestLoadGoesOnUntilEachLineHasItsVerdict(t *testing.T) {
 	file.WriteString("{\"subject\":\"old\"}\r\n\n{\"subject\":\"bad\"}\n{\"subject\":\"s\",\"n\":7}\nnonsense\n")
 	file.WriteString(`{"subject":"s","x":"` + strings.Repeat("x", 2*maxLine) + "\"}\n{\"subject\":\"last\"}")
 	size := int64(file.Len())
-	l := newLoader(&client{base: server.URL, http: server.Client()}, size)
+	l := newLoader(&client{base: server.URL, http: server.Client()}, size, "committed")
 	l.before = 3
 	var talk bytes.Buffer
 	if err := l.run(t.Context(), &file, newBar(&globals{err: &talk})); err != nil {
@@ -163,7 +163,7 @@ func TestLoadStopsAtARefusalThatStays(t *testing.T) {
 		fmt.Fprint(w, `{"title":"Unauthenticated","detail":"this needs a token","status":401,"code":"PLY-004"}`)
 	}))
 	defer server.Close()
-	l := newLoader(&client{base: server.URL, http: server.Client()}, 0)
+	l := newLoader(&client{base: server.URL, http: server.Client()}, 0, "committed")
 	err := l.run(t.Context(), strings.NewReader("{\"subject\":\"a\"}\n"), newBar(&globals{err: &bytes.Buffer{}}))
 	if exitCode(t.Context(), err) != exitRefused {
 		t.Fatalf("error %v", err)

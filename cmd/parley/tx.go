@@ -58,8 +58,8 @@ func submitCommand(g *globals) *cobra.Command {
 			"The node signs the record with its key, unless the request has the author's signature.",
 		Example: "parley tx submit record.json\nparley tx submit --subject doc:42 report.pdf --media-type application/pdf",
 		RunE: func(c *cobra.Command, args []string) error {
-			if ack != string(parley.Committed) && ack != string(parley.Accepted) {
-				return usage(c, fmt.Errorf("--ack %s: want committed or accepted", ack))
+			if err := checkAck(ack); err != nil {
+				return usage(c, err)
 			}
 			if g.timeout <= 0 || g.timeout > maxWait {
 				return usage(c, fmt.Errorf("--timeout %s: want more than 0, at most %s", g.timeout, maxWait))
@@ -73,8 +73,19 @@ func submitCommand(g *globals) *cobra.Command {
 	}
 	c.Flags().StringVar(&subject, "subject", "", "what the record is about; the file is its body")
 	c.Flags().StringVar(&mediaType, "media-type", "", "of the body (default: application/json if it is, else application/octet-stream)")
-	c.Flags().StringVar(&ack, "ack", "committed", "wait until it is committed, or only accepted")
+	ackFlag(c, &ack)
 	return c
+}
+
+func ackFlag(c *cobra.Command, ack *string) {
+	c.Flags().StringVar(ack, "ack", string(parley.Committed), "wait until it is committed, or only accepted: on the node's disk")
+}
+
+func checkAck(ack string) error {
+	if ack != string(parley.Committed) && ack != string(parley.Accepted) {
+		return fmt.Errorf("--ack %s: want committed or accepted", ack)
+	}
+	return nil
 }
 
 // request makes the request of a file, which is one already where there is no

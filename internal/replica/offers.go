@@ -6,12 +6,15 @@ import (
 	"time"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 const (
 	offerFirst = 2 * time.Second  // after which an own record that is not committed is offered again
 	offerMost  = 30 * time.Second // between offers of one record
-	offerBytes = 1 << 20          // of records offered in one second
+	offerBytes = 2 << 20          // of records offered in one second: a peer may lack them all
 	ownQueue   = 8192             // records between Submit and gossip; a full queue pushes back on Submit
 )
 
@@ -24,11 +27,18 @@ type own struct {
 // offers holds the records that this node took from clients, until they have
 // their place in the chain, and who waits for that.
 type offers struct {
-	fresh chan own
+	fresh    chan own
+	rejected chan event.RecordRejected // final ones, to gossip
 
 	mu      sync.Mutex // guards below
-	waiters map[chain.Hash][]chan error
+	waiters map[chain.Hash][]chan end
 	open    map[chain.Hash]*offerOf
+}
+
+// end is how a record ended: its place, or its refusal.
+type end struct {
+	at  ledger.Position
+	err error
 }
 
 type offerOf struct {
@@ -38,12 +48,15 @@ type offerOf struct {
 }
 
 func newOffers() *offers {
-	return &offers{fresh: make(chan own, ownQueue), waiters: map[chain.Hash][]chan error{}, open: map[chain.Hash]*offerOf{}}
+	return &offers{
+		fresh: make(chan own, ownQueue), rejected: make(chan event.RecordRejected, rejectedMost),
+		waiters: map[chain.Hash][]chan end{}, open: map[chain.Hash]*offerOf{},
+	}
 }
 
-// wait returns a channel that gets nil when id is committed, or its refusal.
-func (o *offers) wait(id chain.Hash) (done <-chan error, forget func()) {
-	c := make(chan error, 1)
+// wait returns a channel that gets the end of id.
+func (o *offers) wait(id chain.Hash) (done <-chan end, forget func()) {
+	c := make(chan end, 1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.waiters[id] = append(o.waiters[id], c)
@@ -63,13 +76,13 @@ func (o *offers) wait(id chain.Hash) (done <-chan error, forget func()) {
 }
 
 // end tells those who wait for id how it ended, and offers it no more.
-func (o *offers) end(id chain.Hash, err error) {
+func (o *offers) end(id chain.Hash, at ledger.Position, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.open, id)
 	for _, w := range o.waiters[id] {
 		select {
-		case w <- err:
+		case w <- end{at, err}:
 		default: // told already
 		}
 	}
@@ -87,7 +100,7 @@ func (o *offers) add(r own, now time.Time) bool {
 }
 
 // due takes the records to offer now, those that wait longest first, up to
-// offerBytes, and doubles their wait. The others are due at the next tick.
+// offerBytes and one message of ids, and doubles their wait. The others are due at the next tick.
 func (o *offers) due(now time.Time) []own {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -100,7 +113,7 @@ func (o *offers) due(now time.Time) []own {
 	slices.SortFunc(list, func(a, b own) int { return o.open[a.id].due.Compare(o.open[b.id].due) })
 	size := 0
 	for i, r := range list {
-		if size += len(r.raw); size > offerBytes && i > 0 {
+		if size += len(r.raw); (size > offerBytes || i == wire.MaxOfferIDs) && i > 0 {
 			return list[:i]
 		}
 		f := o.open[r.id]

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,6 +66,10 @@ type Replica struct {
 	proved atomic.Pointer[Verification]
 	live   atomic.Pointer[parts]   // nil until the chain is known
 	work   atomic.Pointer[running] // nil until Run has it
+
+	stopping chan struct{} // closed when Run is to end
+	stop     func()        // closes stopping
+	behind   atomic.Bool   // too far behind to take records
 }
 
 // parts are the rooms that exist once the chain is known.
@@ -74,17 +79,20 @@ type parts struct {
 	net     string
 	pool    *mempool.Pool
 	offers  *offers
+	ended   []event.RecordRejected // found ended when the journal was read back
 }
 
 // New opens the ledger and makes the chain where this node is its first one.
 // It starts nothing. log names no room yet. A *StartError means that a restart
 // will not help.
 func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Replica, error) {
-	r := &Replica{cfg: cfg, bus: bus, base: log, log: log.With("room", "replica"), reg: reg}
+	r := &Replica{cfg: cfg, bus: bus, base: log, log: log.With("room", "replica"), reg: reg, stopping: make(chan struct{})}
+	r.stop = sync.OnceFunc(func() { close(r.stopping) })
 	copy(r.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	l, err := ledger.Open(ledger.Options{
 		Dir: filepath.Join(cfg.DataDir, "ledger"), FS: cfg.LedgerFS, Bus: bus, Log: log.With("room", "replica.ledger"), Registerer: reg,
-		Verified: func(id chain.Hash) bool { p := r.live.Load(); return p != nil && p.pool.Verified(id) },
+		Verified:       func(id chain.Hash) bool { p := r.live.Load(); return p != nil && p.pool.Verified(id) },
+		JournalRecords: 2 * cfg.Chain.MempoolRecords, JournalBytes: 2 * int64(cfg.Chain.MempoolBytes), // the mempool is full first
 	})
 	if err != nil {
 		return nil, err
@@ -151,10 +159,18 @@ func (r *Replica) settle(g *consortium.Genesis) error {
 				return r.ledger.Committable(rec, id, r.ledger.Tip().Head.Height+1)
 			},
 			Config: func() *consortium.Config { return r.ledger.Tip().Config },
+			Height: func() uint64 { return r.ledger.Tip().Head.Height },
+			Closed: r.closed,
+			Ended: func(id chain.Hash) error {
+				if x, ok := r.ledger.Rejected(id); ok {
+					return refusal(x)
+				}
+				return nil
+			},
 		},
 		r.bus, r.base.With("room", "replica.mempool"), r.reg)
 	r.live.Store(p)
-	return nil
+	return r.readBack(p)
 }
 
 func (r *Replica) mayBootstrap() bool {

@@ -21,6 +21,9 @@ import (
 // Run implements [chain.Network]: it learns the chain if it must, then orders
 // or follows it, by what the current validator set makes of this node.
 func (r *Replica) Run(ctx context.Context, s chain.Services) error {
+	unhook := context.AfterFunc(ctx, r.stop)
+	defer unhook()
+	defer r.stop()
 	if r.live.Load() == nil {
 		if err := r.join(ctx, s); err != nil {
 			return stopped(ctx, err)
@@ -45,7 +48,9 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	}
 	work.keepValidators()
 	g, gctx := errgroup.WithContext(ctx)
-	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look, work.verify, work.syncer.AwaitFork} {
+	for _, f := range []func(context.Context) error{
+		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, work.syncer.AwaitFork,
+	} {
 		g.Go(func() error { return f(gctx) })
 	}
 	return stopped(ctx, g.Wait())
@@ -198,8 +203,8 @@ func (w *running) proposed(h *consortium.Header, body consortium.Body) {
 	}
 }
 
-// tell spreads what this node knows first: subtrees ahead of its blocks, its
-// blocks once they are committed, and final rejections.
+// tell spreads what this node knows first: subtrees ahead of its blocks, and
+// its blocks once they are committed.
 func (w *running) tell(ctx context.Context) error {
 	sub := w.bus.Subscribe()
 	defer sub.Close()
@@ -229,14 +234,6 @@ func (w *running) tellOf(ctx context.Context, e event.Event) {
 		// a dead leader's block is told by the one that took over
 		if e.Source == "own" && (w.isSelf(e.Proposer) || w.isSelf(w.engine.Leader())) {
 			w.tellBlock(ctx, e)
-		}
-	case event.RecordRejected:
-		if w.Role() == RoleValidator && e.Peer == "" {
-			x := wire.RejectedTx{ID: e.ID, Reason: e.Reason, Detail: e.Detail, Height: e.Height}
-			if key, err := consortium.ParsePublicKey(e.Author); err == nil {
-				x.Author = key
-			}
-			w.publish(ctx, topicRejected, x.Encode())
 		}
 	}
 }

@@ -2,68 +2,157 @@ package replica
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"math"
-	"slices"
-	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/chainsync"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
 const (
-	offerWrite = 10 * time.Second // for one peer to take an offer
-	batchWait  = 5 * time.Millisecond
-	busyWait   = 20 * time.Millisecond
+	batchWait    = 5 * time.Millisecond
+	busyWait     = 20 * time.Millisecond
+	rejectedRate = 10  // messages a second on the topic rejected_tx
+	rejectedMost = 256 // of them that wait; they are hints, and more are not sent
+	farBehind    = 100 // blocks; a node that lags more while it syncs takes no record
 )
 
 // ErrNoChain means that this node does not know its chain yet.
 var ErrNoChain = errors.New("the chain is not known yet: no peer has answered with its genesis")
 
+// Placed is how far a submitted record came.
+type Placed struct {
+	ID              chain.Hash
+	ledger.Position // zero: accepted, and on its way
+}
+
+// Committed tells whether the record is in a block on this node's disk.
+func (p Placed) Committed() bool { return p.Height > 0 }
+
 // Submit puts a signed record into the pool and sends it to all. With wait it
-// returns when the record is in a block on this node's disk. A refusal is a
-// *consortium.RecordError; a ctx that ends while waiting gives ctx's error,
-// and the record stays on its way.
-func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (chain.Hash, error) {
+// returns when the record is in a block on this node's disk, or when ctx ends
+// or the node stops. Without an error the record is committed, or it is
+// accepted: in the journal on disk, so that it will be committed or get one
+// final rejection, whatever becomes of this process. The journal is written
+// only before such an answer: a record that is committed in time needs none. A
+// refusal is a *consortium.RecordError.
+func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (Placed, error) {
 	p := r.live.Load()
 	if p == nil {
-		return chain.Hash{}, ErrNoChain
+		return Placed{}, ErrNoChain
 	}
-	id := consortium.RecordID(raw)
-	done, forget := p.offers.wait(id)
-	defer forget()
-	_, err := p.pool.Add(raw, "")
+	id, err := p.pool.Add(raw, "")
+	placed := Placed{ID: id}
 	var bad *consortium.RecordError
 	switch {
 	case err == nil, errors.Is(err, chain.ErrKnown): // known by gossip: from now on it is ours to offer
-		if !p.offers.add(own{id, raw}, time.Now()) {
-			break
+	case errors.As(err, &bad) && bad.Reason == consortium.Duplicate:
+		placed.Position, err = r.ledger.Place(id)
+		return placed, err
+	default:
+		return placed, err
+	}
+	if !wait {
+		if full := r.ledger.Accept(id, raw); full != nil {
+			if err == nil {
+				p.pool.Remove(id)
+			}
+			return placed, full
 		}
+	}
+	gossiped := true
+	if p.offers.add(own{id, raw}, time.Now()) {
 		select {
 		case p.offers.fresh <- own{id, raw}:
 		case <-ctx.Done(): // not gossiped, but offered
-			return id, ctx.Err()
+			gossiped = false
+		case <-r.stopping:
+			gossiped = false
 		}
-	case errors.As(err, &bad) && bad.Reason == consortium.Duplicate:
-		return id, nil
-	default:
-		return id, err
 	}
-	if !wait || r.ledger.Committed(id) {
-		return id, nil
+	if !wait {
+		return placed, nil
+	}
+	if gossiped {
+		at, over, err := r.await(ctx, p, id)
+		if over {
+			placed.Position = at
+			return placed, err
+		}
+	}
+	if err := r.ledger.Accept(id, raw); err != nil {
+		return placed, err
+	}
+	if at, err := r.ledger.Place(id); err == nil { // in the last moment
+		placed.Position = at
+	}
+	return placed, nil
+}
+
+// await waits for the end of a record that is offered. over is false where ctx
+// or the node came to its end first.
+func (r *Replica) await(ctx context.Context, p *parts, id chain.Hash) (at ledger.Position, over bool, err error) {
+	done, forget := p.offers.wait(id)
+	defer forget()
+	// An end before wait was told to nobody.
+	if at, err := r.ledger.Place(id); err == nil {
+		return at, true, nil
+	}
+	if x, ok := r.ledger.Rejected(id); ok {
+		return at, true, refusal(x)
 	}
 	select {
 	case end := <-done:
-		return id, end
+		return end.at, true, end.err
 	case <-ctx.Done():
-		return id, ctx.Err()
+	case <-r.stopping:
 	}
+	return at, false, nil
+}
+
+// refusal is a final rejection as an error.
+func refusal(x ledger.Rejection) error {
+	return &consortium.RecordError{Reason: consortium.Reason(x.Reason), Detail: x.Detail}
+}
+
+// closed tells why clients have to go elsewhere now, or nil.
+func (r *Replica) closed() error {
+	select {
+	case <-r.stopping:
+		return consortium.Refuse(consortium.ShuttingDown, "this node is stopping: ask another one, or try again when it is back")
+	default:
+	}
+	if r.behind.Load() {
+		return consortium.Refuse(consortium.Syncing, "this node is more than %d blocks behind: ask another one, or try again when it has caught up", farBehind)
+	}
+	return nil
+}
+
+// readBack takes the records that were accepted in an earlier run: back into
+// the pool and the offers, or to their end.
+func (r *Replica) readBack(p *parts) error {
+	open := 0
+	err := r.ledger.Accepted(func(id chain.Hash, raw []byte) error {
+		_, err := p.pool.Restore(raw)
+		if bad, ok := errors.AsType[*consortium.RecordError](err); ok && bad.Reason != consortium.Duplicate {
+			p.ended = append(p.ended, r.ending(own{id, raw}, bad))
+			return nil
+		}
+		open++
+		p.offers.add(own{id, raw}, time.Now())
+		return nil
+	})
+	if open+len(p.ended) > 0 {
+		r.log.Info("accepted records read back", "open", open, "ended", len(p.ended))
+	}
+	return err
 }
 
 // settleWaiters watches the chain for the records that somebody waits for. An
@@ -73,15 +162,16 @@ func (w *running) settleWaiters(ctx context.Context) error {
 	defer sub.Close()
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
+	w.reject(w.ended...)
 	w.settleAll()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case now := <-sweep.C:
-			for _, x := range w.pool.Sweep(w.ledger.Tip().Head.Height+1, now) {
-				w.reject(x)
-			}
+			state := w.Sync()
+			w.behind.Store(state.State == chainsync.Syncing && state.LagBlocks > farBehind)
+			w.reject(w.pool.Sweep(w.ledger.Tip().Head.Height+1, now)...)
 		case <-sub.Wake():
 			events, lost := sub.Take(eventsAtOnce)
 			if lost > 0 {
@@ -91,7 +181,7 @@ func (w *running) settleWaiters(ctx context.Context) error {
 			for _, e := range events {
 				if e, ok := e.Data.(event.RecordCommitted); ok {
 					committed = append(committed, e.ID)
-					w.offers.end(e.ID, nil)
+					w.offers.end(e.ID, ledger.Position{Height: e.Height, Index: uint32(e.Index)}, nil)
 				}
 			}
 			w.pool.Remove(committed...)
@@ -99,21 +189,78 @@ func (w *running) settleWaiters(ctx context.Context) error {
 	}
 }
 
-// reject makes a final answer outlive a restart, and gives it to who waits.
-func (w *running) reject(x event.RecordRejected) {
-	if err := w.ledger.Reject(x.ID, x.Reason, x.Detail); err != nil {
-		w.log.Warn("rejection not kept", "id", x.ID, "err", err)
+// reject ends records for good: on disk first, in one batch, then for who waits,
+// by event and by gossip. What has another end already keeps that one.
+func (w *running) reject(list ...event.RecordRejected) {
+	if len(list) == 0 {
+		return
 	}
-	w.offers.end(x.ID, &consortium.RecordError{Reason: consortium.Reason(x.Reason), Detail: x.Detail})
+	refused := make([]ledger.Refused, len(list))
+	for i, x := range list {
+		refused[i] = ledger.Refused{ID: x.ID, Reason: x.Reason, Detail: x.Detail}
+	}
+	fresh, err := w.ledger.Reject(refused...)
+	if err != nil { // the journal and the offers still have them
+		w.log.Error("rejections not kept", "records", len(list), "err", err)
+		return
+	}
+	is := make(map[chain.Hash]struct{}, len(fresh))
+	for _, x := range fresh {
+		is[x.ID] = struct{}{}
+	}
+	var events []event.Event
+	for _, x := range list {
+		if _, ok := is[x.ID]; !ok {
+			w.tellEnd(x.ID)
+			continue
+		}
+		delete(is, x.ID)
+		w.offers.end(x.ID, ledger.Position{}, &consortium.RecordError{Reason: consortium.Reason(x.Reason), Detail: x.Detail})
+		events = append(events, x)
+		select {
+		case w.offers.rejected <- x:
+		default:
+		}
+	}
+	w.bus.Publish(events...)
+}
+
+// tellRejected gossips final rejections while this node is a validator. They
+// are hints for others, and few.
+func (w *running) tellRejected(ctx context.Context) error {
+	pace := rate.NewLimiter(rejectedRate, rejectedRate)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case e := <-w.offers.rejected:
+			if w.Role() != RoleValidator {
+				continue
+			}
+			if err := pace.Wait(ctx); err != nil {
+				return err
+			}
+			x := wire.RejectedTx{ID: e.ID, Reason: e.Reason, Detail: e.Detail, Height: e.Height}
+			if key, err := consortium.ParsePublicKey(e.Author); err == nil {
+				x.Author = key
+			}
+			w.publish(ctx, topicRejected, x.Encode())
+		}
+	}
+}
+
+// tellEnd tells the end of a record, if it has one, to who waits for it.
+func (w *running) tellEnd(id chain.Hash) {
+	if at, err := w.ledger.Place(id); err == nil {
+		w.offers.end(id, at, nil)
+	} else if x, ok := w.ledger.Rejected(id); ok {
+		w.offers.end(id, ledger.Position{}, refusal(x))
+	}
 }
 
 func (w *running) settleAll() {
 	for _, id := range w.offers.unsettled() {
-		if w.ledger.Committed(id) {
-			w.offers.end(id, nil)
-		} else if x, err := w.ledger.Rejection(id); err == nil && !w.pool.Has(id) {
-			w.offers.end(id, &consortium.RecordError{Reason: consortium.Reason(x.Reason), Detail: x.Detail})
-		}
+		w.tellEnd(id)
 	}
 	open := func(id chain.Hash) bool { return !w.ledger.Committed(id) }
 	for _, raw := range w.pool.Next(w.pool.Len(), math.MaxInt, open) {
@@ -181,133 +328,4 @@ func (w *running) gossipRecords(ctx context.Context, batch [][]byte) error {
 			return ctx.Err()
 		}
 	}
-}
-
-// offer sends own records that are still not committed straight to the
-// validators, for gossip may have lost them.
-func (w *running) offer(ctx context.Context) error {
-	sub := w.bus.Subscribe()
-	defer sub.Close()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-sub.Wake():
-			if validatorCame(sub) {
-				w.offers.hurry()
-			}
-		case now := <-tick.C:
-			if open := w.stillOpen(w.offers.due(now)); len(open) > 0 {
-				w.offerTo(ctx, open)
-			}
-		}
-	}
-}
-
-// validatorCame drains sub: has a validator become ready? It may have missed
-// what was offered while it was away.
-func validatorCame(sub *event.Subscription) bool {
-	events, _ := sub.Take(eventsAtOnce)
-	return slices.ContainsFunc(events, func(e event.Envelope) bool {
-		p, ok := e.Data.(event.PeerReady)
-		return ok && slices.Contains(p.Services, "validator")
-	})
-}
-
-// stillOpen ends the offers of records that found their end, and lists the rest.
-func (w *running) stillOpen(due []own) (open [][]byte) {
-	for _, o := range due {
-		if w.ledger.Committed(o.id) {
-			w.offers.end(o.id, nil)
-			continue
-		}
-		if !w.pool.Has(o.id) { // it was dropped without our seeing why
-			_, err := w.pool.Add(o.raw, "")
-			var bad *consortium.RecordError
-			if errors.As(err, &bad) && final(bad.Reason) {
-				w.refuse(o, bad)
-				continue
-			}
-		}
-		open = append(open, o.raw)
-	}
-	return open
-}
-
-// final tells whether a record that was good once and is refused for this reason
-// can never be committed (LEDGER 5).
-func final(r consortium.Reason) bool {
-	switch r {
-	case consortium.Expired, consortium.StaleConfig, consortium.NotAuthorised, consortium.UnknownAuthor:
-		return true
-	}
-	return false
-}
-
-// refuse ends an own record for good, and tells of it.
-func (w *running) refuse(o own, bad *consortium.RecordError) {
-	x := event.RecordRejected{ID: o.id, Reason: string(bad.Reason), Detail: bad.Detail, Height: w.ledger.Tip().Head.Height}
-	if r, err := consortium.DecodeRecord(o.raw); err == nil {
-		x.Author = hex.EncodeToString(r.Author[:])
-	}
-	w.reject(x)
-	w.bus.Publish(x)
-}
-
-// offerTo sends records to every connected validator, or to 4 peers where
-// there is none.
-func (w *running) offerTo(ctx context.Context, records [][]byte) {
-	var to, others []peer.ID
-	for _, p := range w.services.Peers() {
-		if p.Services&chain.Validator != 0 {
-			to = append(to, p.ID)
-		} else if len(others) < 4 {
-			others = append(others, p.ID)
-		}
-	}
-	if len(to) == 0 {
-		to = others
-	}
-	frames := frameRecords(records)
-	var wg sync.WaitGroup
-	for _, p := range to {
-		wg.Go(func() {
-			if err := w.sendRecords(ctx, p, frames); err != nil {
-				w.log.Debug("offer not taken", "peer", p, "err", err)
-			}
-		})
-	}
-	wg.Wait()
-}
-
-func frameRecords(records [][]byte) (frames [][]byte) {
-	var batch [][]byte
-	size := 0
-	for _, raw := range records {
-		if size+4+len(raw) > maxRecords && len(batch) > 0 {
-			frames, batch, size = append(frames, wire.EncodeRecords(batch)), nil, 0
-		}
-		batch, size = append(batch, raw), size+4+len(raw)
-	}
-	return append(frames, wire.EncodeRecords(batch))
-}
-
-func (w *running) sendRecords(ctx context.Context, p peer.ID, frames [][]byte) error {
-	ctx, cancel := context.WithTimeout(ctx, offerWrite)
-	defer cancel()
-	st, err := w.services.Open(ctx, p, w.recordsProtocol())
-	if err != nil {
-		return err
-	}
-	if err := st.SetDeadline(time.Now().Add(offerWrite)); err != nil {
-		return errors.Join(err, st.Reset())
-	}
-	for _, f := range frames {
-		if err := wire.WriteFrame(st, f); err != nil {
-			return errors.Join(err, st.Reset())
-		}
-	}
-	return st.Close()
 }

@@ -113,27 +113,6 @@ func guilt(r consortium.Reason) (chain.Offence, bool) {
 	return "", false
 }
 
-// takeRecords serves /records/1: frames of records that somebody holds and
-// that are still not committed.
-func (w *running) takeRecords(_ context.Context, st chain.Stream) error {
-	for {
-		frame, err := wire.ReadFrame(st, maxRecords)
-		if errors.Is(err, errEOF) {
-			return nil
-		}
-		if err != nil {
-			return wire.Fault(err)
-		}
-		records, err := wire.DecodeRecords(frame)
-		if err != nil {
-			return wire.Fault(err)
-		}
-		if err := w.addAll(records, st.Peer()); err != nil && !errors.Is(err, chain.ErrKnown) {
-			return err
-		}
-	}
-}
-
 // fromValidator drops claims of nodes that are not in the current set. The set
 // changes with the chain, so nobody is charged.
 func (w *running) fromValidator(next func(chain.Message) error) func(context.Context, chain.Message) error {
@@ -175,7 +154,7 @@ func (w *running) onRejected(m chain.Message) error {
 		return wire.Fault(err)
 	}
 	if m.Origin != w.services.Self() {
-		w.bus.Publish(event.RecordRejected{ID: x.ID, Reason: x.Reason, Detail: x.Detail, Height: x.Height, Author: hex.EncodeToString(x.Author[:]), Peer: m.Origin})
+		w.bus.Publish(event.RecordRejected{ID: x.ID, Reason: x.Reason, Detail: x.Detail, Height: x.Height, Author: hex.EncodeToString(x.Author[:]), Peer: m.Origin, Final: true})
 	}
 	return nil
 }

@@ -54,6 +54,8 @@ func FuzzRejectedTx(f *testing.F)        { fuzz(f, "RejectedTx") }
 func FuzzBestBlock(f *testing.F)         { fuzz(f, "BestBlock") }
 func FuzzNodeStatus(f *testing.F)        { fuzz(f, "NodeStatus") }
 func FuzzBlockAnnouncement(f *testing.F) { fuzz(f, "BlockAnnouncement") }
+func FuzzOffer(f *testing.F)             { fuzz(f, "Offer") }
+func FuzzWant(f *testing.F)              { fuzz(f, "Want") }
 func FuzzSyncRequest(f *testing.F)       { fuzz(f, "SyncRequest") }
 func FuzzHeaderAnswer(f *testing.F)      { fuzz(f, "HeaderAnswer") }
 func FuzzSubtreeAnswer(f *testing.F)     { fuzz(f, "SubtreeAnswer") }

@@ -94,6 +94,8 @@ func messages(t testing.TB) []message {
 		of(MaxBestBlock, BestBlock{hash(1), maxNumber}, DecodeBestBlock),
 		of(MaxNodeStatus, fullNodeStatus(t), DecodeNodeStatus),
 		of(MaxAnnouncement, BlockAnnouncement{make([]byte, MaxHeader), make([]byte, MaxCertificate), hashes(MaxSubtrees)}, DecodeBlockAnnouncement),
+		of(MaxOffer, Offer{hashes(MaxOfferIDs)}, DecodeOffer),
+		of(MaxOffer, Want{hashes(MaxOfferIDs)}, DecodeWant),
 		of(MaxSyncRequest, SyncRequest{SyncRecords, maxNumber, math.MaxInt32, hashes(MaxSyncRecords)}, DecodeSyncRequest),
 		of(MaxSyncAnswer, HeaderAnswer{make([]byte, MaxHeader), make([]byte, MaxCertificate)}, DecodeHeaderAnswer),
 		of(MaxSyncAnswer, SubtreeAnswer{maxNumber, MaxSubtrees - 1, fullSubtree()}, DecodeSubtreeAnswer),

@@ -35,6 +35,7 @@ const (
 	MaxGoodbye      = 512
 	MaxGenesis      = 256 << 10
 	MaxRecords      = 256 << 10 // topic record and protocol records
+	MaxOffer        = 132 << 10 // of ids, and its answer
 	MaxSyncRequest  = 64 << 10
 	MaxSyncAnswer   = 512 << 10 // each frame
 	MaxAnnouncement = 32 << 10  // topic block

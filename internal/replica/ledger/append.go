@@ -55,6 +55,16 @@ func (l *Ledger) Append(b *consortium.Block, source string, from peer.ID) error 
 	if err := l.commit(next, b, entries, config); err != nil {
 		return fmt.Errorf("write block %d to ledger %s: %w", b.Header.Height, l.dir, err)
 	}
+	err = l.forget(func(yield func(chain.Hash) bool) {
+		for i := range entries {
+			if !yield(entries[i].id) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		l.log.Error("journal entries of a block not dropped", "height", b.Header.Height, "err", err)
+	}
 	l.setTip(next)
 	l.metrics.blocks.WithLabelValues(source).Inc()
 	l.metrics.records.Add(float64(len(entries)))
@@ -212,6 +222,7 @@ func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *
 	if config != nil {
 		w.set(heightKey(keyConfig, config.Epoch), binary.BigEndian.AppendUint64(config.Encode(), h.Height))
 	}
+	l.journal.clearAll(&w, entries)
 	w.set(keyTip, storedTip{head: next.Head, epoch: next.Config.Epoch, records: next.Records}.encode())
 	if w.err != nil {
 		return w.err
@@ -228,6 +239,12 @@ type writer struct {
 func (w *writer) set(key, value []byte) {
 	if w.err == nil {
 		w.err = w.batch.Set(key, value, nil)
+	}
+}
+
+func (w *writer) delete(key []byte) {
+	if w.err == nil {
+		w.err = w.batch.Delete(key, nil)
 	}
 }
 

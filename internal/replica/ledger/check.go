@@ -74,7 +74,11 @@ func (l *Ledger) check(ctx context.Context, base uint64, progress func(done, tot
 	if base > 0 {
 		return nil
 	}
-	if err := checkCounts(ctx, s, tip, subtrees); err != nil {
+	err = checkCounts(ctx, s, tip, subtrees)
+	if err == nil {
+		err = checkJournal(ctx, s)
+	}
+	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -152,6 +156,17 @@ func expect(r pebble.Reader, key, want []byte) error {
 		return fmt.Errorf("index %c %x holds %x, want %x", key[0], key[1:], got, want)
 	}
 	return nil
+}
+
+// checkJournal finds journal entries that are no records. An entry of a record
+// that is in the chain is no fault: a crash may leave it.
+func checkJournal(ctx context.Context, r pebble.Reader) error {
+	return scan(r, []byte{keyJournal}, func(rest, raw []byte) error {
+		if _, err := consortium.DecodeRecord(raw); err != nil {
+			return fmt.Errorf("journal entry %x: %w", rest, err)
+		}
+		return ctx.Err()
+	})
 }
 
 // checkCounts finds entries that no block accounts for: with every wanted

@@ -22,6 +22,7 @@ const (
 	keyAuthor    = 'a' // author, height, u32 index → record id
 	keySubtree   = 'u' // subtree id → u64 height, u16 index
 	keyConfig    = 'c' // epoch → config bytes, u64 height
+	keyJournal   = 'p' // sequence → record that a client was told is accepted
 	keyRejection = 'r' // record id → final rejection
 )
 

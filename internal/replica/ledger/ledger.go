@@ -37,6 +37,9 @@ type Options struct {
 	// this chain, so that it is not verified again; nil knows of none. It is
 	// called by several goroutines and MUST NOT block.
 	Verified func(id chain.Hash) bool
+	// Bounds of the journal of accepted records; 0: 100,000 and 128 MiB.
+	JournalRecords int
+	JournalBytes   int64
 }
 
 // Ledger is the chain on this node. All methods are safe for concurrent use;
@@ -54,12 +57,14 @@ type Ledger struct {
 	verified func(chain.Hash) bool
 	metrics  *metrics
 
-	tip atomic.Pointer[Tip] // replaced, never changed
+	tip     atomic.Pointer[Tip] // replaced, never changed
+	journal journal
 
 	// writing is held over a whole commit, its I/O and its events included: it
 	// puts blocks, and their events, in order. Readers never take it.
 	writing  sync.Mutex
-	rejected []chain.Hash // guarded by writing: oldest first
+	rejected []rejected   // guarded by writing: oldest first
+	ended    atomic.Int64 // len(rejected)
 
 	life   sync.RWMutex // guards closed, over the calls that may come after Close
 	closed bool
@@ -106,6 +111,7 @@ func Open(o Options) (*Ledger, error) {
 		o.Verified = func(chain.Hash) bool { return false }
 	}
 	l := &Ledger{fs: o.FS, dir: o.Dir, readOnly: o.ReadOnly, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified}
+	l.journal.init(o)
 	if err := l.open(o.FS); err != nil {
 		return nil, err
 	}
@@ -222,6 +228,10 @@ func (l *Ledger) recover() error {
 		return &CorruptError{Dir: l.dir, Err: err}
 	}
 	l.rejected = rejected
+	l.ended.Store(int64(len(rejected)))
+	if err := l.journal.load(l.db); err != nil {
+		return &CorruptError{Dir: l.dir, Err: err}
+	}
 	g, err := readGenesis(l.db)
 	if errors.Is(err, ErrNotFound) {
 		l.setTip(Tip{})

@@ -279,7 +279,7 @@ func TestEventsAndMetrics(t *testing.T) {
 			t.Errorf("%+v", events[2+i].Data)
 		}
 	}
-	if families, err := reg.Gather(); err != nil || len(families) != 6 {
+	if families, err := reg.Gather(); err != nil || len(families) != 7 {
 		t.Errorf("%d metrics, %v", len(families), err)
 	}
 	if err := l.Append(b, "sync", "peer"); !errors.Is(err, chain.ErrKnown) || sub.Behind() != 0 {
@@ -298,11 +298,11 @@ func TestRejections(t *testing.T) {
 	appendBlock(t, l, b)
 	in, out := b.Body[0].IDs()[0], chain.Hash{1}
 	for _, id := range []chain.Hash{in, out} {
-		if err := l.Reject(id, "expired", "first"); err != nil {
+		if _, err := l.Reject(ledger.Refused{ID: id, Reason: "expired", Detail: "first"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := l.Reject(out, "stale_config", "second"); err != nil {
+	if fresh, err := l.Reject(ledger.Refused{ID: out, Reason: "stale_config", Detail: "second"}); err != nil || len(fresh) != 0 {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {

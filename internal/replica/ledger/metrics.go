@@ -26,6 +26,7 @@ func newMetrics(l *Ledger, reg prometheus.Registerer) *metrics {
 		}
 		return time.Since(time.UnixMilli(int64(h.Time))).Seconds()
 	})
+	gauge("parley_ledger_journal_records", "Records that were answered as accepted and have no end yet.", func() float64 { return float64(l.JournalLen()) })
 	gauge("parley_ledger_size_bytes", "Bytes on disk.", func() float64 { return float64(l.DiskUsage()) })
 	return &metrics{
 		blocks:  f.NewCounterVec(prometheus.CounterOpts{Name: "parley_ledger_blocks_total", Help: "Blocks stored, by where they came from."}, []string{"source"}),

@@ -42,6 +42,9 @@ func (l *Ledger) Committed(id chain.Hash) bool {
 	return found
 }
 
+// Place is where the record stands in the chain, ErrNotFound where it does not.
+func (l *Ledger) Place(id chain.Hash) (Position, error) { return readPlace(l.db, id) }
+
 // Header returns a header and its certificate.
 func (l *Ledger) Header(height uint64) (*consortium.Header, consortium.Certificate, error) {
 	return readHeader(l.db, height)

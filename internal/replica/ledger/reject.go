@@ -11,8 +11,11 @@ import (
 	"github.com/parley-p2p/parley/chain"
 )
 
-// maxRejections is how many final rejections are kept for those who ask later.
-const maxRejections = 100_000
+// Final rejections are kept for those who ask later, up to so many and so long.
+const (
+	maxRejections = 100_000
+	keepRejection = 24 * time.Hour
+)
 
 // Rejection is the final answer to a record. It is stored as JSON: nothing is
 // hashed or signed here, and few are written.
@@ -23,72 +26,100 @@ type Rejection struct {
 	Time   time.Time `json:"time"`
 }
 
+// Refused is a record that will never be committed, and why.
+type Refused struct {
+	ID             chain.Hash
+	Reason, Detail string
+}
+
+// rejected is a final rejection that is kept.
+type rejected struct {
+	id   chain.Hash
+	time time.Time
+}
+
 // readRejections lists the rejected ids, oldest first.
-func readRejections(db pebble.Reader) ([]chain.Hash, error) {
-	type item struct {
-		id   chain.Hash
-		time time.Time
-	}
-	var items []item
+func readRejections(db pebble.Reader) ([]rejected, error) {
+	var items []rejected
 	err := scan(db, []byte{keyRejection}, func(rest, value []byte) error {
 		var r Rejection
 		if err := json.Unmarshal(value, &r); err != nil || len(rest) != len(chain.Hash{}) {
 			return fmt.Errorf("rejection %x is unreadable", rest)
 		}
-		items = append(items, item{chain.Hash(rest), r.Time})
+		items = append(items, rejected{chain.Hash(rest), r.Time})
 		return nil
 	})
-	slices.SortStableFunc(items, func(a, b item) int { return a.time.Compare(b.time) })
-	ids := make([]chain.Hash, len(items))
-	for i, it := range items {
-		ids[i] = it.id
-	}
-	return ids, err
+	slices.SortStableFunc(items, func(a, b rejected) int { return a.time.Compare(b.time) })
+	return items, err
 }
 
-// Reject keeps why the record id will never be committed, for those who ask
-// later. An id that is in the chain or was rejected before keeps its first
-// answer. The write is in the log of the store and is synced with the next
-// block: many records expire at once. The last 100,000 are kept.
-func (l *Ledger) Reject(id chain.Hash, reason, detail string) error {
-	v, err := json.Marshal(Rejection{Reason: reason, Detail: detail, Height: l.Tip().Head.Height, Time: time.Now().UTC()})
-	if err != nil {
-		return fmt.Errorf("encode rejection of %s: %w", id, err)
-	}
+// Reject ends records for good: one synced batch drops them from the journal
+// and keeps why, for those who ask later. It returns those that had no end
+// before, once each: a record that is in the chain stays there, and one that
+// was rejected before keeps its first answer. The last 100,000 answers are kept
+// for at least 24 h.
+func (l *Ledger) Reject(records ...Refused) ([]Refused, error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if final, err := l.final(id); final || err != nil {
-		return err
-	}
-	b := l.db.NewBatch()
-	defer b.Close()
-	if err := b.Set(hashKey(keyRejection, id), v, nil); err != nil {
-		return fmt.Errorf("write rejection of %s: %w", id, err)
-	}
-	full := len(l.rejected) >= maxRejections
-	if full {
-		if err := b.Delete(hashKey(keyRejection, l.rejected[0]), nil); err != nil {
-			return fmt.Errorf("forget rejection of %s: %w", l.rejected[0], err)
+	w := writer{batch: l.db.NewBatch()}
+	defer w.batch.Close()
+	now, height := time.Now().UTC(), l.Tip().Head.Height
+	var fresh []Refused
+	var ends []rejected
+	seen := make(map[chain.Hash]struct{}, len(records))
+	for _, x := range records {
+		if _, twice := seen[x.ID]; twice {
+			continue
 		}
+		seen[x.ID] = struct{}{}
+		l.journal.clear(&w, x.ID)
+		done, err := l.final(x.ID)
+		if err != nil {
+			return nil, fmt.Errorf("look up record %s: %w", x.ID, err)
+		}
+		if done {
+			continue
+		}
+		v, err := json.Marshal(Rejection{Reason: x.Reason, Detail: x.Detail, Height: height, Time: now})
+		if err != nil {
+			return nil, fmt.Errorf("encode rejection of %s: %w", x.ID, err)
+		}
+		w.set(hashKey(keyRejection, x.ID), v)
+		fresh, ends = append(fresh, x), append(ends, rejected{x.ID, now})
 	}
-	if err := b.Commit(pebble.NoSync); err != nil {
-		return fmt.Errorf("write rejection of %s: %w", id, err)
+	kept := append(l.rejected, ends...)
+	for len(kept) > maxRejections || len(kept) > 0 && now.Sub(kept[0].time) > keepRejection {
+		w.delete(hashKey(keyRejection, kept[0].id))
+		kept = kept[1:]
 	}
-	if full {
-		l.rejected = l.rejected[1:]
+	if w.err != nil {
+		return nil, fmt.Errorf("write rejections to ledger %s: %w", l.dir, w.err)
 	}
-	l.rejected = append(l.rejected, id)
-	return nil
+	if w.batch.Empty() {
+		return nil, nil
+	}
+	if err := w.batch.Commit(pebble.Sync); err != nil {
+		return nil, fmt.Errorf("write rejections to ledger %s: %w", l.dir, err)
+	}
+	l.rejected = kept
+	l.ended.Store(int64(len(kept)))
+	err := l.forget(func(yield func(chain.Hash) bool) {
+		for _, x := range records {
+			if !yield(x.ID) {
+				return
+			}
+		}
+	})
+	return fresh, err
 }
 
 // final reports whether id is committed or rejected.
 func (l *Ledger) final(id chain.Hash) (bool, error) {
-	for _, kind := range []byte{keyRecord, keyRejection} {
-		if found, err := has(l.db, hashKey(kind, id)); found || err != nil {
-			return found, err
-		}
+	found, err := has(l.db, hashKey(keyRecord, id))
+	if found || err != nil || l.ended.Load() == 0 {
+		return found, err
 	}
-	return false, nil
+	return has(l.db, hashKey(keyRejection, id))
 }
 
 // Rejection tells why, when and at which height of the chain a record was
@@ -103,4 +134,13 @@ func (l *Ledger) Rejection(id chain.Hash) (Rejection, error) {
 		return Rejection{}, fmt.Errorf("rejection of record %s: %w", id, err)
 	}
 	return r, nil
+}
+
+// Rejected is Rejection for the door, where hardly any record was rejected.
+func (l *Ledger) Rejected(id chain.Hash) (Rejection, bool) {
+	if l.ended.Load() == 0 {
+		return Rejection{}, false
+	}
+	r, err := l.Rejection(id)
+	return r, err == nil
 }

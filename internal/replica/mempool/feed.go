@@ -91,30 +91,22 @@ func (p *Pool) rotate(first *list.Element) {
 // Sweep ends the stay of records that cannot be in the block at height, which
 // is the next one, and drops those that were only heard of, 10 minutes ago.
 // After a change of epoch every record is judged again. It returns the final
-// rejections, published as events too; Peer is "" there and only there. Call
-// it about once a second.
+// rejections, which the caller keeps and then publishes. Call it about once a
+// second.
 func (p *Pool) Sweep(height uint64, now time.Time) []event.RecordRejected {
 	var rejected []event.RecordRejected
 	for _, e := range p.expire(height, now) {
 		rejected = append(rejected, rejection(e, height, consortium.Expired, "not_after has passed"))
 	}
 	rejected = append(rejected, p.judgeAgain(height)...)
-	if len(rejected) == 0 {
-		return nil
-	}
-	events := make([]event.Event, len(rejected))
-	for i, r := range rejected {
+	for _, r := range rejected {
 		p.refused.WithLabelValues(r.Reason).Inc()
-		events[i] = r
-	}
-	if p.bus != nil {
-		p.bus.Publish(events...)
 	}
 	return rejected
 }
 
 func rejection(e *entry, height uint64, reason consortium.Reason, detail string) event.RecordRejected {
-	return event.RecordRejected{ID: e.id, Reason: string(reason), Detail: detail, Height: height - 1, Author: hex.EncodeToString(e.author[:])}
+	return event.RecordRejected{ID: e.id, Reason: string(reason), Detail: detail, Height: height - 1, Author: hex.EncodeToString(e.author[:]), Final: true}
 }
 
 // expire removes what is too old, and returns what not_after ended.

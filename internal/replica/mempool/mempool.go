@@ -4,6 +4,7 @@ package mempool
 
 import (
 	"container/list"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/time/rate"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
@@ -26,6 +28,9 @@ const (
 	// outlasts the stay in the pool, so that late gossip of a committed record
 	// and the block itself cost no second check.
 	verifiedIDs = 100_000
+	// refusedEvents is how many refusals at the door are told a second: a
+	// client that sends nothing else must not drown the other events.
+	refusedEvents = 10
 )
 
 // Config bounds a Pool.
@@ -46,6 +51,15 @@ type Rules struct {
 	// Config is the one in force, which bounds an author's records and whose
 	// epoch tells when all records have to be judged again. nil: neither.
 	Config func() *consortium.Config
+	// Height of the chain, for events.
+	Height func() uint64 // nil: 0
+	// Closed tells why this node takes no record from a client now: nil, or a
+	// *consortium.RecordError of the node's state (disk_low, syncing,
+	// shutting_down). It is asked for each record and MUST NOT block.
+	Closed func() error // nil: never
+	// Ended is the final answer that a record had before, which a client that
+	// hands it in again gets once more.
+	Ended func(id chain.Hash) error // nil: none is known
 }
 
 // Pool is the records that wait for a block. All methods are safe for
@@ -56,6 +70,7 @@ type Pool struct {
 	bus     *event.Bus
 	log     *slog.Logger
 	refused *prometheus.CounterVec
+	told    *rate.Limiter // refusals of which an event tells
 	wake    chan struct{}
 
 	mu       sync.Mutex // guards below
@@ -92,6 +107,7 @@ type author struct {
 func New(cfg Config, rules Rules, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) *Pool {
 	p := &Pool{
 		cfg: cfg, rules: rules, bus: bus, log: log,
+		told:     rate.NewLimiter(refusedEvents, refusedEvents),
 		wake:     make(chan struct{}, 1),
 		records:  map[chain.Hash]*entry{},
 		authors:  map[consortium.PublicKey]*author{},
@@ -129,8 +145,41 @@ func (p *Pool) Add(raw []byte, from peer.ID) (chain.Hash, error) {
 	if bad, ok := errors.AsType[*consortium.RecordError](err); ok {
 		p.refused.WithLabelValues(string(bad.Reason)).Inc()
 		p.log.Debug("record refused", "id", id, "peer", from, "err", err)
+		if from == "" {
+			p.tell(id, raw, bad)
+		}
 	}
 	return id, err
+}
+
+// tell publishes what a client was told at the door.
+func (p *Pool) tell(id chain.Hash, raw []byte, bad *consortium.RecordError) {
+	if p.bus == nil || bad.Reason == consortium.Duplicate || !p.told.Allow() {
+		return
+	}
+	e := event.RecordRejected{ID: id, Reason: string(bad.Reason), Detail: bad.Detail}
+	if p.rules.Height != nil {
+		e.Height = p.rules.Height()
+	}
+	if r, err := consortium.DecodeRecord(raw); err == nil {
+		e.Author = hex.EncodeToString(r.Author[:])
+	}
+	p.bus.Publish(e)
+}
+
+// Restore puts a record back that this node accepted before, over the bounds if
+// need be: it must not be lost. The rule is asked again; errors are those of
+// Add.
+func (p *Pool) Restore(raw []byte) (chain.Hash, error) {
+	id := consortium.RecordID(raw)
+	if p.known(id, true) {
+		return id, chain.ErrKnown
+	}
+	r, err := consortium.DecodeRecord(raw)
+	if err != nil {
+		return id, err
+	}
+	return id, p.enter(&entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: true}, r, false)
 }
 
 func (p *Pool) add(raw []byte, from peer.ID) (chain.Hash, error) {
@@ -138,6 +187,11 @@ func (p *Pool) add(raw []byte, from peer.ID) (chain.Hash, error) {
 		return chain.Hash{}, consortium.Refuse(consortium.TooLarge, "record of %d bytes is over the limit of %d", len(raw), consortium.MaxRecord)
 	}
 	id := consortium.RecordID(raw)
+	if from == "" && p.rules.Closed != nil {
+		if err := p.rules.Closed(); err != nil {
+			return id, err
+		}
+	}
 	if p.known(id, from == "") { // so it decoded once
 		return id, chain.ErrKnown
 	}
@@ -145,34 +199,45 @@ func (p *Pool) add(raw []byte, from peer.ID) (chain.Hash, error) {
 	if err != nil {
 		return id, err
 	}
-	e := &entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}
-	if !p.Verified(id) {
-		if err := p.room(e); err != nil { // a check that is in vain costs 46 µs
+	if from == "" && p.rules.Ended != nil {
+		if err := p.rules.Ended(id); err != nil {
 			return id, err
+		}
+	}
+	return id, p.enter(&entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}, r, true)
+}
+
+// enter judges r, which is e decoded, and puts it into the pool.
+func (p *Pool) enter(e *entry, r *consortium.Record, bounded bool) error {
+	if !p.Verified(e.id) {
+		if bounded {
+			if err := p.room(e); err != nil { // a check that is in vain costs 46 µs
+				return err
+			}
 		}
 		if err := r.Verify(p.rules.Genesis); err != nil {
-			return id, err
+			return err
 		}
 		p.mu.Lock()
-		p.verified.add(id)
+		p.verified.add(e.id)
 		p.mu.Unlock()
 	}
-	if err := p.rules.Committable(r, id); err != nil {
-		return id, err
+	if err := p.rules.Committable(r, e.id); err != nil {
+		return err
 	}
-	if err := p.insert(e, r.Kind == consortium.KindConfig); err != nil {
-		return id, err
+	if err := p.insert(e, r.Kind == consortium.KindConfig, bounded); err != nil {
+		return err
 	}
 	// A block may have come in between, and its Remove found nothing.
-	if err := p.rules.Committable(r, id); err != nil {
-		p.Remove(id)
-		return id, err
+	if err := p.rules.Committable(r, e.id); err != nil {
+		p.Remove(e.id)
+		return err
 	}
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
-	return id, nil
+	return nil
 }
 
 // known reports whether id is in the pool. One that a client brings as well is
@@ -219,7 +284,7 @@ func (p *Pool) fits(e *entry, pending int) error {
 	return nil
 }
 
-func (p *Pool) insert(e *entry, config bool) error {
+func (p *Pool) insert(e *entry, config, bounded bool) error {
 	pending := p.pending()
 	size := int64(len(e.raw))
 	p.mu.Lock()
@@ -228,8 +293,10 @@ func (p *Pool) insert(e *entry, config bool) error {
 		old.local = old.local || e.local
 		return chain.ErrKnown
 	}
-	if err := p.fits(e, pending); err != nil {
-		return err
+	if bounded {
+		if err := p.fits(e, pending); err != nil {
+			return err
+		}
 	}
 	a := p.authors[e.author]
 	if a == nil {
