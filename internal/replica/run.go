@@ -28,7 +28,14 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	}
 	p := r.live.Load()
 	work := &running{Replica: r, parts: p, services: s, hints: make(chan wire.Subtree, 64), limits: newLimits()}
-	work.syncer = chainsync.New(chainsync.Config{Net: p.net}, r.ledger, s, r.bus, r.base.With("room", "replica.chainsync"), r.reg)
+	work.syncer = chainsync.New(chainsync.Config{
+		Net: p.net, Pending: p.pool.Get,
+		Take: func(raw []byte, from peer.ID) {
+			if _, err := p.pool.Add(raw, from); err != nil {
+				r.log.Debug("record of a coming block not taken", "peer", from, "err", err)
+			}
+		},
+	}, r.ledger, s, r.bus, r.base.With("room", "replica.chainsync"), r.reg)
 	engine, err := consensus.New(
 		consensus.Config{
 			Key: r.cfg.Key, WALDir: r.walDir(), SoleValidator: r.cfg.SoleValidator, InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL,

@@ -32,12 +32,19 @@ const SlackBlocks = 3
 
 const (
 	catchUpTime = 10 * time.Second // of one CatchUp, LEDGER 4
-	maxStreams  = 16               // served to one peer at once; a session of ours opens at most 6
+	maxStreams  = 16               // served to one peer at once; a session of ours opens at most 10
 )
 
 // Config of a Syncer.
 type Config struct {
 	Net string // 8 hex digits, part of the protocol id
+
+	// Pending looks for a record among those that wait for a block; its bytes
+	// are not changed. nil: this node has none, and fetches whole bodies.
+	Pending func(id chain.Hash) (raw []byte, ok bool)
+	// Take puts a record that was asked for ahead of its block among those that
+	// wait, by its own rules. nil: none is asked for.
+	Take func(raw []byte, from peer.ID)
 }
 
 // Peers is what a Syncer needs of [chain.Services].
@@ -52,6 +59,7 @@ type Peers interface {
 // Syncer brings the ledger up to what its peers hold. All methods are safe for
 // concurrent use; of Follow and CatchUp one at a time works, the other waits.
 type Syncer struct {
+	cfg      Config
 	protocol string
 	ledger   *ledger.Ledger
 	peers    Peers
@@ -61,14 +69,15 @@ type Syncer struct {
 	genesis  chain.Hash
 
 	run  run           // verified headers above the tip
+	told foretold      // subtrees of blocks to come
 	busy chan struct{} // holds one token while somebody may append
 	wake chan struct{} // the run grew, or there are hints
 	halt chan struct{} // closed when fork is set
 
-	mu        sync.Mutex // guards below
-	told      map[uint64]chain.Hash
-	hints     map[peer.ID]uint64 // who told of a head that we cannot reach yet
-	fork      error              // *ledger.ForkError, the first one seen
+	mu        sync.Mutex            // guards below
+	known     map[uint64]chain.Hash // blocks that were announced, by height
+	hints     map[peer.ID]uint64    // who told of a head that we cannot reach yet
+	fork      error                 // *ledger.ForkError, the first one seen
 	state     event.SyncChanged
 	published time.Time // when the last SyncChanged went out
 }
@@ -76,10 +85,10 @@ type Syncer struct {
 // New wires a Syncer over a ledger that has its genesis. It starts nothing.
 func New(cfg Config, l *ledger.Ledger, s Peers, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) *Syncer {
 	y := &Syncer{
-		protocol: "/parley/" + cfg.Net + "/sync/1", genesis: l.Genesis().Hash(),
+		cfg: cfg, protocol: "/parley/" + cfg.Net + "/sync/1", genesis: l.Genesis().Hash(),
 		ledger: l, peers: s, bus: bus, log: log,
 		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1), halt: make(chan struct{}),
-		told: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{},
+		known: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{},
 		state: event.SyncChanged{State: Waiting, Target: l.Tip().Head.Height},
 	}
 	y.metrics = newMetrics(y, reg)

@@ -34,6 +34,7 @@ type session struct {
 
 	headers  bool // a request for headers is out
 	asking   int  // requests for heads that are out
+	early    int  // hints whose records are being asked for
 	nextHead time.Time
 	starved  bool // there are headers, and nobody that we know of to ask for their bodies
 	allHeads time.Time
@@ -128,6 +129,7 @@ func (s *session) step(ctx context.Context) (done bool, err error) {
 		s.askHeaders(ctx, top)
 	}
 	s.askBodies(ctx)
+	s.askEarly(ctx)
 	if err := s.appendNext(); err != nil {
 		return false, err
 	}

@@ -25,10 +25,11 @@ const (
 
 // piece is a run of blocks whose bodies are asked for at once.
 type piece struct {
-	links  []link
-	bytes  int64
-	since  time.Time                      // of its last request
-	askers map[peer.ID]context.CancelFunc // whoever is asked for it now
+	links       []link
+	bytes       int64
+	since       time.Time                      // of its last request
+	askers      map[peer.ID]context.CancelFunc // whoever is asked for it now
+	*completion                                // of a lone block that was announced, until it fails; else nil
 }
 
 func newPiece(links []link) *piece {
@@ -90,7 +91,7 @@ func (w *window) cut(r *run, target int64) *piece {
 	n, size := 0, int64(0)
 	for _, l := range links {
 		c := cost(l)
-		if n > 0 && size+c > target || w.held > 0 && w.held+c > maxBuffer {
+		if n > 0 && (size+c > target || l.subtrees != nil) || w.held > 0 && w.held+c > maxBuffer {
 			break
 		}
 		n++
@@ -121,6 +122,7 @@ func (w *window) done(p *piece, rest []link) {
 func (s *session) askBodies(ctx context.Context) {
 	now := time.Now()
 	s.starved = false
+	s.hurry(ctx, now)
 	for i := 0; i < len(s.window.todo); {
 		p := s.window.todo[i]
 		if src := s.choose(p.links[0], now, p); src != nil {
@@ -135,6 +137,15 @@ func (s *session) askBodies(ctx context.Context) {
 		next := s.run.between(s.window.next, 1)
 		if len(next) == 0 {
 			break
+		}
+		if s.completes(next[0]) {
+			p := s.window.cut(&s.run, 0)
+			if p == nil {
+				break
+			}
+			s.window.out = append(s.window.out, p)
+			s.complete(ctx, p)
+			continue
 		}
 		src := s.choose(next[0], now, nil)
 		if src == nil {
