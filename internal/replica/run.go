@@ -15,6 +15,7 @@ import (
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/chainsync"
 	"github.com/parley-p2p/parley/internal/replica/consensus"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -52,7 +53,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	}
 	work.keepValidators()
 	g, gctx := errgroup.WithContext(ctx)
-	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look, work.syncer.AwaitFork} {
+	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look, work.syncer.Mend, work.syncer.AwaitFork} {
 		g.Go(func() error { return f(gctx) })
 	}
 	return stopped(ctx, g.Wait())
@@ -61,9 +62,21 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 // lookBack is how many blocks are verified again after each start.
 const lookBack = 100
 
-// look verifies the newest blocks on disk, while the node already works.
+// look verifies the newest blocks on disk, while the node already works, and
+// has those repaired that are damaged.
 func (w *running) look(ctx context.Context) error {
-	return w.ledger.CheckLast(ctx, lookBack, nil)
+	for last := uint64(0); ; {
+		err := w.ledger.CheckLast(ctx, lookBack, nil)
+		corrupt, ok := errors.AsType[*ledger.CorruptError](err)
+		if !ok || corrupt.Height == 0 || corrupt.Height == last { // a second time: it is no block that is damaged
+			return err
+		}
+		w.log.Error("found at the look at the last blocks", "err", corrupt.Err)
+		last = corrupt.Height
+		if err := w.syncer.MendBlock(ctx, last); err != nil {
+			return err
+		}
+	}
 }
 
 // running is the replica while Run runs.

@@ -185,14 +185,15 @@ func parallel(n int, f func(i int) bool) {
 	wg.Wait()
 }
 
-// commit writes the block, its indexes and the tip in one synced batch.
+// commit writes the block, its indexes and the tip, which Repair leaves as it
+// is, in one synced batch.
 func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *consortium.Config) error {
 	h := b.Header
 	w := writer{batch: l.db.NewBatchWithSize(int(h.BodyBytes) + 256*len(entries) + 4096)}
 	defer w.batch.Close()
 	w.set(heightKey(keyHeader, h.Height), h.Encode())
 	w.set(heightKey(keyCert, h.Height), b.Certificate.Encode())
-	w.set(hashKey(keyHash, next.Head.Hash), binary.BigEndian.AppendUint64(nil, h.Height))
+	w.set(hashKey(keyHash, h.Hash()), binary.BigEndian.AppendUint64(nil, h.Height))
 	rest := entries
 	for i, s := range b.Body {
 		ids := make([]chain.Hash, len(s.Records))

@@ -50,6 +50,7 @@ type Ledger struct {
 	store    *storeLogger
 	verified func(chain.Hash) bool
 	metrics  *metrics
+	damaged  chan uint64
 
 	tip atomic.Pointer[Tip] // replaced, never changed
 
@@ -99,7 +100,7 @@ func Open(o Options) (*Ledger, error) {
 	if o.Verified == nil {
 		o.Verified = func(chain.Hash) bool { return false }
 	}
-	l := &Ledger{dir: o.Dir, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified}
+	l := &Ledger{dir: o.Dir, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified, damaged: make(chan uint64, maxDamaged)}
 	if err := l.open(o.FS); err != nil {
 		return nil, err
 	}
