@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -80,6 +81,7 @@ type Syncer struct {
 	fork      error                 // *ledger.ForkError, the first one seen
 	state     event.SyncChanged
 	published time.Time // when the last SyncChanged went out
+	said      time.Time // when the last log line was written
 }
 
 // New wires a Syncer over a ledger that has its genesis. It starts nothing.
@@ -149,7 +151,7 @@ const publishEvery = time.Second
 
 // setState notes where we stand and tells of it: at once when the state
 // changes, once a second while only the figures do.
-func (y *Syncer) setState(anybody bool, target uint64, blocksPerSecond float64) {
+func (y *Syncer) setState(anybody bool, target uint64, speed speed) {
 	tip := y.ledger.Tip().Head.Height
 	next := event.SyncChanged{Target: max(target, tip)}
 	next.LagBlocks = next.Target - tip
@@ -164,8 +166,9 @@ func (y *Syncer) setState(anybody bool, target uint64, blocksPerSecond float64) 
 		next.State = Synced
 	default:
 		next.State = Syncing
-		if blocksPerSecond > 0 {
-			next.ETAS = float64(next.LagBlocks) / blocksPerSecond
+		next.BlocksS, next.BytesS = speed.blocks, speed.bytes
+		if speed.blocks > 0 {
+			next.ETAS = float64(next.LagBlocks) / speed.blocks
 		}
 	}
 	y.state = next
@@ -173,10 +176,29 @@ func (y *Syncer) setState(anybody bool, target uint64, blocksPerSecond float64) 
 	if tell {
 		y.published = now
 	}
+	say := was.State != next.State || next.State == Syncing && now.Sub(y.said) >= sayEvery
+	if say {
+		y.said = now
+	}
 	y.mu.Unlock()
+	if say {
+		y.say(tip, next)
+	}
 	if tell && y.bus != nil {
 		y.bus.Publish(next)
 	}
+}
+
+// sayEvery is the least time between two log lines of one state.
+const sayEvery = 10 * time.Second
+
+func (y *Syncer) say(tip uint64, s event.SyncChanged) {
+	if s.State != Syncing {
+		y.log.Info("sync", "state", s.State, "height", tip)
+		return
+	}
+	y.log.Info("sync", "state", s.State, "height", tip, "target", s.Target, "percent", math.Floor(1000*float64(tip)/float64(s.Target))/10,
+		"blocks_s", math.Round(s.BlocksS), "mb_s", math.Round(s.BytesS/1e5)/10, "eta", time.Duration(s.ETAS*float64(time.Second)).Round(time.Second))
 }
 
 // nudge wakes the session, if one runs.

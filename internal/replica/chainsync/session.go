@@ -134,7 +134,7 @@ func (s *session) step(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	s.askHeads(ctx)
-	s.setState(len(s.sources) > 0, s.target(), s.rate.perSecond(time.Now()))
+	s.setState(len(s.sources) > 0, s.target(), s.rate.speed(time.Now()))
 	return s.once && s.finished(), nil
 }
 
@@ -403,7 +403,7 @@ func (s *session) appendNext() error {
 		return fmt.Errorf("sync: %w", err)
 	default:
 		s.stored++
-		s.rate.add(time.Now())
+		s.rate.add(time.Now(), int64(l.header.BodyBytes))
 		s.metrics.blocks.WithLabelValues(resultStored).Inc()
 	}
 	s.window.pass(height)
@@ -432,29 +432,4 @@ func (s *session) finished() bool {
 		return len(s.sources) == 0
 	}
 	return true
-}
-
-// rate counts blocks while they come in a row.
-type rate struct {
-	since, last time.Time
-	n           int
-}
-
-// rateGap without a block ends a row.
-const rateGap = 5 * time.Second
-
-func (r *rate) add(now time.Time) {
-	if now.Sub(r.last) > rateGap {
-		*r = rate{since: now}
-	}
-	r.n++
-	r.last = now
-}
-
-func (r *rate) perSecond(now time.Time) float64 {
-	d := now.Sub(r.since)
-	if r.n < 2 || d <= 0 || now.Sub(r.last) > rateGap {
-		return 0
-	}
-	return float64(r.n) / d.Seconds()
 }
