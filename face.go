@@ -67,7 +67,9 @@ type Sync struct {
 	State     string  `json:"state"` // waiting | syncing | synced
 	Target    uint64  `json:"target"`
 	LagBlocks uint64  `json:"lag_blocks"`
-	ETAS      float64 `json:"eta_s"`
+	ETAS      float64 `json:"eta_s"`    // 0 = not known
+	BlocksS   float64 `json:"blocks_s"` // stored, over the last seconds; 0 unless syncing
+	BytesS    float64 `json:"bytes_s"`  // of their bodies
 }
 
 // Verification tells how far the chain of a restored backup was verified.

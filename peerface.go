@@ -66,7 +66,7 @@ func (n *Node) Status() Status {
 
 func (n *Node) syncState() Sync {
 	y := n.replica.Sync()
-	return Sync{State: y.State, Target: y.Target, LagBlocks: y.LagBlocks, ETAS: y.ETAS}
+	return Sync{State: y.State, Target: y.Target, LagBlocks: y.LagBlocks, ETAS: y.ETAS, BlocksS: y.BlocksS, BytesS: y.BytesS}
 }
 
 // Info is what the node is and where it listens.

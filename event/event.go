@@ -161,7 +161,9 @@ type SyncChanged struct {
 	State     string  `json:"state"` // waiting | syncing | synced
 	Target    uint64  `json:"target"`
 	LagBlocks uint64  `json:"lag_blocks"`
-	ETAS      float64 `json:"eta_s"`
+	ETAS      float64 `json:"eta_s"`    // 0 = not known
+	BlocksS   float64 `json:"blocks_s"` // stored, over the last seconds
+	BytesS    float64 `json:"bytes_s"`  // of their bodies
 }
 
 // LedgerChecked says that the chain of a restored backup was verified from its

@@ -43,7 +43,7 @@ func samples(t *testing.T) []Event {
 		MiningOn{Hash: h, PrevHash: h, Height: 812, Miner: "node1", RecordCount: 50, SizeBytes: 20480, From: id},
 		RecordCommitted{ID: h, Subject: "pkg:deb/debian/0ad", Author: "ab", Height: 812, Index: 3},
 		RecordRejected{ID: h, Reason: "expired", Detail: "not_after has passed", Height: 812, Author: "ab", Peer: id, Final: true},
-		SyncChanged{State: "syncing", Target: 812, LagBlocks: 5, ETAS: 1.5},
+		SyncChanged{State: "syncing", Target: 812, LagBlocks: 5, ETAS: 1.5, BlocksS: 3.5, BytesS: 4096},
 		LedgerChecked{OK: true, Height: 812, Detail: "the certificate is wrong"},
 		ViewChanged{View: 3, Leader: 2, Why: "leader_failed"},
 		StatsSampled{Inbound: 1, Outbound: 2, BytesInS: 3, BytesOutS: 4, MessagesS: map[string]float64{"block": 1}, RecordsS: 5, Mempool: 6},

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 )
@@ -53,17 +54,29 @@ func (b *bar) show(done, total int64, text string) {
 		fmt.Fprintf(b.w, "%3.0f%%  %s%s\n", part*100, text, left)
 		return
 	}
+	fmt.Fprint(b.w, clearLine, fit(fmt.Sprintf("%s  %s%s", cells(part), text, left), b.width))
+}
+
+// clearLine goes back to the start of a terminal's line and wipes it.
+const clearLine = "\r\x1b[K"
+
+// cells draws a part of 1, which is not shown as whole before it is.
+func cells(part float64) string {
 	full := int(part * barCells)
-	line := fmt.Sprintf("%s%s %3.0f%%  %s%s", strings.Repeat("█", full), strings.Repeat("░", barCells-full), part*100, text, left)
-	if r := []rune(line); len(r) >= b.width {
-		line = string(r[:b.width-1])
+	return fmt.Sprintf("%s%s %3.0f%%", strings.Repeat("█", full), strings.Repeat("░", barCells-full), math.Floor(part*100))
+}
+
+// fit cuts a line to what one line of the terminal takes.
+func fit(line string, width int) string {
+	if r := []rune(line); len(r) >= width {
+		return string(r[:width-1])
 	}
-	fmt.Fprintf(b.w, "\r\x1b[K%s", line)
+	return line
 }
 
 // end takes the line away.
 func (b *bar) end() {
 	if b.drawn && b.width > 0 {
-		fmt.Fprint(b.w, "\r\x1b[K")
+		fmt.Fprint(b.w, clearLine)
 	}
 }

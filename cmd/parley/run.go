@@ -45,17 +45,19 @@ func runCommand(g *globals) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		log, err := newLog(cfg.Log, g.err)
+		out, line := onScreen(g.err)
+		log, err := newLog(cfg.Log, out)
 		if err != nil {
 			return err
 		}
-		return runNode(c.Context(), cfg, log)
+		return runNode(c.Context(), cfg, log, line)
 	}
 	return c
 }
 
-// runNode runs a node and its API until ctx ends or one of them fails.
-func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger) error {
+// runNode runs a node and its API until ctx ends or one of them fails. line,
+// where the log is on a terminal, shows how far a sync is.
+func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *screen) error {
 	ignoreHangup(ctx, log)
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
@@ -78,6 +80,9 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return named("node", node.Run(gctx)) })
 	g.Go(func() error { return named("api", server.Run(gctx)) })
+	if line != nil {
+		g.Go(func() error { line.showSync(gctx, node); return nil })
+	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // there may be no systemd
 	done := make(chan error, 1)
 	go func() { done <- g.Wait() }()

@@ -35,10 +35,6 @@ func viewStatus(s parley.Status) *table {
 	if s.Head != nil {
 		tip = fmt.Sprintf("%d  %s  %s ago", s.Head.Height, head(s.Head.Hash.String()), seconds(s.Head.AgeS))
 	}
-	sync := s.Sync.State
-	if s.Sync.LagBlocks > 0 {
-		sync += fmt.Sprintf(", %s behind %d", count(s.Sync.LagBlocks, "block"), s.Sync.Target)
-	}
 	validators := "not known yet"
 	if v := s.Validators; v != nil {
 		validators = fmt.Sprintf("%d of %d connected, %d needed", v.Connected, v.N, v.Quorum)
@@ -50,7 +46,7 @@ func viewStatus(s parley.Status) *table {
 		"chain", chain,
 		"validators", validators,
 		"head", tip,
-		"sync", sync,
+		"sync", syncText(s.Sync),
 		"peers", fmt.Sprintf("%d in, %d out, %d known", s.Peers.Inbound, s.Peers.Outbound, s.Peers.Known),
 		"waiting", fmt.Sprintf("%s, %s", count(s.Mempool.Records, "record"), size(s.Mempool.Bytes)),
 		"version", s.Version+", up "+seconds(s.UptimeS),

@@ -15,6 +15,7 @@ import (
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/chainsync"
 	"github.com/parley-p2p/parley/internal/replica/consensus"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -31,7 +32,14 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	}
 	p := r.live.Load()
 	work := &running{Replica: r, parts: p, services: s, hints: make(chan wire.Subtree, 64), limits: newLimits()}
-	work.syncer = chainsync.New(chainsync.Config{Net: p.net}, r.ledger, s, r.bus, r.base.With("room", "replica.chainsync"), r.reg)
+	work.syncer = chainsync.New(chainsync.Config{
+		Net: p.net, Pending: p.pool.Get,
+		Take: func(raw []byte, from peer.ID) {
+			if _, err := p.pool.Add(raw, from); err != nil {
+				r.log.Debug("record of a coming block not taken", "peer", from, "err", err)
+			}
+		},
+	}, r.ledger, s, r.bus, r.base.With("room", "replica.chainsync"), r.reg)
 	engine, err := consensus.New(
 		consensus.Config{
 			Key: r.cfg.Key, WALDir: r.walDir(), SoleValidator: r.cfg.SoleValidator, InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL,
@@ -49,7 +57,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	work.keepValidators()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, f := range []func(context.Context) error{
-		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, work.syncer.AwaitFork,
+		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, work.syncer.Mend, work.syncer.AwaitFork,
 	} {
 		g.Go(func() error { return f(gctx) })
 	}
@@ -59,12 +67,24 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 // lookBack is how many blocks are verified again after each start.
 const lookBack = 100
 
-// look verifies the newest blocks on disk, while the node already works.
+// look verifies the newest blocks on disk, while the node already works, and
+// has those repaired that are damaged.
 func (w *running) look(ctx context.Context) error {
 	if _, err := w.ledger.Unverified(); err == nil {
 		return nil // verify looks at all of them
 	}
-	return w.ledger.CheckLast(ctx, lookBack, nil)
+	for last := uint64(0); ; {
+		err := w.ledger.CheckLast(ctx, lookBack, nil)
+		corrupt, ok := errors.AsType[*ledger.CorruptError](err)
+		if !ok || corrupt.Height == 0 || corrupt.Height == last { // a second time: it is no block that is damaged
+			return err
+		}
+		w.log.Error("found at the look at the last blocks", "err", corrupt.Err)
+		last = corrupt.Height
+		if err := w.syncer.MendBlock(ctx, last); err != nil {
+			return err
+		}
+	}
 }
 
 // running is the replica while Run runs.

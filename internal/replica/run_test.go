@@ -118,11 +118,15 @@ func TestWhoTells(t *testing.T) {
 }
 
 // TestClaimRates: the topics whose messages come with each block carry the
-// fastest chain, ten blocks a second.
+// fastest chain: ten blocks a second, and many subtrees in each.
 func TestClaimRates(t *testing.T) {
 	w, _, _ := atWork(t, ledgertest.New(t, 1))
 	for _, topic := range w.topics() {
-		if topic.Claim && topic.Rate != 10 {
+		want := 10
+		if topic.Name == topicSubtree {
+			want = 100
+		}
+		if topic.Claim && topic.Rate != want {
 			t.Errorf("%s: %d a second", topic.Name, topic.Rate)
 		}
 	}
@@ -145,7 +149,7 @@ func TestForkEndsValidator(t *testing.T) {
 		if r.Leader() != 1 {
 			t.Error("the engine does not run")
 		}
-		data := wire.BlockAnnouncement{Header: other.Header.Encode(), Certificate: other.Certificate.Encode()}.Encode()
+		data := wire.BlockAnnouncement{Header: other.Header.Encode(), Certificate: other.Certificate.Encode(), Subtrees: other.Body.SubtreeIDs()}.Encode()
 		for _, topic := range s.topics {
 			if topic.Name == topicBlock {
 				if err := topic.Validate(t.Context(), chain.Message{From: "somebody", Data: data}); !errors.Is(err, ledger.ErrFork) {

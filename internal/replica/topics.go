@@ -25,6 +25,10 @@ const (
 	topicRejected = "rejected_tx"
 
 	maxRecords = 256 << 10 // bytes of one message of records
+
+	// subtreeRate is how many subtrees a second a leader may tell of: at an
+	// interval of 20 ms it makes 50 blocks, and those of 500 records have two.
+	subtreeRate = 100
 )
 
 var errEOF = io.EOF
@@ -34,7 +38,7 @@ func (w *running) topics() []chain.Topic {
 	return []chain.Topic{
 		{Name: topicBlock, MaxBytes: 32 << 10, Validate: w.onBlock},
 		{Name: topicRecord, MaxBytes: maxRecords, Validate: w.onRecords},
-		{Name: topicSubtree, MaxBytes: 16 << 10, Claim: true, Rate: 10, Validate: w.fromValidator(w.onSubtree)},
+		{Name: topicSubtree, MaxBytes: 16 << 10, Claim: true, Rate: subtreeRate, Validate: w.fromValidator(w.onSubtree)},
 		{Name: topicMiningOn, MaxBytes: 2 << 10, Claim: true, Rate: 10, Validate: w.fromValidator(w.onMiningOn)},
 		{Name: topicRejected, MaxBytes: 1 << 10, Claim: true, Rate: 10, Validate: w.fromValidator(w.onRejected)},
 	}
@@ -134,6 +138,7 @@ func (w *running) onSubtree(m chain.Message) error {
 	if consortium.SubtreeID(s.Records) != s.ID {
 		return chain.Invalid(chain.Malformed, "subtree id does not fit its records")
 	}
+	w.syncer.Foretold(m.From, m.Origin, s)
 	w.bus.Publish(event.SubtreeAnnounced{ID: s.ID, Height: s.Height, Index: int(s.Index), Records: len(s.Records), From: m.Origin})
 	return nil
 }

@@ -108,7 +108,9 @@ func DecodeRecords(b []byte) ([][]byte, error) {
 // SyncKind is what a SyncRequest asks for.
 type SyncKind uint32
 
-// Kinds of a SyncRequest, with the fields that each one uses.
+// Kinds of a SyncRequest, with the fields that each one uses. Where IDs are
+// asked for, From may name the block that holds them: who is about to have it
+// waits a moment for it.
 const (
 	SyncHead     SyncKind = 1 + iota // nothing → HeaderAnswer, none at height 0
 	SyncHeaders                      // From, Count ≤ 1,024 → HeaderAnswer each
@@ -116,6 +118,7 @@ const (
 	SyncSubtrees                     // IDs ≤ 512 → SubtreeAnswer each
 	SyncRecords                      // IDs ≤ 2,000 → frames of EncodeRecords
 	SyncConfigs                      // From = epoch → ConfigAnswer each
+	SyncIDs                          // IDs ≤ 512 of subtrees → Subtree each, with the ids of its records
 )
 
 // Limits of SyncRequest.Count and of len(SyncRequest.IDs).
@@ -126,7 +129,7 @@ const (
 	MaxSyncRecords  = 2000
 )
 
-var syncNames = [...]string{"unknown", "head", "headers", "bodies", "subtrees", "records", "configs"}
+var syncNames = [...]string{"unknown", "head", "headers", "bodies", "subtrees", "records", "configs", "ids"}
 
 // String is the kind's name in LEDGER 6.
 func (k SyncKind) String() string {
@@ -189,7 +192,7 @@ func (r *SyncRequest) check(f *fields) {
 		within(3, int(r.Count), MaxSyncHeaders)
 	case SyncBodies:
 		within(3, int(r.Count), MaxSyncBodies)
-	case SyncSubtrees:
+	case SyncSubtrees, SyncIDs:
 		within(4, len(r.IDs), MaxSyncSubtrees)
 	case SyncRecords:
 		within(4, len(r.IDs), MaxSyncRecords)

@@ -346,7 +346,7 @@ func TestNames(t *testing.T) {
 	if got := VerackName(WrongGenesis) + VerackName(NotAllowed) + VerackName(8); got != "wrong_genesisnot_allowedother" {
 		t.Error(got)
 	}
-	if got := SyncHead.String() + SyncConfigs.String() + SyncKind(7).String(); got != "headconfigsunknown" {
+	if got := SyncHead.String() + SyncConfigs.String() + SyncIDs.String() + SyncKind(8).String(); got != "headconfigsidsunknown" {
 		t.Error(got)
 	}
 }

@@ -38,8 +38,12 @@ func (y *Syncer) Announced(ctx context.Context, from peer.ID, a wire.BlockAnnoun
 	if s.header.Genesis != y.genesis {
 		return chain.Invalid(chain.ForgedBlock, "block %d: genesis %s, our chain's is %s", s.header.Height, s.header.Genesis, y.genesis)
 	}
+	if n := len(a.Subtrees); n != int(s.header.Subtrees) || consortium.BlockRoot(a.Subtrees) != s.header.Root {
+		return chain.Invalid(chain.Malformed, "block %d: its %d subtree ids do not give the root of its header, which has %d", s.header.Height, n, s.header.Subtrees)
+	}
+	s.subtrees = a.Subtrees
 	for ctx.Err() == nil {
-		if err := y.announced(from, s); !errors.Is(err, errMoved) {
+		if err := y.judge(from, s); !errors.Is(err, errMoved) {
 			return err
 		}
 	}
@@ -49,7 +53,7 @@ func (y *Syncer) Announced(ctx context.Context, from peer.ID, a wire.BlockAnnoun
 // errMoved means that the run or the ledger went on meanwhile: look again.
 var errMoved = errors.New("the chain moved")
 
-func (y *Syncer) announced(from peer.ID, s sealed) error {
+func (y *Syncer) judge(from peer.ID, s sealed) error {
 	tip := y.ledger.Tip()
 	if s.header.Height <= tip.Head.Height {
 		return y.past(tip, from, s)
@@ -189,7 +193,7 @@ func (y *Syncer) takeHints() map[peer.ID]uint64 {
 func (y *Syncer) wasTold(height uint64, hash chain.Hash) bool {
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	return y.told[height] == hash
+	return y.known[height] == hash
 }
 
 // firstTold notes that a verified block was announced, and reports whether it
@@ -197,14 +201,14 @@ func (y *Syncer) wasTold(height uint64, hash chain.Hash) bool {
 func (y *Syncer) firstTold(height uint64, hash chain.Hash) bool {
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	if y.told[height] == hash {
+	if y.known[height] == hash {
 		return false
 	}
-	y.told[height] = hash
-	if len(y.told) > 2*relayDepth {
-		for h := range y.told {
+	y.known[height] = hash
+	if len(y.known) > 2*relayDepth {
+		for h := range y.known {
 			if h+relayDepth < height {
-				delete(y.told, h)
+				delete(y.known, h)
 			}
 		}
 	}

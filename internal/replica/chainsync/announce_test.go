@@ -214,7 +214,7 @@ func TestAnnouncedVerdicts(t *testing.T) {
 	}
 	lie := *blocks[1].Header
 	lie.Time++
-	wantInvalid(t, nd.Announced(ctx, from, announcement(&consortium.Block{Header: &lie, Certificate: blocks[1].Certificate})), chain.ForgedBlock)
+	wantInvalid(t, nd.Announced(ctx, from, announcement(&consortium.Block{Header: &lie, Certificate: blocks[1].Certificate, Body: blocks[1].Body})), chain.ForgedBlock)
 
 	// headers may run ahead of the bodies
 	for range 3 {

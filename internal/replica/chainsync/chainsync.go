@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -32,12 +33,19 @@ const SlackBlocks = 3
 
 const (
 	catchUpTime = 10 * time.Second // of one CatchUp, LEDGER 4
-	maxStreams  = 16               // served to one peer at once; a session of ours opens at most 6
+	maxStreams  = 16               // served to one peer at once; a session of ours opens at most 10
 )
 
 // Config of a Syncer.
 type Config struct {
 	Net string // 8 hex digits, part of the protocol id
+
+	// Pending looks for a record among those that wait for a block; its bytes
+	// are not changed. nil: this node has none, and fetches whole bodies.
+	Pending func(id chain.Hash) (raw []byte, ok bool)
+	// Take puts a record that was asked for ahead of its block among those that
+	// wait, by its own rules. nil: none is asked for.
+	Take func(raw []byte, from peer.ID)
 }
 
 // Peers is what a Syncer needs of [chain.Services].
@@ -52,6 +60,7 @@ type Peers interface {
 // Syncer brings the ledger up to what its peers hold. All methods are safe for
 // concurrent use; of Follow and CatchUp one at a time works, the other waits.
 type Syncer struct {
+	cfg      Config
 	protocol string
 	ledger   *ledger.Ledger
 	peers    Peers
@@ -61,25 +70,27 @@ type Syncer struct {
 	genesis  chain.Hash
 
 	run  run           // verified headers above the tip
+	told foretold      // subtrees of blocks to come
 	busy chan struct{} // holds one token while somebody may append
 	wake chan struct{} // the run grew, or there are hints
 	halt chan struct{} // closed when fork is set
 
-	mu        sync.Mutex // guards below
-	told      map[uint64]chain.Hash
-	hints     map[peer.ID]uint64 // who told of a head that we cannot reach yet
-	fork      error              // *ledger.ForkError, the first one seen
+	mu        sync.Mutex            // guards below
+	known     map[uint64]chain.Hash // blocks that were announced, by height
+	hints     map[peer.ID]uint64    // who told of a head that we cannot reach yet
+	fork      error                 // *ledger.ForkError, the first one seen
 	state     event.SyncChanged
 	published time.Time // when the last SyncChanged went out
+	said      time.Time // when the last log line was written
 }
 
 // New wires a Syncer over a ledger that has its genesis. It starts nothing.
 func New(cfg Config, l *ledger.Ledger, s Peers, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) *Syncer {
 	y := &Syncer{
-		protocol: "/parley/" + cfg.Net + "/sync/1", genesis: l.Genesis().Hash(),
+		cfg: cfg, protocol: "/parley/" + cfg.Net + "/sync/1", genesis: l.Genesis().Hash(),
 		ledger: l, peers: s, bus: bus, log: log,
 		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1), halt: make(chan struct{}),
-		told: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{},
+		known: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{},
 		state: event.SyncChanged{State: Waiting, Target: l.Tip().Head.Height},
 	}
 	y.metrics = newMetrics(y, reg)
@@ -140,7 +151,7 @@ const publishEvery = time.Second
 
 // setState notes where we stand and tells of it: at once when the state
 // changes, once a second while only the figures do.
-func (y *Syncer) setState(anybody bool, target uint64, blocksPerSecond float64) {
+func (y *Syncer) setState(anybody bool, target uint64, speed speed) {
 	tip := y.ledger.Tip().Head.Height
 	next := event.SyncChanged{Target: max(target, tip)}
 	next.LagBlocks = next.Target - tip
@@ -155,8 +166,9 @@ func (y *Syncer) setState(anybody bool, target uint64, blocksPerSecond float64) 
 		next.State = Synced
 	default:
 		next.State = Syncing
-		if blocksPerSecond > 0 {
-			next.ETAS = float64(next.LagBlocks) / blocksPerSecond
+		next.BlocksS, next.BytesS = speed.blocks, speed.bytes
+		if speed.blocks > 0 {
+			next.ETAS = float64(next.LagBlocks) / speed.blocks
 		}
 	}
 	y.state = next
@@ -164,10 +176,29 @@ func (y *Syncer) setState(anybody bool, target uint64, blocksPerSecond float64) 
 	if tell {
 		y.published = now
 	}
+	say := was.State != next.State || next.State == Syncing && now.Sub(y.said) >= sayEvery
+	if say {
+		y.said = now
+	}
 	y.mu.Unlock()
+	if say {
+		y.say(tip, next)
+	}
 	if tell && y.bus != nil {
 		y.bus.Publish(next)
 	}
+}
+
+// sayEvery is the least time between two log lines of one state.
+const sayEvery = 10 * time.Second
+
+func (y *Syncer) say(tip uint64, s event.SyncChanged) {
+	if s.State != Syncing {
+		y.log.Info("sync", "state", s.State, "height", tip)
+		return
+	}
+	y.log.Info("sync", "state", s.State, "height", tip, "target", s.Target, "percent", math.Floor(1000*float64(tip)/float64(s.Target))/10,
+		"blocks_s", math.Round(s.BlocksS), "mb_s", math.Round(s.BytesS/1e5)/10, "eta", time.Duration(s.ETAS*float64(time.Second)).Round(time.Second))
 }
 
 // nudge wakes the session, if one runs.

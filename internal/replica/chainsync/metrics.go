@@ -12,10 +12,19 @@ const (
 	resultWasted  = "wasted"  // came twice
 )
 
+// How the body of an announced block came.
+const (
+	howRebuilt = "rebuilt" // out of records that were here
+	howPart    = "part"    // some of its records were fetched
+	howWhole   = "whole"   // given up, and fetched whole
+)
+
 type metrics struct {
-	blocks *prometheus.CounterVec
-	bytes  prometheus.Counter
-	served prometheus.Counter
+	completed *prometheus.CounterVec
+	early     prometheus.Counter
+	blocks    *prometheus.CounterVec
+	bytes     prometheus.Counter
+	served    prometheus.Counter
 }
 
 func newMetrics(y *Syncer, reg prometheus.Registerer) *metrics {
@@ -36,6 +45,11 @@ func newMetrics(y *Syncer, reg prometheus.Registerer) *metrics {
 		blocks: f.NewCounterVec(prometheus.CounterOpts{Name: "parley_chainsync_blocks_total", Help: "Bodies fetched, by what became of them."}, []string{"result"}),
 		bytes:  f.NewCounter(prometheus.CounterOpts{Name: "parley_chainsync_bytes_total", Help: "Bytes of answers read."}),
 		served: f.NewCounter(prometheus.CounterOpts{Name: "parley_chainsync_served_bytes_total", Help: "Bytes of answers written."}),
+	}
+	m.completed = f.NewCounterVec(prometheus.CounterOpts{Name: "parley_chainsync_completed_total", Help: "Announced blocks, by how their body came."}, []string{"how"})
+	m.early = f.NewCounter(prometheus.CounterOpts{Name: "parley_chainsync_early_records_total", Help: "Records fetched ahead of their block."})
+	for _, how := range []string{howRebuilt, howPart, howWhole} {
+		m.completed.WithLabelValues(how)
 	}
 	for _, r := range []string{resultStored, resultInvalid, resultWasted} {
 		m.blocks.WithLabelValues(r)

@@ -28,7 +28,9 @@ type lan struct {
 	tb    testing.TB
 	mu    sync.Mutex
 	nodes []*node
+	made  int
 	wg    sync.WaitGroup // handlers
+	pools bool           // nodes have records that wait for a block
 }
 
 // node is a Syncer with its ledger and what it did to others. It implements
@@ -45,6 +47,8 @@ type node struct {
 	keeps  *node // it was told to keep this one
 
 	mu        sync.Mutex
+	pool      map[chain.Hash][]byte
+	in, out   int64 // bytes of streams that it opened
 	opened    map[peer.ID]int
 	charges   map[peer.ID][]chain.Offence
 	credits   map[peer.ID]int
@@ -76,19 +80,39 @@ func openLedger(tb testing.TB, c *ledgertest.Chain, bus *event.Bus) *ledger.Ledg
 // join adds a node; l is nil for an empty ledger.
 func (n *lan) join(c *ledgertest.Chain, l *ledger.Ledger) *node {
 	n.tb.Helper()
+	bus := event.NewBus(4096)
+	if l == nil {
+		l = openLedger(n.tb, c, bus)
+	}
+	return n.joinOn(l, bus)
+}
+
+// joinOn adds a node whose ledger tells bus.
+func (n *lan) joinOn(l *ledger.Ledger, bus *event.Bus) *node {
+	n.tb.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.made++
 	nd := &node{
-		lan: n, id: testID(n.tb, fmt.Sprint("node ", len(n.nodes))), ledger: l, bus: event.NewBus(4096),
+		lan: n, id: testID(n.tb, fmt.Sprint("node ", n.made)), ledger: l, bus: bus,
 		opened: map[peer.ID]int{}, charges: map[peer.ID][]chain.Offence{}, credits: map[peer.ID]int{}, validated: map[peer.ID]chain.Head{},
 	}
-	if l == nil {
-		nd.ledger = openLedger(n.tb, c, nd.bus)
+	nd.pool = map[chain.Hash][]byte{}
+	cfg := Config{Net: "0badcafe"}
+	if n.pools {
+		cfg.Pending, cfg.Take = nd.pending, func(raw []byte, _ peer.ID) { nd.hold(raw) }
 	}
-	nd.Syncer = New(Config{Net: "0badcafe"}, nd.ledger, nd, nd.bus, slog.New(slog.DiscardHandler), nil)
+	nd.Syncer = New(cfg, nd.ledger, nd, nd.bus, slog.New(slog.DiscardHandler), nil)
 	nd.handle = nd.Syncer.Protocol().Handle
 	n.nodes = append(n.nodes, nd)
 	return nd
+}
+
+// drop takes a node away.
+func (n *lan) drop(nd *node) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodes = slices.DeleteFunc(n.nodes, func(o *node) bool { return o == nd })
 }
 
 func (n *lan) node(id peer.ID) *node {
@@ -100,6 +124,29 @@ func (n *lan) node(id peer.ID) *node {
 		}
 	}
 	return nil
+}
+
+func (nd *node) pending(id chain.Hash) ([]byte, bool) {
+	nd.mu.Lock()
+	defer nd.mu.Unlock()
+	raw, ok := nd.pool[id]
+	return raw, ok
+}
+
+// hold puts records among those that wait for a block.
+func (nd *node) hold(records ...[]byte) {
+	nd.mu.Lock()
+	defer nd.mu.Unlock()
+	for _, raw := range records {
+		nd.pool[consortium.RecordID(raw)] = raw
+	}
+}
+
+// traffic is the bytes of all streams that the node opened, both ways.
+func (nd *node) traffic() (in, out int64) {
+	nd.mu.Lock()
+	defer nd.mu.Unlock()
+	return nd.in, nd.out
 }
 
 func (nd *node) Peers() []chain.Peer {
@@ -130,6 +177,12 @@ func (nd *node) Open(ctx context.Context, p peer.ID, protocol string) (chain.Str
 		nd.lan.tb.Errorf("%d streams at once to one peer", most)
 	}
 	ours, theirs := streamPair(nd.id, p)
+	ours.count = func(in, out int) {
+		nd.mu.Lock()
+		defer nd.mu.Unlock()
+		nd.in += int64(in)
+		nd.out += int64(out)
+	}
 	nd.lan.wg.Go(func() {
 		defer func() {
 			nd.mu.Lock()
@@ -218,6 +271,8 @@ type pipeStream struct {
 	r, w  net.Conn
 	reset *atomic.Bool
 
+	count func(in, out int) // bytes; nil: nobody counts
+
 	once   sync.Once
 	closed chan struct{} // when the other end is closed
 	other  *pipeStream
@@ -235,6 +290,9 @@ func streamPair(client, server peer.ID) (ours, theirs *pipeStream) {
 
 func (s *pipeStream) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
+	if s.count != nil {
+		s.count(n, 0)
+	}
 	if err != nil && s.reset.Load() {
 		err = errReset
 	}
@@ -243,6 +301,9 @@ func (s *pipeStream) Read(p []byte) (int, error) {
 
 func (s *pipeStream) Write(p []byte) (int, error) {
 	n, err := s.w.Write(p)
+	if s.count != nil {
+		s.count(0, n)
+	}
 	if errors.Is(err, io.ErrClosedPipe) || err != nil && s.reset.Load() {
 		err = errReset
 	}

@@ -21,8 +21,9 @@ const maxRun = 4096
 
 // sealed is a header with its certificate, decoded and no more.
 type sealed struct {
-	header *consortium.Header
-	cert   consortium.Certificate
+	header   *consortium.Header
+	cert     consortium.Certificate
+	subtrees []chain.Hash // of an announcement, else nil; they give the header's root
 }
 
 // unseal decodes both; what does not decode is charged.
@@ -35,7 +36,7 @@ func unseal(header, cert []byte) (sealed, error) {
 	if err != nil {
 		return sealed{}, chain.Invalid(chain.Malformed, "certificate of block %d: %v", h.Height, err)
 	}
-	return sealed{h, c}, nil
+	return sealed{header: h, cert: c}, nil
 }
 
 func decodeHeaderAnswer(frame []byte) (sealed, error) {

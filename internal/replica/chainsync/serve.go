@@ -40,9 +40,11 @@ func (y *Syncer) handle(ctx context.Context, st chain.Stream) error {
 	case wire.SyncBodies:
 		err = a.bodies(ctx, req.From, uint64(req.Count))
 	case wire.SyncSubtrees:
-		err = a.subtrees(req.IDs)
+		err = a.subtrees(ctx, req)
 	case wire.SyncRecords:
-		err = a.records(req.IDs)
+		err = a.records(ctx, req)
+	case wire.SyncIDs:
+		err = a.ids(ctx, req)
 	case wire.SyncConfigs:
 		err = a.configs(req.From)
 	}
@@ -131,23 +133,69 @@ func (a *answer) await(ctx context.Context, height uint64) {
 	}
 }
 
-func (a *answer) subtrees(ids []chain.Hash) error {
-	for _, id := range ids {
-		s, height, index, err := a.ledger.Subtree(id)
-		if errors.Is(err, ledger.ErrNotFound) {
-			continue
+// found serves each id that serve finds, and once more those that it did not
+// when the block that they are said to be of has come.
+func (a *answer) found(ctx context.Context, req wire.SyncRequest, serve func(id chain.Hash) error) error {
+	var late []chain.Hash
+	for _, ids := range [][]chain.Hash{req.IDs, nil} {
+		if ids == nil && len(late) > 0 && req.From > 0 {
+			a.await(ctx, req.From)
+			ids = late
 		}
-		if err != nil {
-			return err
-		}
-		if err := a.write(wire.SubtreeAnswer{Height: height, Index: uint32(index), Records: s.Records}.Encode()); err != nil {
-			return err
+		for _, id := range ids {
+			err := serve(id)
+			if errors.Is(err, ledger.ErrNotFound) {
+				late = append(late, id)
+				continue
+			}
+			if err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (a *answer) records(ids []chain.Hash) error {
+func (a *answer) subtrees(ctx context.Context, req wire.SyncRequest) error {
+	return a.found(ctx, req, func(id chain.Hash) error {
+		s, height, index, err := a.ledger.Subtree(id)
+		if err != nil {
+			return err
+		}
+		return a.write(wire.SubtreeAnswer{Height: height, Index: uint32(index), Records: s.Records}.Encode())
+	})
+}
+
+// ids serves the record ids of subtrees.
+func (a *answer) ids(ctx context.Context, req wire.SyncRequest) error {
+	return a.found(ctx, req, func(id chain.Hash) error {
+		if s, ok := a.told.subtree(id); ok {
+			return a.write(s.Encode())
+		}
+		s, height, index, err := a.ledger.Subtree(id)
+		if err != nil {
+			return err
+		}
+		h, _, err := a.ledger.Header(height)
+		if err != nil {
+			return err
+		}
+		return a.write(wire.Subtree{ID: id, Height: height, Index: uint32(index), Count: uint32(h.Subtrees), Records: s.IDs()}.Encode())
+	})
+}
+
+// record finds a record among those that wait for a block, or in the chain.
+func (a *answer) record(id chain.Hash) ([]byte, error) {
+	if a.cfg.Pending != nil {
+		if raw, ok := a.cfg.Pending(id); ok {
+			return raw, nil
+		}
+	}
+	raw, _, _, err := a.ledger.RecordAt(id)
+	return raw, err
+}
+
+func (a *answer) records(ctx context.Context, req wire.SyncRequest) error {
 	var batch [][]byte
 	size := 0
 	flush := func() error {
@@ -158,11 +206,8 @@ func (a *answer) records(ids []chain.Hash) error {
 		batch, size = nil, 0
 		return a.write(frame)
 	}
-	for _, id := range ids {
-		raw, _, _, err := a.ledger.RecordAt(id)
-		if errors.Is(err, ledger.ErrNotFound) {
-			continue
-		}
+	err := a.found(ctx, req, func(id chain.Hash) error {
+		raw, err := a.record(id)
 		if err != nil {
 			return err
 		}
@@ -173,6 +218,10 @@ func (a *answer) records(ids []chain.Hash) error {
 		}
 		batch = append(batch, raw)
 		size += wire.RecordsSize(len(raw))
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	return flush()
 }

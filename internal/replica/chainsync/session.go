@@ -11,7 +11,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
-	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
@@ -34,6 +33,7 @@ type session struct {
 
 	headers  bool // a request for headers is out
 	asking   int  // requests for heads that are out
+	early    int  // hints whose records are being asked for
 	nextHead time.Time
 	starved  bool // there are headers, and nobody that we know of to ask for their bodies
 	allHeads time.Time
@@ -128,11 +128,12 @@ func (s *session) step(ctx context.Context) (done bool, err error) {
 		s.askHeaders(ctx, top)
 	}
 	s.askBodies(ctx)
+	s.askEarly(ctx)
 	if err := s.appendNext(); err != nil {
 		return false, err
 	}
 	s.askHeads(ctx)
-	s.setState(len(s.sources) > 0, s.target(), s.rate.perSecond(time.Now()))
+	s.setState(len(s.sources) > 0, s.target(), s.rate.speed(time.Now()))
 	return s.once && s.finished(), nil
 }
 
@@ -391,7 +392,7 @@ func (s *session) appendNext() error {
 	if l.gossip {
 		source = "gossip"
 	}
-	err := s.ledger.Append(&consortium.Block{Header: l.header, Certificate: l.cert, Body: b.body}, source, b.from)
+	err := s.ledger.AppendPrepared(b.body, source, b.from)
 	var bad *chain.InvalidError
 	switch {
 	case errors.Is(err, chain.ErrKnown):
@@ -401,7 +402,7 @@ func (s *session) appendNext() error {
 		return fmt.Errorf("sync: %w", err)
 	default:
 		s.stored++
-		s.rate.add(time.Now())
+		s.rate.add(time.Now(), int64(l.header.BodyBytes))
 		s.metrics.blocks.WithLabelValues(resultStored).Inc()
 	}
 	s.window.pass(height)
@@ -430,29 +431,4 @@ func (s *session) finished() bool {
 		return len(s.sources) == 0
 	}
 	return true
-}
-
-// rate counts blocks while they come in a row.
-type rate struct {
-	since, last time.Time
-	n           int
-}
-
-// rateGap without a block ends a row.
-const rateGap = 5 * time.Second
-
-func (r *rate) add(now time.Time) {
-	if now.Sub(r.last) > rateGap {
-		*r = rate{since: now}
-	}
-	r.n++
-	r.last = now
-}
-
-func (r *rate) perSecond(now time.Time) float64 {
-	d := now.Sub(r.since)
-	if r.n < 2 || d <= 0 || now.Sub(r.last) > rateGap {
-		return 0
-	}
-	return float64(r.n) / d.Seconds()
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
-	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -19,16 +19,18 @@ const (
 	maxHeaders = wire.MaxSyncHeaders
 	maxBuffer  = 64 << 20 // bytes of bodies asked for and not appended
 	bodyCost   = 1 << 10  // bytes that a body counts beside its own
+	recordCost = 384      // bytes that a decoded record counts beside its own
 	maxAskers  = 3        // of one piece
 	lateAfter  = 500 * time.Millisecond
 )
 
 // piece is a run of blocks whose bodies are asked for at once.
 type piece struct {
-	links  []link
-	bytes  int64
-	since  time.Time                      // of its last request
-	askers map[peer.ID]context.CancelFunc // whoever is asked for it now
+	links       []link
+	bytes       int64
+	since       time.Time                      // of its last request
+	askers      map[peer.ID]context.CancelFunc // whoever is asked for it now
+	*completion                                // of a lone block that was announced, until it fails; else nil
 }
 
 func newPiece(links []link) *piece {
@@ -40,13 +42,15 @@ func newPiece(links []link) *piece {
 }
 
 // cost is what a body takes of the buffer.
-func cost(l link) int64 { return int64(l.header.BodyBytes) + bodyCost }
+func cost(l link) int64 {
+	return int64(l.header.BodyBytes) + bodyCost + recordCost*int64(l.header.Records)
+}
 
 func (p *piece) from() uint64 { return p.links[0].header.Height }
 
 // arrived is a body that fits its header.
 type arrived struct {
-	body consortium.Body
+	body *ledger.Prepared
 	from peer.ID
 }
 
@@ -90,7 +94,7 @@ func (w *window) cut(r *run, target int64) *piece {
 	n, size := 0, int64(0)
 	for _, l := range links {
 		c := cost(l)
-		if n > 0 && size+c > target || w.held > 0 && w.held+c > maxBuffer {
+		if n > 0 && (size+c > target || l.subtrees != nil) || w.held > 0 && w.held+c > maxBuffer {
 			break
 		}
 		n++
@@ -121,6 +125,7 @@ func (w *window) done(p *piece, rest []link) {
 func (s *session) askBodies(ctx context.Context) {
 	now := time.Now()
 	s.starved = false
+	s.hurry(ctx, now)
 	for i := 0; i < len(s.window.todo); {
 		p := s.window.todo[i]
 		if src := s.choose(p.links[0], now, p); src != nil {
@@ -135,6 +140,15 @@ func (s *session) askBodies(ctx context.Context) {
 		next := s.run.between(s.window.next, 1)
 		if len(next) == 0 {
 			break
+		}
+		if s.completes(next[0]) {
+			p := s.window.cut(&s.run, 0)
+			if p == nil {
+				break
+			}
+			s.window.out = append(s.window.out, p)
+			s.complete(ctx, p)
+			continue
 		}
 		src := s.choose(next[0], now, nil)
 		if src == nil {
@@ -215,7 +229,7 @@ func (s *session) ask(ctx context.Context, src *source, p *piece) {
 
 // onBodies takes what a peer delivered; what it did not goes back to the queue
 // unless another peer is at it. lost means that another one was faster.
-func (s *session) onBodies(src *source, p *piece, bodies []consortium.Body, took timing, err error, lost bool) {
+func (s *session) onBodies(src *source, p *piece, bodies []*ledger.Prepared, took timing, err error, lost bool) {
 	src.inFlight--
 	delete(p.askers, src.id)
 	s.keep(src, p, bodies)
@@ -266,7 +280,7 @@ func (s *session) onNoBodies(src *source, height uint64) {
 }
 
 // keep stores bodies that are new.
-func (s *session) keep(src *source, p *piece, bodies []consortium.Body) {
+func (s *session) keep(src *source, p *piece, bodies []*ledger.Prepared) {
 	tip := s.ledger.Tip().Head.Height
 	for i, b := range bodies {
 		h := p.links[i].header.Height

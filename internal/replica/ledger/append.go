@@ -31,6 +31,11 @@ import (
 // Anything else is a fault of ours. A store that cannot write does not return:
 // it ends the process with one line.
 func (l *Ledger) Append(b *consortium.Block, source string, from peer.ID) error {
+	return l.append(b, source, from, func(tip Tip) ([]entry, *consortium.Config, error) { return l.judge(tip, b) })
+}
+
+// append is Append with judge to judge the body by the tip.
+func (l *Ledger) append(b *consortium.Block, source string, from peer.ID, judge func(tip Tip) ([]entry, *consortium.Config, error)) error {
 	start := time.Now()
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -44,7 +49,7 @@ func (l *Ledger) Append(b *consortium.Block, source string, from peer.ID) error 
 	if err := CheckHeader(tip, b.Header, b.Certificate); err != nil {
 		return err
 	}
-	entries, config, err := l.judge(tip, b)
+	entries, config, err := judge(tip)
 	if err != nil {
 		return err
 	}
@@ -195,14 +200,15 @@ func parallel(n int, f func(i int) bool) {
 	wg.Wait()
 }
 
-// commit writes the block, its indexes and the tip in one synced batch.
+// commit writes the block, its indexes and the tip, which Repair leaves as it
+// is, in one synced batch.
 func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *consortium.Config) error {
 	h := b.Header
 	w := writer{batch: l.db.NewBatchWithSize(int(h.BodyBytes) + 256*len(entries) + 4096)}
 	defer w.batch.Close()
 	w.set(heightKey(keyHeader, h.Height), h.Encode())
 	w.set(heightKey(keyCert, h.Height), b.Certificate.Encode())
-	w.set(hashKey(keyHash, next.Head.Hash), binary.BigEndian.AppendUint64(nil, h.Height))
+	w.set(hashKey(keyHash, h.Hash()), binary.BigEndian.AppendUint64(nil, h.Height))
 	rest := entries
 	for i, s := range b.Body {
 		ids := make([]chain.Hash, len(s.Records))

@@ -56,6 +56,7 @@ type Ledger struct {
 	store    *storeLogger
 	verified func(chain.Hash) bool
 	metrics  *metrics
+	damaged  chan uint64
 
 	tip     atomic.Pointer[Tip] // replaced, never changed
 	journal journal
@@ -110,7 +111,10 @@ func Open(o Options) (*Ledger, error) {
 	if o.Verified == nil {
 		o.Verified = func(chain.Hash) bool { return false }
 	}
-	l := &Ledger{fs: o.FS, dir: o.Dir, readOnly: o.ReadOnly, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified}
+	l := &Ledger{
+		fs: o.FS, dir: o.Dir, readOnly: o.ReadOnly, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified,
+		damaged: make(chan uint64, maxDamaged),
+	}
 	l.journal.init(o)
 	if err := l.open(o.FS); err != nil {
 		return nil, err

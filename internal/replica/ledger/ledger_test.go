@@ -279,7 +279,7 @@ func TestEventsAndMetrics(t *testing.T) {
 			t.Errorf("%+v", events[2+i].Data)
 		}
 	}
-	if families, err := reg.Gather(); err != nil || len(families) != 7 {
+	if families, err := reg.Gather(); err != nil || len(families) != 9 {
 		t.Errorf("%d metrics, %v", len(families), err)
 	}
 	if err := l.Append(b, "sync", "peer"); !errors.Is(err, chain.ErrKnown) || sub.Behind() != 0 {

@@ -11,6 +11,8 @@ type metrics struct {
 	blocks  *prometheus.CounterVec
 	records prometheus.Counter
 	commit  prometheus.Histogram
+
+	damaged, repaired prometheus.Counter
 }
 
 func newMetrics(l *Ledger, reg prometheus.Registerer) *metrics {
@@ -29,8 +31,10 @@ func newMetrics(l *Ledger, reg prometheus.Registerer) *metrics {
 	gauge("parley_ledger_journal_records", "Records that were answered as accepted and have no end yet.", func() float64 { return float64(l.JournalLen()) })
 	gauge("parley_ledger_size_bytes", "Bytes on disk.", func() float64 { return float64(l.DiskUsage()) })
 	return &metrics{
-		blocks:  f.NewCounterVec(prometheus.CounterOpts{Name: "parley_ledger_blocks_total", Help: "Blocks stored, by where they came from."}, []string{"source"}),
-		records: f.NewCounter(prometheus.CounterOpts{Name: "parley_ledger_records_total", Help: "Records stored."}),
+		blocks:   f.NewCounterVec(prometheus.CounterOpts{Name: "parley_ledger_blocks_total", Help: "Blocks stored, by where they came from."}, []string{"source"}),
+		records:  f.NewCounter(prometheus.CounterOpts{Name: "parley_ledger_records_total", Help: "Records stored."}),
+		damaged:  f.NewCounter(prometheus.CounterOpts{Name: "parley_ledger_damaged_total", Help: "Reads of a block that met damaged bytes."}),
+		repaired: f.NewCounter(prometheus.CounterOpts{Name: "parley_ledger_repaired_total", Help: "Damaged blocks written once more."}),
 		commit: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "parley_ledger_commit_seconds", Help: "Time of an append: checks, write and sync.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),

@@ -47,12 +47,16 @@ func (l *Ledger) Place(id chain.Hash) (Position, error) { return readPlace(l.db,
 
 // Header returns a header and its certificate.
 func (l *Ledger) Header(height uint64) (*consortium.Header, consortium.Certificate, error) {
-	return readHeader(l.db, height)
+	h, cert, err := readHeader(l.db, height)
+	l.noteDamage(height, err)
+	return h, cert, err
 }
 
 // Block returns a whole block. The caller owns it.
 func (l *Ledger) Block(height uint64) (*consortium.Block, error) {
-	return readBlock(l.db, height)
+	b, err := readBlock(l.db, height)
+	l.noteDamage(height, err)
+	return b, err
 }
 
 // HeightOf finds a block by the hash of its header.
@@ -74,10 +78,8 @@ func (l *Ledger) Subtree(id chain.Hash) (s consortium.Subtree, height uint64, in
 		return s, 0, 0, fmt.Errorf("subtree %s: %w", id, err)
 	}
 	height, index = binary.BigEndian.Uint64(v), binary.BigEndian.Uint16(v[8:])
-	if v, err = get(l.db, bodyKey(height, index)); err == nil {
-		s, err = parseSubtree(v)
-	}
-	if err != nil {
+	if s, err = readSubtree(l.db, height, index); err != nil {
+		l.noteDamage(height, err)
 		return consortium.Subtree{}, 0, 0, fmt.Errorf("subtree %s at height %d: %w", id, height, err)
 	}
 	return s, height, index, nil
@@ -90,22 +92,18 @@ func (l *Ledger) RecordAt(id chain.Hash) (raw []byte, height uint64, index uint3
 		return nil, 0, 0, fmt.Errorf("record %s: %w", id, err)
 	}
 	skip := int(p.Index) // records still before ours
-	err = scan(l.db, heightKey(keyBody, p.Height), func(_, value []byte) error {
-		s, err := parseSubtree(value)
-		switch {
-		case err != nil:
-			return err
-		case skip < len(s.Records):
+	for i := uint16(0); raw == nil && err == nil; i++ {
+		var s consortium.Subtree
+		if s, err = readSubtree(l.db, p.Height, i); err == nil && skip < len(s.Records) {
 			raw = bytes.Clone(s.Records[skip])
-			return errStop
 		}
 		skip -= len(s.Records)
-		return nil
-	})
-	if err == nil && raw == nil {
+	}
+	if errors.Is(err, ErrNotFound) {
 		err = errors.New("the block ends before it")
 	}
 	if err != nil {
+		l.noteDamage(p.Height, err)
 		return nil, 0, 0, fmt.Errorf("record %s at height %d index %d: %w", id, p.Height, p.Index, err)
 	}
 	return raw, p.Height, p.Index, nil
@@ -336,18 +334,24 @@ func readBlock(r pebble.Reader, height uint64) (*consortium.Block, error) {
 		return nil, err
 	}
 	body := make(consortium.Body, 0, min(h.Subtrees, 64))
-	err = scan(r, heightKey(keyBody, height), func(_, value []byte) error {
-		s, err := parseSubtree(bytes.Clone(value))
+	for i := range h.Subtrees {
+		s, err := readSubtree(r, height, i)
+		if err != nil {
+			return nil, fmt.Errorf("body %d: subtree %d of %d: %w", height, i, h.Subtrees, err)
+		}
 		body = append(body, s)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("body %d: %w", height, err)
-	}
-	if len(body) != int(h.Subtrees) {
-		return nil, fmt.Errorf("body %d: %d subtrees, the header says %d", height, len(body), h.Subtrees)
 	}
 	return &consortium.Block{Header: h, Certificate: cert, Body: body}, nil
+}
+
+// readSubtree looks for one key: a scan over those of a block would read what a
+// repair has covered.
+func readSubtree(r pebble.Reader, height uint64, index uint16) (consortium.Subtree, error) {
+	v, err := get(r, bodyKey(height, index))
+	if err != nil {
+		return consortium.Subtree{}, err
+	}
+	return parseSubtree(v)
 }
 
 func readConfig(r pebble.Reader, epoch uint64) (*consortium.Config, uint64, error) {

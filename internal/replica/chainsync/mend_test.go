@@ -1,0 +1,126 @@
+package chainsync
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
+)
+
+// damaged is a ledger with the blocks of c, some keys of which are deleted
+// behind its back.
+func damaged(t *testing.T, c *ledgertest.Chain, full *ledger.Ledger, keys ...string) *ledger.Ledger {
+	t.Helper()
+	fs := vfs.NewMem()
+	o := ledger.Options{Dir: "ledger", FS: fs, Log: slog.New(slog.DiscardHandler)}
+	l, err := ledger.Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Init(c.Genesis()); err != nil {
+		t.Fatal(err)
+	}
+	for h := uint64(1); h <= full.Tip().Head.Height; h++ {
+		b, err := full.Block(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, l, b)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := pebble.Open("ledger", &pebble.Options{FS: fs, FormatMajorVersion: pebble.FormatTableFormatV6, Logger: silent{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		if err := db.Delete([]byte(k), pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = ledger.Open(o); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+type silent struct{}
+
+func (silent) Infof(string, ...any)  {}
+func (silent) Errorf(string, ...any) {}
+func (silent) Fatalf(string, ...any) { panic("pebble") }
+
+// TestMend: a block that a read finds damaged is fetched again, from whoever
+// serves the right one, and the store is whole afterwards.
+func TestMend(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		keys []string
+		read uint64
+	}{
+		{"body", []string{"b\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00"}, 5},
+		{"header", []string{"h\x00\x00\x00\x00\x00\x00\x00\x03"}, 3},
+		{"three in a row", []string{"h\x00\x00\x00\x00\x00\x00\x00\x03", "h\x00\x00\x00\x00\x00\x00\x00\x04", "b\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00"}, 3},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { mend(t, tt.keys, tt.read) })
+		})
+	}
+}
+
+func mend(t *testing.T, keys []string, read uint64) {
+	c := ledgertest.New(t, 4)
+	full := openLedger(t, c, nil)
+	grow(t, c, full, 9)
+	n := &lan{tb: t}
+	nd := n.join(c, damaged(t, c, full, keys...))
+	lying, stalling := n.join(c, full), n.join(c, full)
+	lying.handle = lieBodies(full)
+	stalling.handle = stallBodies(stalling.handle)
+	ctx, cancel := context.WithCancel(t.Context())
+	end := make(chan error, 1)
+	go func() { end <- nd.Mend(ctx) }()
+	if _, err := nd.ledger.Block(read); err == nil {
+		t.Fatal("nothing is damaged")
+	}
+	time.Sleep(time.Minute)
+	if _, err := nd.ledger.Block(read); err == nil {
+		t.Fatal("repaired out of nothing")
+	}
+	honest := n.join(c, full)
+	for h := uint64(1); h <= 9; h++ {
+		time.Sleep(time.Minute)
+		_, _ = nd.ledger.Block(h) // a reader meets what is damaged
+	}
+	time.Sleep(time.Minute)
+	if err := nd.ledger.Check(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	sameChain(t, full, nd.ledger)
+	if got := nd.charged(honest); len(got) > 0 {
+		t.Errorf("honest peer charged with %v", got)
+	}
+	if got := nd.charged(lying); !slices.Contains(got, chain.InvalidBlock) {
+		t.Errorf("liar charged with %v", got)
+	}
+	cancel()
+	if err := <-end; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	n.wg.Wait()
+}
