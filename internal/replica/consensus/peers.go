@@ -39,6 +39,7 @@ type peers struct {
 	session *session
 	changed chan struct{} // the set changed
 	ended   chan struct{} // closed when run ends
+	came    chan struct{} // a stream stands, to or from another
 
 	mu      sync.Mutex // guards below
 	out     map[uint64]*outbox
@@ -47,7 +48,8 @@ type peers struct {
 }
 
 func newPeers(e *Engine, s *session) *peers {
-	p := &peers{engine: e, session: s, changed: make(chan struct{}, 1), ended: make(chan struct{}), out: map[uint64]*outbox{}, inbound: map[peer.ID]chain.Stream{}}
+	p := &peers{engine: e, session: s, changed: make(chan struct{}, 1), ended: make(chan struct{}), came: make(chan struct{}, 1),
+		out: map[uint64]*outbox{}, inbound: map[peer.ID]chain.Stream{}}
 	p.update()
 	return p
 }
@@ -303,6 +305,7 @@ func (p *peers) write(o *outbox, st chain.Stream, broken <-chan error) (err erro
 		return err, false
 	}
 	o.connect(true, time.Now())
+	p.tellCame()
 	for {
 		b, ok := o.take()
 		if ok {
@@ -358,6 +361,7 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 		case <-p.ended:
 			return chain.ErrUnready
 		}
+		s.turn.hold(m, p.ended)
 		s.gate.enter()
 		s.bft.HandleMessage(id, m)
 		s.gate.leave()
@@ -402,7 +406,15 @@ func (p *peers) accept(from peer.ID, st chain.Stream) (id uint64, old chain.Stre
 	case p.out[id].redial <- struct{}{}:
 	default:
 	}
+	p.tellCame()
 	return id, old, true
+}
+
+func (p *peers) tellCame() {
+	select {
+	case p.came <- struct{}{}:
+	default:
+	}
 }
 
 func (p *peers) release(from peer.ID, st chain.Stream) {
