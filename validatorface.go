@@ -5,7 +5,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 )
 
@@ -166,8 +171,32 @@ func warnings(current, next *consortium.Config) []string {
 	return out
 }
 
-// maxBehind is how many blocks a new validator may be behind.
-const maxBehind = 2
+const (
+	maxBehind = 2           // blocks that a new validator may be behind
+	nearTime  = time.Second // for it to come so near: where blocks are made all the time, news takes some of them
+	nearEvery = 100 * time.Millisecond
+)
+
+// nearHead asks a node for its head until that is near tip or nearTime is over.
+func (n *Node) nearHead(ctx context.Context, p peer.ID, tip uint64) (chain.Head, error) {
+	most := time.NewTimer(nearTime)
+	defer most.Stop()
+	again := time.NewTicker(nearEvery)
+	defer again.Stop()
+	for {
+		head, err := n.replica.HeadOf(ctx, p)
+		if err != nil || head.Height+maxBehind >= tip {
+			return head, err
+		}
+		select {
+		case <-again.C:
+		case <-most.C:
+			return head, nil
+		case <-ctx.Done():
+			return head, ctx.Err()
+		}
+	}
+}
 
 // caution refuses what is allowed and yet likely a mistake.
 func (n *Node) caution(ctx context.Context, current, next *consortium.Config, c Change, req ChangeRequest) error {
@@ -199,7 +228,7 @@ func (n *Node) caution(ctx context.Context, current, next *consortium.Config, c 
 // and another approves is looked at by both.
 func (n *Node) fit(ctx context.Context, v Validator) error {
 	tip := n.replica.Ledger().Tip().Head.Height // before the candidate is asked
-	name := fmt.Sprintf("%s (%s)", v.Name, v.Peer)
+	name := strings.TrimSpace(fmt.Sprintf("%s %s", v.Name, v.Peer))
 	if v.Peer == n.host.ID() {
 		if y := n.syncState(); y.State == "waiting" || y.LagBlocks > maxBehind {
 			return &CautionError{"force", fmt.Sprintf("this node is to be a validator and is %s, %d blocks behind: wait until it has caught up", y.State, y.LagBlocks)}
@@ -209,7 +238,7 @@ func (n *Node) fit(ctx context.Context, v Validator) error {
 	if !v.Connected {
 		return &CautionError{"force", name + " is not connected to this node: start it with PEERS naming a node of this chain, and see parley peers list"}
 	}
-	head, err := n.replica.HeadOf(ctx, v.Peer)
+	head, err := n.nearHead(ctx, v.Peer, tip)
 	if err != nil {
 		return &CautionError{"force", fmt.Sprintf("%s does not show its head: %v", name, err)}
 	}
