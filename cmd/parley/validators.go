@@ -297,7 +297,7 @@ func (f *changeFlags) change(ctx context.Context, cl *client, req parley.ChangeR
 		return nil
 	}
 	f.tell(plan)
-	if err := f.confirmed(f.yes, "--yes", "Change the chain's configuration for all nodes?"); err != nil {
+	if err := f.confirmed(f.yes, "--yes", "this changes the chain for all its nodes"); err != nil {
 		return err
 	}
 	// just what was shown, or nothing

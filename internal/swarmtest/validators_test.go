@@ -22,6 +22,8 @@ type writers struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
+	since time.Time
+
 	mu    sync.Mutex // guards below
 	acked []chain.Hash
 }
@@ -29,7 +31,7 @@ type writers struct {
 // write starts a writer at each of nodes.
 func (s *Swarm) write(nodes ...*Node) *writers {
 	ctx, cancel := context.WithCancel(s.T.Context())
-	w := &writers{s: s, stop: cancel}
+	w := &writers{s: s, stop: cancel, since: time.Now()}
 	for _, n := range nodes {
 		w.wg.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
@@ -59,8 +61,9 @@ func (s *Swarm) write(nodes ...*Node) *writers {
 }
 
 // end stops the writers, and checks that each acknowledged record stands once,
-// at the same place, in the chain of every node.
-func (w *writers) end(nodes ...*Node) {
+// at the same place, in the chain of every node. It returns the longest time
+// between two blocks meanwhile.
+func (w *writers) end(nodes ...*Node) (longest time.Duration) {
 	w.s.T.Helper()
 	w.stop()
 	w.wg.Wait()
@@ -88,7 +91,24 @@ func (w *writers) end(nodes ...*Node) {
 			w.s.T.Errorf("record %s was acknowledged and stands %d times in the chain", id, n)
 		}
 	}
-	w.s.T.Logf("%d records acknowledged, height %d", len(w.acked), nodes[0].Node.Status().Head.Height)
+	at, last := uint64(0), time.Time{}
+	for cursor := ""; ; {
+		blocks, next, err := nodes[0].Blocks(parley.Range{After: cursor, Limit: 1000})
+		if err != nil {
+			w.s.T.Fatal(err)
+		}
+		for _, b := range blocks {
+			if wait := b.Time.Sub(last); b.Time.After(w.since) && last.After(w.since) && wait > longest {
+				longest, at = wait, b.Height
+			}
+			last = b.Time
+		}
+		if cursor = next; cursor == "" {
+			break
+		}
+	}
+	w.s.T.Logf("%d records acknowledged, height %d, longest stall %v before block %d", len(w.acked), nodes[0].Node.Status().Head.Height, longest, at)
+	return longest
 }
 
 // change asks n for a change, which has to be committed.
@@ -155,7 +175,11 @@ func (s *Swarm) chainOf(n int) []*Node {
 	first.Start()
 	nodes := []*Node{first}
 	for range n - 1 {
-		f := s.Add(Peers(first.Addr()))
+		var all []string
+		for _, n := range nodes {
+			all = append(all, n.Addr())
+		}
+		f := s.Add(Peers(all...))
 		f.Start()
 		nodes = append(nodes, f)
 	}
@@ -187,7 +211,9 @@ func TestValidatorsUpAndDown(t *testing.T) {
 		step(n[0], n[0].leave(n[2]), n[0], n[1], n[4])
 		step(n[0], n[0].leave(n[1], n[4]), n[0])
 		step(n[0], join(n[1], n[2]), n[:3]...)
-		w.end(n...)
+		if stall := w.end(n...); stall > time.Second {
+			t.Errorf("no block for %v", stall)
+		}
 
 		var ids []uint64
 		for _, v := range n[3].Validators() {
@@ -243,7 +269,9 @@ func TestLeaderIsRemoved(t *testing.T) {
 		n[2].change(join(n[0])) // by the other admin
 		s.settled(5*time.Second, n...)
 		time.Sleep(time.Second)
-		w.end(n...)
+		if stall := w.end(n...); stall > time.Second {
+			t.Errorf("no block for %v", stall)
+		}
 	})
 }
 
@@ -314,11 +342,12 @@ func TestChangeIsRefused(t *testing.T) {
 		}
 		refused(n[0], join(n[1]), "accept_two", "two of two survive nothing")
 		refused(n[0], join(n[1], away), "force", "not connected")
-		for i := range 200 { // a second's worth of the link
+		for i := range 100 { // ten seconds' worth of the latecomer's link
 			n[0].Submit(fmt.Sprint("x", i), `"`+strings.Repeat("x", 60_000)+`"`, parley.Accepted)
 		}
 		s.Agree(time.Minute, n...)
 		late := s.Add(Peers(n[0].Addr()))
+		late.mbps = 5
 		late.Start()
 		s.Until("the latecomer is connected", time.Minute, func() bool { return n[0].PeerCount().Connected == 4 })
 		refused(n[0], join(n[1], late), "force", "behind the head")
@@ -356,7 +385,7 @@ func TestChangeNeedsTwo(t *testing.T) {
 			t.Errorf("by a node of no admin: %v", err)
 		}
 		s.Until("the second admin's node knows of the new admins", time.Minute, func() bool { v, err := n[2].Chain(); return err == nil && v.Threshold == 2 })
-		done := n[2].change(parley.ChangeRequest{Change: c.Change, Force: true}) // it is not connected to all
+		done := n[2].change(parley.ChangeRequest{Change: c.Change})
 		if done.Approvals != 2 {
 			t.Errorf("%+v", done)
 		}
