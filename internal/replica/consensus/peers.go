@@ -28,6 +28,7 @@ const (
 	// view make the receiver leave its own.
 	staleAfter   = time.Second
 	writeTimeout = 10 * time.Second
+	flushTimeout = time.Second
 	openTimeout  = 5 * time.Second
 	backoffMin   = 50 * time.Millisecond
 	backoffMax   = time.Second
@@ -286,7 +287,11 @@ func (p *peers) stream(ctx context.Context, o *outbox) error {
 	}()
 	err, ended := p.write(o, st, broken)
 	o.connect(false, time.Now())
-	_ = st.Reset()
+	if err == nil {
+		_ = st.Close() // what was written arrives: our vote for the block that parts us
+	} else {
+		_ = st.Reset()
+	}
 	if !ended {
 		<-broken
 	}
@@ -316,12 +321,25 @@ func (p *peers) write(o *outbox, st chain.Stream, broken <-chan error) (err erro
 		}
 		select {
 		case <-o.done:
-			return nil, false
+			return p.flush(o, st), false
 		case err := <-broken:
 			return err, true
 		case <-o.wake:
 		}
 	}
+}
+
+// flush writes what is left for a validator with which we part.
+func (p *peers) flush(o *outbox, st chain.Stream) error {
+	if err := st.SetWriteDeadline(time.Now().Add(flushTimeout)); err != nil {
+		return err
+	}
+	for b, ok := o.take(); ok; b, ok = o.take() {
+		if err := wire.WriteFrame(st, b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // handle serves a stream from another validator.
