@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -40,7 +43,7 @@ func (s *Swarm) write(nodes ...*Node) *writers {
 					ack = parley.Accepted
 				}
 				d := parley.Draft{Subject: fmt.Sprint(n.Name, " ", i%5), Body: fmt.Appendf(nil, `{"n":%d}`, i)}
-				wait, cancel := context.WithTimeout(s.T.Context(), time.Minute)
+				wait, cancel := context.WithTimeout(s.T.Context(), time.Minute) // a record begun is waited for
 				r, err := n.Node.Submit(wait, d, ack)
 				cancel()
 				if err != nil {
@@ -60,13 +63,18 @@ func (s *Swarm) write(nodes ...*Node) *writers {
 	return w
 }
 
+// halt stops the writers, before their nodes.
+func (w *writers) halt() {
+	w.stop()
+	w.wg.Wait()
+}
+
 // end stops the writers, and checks that each acknowledged record stands once,
 // at the same place, in the chain of every node. It returns the longest time
 // between two blocks meanwhile.
 func (w *writers) end(nodes ...*Node) (longest time.Duration) {
 	w.s.T.Helper()
-	w.stop()
-	w.wg.Wait()
+	w.halt()
 	w.s.Until("all records are committed", time.Minute, func() bool {
 		for _, id := range w.acked {
 			if r, err := nodes[0].Record(id); err != nil || r.Status != "committed" {
@@ -197,6 +205,7 @@ func TestValidatorsUpAndDown(t *testing.T) {
 		sub := n[4].Events().Subscribe()
 		defer sub.Close()
 		w := s.write(n[0], n[2], n[4])
+		defer w.halt()
 		time.Sleep(time.Second)
 		step := func(on *Node, req parley.ChangeRequest, now ...*Node) {
 			t.Helper()
@@ -252,6 +261,7 @@ func TestLeaderIsRemoved(t *testing.T) {
 		n[0].change(join(n[1:]...))
 		s.settled(5*time.Second, n...)
 		w := s.write(n...)
+		defer w.halt()
 		time.Sleep(time.Second)
 		n[0].change(parley.ChangeRequest{AddAdmins: []string{n[2].ID().String()}})
 		leader := s.nodes[slices.IndexFunc(s.nodes, func(n *Node) bool {
@@ -283,6 +293,7 @@ func TestLostValidatorIsRemoved(t *testing.T) {
 		s.settled(5*time.Second, n[:4]...)
 		n[3].Stop()
 		w := s.write(n[0], n[4])
+		defer w.halt()
 		s.Until("its absence is seen", time.Minute, func() bool { return n[0].PeerCount().Connected == 3 })
 		n[0].change(n[0].leave(n[3]))
 		s.settled(10*time.Second, n[:3]...)
@@ -305,6 +316,7 @@ func TestChangesCompete(t *testing.T) {
 		n[0].change(req)
 		s.settled(5*time.Second, n[:3]...)
 		w := s.write(n[0])
+		defer w.halt()
 		errs := make([]error, 2)
 		changes := make([]parley.Change, 2)
 		var wg sync.WaitGroup
@@ -416,4 +428,66 @@ func TestPromotedRestarts(t *testing.T) {
 		n[0].Start()
 		s.Agree(time.Minute, n...)
 	})
+}
+
+// Sets follow each other at random under load, from each other as far as may
+// be, and in any order.
+func TestSetsAtRandom(t *testing.T) {
+	seeds := 1
+	if n, err := strconv.Atoi(os.Getenv("SWARM_SEEDS")); err == nil {
+		seeds = n
+	}
+	for seed := range uint64(seeds) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			Run(t, func(s *Swarm) { s.setsAtRandom(rand.New(rand.NewPCG(seed, 7)), 8) })
+		})
+	}
+}
+
+func (s *Swarm) setsAtRandom(rnd *rand.Rand, changes int) {
+	n := s.chainOf(6)
+	in := map[*Node]bool{n[0]: true}
+	w := s.write(n[0], n[1], n[5])
+	defer w.halt()
+	for range changes {
+		var req parley.ChangeRequest
+		size := 0
+		for _, v := range n {
+			was := in[v]
+			in[v] = rnd.IntN(3) > 0
+			switch {
+			case was && !in[v]:
+				req.Remove = append(req.Remove, n[0].leave(v).Remove...)
+			case !was && in[v]:
+				req.Add = append(req.Add, join(v).Add...)
+			}
+			if in[v] {
+				size++
+			}
+		}
+		if size == 0 { // the first one stays
+			in[n[0]] = true
+			if id := n[0].leave(n[0]).Remove; len(id) > 0 {
+				req.Remove = slices.DeleteFunc(req.Remove, func(r uint64) bool { return r == id[0] })
+			} else {
+				req.Add = join(n[0]).Add
+			}
+		}
+		if len(req.Add)+len(req.Remove) == 0 {
+			continue
+		}
+		req.AcceptTwo = true
+		n[0].change(req)
+		var now []*Node
+		for _, v := range n {
+			if in[v] {
+				now = append(now, v)
+			}
+		}
+		s.settled(5*time.Second, now...)
+		time.Sleep(time.Duration(rnd.IntN(2000)) * time.Millisecond)
+	}
+	if stall := w.end(n...); stall > 5*time.Second {
+		s.T.Errorf("no block for %v", stall)
+	}
 }
