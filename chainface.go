@@ -39,7 +39,7 @@ func (n *Node) Chain() (Chain, error) {
 	return Chain{
 		ChainID: g.ChainID, GenesisHash: g.Hash(), Height: tip.Head.Height, BlockCount: tip.Head.Height + 1, RecordCount: tip.Records,
 		Head: *n.head(), Role: n.replica.Role(), Sync: n.syncState(),
-		Validators: n.validatorsN(),
+		Validators: n.validatorsN(), Epoch: tip.Config.Epoch, Admins: tip.Config.Admins, Threshold: int(tip.Config.Threshold),
 	}, nil
 }
 
@@ -59,41 +59,6 @@ func (n *Node) head() *StatusHead {
 }
 
 func fromMS(ms uint64) time.Time { return time.UnixMilli(int64(ms)).UTC() }
-
-// Validators lists the set that signs the next block.
-func (n *Node) Validators() []Validator {
-	if n.replica.Genesis() == nil {
-		return nil
-	}
-	leader := n.replica.Leader()
-	var vs []Validator
-	for _, v := range n.replica.Ledger().Tip().Config.Validators {
-		id, err := v.Key.PeerID()
-		if err != nil {
-			continue // a key that no peer can have
-		}
-		e := Validator{ID: v.ID, Key: v.Key, Peer: id, Name: v.Name, Leader: v.ID == leader}
-		if id == n.host.ID() {
-			e.Connected, e.Height = true, n.replica.Status().Head.Height
-		} else if p, ok := n.shake.Peer(id); ok && p.Ready {
-			e.Connected, e.Height = true, p.Claimed.Height
-		}
-		vs = append(vs, e)
-	}
-	return vs
-}
-
-// validatorsN counts the set of a chain that is known.
-func (n *Node) validatorsN() ValidatorsN {
-	set := n.replica.Ledger().Tip().Set
-	c := ValidatorsN{N: set.Len(), Quorum: set.Quorum()}
-	for _, v := range n.Validators() {
-		if v.Connected {
-			c.Connected++
-		}
-	}
-	return c
-}
 
 // Heads lists each ready peer's head beside ours.
 func (n *Node) Heads() []PeerHead {

@@ -187,6 +187,10 @@ type Chain struct {
 	Validators        ValidatorsN `json:"validators"`
 	Sync              Sync        `json:"sync"`
 	ExpectedIntervalS float64     `json:"expected_interval_s"`
+
+	Epoch     uint64                 `json:"epoch"`     // config records applied so far
+	Admins    []consortium.PublicKey `json:"admins"`    // whose approvals change the validators
+	Threshold int                    `json:"threshold"` // so many of them must approve
 }
 
 // ValidatorsN counts the validators, of whom Connected include this node.

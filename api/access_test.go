@@ -38,7 +38,7 @@ var classes = map[string]access{
 
 	"POST /api/v1/records": anybody, "POST /api/v1/records/batch": anybody,
 
-	"POST /api/v1/devnet/partition": admin, "POST /api/v1/devnet/heal": admin,
+	"POST /api/v1/chain/validators": admin, "POST /api/v1/devnet/partition": admin, "POST /api/v1/devnet/heal": admin,
 }
 
 func TestEveryRouteIsClassified(t *testing.T) {

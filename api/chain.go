@@ -20,9 +20,7 @@ func (s *Server) chainRoutes() {
 	operation(s, http.MethodGet, "chain/heads", read, "Each peer's tip beside ours", func(_ context.Context, p *Page) (*answer[list[parley.PeerHead]], error) {
 		return pageOf(s.node.Heads(), *p)
 	})
-	operation(s, http.MethodGet, "chain/validators", read, "Who signs the next block", func(_ context.Context, p *Page) (*answer[list[parley.Validator]], error) {
-		return pageOf(s.node.Validators(), *p)
-	})
+	s.validatorRoutes()
 	operation(s, http.MethodGet, "chain/blocks", read, "Blocks, genesis included", s.blocks, s.large)
 	operation(s, http.MethodGet, "chain/blocks/{ref}", read, "One block, by height or hash", func(_ context.Context, in *blockRef) (*answer[parley.Block], error) {
 		b, err := s.node.Block(in.Ref)

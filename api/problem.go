@@ -25,7 +25,7 @@ type problem struct {
 	Detail   string              `json:"detail,omitempty"`
 	Instance string              `json:"instance,omitempty"`
 	Code     string              `json:"code"`
-	Reason   string              `json:"reason,omitempty"` // of a refused record
+	Reason   string              `json:"reason,omitempty"` // of a refused record; the flag that a refused change lacks
 	Limit    string              `json:"limit,omitempty"`  // what is full
 	Errors   []*huma.ErrorDetail `json:"errors,omitempty"`
 
@@ -158,9 +158,12 @@ func (s *Server) problemOf(err error) *problem {
 	var p *problem
 	var bad *consortium.RecordError
 	var large *http.MaxBytesError
+	var risky *parley.CautionError
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.As(err, &risky):
+		return caution(risky)
 	case errors.As(err, &bad):
 		p = recordRefused.problem(bad.Detail)
 		p.Reason, p.Status = string(bad.Reason), bad.Reason.HTTPStatus()
@@ -172,7 +175,7 @@ func (s *Server) problemOf(err error) *problem {
 		return bodyTooLarge(large.Limit)
 	case errors.Is(err, parley.ErrNotFound), errors.Is(err, parley.ErrNotDevnet):
 		return notFound.problem(err.Error())
-	case errors.Is(err, parley.ErrBadRange), errors.Is(err, parley.ErrBadRef):
+	case errors.Is(err, parley.ErrBadRange), errors.Is(err, parley.ErrBadRef), errors.Is(err, parley.ErrBadChange):
 		return badRequest.problem(err.Error())
 	case errors.Is(err, parley.ErrBackupRuns):
 		return conflict.problem(err.Error())

@@ -150,6 +150,7 @@ func (p pair) shapes(t *testing.T) {
 		{h, "GET /api/v1/peers/{id}", "/api/v1/peers/" + peerID, ""}, {follower, "GET /api/v1/static-peers", "/api/v1/static-peers", ""},
 		{h, "GET /api/v1/chain", "/api/v1/chain", ""}, {h, "GET /api/v1/chain/head", "/api/v1/chain/head", ""},
 		{h, "GET /api/v1/chain/heads", "/api/v1/chain/heads", ""}, {h, "GET /api/v1/chain/validators", "/api/v1/chain/validators", ""},
+		{h, "POST /api/v1/chain/validators", "/api/v1/chain/validators", `{"add":[{"key":"` + peerID + `"}],"add_admins":["` + peerID + `"],"accept_two":true,"dry_run":true}`},
 		{h, "GET /api/v1/chain/blocks", "/api/v1/chain/blocks", ""}, {h, "GET /api/v1/chain/blocks/{ref}", "/api/v1/chain/blocks/1", ""},
 		{h, "GET /api/v1/chain/blocks/{ref}/records", "/api/v1/chain/blocks/1/records", ""},
 		{h, "POST /api/v1/records", "/api/v1/records", `{"subject":"s2","body_base64":"AAEC","media_type":"application/octet-stream"}`},

@@ -59,6 +59,12 @@ func DecodeConfigChange(b []byte) (*ConfigChange, error) {
 	return change, nil
 }
 
+// Record is the config record that carries the change, not signed yet. Its
+// author counts for nothing: the approvals do.
+func (c *ConfigChange) Record(nonce uint64) *Record {
+	return &Record{Kind: KindConfig, Nonce: nonce, Subject: SubjectConfig, MediaType: MediaTypeConfig, Body: c.Encode()}
+}
+
 // Encode gives the change's bytes.
 func (c *ConfigChange) Encode() []byte {
 	b := append(c.Config.Encode(), byte(len(c.Approvals)))
@@ -74,6 +80,17 @@ func (c *ConfigChange) Encode() []byte {
 // not the next one, not_authorised when approvals are missing or wrong, else
 // malformed or too_large.
 func CheckChange(current *Config, change *ConfigChange, genesis chain.Hash) error {
+	if err := CheckProposal(current, change, genesis); err != nil {
+		return err
+	}
+	if n := len(change.Approvals); n < int(current.Threshold) {
+		return Refuse(NotAuthorised, "%d admins approve: want %d", n, current.Threshold)
+	}
+	return nil
+}
+
+// CheckProposal is [CheckChange] of a change that may lack approvals still.
+func CheckProposal(current *Config, change *ConfigChange, genesis chain.Hash) error {
 	next := &change.Config
 	if next.Epoch != current.Epoch+1 {
 		return Refuse(StaleConfig, "config of epoch %d: want %d, the one after the current epoch", next.Epoch, current.Epoch+1)
@@ -101,9 +118,6 @@ func checkApprovals(current *Config, change *ConfigChange, genesis chain.Hash) e
 		case !a.Admin.verify(msg, a.Sig):
 			return Refuse(NotAuthorised, "the approval of admin %s is not over this config on chain %s", a.Admin, genesis.Short())
 		}
-	}
-	if n := len(change.Approvals); n < int(current.Threshold) {
-		return Refuse(NotAuthorised, "%d admins approve: want %d", n, current.Threshold)
 	}
 	return nil
 }

@@ -167,6 +167,18 @@ func (c *Config) Encode() []byte {
 	return binary.BigEndian.AppendUint32(b, c.Params.AuthorPending)
 }
 
+// Next is a deep copy of c of the epoch after it: the start of a change.
+func (c *Config) Next() *Config {
+	next := *c
+	next.Epoch++
+	next.Validators = slices.Clone(c.Validators)
+	for i := range next.Validators {
+		next.Validators[i].Addresses = slices.Clone(next.Validators[i].Addresses)
+	}
+	next.Admins, next.Authors = slices.Clone(c.Admins), slices.Clone(c.Authors)
+	return &next
+}
+
 // MarshalJSON writes empty lists as [], whether they were decoded or built.
 func (c Config) MarshalJSON() ([]byte, error) {
 	type view Config

@@ -61,6 +61,23 @@ func (s *ValidatorSet) Faults() int { return (len(s.ids) - 1) / 3 }
 // Quorum is ⌈(N+f+1)/2⌉: so many votes make a certificate.
 func (s *ValidatorSet) Quorum() int { return (len(s.ids) + s.Faults() + 2) / 2 }
 
+// Crashes is how many may be down while the others still order records.
+func (s *ValidatorSet) Crashes() int { return len(s.ids) - s.Quorum() }
+
+// Changes lists the ids that next has and s has not, and the other way round.
+func (s *ValidatorSet) Changes(next *ValidatorSet) (added, removed []uint64) {
+	missing := func(in, from *ValidatorSet) []uint64 {
+		ids := []uint64{}
+		for _, id := range from.ids {
+			if _, ok := in.keys[id]; !ok {
+				ids = append(ids, id)
+			}
+		}
+		return ids
+	}
+	return missing(s, next), missing(next, s)
+}
+
 // IDs lists the ids, ascending, in a slice of the caller's own.
 func (s *ValidatorSet) IDs() []uint64 { return slices.Clone(s.ids) }
 

@@ -181,6 +181,14 @@ type ViewChanged struct {
 	Why    string `json:"why"`
 }
 
+// ValidatorsChanged says that a block put another set of validators in force.
+type ValidatorsChanged struct {
+	Height  uint64   `json:"height"`  // of that block, which the old set signed
+	Added   []uint64 `json:"added"`   // ids, never null
+	Removed []uint64 `json:"removed"` // ids, never null
+	Quorum  int      `json:"quorum"`  // of the new set
+}
+
 // StatsSampled is sent once a second.
 type StatsSampled struct {
 	Inbound   int                `json:"inbound"`
@@ -211,4 +219,5 @@ func (RecordRejected) Type() string    { return "record.rejected" }
 func (SyncChanged) Type() string       { return "sync.changed" }
 func (LedgerChecked) Type() string     { return "ledger.checked" }
 func (ViewChanged) Type() string       { return "view.changed" }
+func (ValidatorsChanged) Type() string { return "validators.changed" }
 func (StatsSampled) Type() string      { return "stats.sampled" }

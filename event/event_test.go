@@ -46,6 +46,7 @@ func samples(t *testing.T) []Event {
 		SyncChanged{State: "syncing", Target: 812, LagBlocks: 5, ETAS: 1.5, BlocksS: 3.5, BytesS: 4096},
 		LedgerChecked{OK: true, Height: 812, Detail: "the certificate is wrong"},
 		ViewChanged{View: 3, Leader: 2, Why: "leader_failed"},
+		ValidatorsChanged{Height: 812, Added: []uint64{4, 5}, Removed: []uint64{1}, Quorum: 3},
 		StatsSampled{Inbound: 1, Outbound: 2, BytesInS: 3, BytesOutS: 4, MessagesS: map[string]float64{"block": 1}, RecordsS: 5, Mempool: 6},
 	}
 }

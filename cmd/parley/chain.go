@@ -30,10 +30,7 @@ func chainCommand(g *globals) *cobra.Command {
 			}},
 		&cobra.Command{Use: "heads", Short: "Each peer's head beside ours", Args: cobra.NoArgs, Example: "parley chain heads --watch",
 			RunE: func(c *cobra.Command, _ []string) error { return ask(c.Context(), g, "chain/heads", viewHeads) }},
-		&cobra.Command{Use: "validators", Short: "Who signs the next block", Args: cobra.NoArgs, Example: "parley chain validators",
-			RunE: func(c *cobra.Command, _ []string) error {
-				return ask(c.Context(), g, "chain/validators", viewValidators)
-			}},
+		validatorsCommand(g),
 		blocksCommand(g), blockCommand(g), dumpCommand(g), checkCommand(g), genesisCommand(g), fraudCommand(g),
 		proveCommand(g, "proof"), verifyProofCommand(g, "verify-proof"), verifyCommand(g),
 	)
@@ -59,15 +56,6 @@ func viewHeads(l list[parley.PeerHead]) *table {
 			hash = head(h.Claimed.Hash.String())
 		}
 		t.add(h.Name, heightOf(h.Claimed), heightOf(h.Validated), strconv.FormatInt(h.TrailsBy, 10), hash, short(h.Peer.String()), h.Peer.String())
-	}
-	return t
-}
-
-func viewValidators(l list[parley.Validator]) *table {
-	t := &table{columns: []column{{name: "ID", right: true}, {name: "NAME"}, {name: "CONNECTED"}, {name: "LEADER"}, {name: "HEIGHT", right: true},
-		{name: "PEER"}, {name: "PEER ID", wide: true}, {name: "KEY", wide: true}}}
-	for _, v := range l.Items {
-		t.add(strconv.FormatUint(v.ID, 10), v.Name, yes(v.Connected), yes(v.Leader), strconv.FormatUint(v.Height, 10), short(v.Peer.String()), v.Peer.String(), v.Key.String())
 	}
 	return t
 }

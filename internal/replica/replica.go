@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -308,6 +309,16 @@ func (r *Replica) Leader() uint64 {
 		return w.engine.Leader()
 	}
 	return 0
+}
+
+// HeadOf asks a ready peer for its head, and takes no head that does not fit
+// our chain.
+func (r *Replica) HeadOf(ctx context.Context, p peer.ID) (chain.Head, error) {
+	w := r.work.Load()
+	if w == nil {
+		return chain.Head{}, ErrNoChain
+	}
+	return w.syncer.HeadOf(ctx, p)
 }
 
 // Ledger is the store. Only this room and those below it append to it.

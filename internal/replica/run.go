@@ -252,7 +252,7 @@ func (w *running) tellOf(ctx context.Context, e event.Event) {
 	switch e := e.(type) {
 	case event.BlockStored:
 		// a dead leader's block is told by the one that took over
-		if e.Source == "own" && (w.isSelf(e.Proposer) || w.isSelf(w.engine.Leader())) {
+		if e.Source == "own" && (w.isSelf(e.Proposer) || w.isSelf(w.engine.Leader()) || w.leftWith(e)) {
 			w.tellBlock(ctx, e)
 		}
 	}
@@ -261,6 +261,24 @@ func (w *running) tellOf(ctx context.Context, e event.Event) {
 func (w *running) isSelf(validator uint64) bool {
 	key, ok := w.ledger.Tip().Set.Key(validator)
 	return ok && key == w.self
+}
+
+// leftWith reports whether we proposed the very block that takes us out of the
+// set: nobody else may be there to tell of it.
+func (w *running) leftWith(e event.BlockStored) bool {
+	if _, in := w.ledger.Tip().Set.ByKey(w.self); in {
+		return false
+	}
+	h, _, err := w.ledger.Header(e.Height)
+	if err != nil {
+		return false
+	}
+	signed, _, err := w.ledger.ConfigAt(h.Epoch)
+	if err != nil {
+		return false
+	}
+	key, _ := signed.Set().Key(e.Proposer)
+	return key == w.self
 }
 
 func (w *running) tellBlock(ctx context.Context, e event.BlockStored) {

@@ -148,7 +148,7 @@ func (s sourceIP) PreferredSourceIPForDestination(*net.UDPAddr) (net.IP, error) 
 // quic lets libp2p use the simulated network.
 func (l *life) quic() libp2p.Option {
 	s := l.node.swarm
-	rate := simnet.LinkSettings{BitsPerSecond: mbps * 1_000_000}
+	rate := simnet.LinkSettings{BitsPerSecond: l.node.mbps * 1_000_000}
 	return libp2p.QUICReuse(
 		func(reset quic.StatelessResetKey, token quic.TokenGeneratorKey, o ...quicreuse.Option) (*quicreuse.ConnManager, error) {
 			m, err := quicreuse.NewConnManager(reset, token, o...)

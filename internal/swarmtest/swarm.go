@@ -99,6 +99,7 @@ type Node struct {
 
 	swarm *Swarm
 	ip    string
+	mbps  int // up = down
 	cfg   config.Config
 	disk  *vfs.MemFS
 	wal   *consensus.MemoryWAL
@@ -113,7 +114,7 @@ func (s *Swarm) Add(edit ...func(*config.Config)) *Node {
 	seed := sha256.Sum256([]byte(name))
 	n := &Node{
 		Name: name, Key: ed25519.NewKeyFromSeed(seed[:]), Log: &Log{}, swarm: s,
-		ip: fmt.Sprintf("1.%d.0.1", i), disk: vfs.NewMem(), wal: &consensus.MemoryWAL{},
+		ip: fmt.Sprintf("1.%d.0.1", i), mbps: mbps, disk: vfs.NewMem(), wal: &consensus.MemoryWAL{},
 	}
 	n.cfg = config.Default()
 	n.cfg.Node.Name, n.cfg.DataDir = name, filepath.Join(s.T.TempDir(), name)

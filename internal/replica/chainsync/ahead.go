@@ -3,6 +3,9 @@ package chainsync
 import (
 	"context"
 	"errors"
+	"fmt"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
 )
@@ -70,4 +73,32 @@ func (y *Syncer) showsMore(ctx context.Context, p chain.Peer) bool {
 		y.peers.Report(p.ID, bad.Offence, "sync: "+bad.Detail)
 	}
 	return false
+}
+
+// ErrElsewhere means that a peer's head is not one of ours.
+var ErrElsewhere = errors.New("its head is not on our chain")
+
+// HeadOf asks a ready peer for its head. A head up to our tip is proved by being
+// ours, one above it by its certificate, where that is of the set in force here.
+func (y *Syncer) HeadOf(ctx context.Context, p peer.ID) (chain.Head, error) {
+	s, _, err := y.fetchHead(ctx, p)
+	if err != nil {
+		return chain.Head{}, err
+	}
+	if s == nil {
+		return chain.Head{Hash: y.genesis}, nil
+	}
+	h, tip := s.header, y.ledger.Tip()
+	head := chain.Head{Height: h.Height, Hash: h.Hash()}
+	if h.Height <= tip.Head.Height {
+		if ours, ok := y.ledger.HeightOf(head.Hash); !ok || ours != h.Height {
+			return chain.Head{}, fmt.Errorf("%w: block %d is %s there", ErrElsewhere, h.Height, head.Hash)
+		}
+	} else if h.Genesis != y.genesis || h.Set == tip.Set.Hash() && s.cert.Verify(h, tip.Set) != nil {
+		return chain.Head{}, fmt.Errorf("%w: block %d, %s", ErrElsewhere, h.Height, head.Hash)
+	} else if h.Set != tip.Set.Hash() {
+		return chain.Head{}, fmt.Errorf("block %d is of another validator set than the one in force here at %d", h.Height, tip.Head.Height)
+	}
+	y.peers.Validated(p, head)
+	return head, nil
 }

@@ -50,6 +50,7 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 // AssembleProposal builds the next block and drops what can never be in one.
 func (s *session) AssembleProposal(metadata []byte, requests [][]byte) types.Proposal {
 	s.fence()
+	s.meetSet()
 	tip := s.ledger.Tip()
 	h, body, bad, err := assemble(tip, s.genesis, metadata, requests, time.Now(), s.ledger.Committable)
 	if err != nil {
@@ -84,6 +85,9 @@ func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) 
 	ids, err := verify(s.ledger.Tip(), s.genesis, p, time.Now(), s.ledger.Committable)
 	if err != nil {
 		return nil, err
+	}
+	if h, err := parseHeader(p); err == nil && isChange(h, p.Payload) {
+		s.turn.begin(h.Height)
 	}
 	return infos(ids), nil
 }

@@ -157,6 +157,7 @@ func (l *logger) note(template string) {
 	case "Reconfig is done", "Evicted in reconfiguration, shutting down",
 		"Closing consensus since this node is not in the current set of nodes":
 		l.reconfiguring(false)
+		l.turn.end()
 	}
 }
 

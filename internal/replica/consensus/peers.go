@@ -28,6 +28,7 @@ const (
 	// view make the receiver leave its own.
 	staleAfter   = time.Second
 	writeTimeout = 10 * time.Second
+	flushTimeout = time.Second
 	openTimeout  = 5 * time.Second
 	backoffMin   = 50 * time.Millisecond
 	backoffMax   = time.Second
@@ -39,6 +40,7 @@ type peers struct {
 	session *session
 	changed chan struct{} // the set changed
 	ended   chan struct{} // closed when run ends
+	came    chan struct{} // a stream stands, to or from another
 
 	mu      sync.Mutex // guards below
 	out     map[uint64]*outbox
@@ -47,7 +49,8 @@ type peers struct {
 }
 
 func newPeers(e *Engine, s *session) *peers {
-	p := &peers{engine: e, session: s, changed: make(chan struct{}, 1), ended: make(chan struct{}), out: map[uint64]*outbox{}, inbound: map[peer.ID]chain.Stream{}}
+	p := &peers{engine: e, session: s, changed: make(chan struct{}, 1), ended: make(chan struct{}), came: make(chan struct{}, 1),
+		out: map[uint64]*outbox{}, inbound: map[peer.ID]chain.Stream{}}
 	p.update()
 	return p
 }
@@ -284,7 +287,11 @@ func (p *peers) stream(ctx context.Context, o *outbox) error {
 	}()
 	err, ended := p.write(o, st, broken)
 	o.connect(false, time.Now())
-	_ = st.Reset()
+	if err == nil {
+		_ = st.Close() // what was written arrives: our vote for the block that parts us
+	} else {
+		_ = st.Reset()
+	}
 	if !ended {
 		<-broken
 	}
@@ -303,6 +310,7 @@ func (p *peers) write(o *outbox, st chain.Stream, broken <-chan error) (err erro
 		return err, false
 	}
 	o.connect(true, time.Now())
+	p.tellCame()
 	for {
 		b, ok := o.take()
 		if ok {
@@ -313,12 +321,25 @@ func (p *peers) write(o *outbox, st chain.Stream, broken <-chan error) (err erro
 		}
 		select {
 		case <-o.done:
-			return nil, false
+			return p.flush(o, st), false
 		case err := <-broken:
 			return err, true
 		case <-o.wake:
 		}
 	}
+}
+
+// flush writes what is left for a validator with which we part.
+func (p *peers) flush(o *outbox, st chain.Stream) error {
+	if err := st.SetWriteDeadline(time.Now().Add(flushTimeout)); err != nil {
+		return err
+	}
+	for b, ok := o.take(); ok; b, ok = o.take() {
+		if err := wire.WriteFrame(st, b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // handle serves a stream from another validator.
@@ -358,6 +379,7 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 		case <-p.ended:
 			return chain.ErrUnready
 		}
+		s.turn.hold(m, p.ended)
 		s.gate.enter()
 		s.bft.HandleMessage(id, m)
 		s.gate.leave()
@@ -402,7 +424,15 @@ func (p *peers) accept(from peer.ID, st chain.Stream) (id uint64, old chain.Stre
 	case p.out[id].redial <- struct{}{}:
 	default:
 	}
+	p.tellCame()
 	return id, old, true
+}
+
+func (p *peers) tellCame() {
+	select {
+	case p.came <- struct{}{}:
+	default:
+	}
 }
 
 func (p *peers) release(from peer.ID, st chain.Stream) {

@@ -42,6 +42,7 @@ type session struct {
 	deciding atomic.Bool // the controller delivers a decision
 	stale    atomic.Bool // a sync overtook a decision
 	dead     atomic.Bool // the library did not stop, and may do nothing more
+	turn     turn
 
 	mu    sync.Mutex             // guards below
 	epoch uint64                 // that the library knows
@@ -357,7 +358,10 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 	s.gone = s.gone || evict
 	s.mu.Unlock()
 	if changed {
+		s.turn.begin(tip.Head.Height) // ends with the library's reconfiguration
 		s.peers.update()
+	} else {
+		s.turn.end()
 	}
 	if evict {
 		close(s.evicted)

@@ -74,7 +74,7 @@ func (l *Ledger) append(b *consortium.Block, source string, from peer.ID, judge 
 	l.metrics.blocks.WithLabelValues(source).Inc()
 	l.metrics.records.Add(float64(len(entries)))
 	l.metrics.commit.Observe(time.Since(start).Seconds())
-	l.publish(next, entries, source, from)
+	l.publish(tip.Set, next, entries, source, from)
 	return nil
 }
 
@@ -255,8 +255,9 @@ func (w *writer) delete(key []byte) {
 }
 
 // publish tells of the block that is the tip. The writer's lock is held, so
-// that events stand in the order of blocks; the bus does not block.
-func (l *Ledger) publish(tip Tip, entries []entry, source string, from peer.ID) {
+// that events stand in the order of blocks; the bus does not block. signed is
+// the set that signed the block.
+func (l *Ledger) publish(signed *consortium.ValidatorSet, tip Tip, entries []entry, source string, from peer.ID) {
 	if l.bus == nil {
 		return
 	}
@@ -271,6 +272,10 @@ func (l *Ledger) publish(tip Tip, entries []entry, source string, from peer.ID) 
 		events = append(events, event.RecordCommitted{
 			ID: e.id, Subject: e.record.Subject, Author: hex.EncodeToString(e.record.Author[:]), Height: h.Height, Index: i,
 		})
+	}
+	if h.Set != h.NextSet {
+		added, removed := signed.Changes(tip.Set)
+		events = append(events, event.ValidatorsChanged{Height: h.Height, Added: added, Removed: removed, Quorum: tip.Set.Quorum()})
 	}
 	l.bus.Publish(events...)
 }

@@ -57,7 +57,7 @@ func newLab(t *testing.T) *lab {
 	l.late = consortium.RecordID(l.chain.Record("late", nil))
 	l.told.Add(Entry{Kind: Submit, Node: "node1", ID: l.late})
 	l.told.Add(Entry{Kind: Accepted, Node: "node1", ID: l.late})
-	if err := l.open[0].Reject(l.late, "expired", "not_after 1"); err != nil {
+	if _, err := l.open[0].Reject(ledger.Refused{ID: l.late, Reason: "expired", Detail: "not_after 1"}); err != nil {
 		t.Fatal(err)
 	}
 	buses[0].Publish(event.RecordRejected{ID: l.late, Reason: "expired"})
