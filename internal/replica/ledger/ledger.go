@@ -51,7 +51,8 @@ type Ledger struct {
 	verified func(chain.Hash) bool
 	metrics  *metrics
 
-	tip atomic.Pointer[Tip] // replaced, never changed
+	tip    atomic.Pointer[Tip] // replaced, never changed
+	recent *recent
 
 	// writing is held over a whole commit, its I/O and its events included: it
 	// puts blocks, and their events, in order. Readers never take it.
@@ -106,6 +107,7 @@ func Open(o Options) (*Ledger, error) {
 	if err := l.recover(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	l.recent = newRecent(l.Tip().Head.Height)
 	l.metrics = newMetrics(l, o.Registerer)
 	return l, nil
 }

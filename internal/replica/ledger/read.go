@@ -35,7 +35,7 @@ type Query struct {
 // read says false, with an Error line: nothing but advice may depend on it,
 // the rule is Committable.
 func (l *Ledger) Committed(id chain.Hash) bool {
-	found, err := has(l.db, hashKey(keyRecord, id))
+	found, err := l.known(id)
 	if err != nil {
 		l.log.Error("record not looked up", "id", id, "err", err)
 	}
@@ -82,9 +82,11 @@ func (l *Ledger) Subtree(id chain.Hash) (s consortium.Subtree, height uint64, in
 
 // RecordAt finds a record by its id, with its place.
 func (l *Ledger) RecordAt(id chain.Hash) (raw []byte, height uint64, index uint32, err error) {
-	p, err := readPlace(l.db, id)
-	if err != nil {
-		return nil, 0, 0, fmt.Errorf("record %s: %w", id, err)
+	p, found, _ := l.recent.place(id)
+	if !found {
+		if p, err = readPlace(l.db, id); err != nil {
+			return nil, 0, 0, fmt.Errorf("record %s: %w", id, err)
+		}
 	}
 	skip := int(p.Index) // records still before ours
 	err = scan(l.db, heightKey(keyBody, p.Height), func(_, value []byte) error {

@@ -137,9 +137,9 @@ func (l *Ledger) committable(tip Tip, r *consortium.Record, id chain.Hash, heigh
 	if tip.Genesis == nil {
 		return nil, fmt.Errorf("judge record %s: no genesis: %w", id, chain.ErrUnready)
 	}
-	known, err := has(l.db, hashKey(keyRecord, id))
+	known, err := l.known(id)
 	if err != nil {
-		return nil, fmt.Errorf("look up record %s: %w", id, err)
+		return nil, err
 	}
 	if known {
 		return nil, consortium.Refuse(consortium.Duplicate, "record %s is in the chain", id)

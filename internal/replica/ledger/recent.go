@@ -1,0 +1,105 @@
+package ledger
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/parley-p2p/parley/chain"
+)
+
+// Bounds of what is remembered about record ids.
+const (
+	recentIDs = 1 << 16 // of the newest blocks, whole blocks
+	absentIDs = 1 << 16 // in each of two generations
+)
+
+// recent answers for record ids without the store, where it can do so exactly:
+// it knows the ids of the newest blocks, and of ids that were looked up the
+// height at which the store did not hold them. An id that was absent at some
+// height is in the chain only if a later block has it. A record is judged five
+// times on its way, so all look-ups but the first are of this kind.
+type recent struct {
+	maxRecent, maxAbsent int
+
+	mu        sync.RWMutex // guards below
+	blocks    [][]chain.Hash
+	floor     uint64                  // height below blocks[0]
+	committed map[chain.Hash]Position // the ids of blocks
+	absent    map[chain.Hash]uint64   // height at which the store did not hold the id
+	older     map[chain.Hash]uint64   // absent before it was full
+}
+
+func newRecent(height uint64) *recent {
+	return &recent{maxRecent: recentIDs, maxAbsent: absentIDs, floor: height, committed: map[chain.Hash]Position{}, absent: map[chain.Hash]uint64{}, older: map[chain.Hash]uint64{}}
+}
+
+// add notes the block that the store got on top, at height. It MUST be called
+// after the commit and before the tip moves.
+func (r *recent) add(height uint64, entries []entry) {
+	ids := make([]chain.Hash, len(entries))
+	for i, e := range entries {
+		ids[i] = e.id
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, id := range ids {
+		r.committed[id] = Position{Height: height, Index: uint32(i)}
+		delete(r.absent, id)
+		delete(r.older, id)
+	}
+	r.blocks = append(r.blocks, ids)
+	for len(r.committed) > r.maxRecent && len(r.blocks) > 1 {
+		for _, id := range r.blocks[0] {
+			delete(r.committed, id)
+		}
+		r.blocks[0] = nil
+		r.blocks = r.blocks[1:]
+		r.floor++
+	}
+}
+
+// place is where id stands. unsure means that the store has to be asked.
+func (r *recent) place(id chain.Hash) (p Position, found, unsure bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if p, found = r.committed[id]; found {
+		return p, true, false
+	}
+	at, known := r.absent[id]
+	if !known {
+		at, known = r.older[id]
+	}
+	return p, false, !known || at < r.floor
+}
+
+// missed notes that the store did not hold id when the tip was at height, or
+// later.
+func (r *recent) missed(id chain.Hash, height uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, found := r.committed[id]; found {
+		return
+	}
+	if len(r.absent) >= r.maxAbsent {
+		r.absent, r.older = r.older, r.absent
+		clear(r.absent)
+	}
+	r.absent[id] = height
+}
+
+// known reports whether the record is in the chain.
+func (l *Ledger) known(id chain.Hash) (bool, error) {
+	_, found, unsure := l.recent.place(id)
+	if !unsure {
+		return found, nil
+	}
+	height := l.Tip().Head.Height // before the look-up: a later block is in recent
+	found, err := has(l.db, hashKey(keyRecord, id))
+	if err != nil {
+		return false, fmt.Errorf("look up record %s: %w", id, err)
+	}
+	if !found {
+		l.recent.missed(id, height)
+	}
+	return found, nil
+}
