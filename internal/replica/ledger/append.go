@@ -99,19 +99,20 @@ type entry struct {
 
 // judge checks the whole body. It returns the config that it brings, or nil.
 func (l *Ledger) judge(tip Tip, b *consortium.Block) ([]entry, *consortium.Config, error) {
-	if err := consortium.CheckBody(b.Header, b.Body); err != nil {
+	ids, err := consortium.OpenBody(b.Header, b.Body)
+	if err != nil {
 		return nil, nil, chain.Invalid(chain.InvalidBlock, "%v", err)
 	}
-	return judgeRecords(b, func(r *consortium.Record, id chain.Hash) (*consortium.Config, error) {
+	return judgeRecords(b, ids, func(r *consortium.Record, id chain.Hash) (*consortium.Config, error) {
 		return l.committable(tip, r, id, b.Header.Height)
 	})
 }
 
-// judgeRecords decodes and judges each record of b by rule, on all processors,
+// judgeRecords decodes and judges each record of b, by its id, by rule, on all processors,
 // and checks what holds between them: no id twice, a config alone. The error
 // is that of the first bad record: *InvalidError, unless it is a fault of ours.
-func judgeRecords(b *consortium.Block, rule func(*consortium.Record, chain.Hash) (*consortium.Config, error)) ([]entry, *consortium.Config, error) {
-	var raws [][]byte
+func judgeRecords(b *consortium.Block, ids []chain.Hash, rule func(*consortium.Record, chain.Hash) (*consortium.Config, error)) ([]entry, *consortium.Config, error) {
+	raws := make([][]byte, 0, len(ids))
 	for _, s := range b.Body {
 		raws = append(raws, s.Records...)
 	}
@@ -121,7 +122,7 @@ func judgeRecords(b *consortium.Block, rule func(*consortium.Record, chain.Hash)
 	parallel(len(raws), func(i int) bool {
 		r, err := consortium.DecodeRecord(raws[i])
 		if err == nil {
-			entries[i] = entry{id: consortium.RecordID(raws[i]), record: r, size: len(raws[i])}
+			entries[i] = entry{id: ids[i], record: r, size: len(raws[i])}
 			var c *consortium.Config
 			if c, err = rule(r, entries[i].id); c != nil {
 				config.Store(c)
