@@ -89,6 +89,11 @@ func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
 	if err != nil && (ctx.Err() == nil || !errors.Is(err, ctx.Err())) {
 		return Record{}, err
 	}
+	if at, block, err := n.replica.Ledger().Place(id); err == nil { // what was handed in is what is there
+		r, err := viewOf(id, raw)
+		r.commit(at.Height, at.Index, block)
+		return r, err
+	}
 	r, err := n.Record(id)
 	if errors.Is(err, ErrNotFound) { // it left the pool this moment: what we know is what was handed in
 		r, err = viewRecord(raw)
@@ -212,13 +217,15 @@ func (v *Record) commit(height uint64, index uint32, block chain.Hash) {
 	v.Status, v.Height, v.Index, v.BlockHash = "committed", &height, &index, &block
 }
 
-func viewRecord(raw []byte) (Record, error) {
+func viewRecord(raw []byte) (Record, error) { return viewOf(consortium.RecordID(raw), raw) }
+
+func viewOf(id chain.Hash, raw []byte) (Record, error) {
 	r, err := consortium.DecodeRecord(raw)
 	if err != nil {
 		return Record{}, err
 	}
 	v := Record{
-		ID: consortium.RecordID(raw), Kind: "record", Subject: r.Subject, MediaType: r.MediaType, Author: hex.EncodeToString(r.Author[:]),
+		ID: id, Kind: "record", Subject: r.Subject, MediaType: r.MediaType, Author: hex.EncodeToString(r.Author[:]),
 		Nonce: r.Nonce, NotAfter: r.NotAfter, Sig: hex.EncodeToString(r.Sig[:]), Raw: hex.EncodeToString(raw),
 	}
 	if r.Kind == consortium.KindConfig {

@@ -55,7 +55,7 @@ func (l *Ledger) Append(b *consortium.Block, source string, from peer.ID) error 
 	if err := l.commit(next, b, entries, config); err != nil {
 		return fmt.Errorf("write block %d to ledger %s: %w", b.Header.Height, l.dir, err)
 	}
-	l.recent.add(next.Head.Height, entries)
+	l.recent.add(next.Head, entries)
 	l.setTip(next)
 	l.metrics.blocks.WithLabelValues(source).Inc()
 	l.metrics.records.Add(float64(len(entries)))

@@ -22,20 +22,25 @@ type recent struct {
 	maxRecent, maxAbsent int
 
 	mu        sync.RWMutex // guards below
-	blocks    [][]chain.Hash
+	blocks    []recentBlock
 	floor     uint64                  // height below blocks[0]
 	committed map[chain.Hash]Position // the ids of blocks
 	absent    map[chain.Hash]uint64   // height at which the store did not hold the id
 	older     map[chain.Hash]uint64   // absent before it was full
 }
 
+type recentBlock struct {
+	hash chain.Hash
+	ids  []chain.Hash
+}
+
 func newRecent(height uint64) *recent {
 	return &recent{maxRecent: recentIDs, maxAbsent: absentIDs, floor: height, committed: map[chain.Hash]Position{}, absent: map[chain.Hash]uint64{}, older: map[chain.Hash]uint64{}}
 }
 
-// add notes the block that the store got on top, at height. It MUST be called
+// add notes the block that the store got on top. It MUST be called
 // after the commit and before the tip moves.
-func (r *recent) add(height uint64, entries []entry) {
+func (r *recent) add(head chain.Head, entries []entry) {
 	ids := make([]chain.Hash, len(entries))
 	for i, e := range entries {
 		ids[i] = e.id
@@ -43,16 +48,16 @@ func (r *recent) add(height uint64, entries []entry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, id := range ids {
-		r.committed[id] = Position{Height: height, Index: uint32(i)}
+		r.committed[id] = Position{Height: head.Height, Index: uint32(i)}
 		delete(r.absent, id)
 		delete(r.older, id)
 	}
-	r.blocks = append(r.blocks, ids)
+	r.blocks = append(r.blocks, recentBlock{head.Hash, ids})
 	for len(r.committed) > r.maxRecent && len(r.blocks) > 1 {
-		for _, id := range r.blocks[0] {
+		for _, id := range r.blocks[0].ids {
 			delete(r.committed, id)
 		}
-		r.blocks[0] = nil
+		r.blocks[0] = recentBlock{}
 		r.blocks = r.blocks[1:]
 		r.floor++
 	}
@@ -70,6 +75,16 @@ func (r *recent) place(id chain.Hash) (p Position, found, unsure bool) {
 		at, known = r.older[id]
 	}
 	return p, false, !known || at < r.floor
+}
+
+// block is the hash of a block that is still remembered.
+func (r *recent) block(height uint64) (chain.Hash, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if i := height - r.floor - 1; height > r.floor && i < uint64(len(r.blocks)) {
+		return r.blocks[i].hash, true
+	}
+	return chain.Hash{}, false
 }
 
 // missed notes that the store did not hold id when the tip was at height, or
@@ -102,4 +117,24 @@ func (l *Ledger) known(id chain.Hash) (bool, error) {
 		l.recent.missed(id, height)
 	}
 	return found, nil
+}
+
+// Place tells where a record stands, and the hash of its block, without reading
+// the record; ErrNotFound for one that is not in the chain.
+func (l *Ledger) Place(id chain.Hash) (Position, chain.Hash, error) {
+	p, found, _ := l.recent.place(id)
+	if !found {
+		var err error
+		if p, err = readPlace(l.db, id); err != nil {
+			return Position{}, chain.Hash{}, fmt.Errorf("record %s: %w", id, err)
+		}
+	}
+	if hash, ok := l.recent.block(p.Height); ok {
+		return p, hash, nil
+	}
+	h, _, err := readHeader(l.db, p.Height)
+	if err != nil {
+		return Position{}, chain.Hash{}, fmt.Errorf("record %s: %w", id, err)
+	}
+	return p, h.Hash(), nil
 }

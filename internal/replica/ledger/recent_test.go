@@ -37,7 +37,7 @@ func TestRecentIsTheStore(t *testing.T) {
 					store[x] = Position{Height: tip + 1, Index: uint32(len(entries))}
 					entries = append(entries, entry{id: x})
 				}
-				r.add(tip+1, entries)
+				r.add(chain.Head{Height: tip + 1, Hash: chain.Hash{31: byte(tip + 1)}}, entries)
 				tip++
 				if len(r.committed) > r.maxRecent && len(r.blocks) > 1 {
 					rt.Fatalf("%d ids of %d blocks are kept", len(r.committed), len(r.blocks))
@@ -66,6 +66,9 @@ func TestRecentIsTheStore(t *testing.T) {
 			for n := range 20 {
 				want, stored := store[id(n)]
 				p, found, unsure := r.place(id(n))
+				if hash, ok := r.block(p.Height); found && (!ok || hash != chain.Hash{31: byte(p.Height)}) {
+					rt.Fatalf("id %d is at %d, whose hash is %s, known %v", n, p.Height, hash, ok)
+				}
 				if !unsure && found != stored || found && p != want {
 					rt.Fatalf("id %d: found %v at %v, unsure %v; the store says %v at %v", n, found, p, unsure, stored, want)
 				}
@@ -83,7 +86,7 @@ func TestRecentRemembers(t *testing.T) {
 	}
 	r.missed(a, 7)
 	r.missed(b, 7)
-	r.add(8, []entry{{id: b}})
+	r.add(chain.Head{Height: 8, Hash: chain.Hash{31: 8}}, []entry{{id: b}})
 	if _, found, unsure := r.place(a); found || unsure {
 		t.Errorf("a is found %v, unsure %v; want absent for sure", found, unsure)
 	}
