@@ -81,7 +81,7 @@ func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
 	if g == nil {
 		return Record{}, ErrNoChain
 	}
-	raw, err := n.encodeDraft(d, g.Hash())
+	raw, err := n.encodeDraft(d, g)
 	if err != nil {
 		return Record{}, err
 	}
@@ -103,7 +103,7 @@ func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
 }
 
 // encodeDraft gives the record's bytes.
-func (n *Node) encodeDraft(d Draft, genesis chain.Hash) ([]byte, error) {
+func (n *Node) encodeDraft(d Draft, genesis *consortium.Genesis) ([]byte, error) {
 	if d.Raw != "" {
 		raw, err := hex.DecodeString(d.Raw)
 		if err != nil {
@@ -141,7 +141,7 @@ func (n *Node) encodeDraft(d Draft, genesis chain.Hash) ([]byte, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
-	r.Sign(host.RawEd25519(n.host.Key()), genesis)
+	r.Sign(host.RawEd25519(n.host.Key()), genesis.Hash())
 	return r.Encode(), nil
 }
 
