@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -202,14 +203,11 @@ func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *
 			ids[j] = rest[j].id
 		}
 		rest = rest[len(ids):]
-		w.set(bodyKey(h.Height, uint16(i)), encodeSubtree(s))
+		w.setSubtree(bodyKey(h.Height, uint16(i)), s)
 		w.set(hashKey(keySubtree, consortium.SubtreeID(ids)), binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint64(nil, h.Height), uint16(i)))
 	}
-	for i, e := range entries {
-		p := Position{Height: h.Height, Index: uint32(i)}
-		w.set(hashKey(keyRecord, e.id), appendPlace(nil, p))
-		w.set(placeKey(subjectPrefix(e.record.Subject), p), e.id[:])
-		w.set(placeKey(authorPrefix(e.record.Author), p), e.id[:])
+	for i := range entries {
+		w.setIndexes(&entries[i], Position{Height: h.Height, Index: uint32(i)})
 	}
 	if config != nil {
 		w.set(heightKey(keyConfig, config.Epoch), binary.BigEndian.AppendUint64(config.Encode(), h.Height))
@@ -225,12 +223,37 @@ func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *
 type writer struct {
 	batch *pebble.Batch
 	err   error
+
+	key, place []byte // room for the next ones: a batch copies
 }
 
 func (w *writer) set(key, value []byte) {
 	if w.err == nil {
 		w.err = w.batch.Set(key, value, nil)
 	}
+}
+
+// setIndexes writes the entries of one record.
+func (w *writer) setIndexes(e *entry, p Position) {
+	w.place = appendPlace(w.place[:0], p)
+	w.key = append(append(w.key[:0], keyRecord), e.id[:]...)
+	w.set(w.key, w.place)
+	subject := sha256.Sum256([]byte(e.record.Subject))
+	w.key = append(append(append(w.key[:0], keySubject), subject[:subjectHash]...), w.place...)
+	w.set(w.key, e.id[:])
+	w.key = append(append(append(w.key[:0], keyAuthor), e.record.Author[:]...), w.place...)
+	w.set(w.key, e.id[:])
+}
+
+// setSubtree writes a subtree as it stands in a body, straight into the batch.
+func (w *writer) setSubtree(key []byte, s consortium.Subtree) {
+	if w.err != nil {
+		return
+	}
+	op := w.batch.SetDeferred(len(key), subtreeSize(s))
+	copy(op.Key, key)
+	appendSubtree(op.Value[:0], s)
+	w.err = op.Finish()
 }
 
 // publish tells of the block that is the tip. The writer's lock is held, so
@@ -246,10 +269,14 @@ func (l *Ledger) publish(tip Tip, entries []entry, source string, from peer.ID) 
 		RecordCount: len(entries), SizeBytes: int(h.BodyBytes), From: from, Source: source,
 		DelayMS: time.Since(time.UnixMilli(int64(h.Time))).Milliseconds(),
 	}, event.HeadChanged{Height: h.Height, Hash: tip.Head.Hash})
+	authors := map[consortium.PublicKey]string{}
 	for i, e := range entries {
-		events = append(events, event.RecordCommitted{
-			ID: e.id, Subject: e.record.Subject, Author: hex.EncodeToString(e.record.Author[:]), Height: h.Height, Index: i,
-		})
+		author := authors[e.record.Author]
+		if author == "" {
+			author = hex.EncodeToString(e.record.Author[:])
+			authors[e.record.Author] = author
+		}
+		events = append(events, event.RecordCommitted{ID: e.id, Subject: e.record.Subject, Author: author, Height: h.Height, Index: i})
 	}
 	l.bus.Publish(events...)
 }
