@@ -83,7 +83,7 @@ func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
 	if g == nil {
 		return Record{}, ErrNoChain
 	}
-	raw, err := n.encodeDraft(d, g.Hash())
+	raw, err := n.encodeDraft(d, g)
 	if err != nil {
 		return Record{}, err
 	}
@@ -91,12 +91,12 @@ func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
 	if err != nil {
 		return Record{}, err
 	}
-	r, err := viewRecord(raw)
+	r, err := viewOf(placed.ID, raw) // what was handed in is what is there
 	if err != nil || !placed.Committed() {
 		r.Status = "pending"
 		return r, err
 	}
-	hash, err := n.blockHash(placed.Height)
+	hash, err := n.replica.Ledger().BlockHash(placed.Height)
 	if err != nil {
 		return Record{}, fmt.Errorf("record %s: %w", placed.ID, err)
 	}
@@ -105,7 +105,7 @@ func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
 }
 
 // encodeDraft gives the record's bytes.
-func (n *Node) encodeDraft(d Draft, genesis chain.Hash) ([]byte, error) {
+func (n *Node) encodeDraft(d Draft, genesis *consortium.Genesis) ([]byte, error) {
 	if d.Raw != "" {
 		raw, err := hex.DecodeString(d.Raw)
 		if err != nil {
@@ -143,7 +143,7 @@ func (n *Node) encodeDraft(d Draft, genesis chain.Hash) ([]byte, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
-	r.Sign(host.RawEd25519(n.host.Key()), genesis)
+	r.Sign(host.RawEd25519(n.host.Key()), genesis.Hash())
 	return r.Encode(), nil
 }
 
@@ -227,7 +227,7 @@ func (n *Node) inBlock(raw []byte, height uint64, index uint32) (Record, error) 
 	if err != nil {
 		return Record{}, err
 	}
-	hash, err := n.blockHash(height)
+	hash, err := n.replica.Ledger().BlockHash(height)
 	if err != nil {
 		return Record{}, fmt.Errorf("record %s: %w", v.ID, err)
 	}
@@ -235,29 +235,19 @@ func (n *Node) inBlock(raw []byte, height uint64, index uint32) (Record, error) 
 	return v, nil
 }
 
-// blockHash is the hash of a block that we have; it is mostly the newest one.
-func (n *Node) blockHash(height uint64) (chain.Hash, error) {
-	if head := n.replica.Ledger().Tip().Head; head.Height == height {
-		return head.Hash, nil
-	}
-	h, _, err := n.replica.Ledger().Header(height)
-	if err != nil {
-		return chain.Hash{}, fmt.Errorf("block %d: %w", height, err)
-	}
-	return h.Hash(), nil
-}
-
 func (v *Record) commit(height uint64, index uint32, block chain.Hash) {
 	v.Status, v.Height, v.Index, v.BlockHash = "committed", &height, &index, &block
 }
 
-func viewRecord(raw []byte) (Record, error) {
+func viewRecord(raw []byte) (Record, error) { return viewOf(consortium.RecordID(raw), raw) }
+
+func viewOf(id chain.Hash, raw []byte) (Record, error) {
 	r, err := consortium.DecodeRecord(raw)
 	if err != nil {
 		return Record{}, err
 	}
 	v := Record{
-		ID: consortium.RecordID(raw), Kind: "record", Subject: r.Subject, MediaType: r.MediaType, Author: hex.EncodeToString(r.Author[:]),
+		ID: id, Kind: "record", Subject: r.Subject, MediaType: r.MediaType, Author: hex.EncodeToString(r.Author[:]),
 		Nonce: r.Nonce, NotAfter: r.NotAfter, Sig: hex.EncodeToString(r.Sig[:]), Raw: hex.EncodeToString(raw),
 	}
 	if r.Kind == consortium.KindConfig {

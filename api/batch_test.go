@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"testing"
 
@@ -39,6 +40,31 @@ func TestParseLine(t *testing.T) {
 	}
 }
 
+func TestRawLine(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"raw":"00ff"}`: "00ff", `{"raw":""}`: "",
+	} {
+		if raw, ok := rawLine([]byte(line)); !ok || raw != want {
+			t.Errorf("%s: %q, %v", line, raw, ok)
+		}
+	}
+	for _, line := range []string{``, `{"raw":"`, `{"raw":"}`, `{"raw":"0\u0030"}`, `{"raw":"0","raw":"1"}`, `{ "raw":"00"}`, `{"raw":"0G"}`, `{"raw":"00"}}`} {
+		if raw, ok := rawLine([]byte(line)); ok {
+			t.Errorf("%s: taken as %q", line, raw)
+		}
+	}
+}
+
+func BenchmarkParseLine(b *testing.B) {
+	line := append(append([]byte(`{"raw":"`), bytes.Repeat([]byte("0a"), 400)...), '"', '}')
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := parseLine(line); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func FuzzParseLine(f *testing.F) {
 	for _, s := range []string{`{"subject":"s","body":{"a":1}}`, `{"subject":"s","a":1,"b":[1, 2]}`, `{"raw":"00"}`, `{"a":`, `{"subject":"s","":{}}`, "{\"subject\":\"\xff\",\"\xff\":1}"} {
 		f.Add([]byte(s))
@@ -47,6 +73,10 @@ func FuzzParseLine(f *testing.F) {
 		d, err := parseLine(line)
 		if err != nil {
 			return
+		}
+		var plain parley.Draft
+		if raw, ok := rawLine(line); ok && (json.Unmarshal(line, &plain) != nil || plain.Raw != raw || d.Raw != raw) {
+			t.Fatalf("%q is taken as %q, JSON says %q", line, raw, plain.Raw)
 		}
 		if d.Body != nil && !json.Valid(d.Body) {
 			t.Fatalf("body is no JSON: %s", d.Body)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -103,7 +104,7 @@ func TestParseStat(t *testing.T) {
 
 func signed(t *testing.T, n int) (*signer, []record) {
 	t.Helper()
-	s, err := newSigner(chain.Hash{1})
+	s, err := newSigner(chain.Hash{1}, 256)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,20 +267,21 @@ func serve(t *testing.T, h http.HandlerFunc) *lab {
 func TestReport(t *testing.T) {
 	wide, share := figure{123_456, 99_949, 1_000_000}, figure{0.021, 0.0199, 1.105}
 	full := func(nodes int) row {
-		return row{Nodes: nodes, AgreeS: wide, FirstBlockS: wide, RecordsPS: wide, BlockRecords: wide, PebblePS: wide, PebbleX: share, ChecksPS: wide,
+		return row{Nodes: nodes, Body: 256, AgreeS: wide, FirstBlockS: wide, RecordsPS: wide, BlockRecords: wide, PebblePS: wide, PebbleX: share, ChecksPS: wide,
 			ChecksX: share, CPUUS: wide, CPUNodeUS: wide, P50MS: wide, P99MS: wide, JoinS: wide, SyncS: wide, SyncPS: wide, SyncMBPS: wide,
 			SyncPebblePS: wide, SyncX: share, Acked: 7, checksCore: figure{100, 130}}
 	}
-	r := &report{Harness: "loopback", Plan: whole, Rows: []row{full(1), full(3), full(4)},
+	r := &report{Harness: "loopback", Plan: whole, Rows: []row{full(1), full(3), full(4), full(7), {Nodes: 4, Body: 4096, RecordsPS: wide}},
+		Stall:   &stallRow{Nodes: 4, HeartbeatS: 2, DeadS: figure{2.1, 2.2, 3.1, 2}, FastS: wide, CalmMS: wide, Acked: 1000},
 		Machine: machine{CPU: "AMD EPYC", Cores: 2, OS: "linux/amd64", Go: "go1.26", Commit: "abc", Load: 3.5, Fsync: figure{0.1}}}
 	r.finish(time.Now())
-	text := r.honest() + r.table()
+	text := r.honest() + r.tables()
 	for line := range strings.Lines(text) {
 		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 100 {
 			t.Errorf("line of %d columns: %s", n, line)
 		}
 	}
-	for _, want := range []string{"1 node ", "4 nodes", "123k (99,949–1,000k)", "2.10 (1.99–110)", "LOADED", "NOISY", "missing on any node", "newcomer, 10,000 records, s", "commit abc"} {
+	for _, want := range []string{"1 node ", "4 nodes", "123k (99,949–1,000k)", "2.10 (1.99–110)", "LOADED", "NOISY", "missing on any node", "newcomer, 10,000 records, s", "commit abc", "7 nodes", "4,096 B", "stall of 4 validators", "≤ 3.0", "75 %"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
@@ -303,11 +305,94 @@ func TestReport(t *testing.T) {
 			Records struct{ Median float64 } `json:"records_s"`
 		}
 	}
-	if err := json.Unmarshal(b, &back); err != nil || len(back.Rows) != 3 || back.Rows[2].Nodes != 4 || back.Rows[2].Missing == nil || back.Rows[2].Records.Median != 123_456 {
+	if err := json.Unmarshal(b, &back); err != nil || len(back.Rows) != 5 || back.Rows[2].Nodes != 4 || back.Rows[2].Missing == nil || back.Rows[2].Records.Median != 123_456 {
 		t.Errorf("result file: %v\n%s", err, b)
 	}
 	page, err := os.ReadFile(filepath.Join(dir, "README.md"))
 	if err != nil || strings.Contains(string(page), "%!") {
 		t.Errorf("page: %v\n%s", err, page)
+	}
+}
+
+func TestChosen(t *testing.T) {
+	for list, want := range map[string]string{"": "load stall", "stall": "stall", "stall, load": "stall load", "load,lod": "", "x": ""} {
+		parts, err := chosen(list)
+		var names []string
+		for _, p := range parts {
+			names = append(names, p.name)
+		}
+		if got := strings.Join(names, " "); got != want || (err == nil) != (want != "") {
+			t.Errorf("-only %q measures %q, %v; want %q", list, got, err, want)
+		}
+	}
+}
+
+func TestNarrow(t *testing.T) {
+	p := whole
+	if err := p.narrow("1, 7", "4096", 3); err != nil || len(p.Nodes) != 2 || p.Nodes[1] != 7 || len(p.Bodies) != 1 || p.Stall.Fast != 3 || p.Stall.Dead != whole.Stall.Dead {
+		t.Errorf("plan is %+v, %v", p, err)
+	}
+	for _, bad := range [][2]string{{"0", ""}, {"32", ""}, {"a", ""}, {"1,", ""}, {"", "65537"}, {"", "-1"}} {
+		if err := new(plan).narrow(bad[0], bad[1], 0); err == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	if new(plan).narrow("", "", -1) == nil {
+		t.Error("-1 episodes are taken")
+	}
+	if p := whole.of(4096); p.Starts != 1 || p.Newcomers != 0 {
+		t.Errorf("plan of the second body is %+v", p)
+	}
+	if p := whole.of(256); p.Starts != whole.Starts || p.Synced != whole.Synced {
+		t.Errorf("plan of the first body is %+v", p)
+	}
+}
+
+// TestProbes has one node that answers, and one that is spared while nothing is
+// answered for a while: the stall ends with the first record submitted after its
+// begin.
+func TestProbes(t *testing.T) {
+	var held sync.RWMutex // while it is locked, nothing is committed
+	l := serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(`{"status":"committed"}`)) })
+	l.nodes = append(l.nodes, devnet.Node{Name: "node2"})
+	wait := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		held.RLock()
+		defer held.RUnlock()
+		_, _ = w.Write([]byte(`{"status":"committed"}`))
+	}))
+	t.Cleanup(wait.Close)
+	l.clients["node2"] = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", wait.Listener.Addr().String())
+	}}}
+	t.Cleanup(l.clients["node2"].CloseIdleConnections)
+	s, _ := signed(t, 0)
+	p := probe(t.Context(), l, s)
+	if err := p.settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.spare(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	const stall = 300 * time.Millisecond
+	held.Lock()
+	at := time.Now()
+	time.AfterFunc(stall, held.Unlock)
+	took, err := p.firstAfter(t.Context(), at)
+	if err != nil || took < stall {
+		t.Errorf("the stall lasted %s, %v; want %s at least", took, err, stall)
+	}
+	p.spareNobody()
+	if err := p.settled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.end(); err != nil {
+		t.Fatal(err)
+	}
+	if len(p.acked) == 0 || len(p.latency) == 0 {
+		t.Errorf("%d records, %d latencies", len(p.acked), len(p.latency))
+	}
+	if got := (figure{1, 2, 3, 5}).within(3); got != 0.75 {
+		t.Errorf("%v are within, want 0.75", got)
 	}
 }

@@ -126,7 +126,7 @@ func (l *lab) client(name string) *http.Client {
 }
 
 // do asks a node; an answer of 400 and above is one too, if it is no batch.
-func (l *lab) do(ctx context.Context, node int, method, path string, body *bytes.Buffer, mediaType string) (*http.Response, error) {
+func (l *lab) do(ctx context.Context, node int, method, path string, body io.Reader, mediaType string) (*http.Response, error) {
 	name := l.nodes[node].Name
 	req, err := http.NewRequestWithContext(ctx, method, "http://localhost/api/v1/"+path, body)
 	if err != nil {

@@ -25,7 +25,6 @@ import (
 )
 
 const (
-	bodyBytes   = 256
 	writers     = 8   // of the closed loop, each with a key of its own
 	batchLines  = 256 // records of a writer under way
 	openPace    = 200 // records a second of the open loop
@@ -46,12 +45,13 @@ type record struct {
 // signer makes records of several authors, signed before any clock starts.
 type signer struct {
 	genesis chain.Hash
+	body    int // bytes
 	keys    []ed25519.PrivateKey
 	nonce   atomic.Uint64
 }
 
-func newSigner(genesis chain.Hash) (*signer, error) {
-	s := &signer{genesis: genesis}
+func newSigner(genesis chain.Hash, body int) (*signer, error) {
+	s := &signer{genesis: genesis, body: body}
 	for range writers {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
@@ -80,7 +80,7 @@ func (s *signer) sign(n int) []record {
 
 func (s *signer) one(key ed25519.PrivateKey) record {
 	nonce := s.nonce.Add(1)
-	body := make([]byte, bodyBytes)
+	body := make([]byte, s.body)
 	_, _ = rand.Read(body) // never fails
 	r := &consortium.Record{Nonce: nonce, Subject: fmt.Sprintf("bench/%02d", nonce%100), MediaType: mediaBinary, Body: body}
 	r.Sign(key, s.genesis)

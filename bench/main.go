@@ -12,8 +12,13 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/parley-p2p/parley/consortium"
 )
 
 const interrupted = 130 // exit code
@@ -41,19 +46,27 @@ func run(ctx context.Context, args []string, out, talk io.Writer) (err error) {
 	binary := flags.String("parley", "", "measure this binary (default: built from this tree)")
 	where := flags.String("dir", "", "directory for the nodes' data, on the disk to measure (default: that of temporary files)")
 	results := flags.String("out", "", "directory for latest.json and README.md (default: docs/bench for a whole run)")
-	only := flags.String("only", "", "one section alone: nodes or sync; saved only if -out is given")
+	only := flags.String("only", "", "measure these sections, as a comma-separated list of "+strings.Join(sectionNames(), ", ")+" (default: all)")
+	nodes := flags.String("nodes", "", "numbers of validators of section load, as in 1,4")
+	bodies := flags.String("bodies", "", "sizes of bodies of section load in bytes, as in 256,4096")
+	episodes := flags.Int("episodes", 0, "leaders of section stall that are killed and started again at once (default: 40)")
 	keep := flags.Bool("keep", false, "keep the nodes' directories when the run fails")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *only != "" && *only != "nodes" && *only != "sync" {
-		return fmt.Errorf("-only %q: there are the sections nodes and sync", *only)
-	}
 	r := &report{Harness: "loopback", Short: *short, Plan: whole, Machine: look(ctx)}
+	part := *only != "" || *nodes != "" || *bodies != "" || *episodes != 0
 	if *short {
 		r.Plan = smoke
-	} else if *results == "" && *only == "" {
+	} else if *results == "" && !part {
 		*results = filepath.Join("docs", "bench")
+	}
+	if err := r.Plan.narrow(*nodes, *bodies, *episodes); err != nil {
+		return err
+	}
+	parts, err := chosen(*only)
+	if err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp(*where, "parley-bench-")
 	if err != nil {
@@ -67,20 +80,18 @@ func run(ctx context.Context, args []string, out, talk io.Writer) (err error) {
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
 	b := &bench{plan: r.Plan, dir: dir, keep: *keep, cores: r.Machine.Cores, begin: time.Now(), say: talk}
+	if b.binary, err = build(ctx, *binary, dir); err != nil {
+		return err
+	}
 	if r.Machine.Fsync, err = fsyncTimes(dir, 100); err != nil {
 		return err
 	}
-	if *only != "sync" {
-		if err := b.devnets(ctx, r, *binary); err != nil {
-			if len(r.Rows) > 0 {
-				fmt.Fprint(out, r.table()) // of those before; it is not saved
+	for _, p := range parts {
+		if err := p.measure(b, ctx, r); err != nil {
+			for _, p := range parts {
+				fmt.Fprint(out, p.table(r)) // what was measured before; it is not saved
 			}
-			return err
-		}
-	}
-	if *only != "nodes" {
-		if r.Sync, err = b.syncs(ctx); err != nil {
-			return err
+			return fmt.Errorf("section %s: %w", p.name, err)
 		}
 	}
 	r.finish(b.begin)
@@ -91,32 +102,74 @@ func run(ctx context.Context, args []string, out, talk io.Writer) (err error) {
 	return r.save(*results)
 }
 
-// devnets measures networks of real processes.
-func (b *bench) devnets(ctx context.Context, r *report, binary string) (err error) {
-	if b.binary, err = build(ctx, binary, b.dir); err != nil {
-		return err
+// section is one part of a run.
+type section struct {
+	name    string
+	measure func(*bench, context.Context, *report) error
+	table   func(*report) string // "" where it was not measured
+}
+
+// sections in the order of a run.
+func sections() []section {
+	return []section{
+		{"load", (*bench).measureLoad, (*report).table},
+		{"stall", (*bench).measureStall, (*report).stallTable},
+		{"sync", (*bench).measureSyncs, (*report).syncTable},
 	}
-	for _, nodes := range r.Plan.Nodes {
-		row, err := b.measure(ctx, nodes)
-		if err != nil {
+}
+
+func sectionNames() (names []string) {
+	for _, s := range sections() {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// chosen are the sections that a list names, all for none.
+func chosen(list string) (parts []section, err error) {
+	if list == "" {
+		return sections(), nil
+	}
+	for name := range strings.SplitSeq(list, ",") {
+		i := slices.Index(sectionNames(), strings.TrimSpace(name))
+		if i < 0 {
+			return nil, fmt.Errorf("-only %s: there is no section %q, want some of %s", list, name, strings.Join(sectionNames(), ", "))
+		}
+		parts = append(parts, sections()[i])
+	}
+	return parts, nil
+}
+
+// narrow measures a part of the plan.
+func (p *plan) narrow(nodes, bodies string, episodes int) (err error) {
+	if nodes != "" {
+		if p.Nodes, err = numbers("-nodes", nodes, 31); err != nil {
 			return err
 		}
-		r.Rows = append(r.Rows, row)
+	}
+	if bodies != "" {
+		if p.Bodies, err = numbers("-bodies", bodies, consortium.MaxBody); err != nil {
+			return err
+		}
+	}
+	if episodes < 0 {
+		return fmt.Errorf("-episodes %d: want a count", episodes)
+	}
+	if episodes > 0 {
+		p.Stall.Fast = episodes
 	}
 	return nil
 }
 
-// syncs measures how a newcomer gets a chain.
-func (b *bench) syncs(ctx context.Context) (rows []syncRow, err error) {
-	for _, p := range b.plan.Syncs {
-		row, err := measureSync(ctx, b.dir, p)
-		if err != nil {
-			return nil, err
+func numbers(flag, list string, most int) (all []int, err error) {
+	for text := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil || n < 1 || n > most {
+			return nil, fmt.Errorf("%s %s: %q is no number from 1 to %d", flag, list, text, most)
 		}
-		b.tell("sync of %d MiB in %d B records: %s MB/s from %d peers, %s raw", row.Bytes/mib, row.Body, row.Three.text(), honestPeers, row.Stream.text())
-		rows = append(rows, row)
+		all = append(all, n)
 	}
-	return rows, nil
+	return all, nil
 }
 
 // build makes the binary of this tree, so that the figures are never those of

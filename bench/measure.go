@@ -14,6 +14,7 @@ import (
 // plan says how much is measured.
 type plan struct {
 	Nodes     []int         `json:"nodes"`
+	Bodies    []int         `json:"bodies"`    // bytes; starts and newcomers are measured with the first
 	Starts    int           `json:"starts"`    // of a new devnet
 	Newcomers int           `json:"newcomers"` // one after another
 	Synced    int           `json:"synced"`    // records that a newcomer fetches
@@ -21,22 +22,35 @@ type plan struct {
 	Round     time.Duration `json:"-"`         // about how long one of throughput lasts
 	Latency   time.Duration `json:"-"`         // of one round of latency
 	Checks    int           `json:"checks"`    // signatures in a run of the limit
+	Stall     stallPlan     `json:"stall"`
 	Syncs     []syncPlan    `json:"-"`
 }
 
+// of is the plan for one size of bodies.
+func (p plan) of(body int) plan {
+	if body != p.Bodies[0] {
+		p.Starts, p.Newcomers, p.Synced = 1, 0, p.Synced/10
+	}
+	return p
+}
+
 var (
-	whole = plan{Nodes: []int{1, 3, 4}, Starts: 5, Newcomers: 5, Synced: 10000, Rounds: 5, Round: 3 * time.Second, Latency: 3 * time.Second, Checks: 5000, Syncs: syncWhole}
-	smoke = plan{Nodes: []int{1, 3}, Starts: 1, Newcomers: 1, Synced: 1000, Rounds: 2, Round: time.Second / 2, Latency: time.Second, Checks: 1000, Syncs: syncSmoke}
+	whole = plan{Nodes: []int{1, 3, 4, 7}, Bodies: []int{256, 4096}, Starts: 5, Newcomers: 5, Synced: 10000, Rounds: 5, Round: 3 * time.Second,
+		Latency: 3 * time.Second, Checks: 5000, Stall: stallPlan{Nodes: 4, Dead: 10, Fast: 40}, Syncs: syncWhole}
+	smoke = plan{Nodes: []int{1, 3}, Bodies: []int{256, 4096}, Starts: 1, Newcomers: 1, Synced: 1000, Rounds: 2, Round: time.Second / 2,
+		Latency: time.Second, Checks: 1000, Stall: stallPlan{Nodes: 4, Dead: 1, Fast: 2}, Syncs: syncSmoke}
 )
 
 const (
-	maxRound = 60000                  // records of a round, for memory
+	maxRound = 60000                  // records of a round
+	maxBytes = 64 << 20               // of their bodies: the bench holds all it signed, as bytes and as lines
 	limitFor = 500 * time.Millisecond // at least, for one run of the bare store
 )
 
 // row is what was measured with one number of nodes.
 type row struct {
 	Nodes        int    `json:"nodes"`
+	Body         int    `json:"body_bytes"`
 	AgreeS       figure `json:"agree_s"`       // first process started → one head, all see each other
 	FirstBlockS  figure `json:"first_block_s"` // first process started → a block on every disk
 	RecordsPS    figure `json:"records_s"`
@@ -78,15 +92,20 @@ func (b *bench) tell(format string, args ...any) {
 	fmt.Fprintf(b.say, "%4.0f s  %s\n", time.Since(b.begin).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// measure fills the row of one number of nodes.
-func (b *bench) measure(ctx context.Context, nodes int) (r row, err error) {
-	r.Nodes = nodes
-	for i := range b.plan.Starts {
-		if err := b.once(ctx, &r, i == b.plan.Starts-1); err != nil {
-			return r, fmt.Errorf("with %d nodes: %w", nodes, err)
+// measureLoad fills a row for each number of nodes and size of bodies.
+func (b *bench) measureLoad(ctx context.Context, r *report) error {
+	for _, body := range b.plan.Bodies {
+		for _, nodes := range b.plan.Nodes {
+			row := row{Nodes: nodes, Body: body}
+			for i := range b.plan.of(body).Starts {
+				if err := b.once(ctx, &row, i == b.plan.of(body).Starts-1); err != nil {
+					return fmt.Errorf("with %d nodes and bodies of %d bytes: %w", nodes, body, err)
+				}
+			}
+			r.Rows = append(r.Rows, row)
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // once measures one start of a new devnet, and the load on it if it is the
@@ -113,7 +132,7 @@ func (b *bench) once(ctx context.Context, r *row, load bool) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := newSigner(l.genesis)
+	s, err := newSigner(l.genesis, r.Body)
 	if err != nil {
 		return err
 	}
@@ -130,7 +149,7 @@ func (b *bench) once(ctx context.Context, r *row, load bool) (err error) {
 	if !load {
 		return nil
 	}
-	w := &work{bench: b, lab: l, row: r, signer: s, acked: acked}
+	w := &work{bench: b, plan: b.plan.of(r.Body), lab: l, row: r, signer: s, acked: acked}
 	if err := w.run(ctx); err != nil {
 		return errors.Join(err, l.heights(context.WithoutCancel(ctx)))
 	}
@@ -145,6 +164,7 @@ func (b *bench) once(ctx context.Context, r *row, load bool) (err error) {
 type work struct {
 	*bench
 	*lab
+	plan      plan
 	row       *row
 	signer    *signer
 	acked     []record
@@ -167,7 +187,7 @@ func (w *work) run(ctx context.Context) (err error) {
 		return err
 	}
 	for range w.plan.Rounds {
-		n := min(maxRound, max(batchLines*writers, int(rate*w.plan.Round.Seconds())))
+		n := min(maxRound, maxBytes/w.row.Body, max(batchLines*writers, int(rate*w.plan.Round.Seconds())))
 		if rate, err = w.round(ctx, bare, n); err != nil {
 			return err
 		}
@@ -283,7 +303,7 @@ func (w *work) round(ctx context.Context, bare *store, n int) (rate float64, err
 	r.checksCore.add(checks)
 	r.ChecksPS.add(checks * float64(w.cores) / float64(r.Nodes))
 	r.PebbleX, r.ChecksX = r.RecordsPS.over(r.PebblePS), r.RecordsPS.over(r.ChecksPS)
-	w.tell("N=%d: %s records/s in %d records; bare pebble %s/s", r.Nodes, number(rate), n, number(alone))
+	w.tell("N=%d: %s records/s in %d records of %d B; bare pebble %s/s", r.Nodes, number(rate), n, r.Body, number(alone))
 	return rate, nil
 }
 

@@ -46,6 +46,7 @@ type report struct {
 	AA      float64   `json:"aa_difference"`
 	Rows    []row     `json:"rows"`
 	Sync    []syncRow `json:"sync"`
+	Stall   *stallRow `json:"stall,omitempty"`
 }
 
 // look describes this machine. It is called before we load it ourselves.
@@ -117,20 +118,38 @@ type line struct {
 	cell  func(*row) string
 }
 
-// tables are all sections that were measured.
+// tables are those of all sections.
 func (r *report) tables() string {
-	var parts []string
-	if len(r.Rows) > 0 {
-		parts = append(parts, r.table())
+	var all []string
+	for _, s := range sections() {
+		if t := s.table(r); t != "" {
+			all = append(all, t)
+		}
 	}
-	if len(r.Sync) > 0 {
-		parts = append(parts, syncTable(r.Sync))
-	}
-	return strings.Join(parts, "\n")
+	return strings.Join(all, "\n")
 }
 
-// table is the result for people, at most 100 columns wide.
+// table is the result of the load for people, at most 100 columns wide: by size
+// of bodies, and beside each other as many numbers of nodes as there is room.
 func (r *report) table() string {
+	const most = 3
+	var tables []string
+	for rows := r.Rows; len(rows) > 0; {
+		same := slices.IndexFunc(rows, func(w row) bool { return w.Body != rows[0].Body })
+		if same < 0 {
+			same = len(rows)
+		}
+		pieces := (same + most - 1) / most
+		for part := range slices.Chunk(rows[:same], (same+pieces-1)/pieces) {
+			tables = append(tables, r.columns(part))
+		}
+		rows = rows[same:]
+	}
+	return strings.Join(tables, "\n")
+}
+
+// columns is the table of rows with one size of bodies.
+func (r *report) columns(rows []row) string {
 	const label, column = 31, 23
 	var b strings.Builder
 	put := func(text string, cells []string) {
@@ -141,17 +160,28 @@ func (r *report) table() string {
 		b.WriteString(strings.TrimRight(strings.Join(parts, ""), " ") + "\n")
 	}
 	var head []string
-	for _, w := range r.Rows {
+	for _, w := range rows {
 		head = append(head, map[bool]string{true: "1 node", false: fmt.Sprintf("%d nodes", w.Nodes)}[w.Nodes == 1])
 	}
-	put("median (min–max)", head)
-	b.WriteString(strings.Repeat("─", label+column*len(r.Rows)) + "\n")
+	put(fmt.Sprintf("%s B: median (min–max)", number(float64(rows[0].Body))), head)
+	b.WriteString(strings.Repeat("─", label+column*len(rows)) + "\n")
+	gap := false
 	for _, l := range r.lines() {
 		var cells []string
-		for i := range r.Rows {
+		measured := false
+		for i := range rows {
 			if l.cell != nil {
-				cells = append(cells, l.cell(&r.Rows[i]))
+				cells = append(cells, l.cell(&rows[i]))
+				measured = measured || cells[i] != "–"
 			}
+		}
+		if !measured { // nothing, or an empty line: one of them between parts
+			gap = gap || l.cell == nil
+			continue
+		}
+		if gap {
+			put("", nil)
+			gap = false
 		}
 		put(l.label, cells)
 	}
@@ -176,14 +206,23 @@ func (r *report) honest() string {
 	if m.Load >= quietLoad {
 		fmt.Fprintf(&b, "LOADED    others used this machine: compare CPU time and shares, not the clock\n")
 	}
+	if len(r.Checks) > 0 {
+		b.WriteString(r.aa())
+	}
+	fmt.Fprintf(&b, "harness   loopback: real processes; nodes and clients share the cores\n")
+	fmt.Fprintf(&b, "load      records signed beforehand; %d writers of %d in batches, closed loop;\n", writers, batchLines)
+	fmt.Fprintf(&b, "          latency: open loop, from when a record is due to its block on the disk of the node asked\n")
+	return b.String()
+}
+
+// aa is how much equal work differed along the run.
+func (r *report) aa() string {
+	var b strings.Builder
 	fmt.Fprintf(&b, "A/A       %s signatures/s on one core in %d runs all along; halves differ by %.1f %%\n", r.Checks.text(), len(r.Checks), 100*r.AA)
 	if low := slices.Min(append(figure{math.MaxFloat64}, r.Checks...)); r.AA > quietAA || low < slowest*r.Checks.median() {
 		fmt.Fprintf(&b, "NOISY     equal work differed too much (halves over %.0f %%, or one run under %.0f %% of the median):\n", 100*quietAA, 100*slowest)
 		fmt.Fprintf(&b, "          others used the cores during the run, the clock of it proves nothing\n")
 	}
-	fmt.Fprintf(&b, "harness   loopback: real processes; nodes and clients share the cores\n")
-	fmt.Fprintf(&b, "load      %d B bodies signed beforehand; %d writers of %d records in batches, closed loop;\n", bodyBytes, writers, batchLines)
-	fmt.Fprintf(&b, "          latency: open loop, from when a record is due to its block on the disk of the node asked\n")
 	return b.String()
 }
 
@@ -224,5 +263,9 @@ const page = "# Figures\n\n" +
 - **sync**: our hosts in one process on loopback TCP, all ledgers on disk; those that serve share its cores with the
   newcomer. Raw TCP and the raw stream move the same bytes and throw them away; a sync also checks every signature and
   writes. With a link (Mbit/s) the newcomer reads no faster than that, raw or not.
+- **CPU**: user and system time of the nodes' processes, the work of their API included. The same few authors sign all
+  records, as they do on most chains; a signature of an author seen first costs about twice as much.
+- **stall**: from kill -9 of the leader to the first commit of a record that was submitted after it, by any other node.
+  Records are submitted all the while, to all nodes in turn. The next leader is killed when all nodes agree and commit.
 - Nothing here was measured on a network of several machines.
 `

@@ -175,6 +175,26 @@ func rawTCP(ctx context.Context, n int64, limit *rate.Limiter) (took time.Durati
 	return took, errors.Join(err, <-sent)
 }
 
+// measureSyncs fills the rows of section sync.
+func (b *bench) measureSyncs(ctx context.Context, r *report) error {
+	for _, p := range b.plan.Syncs {
+		row, err := measureSync(ctx, b.dir, p)
+		if err != nil {
+			return err
+		}
+		b.tell("sync of %d MiB in %d B records: %s MB/s from %d peers, %s raw", row.Bytes/mib, row.Body, row.Three.text(), honestPeers, row.Stream.text())
+		r.Sync = append(r.Sync, row)
+	}
+	return nil
+}
+
+func (r *report) syncTable() string {
+	if len(r.Sync) == 0 {
+		return ""
+	}
+	return syncTable(r.Sync)
+}
+
 // syncTable is the result for people, at most 100 columns wide.
 func syncTable(rows []syncRow) string {
 	const label, column = 31, 17

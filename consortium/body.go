@@ -78,6 +78,29 @@ func (b Body) SubtreeIDs() []chain.Hash {
 	return ids
 }
 
+// RecordIDs lists the ids of all records in their order, hashed anew at each
+// call.
+func (b Body) RecordIDs() []chain.Hash {
+	ids := make([]chain.Hash, 0, b.Records())
+	for _, s := range b {
+		for _, r := range s.Records {
+			ids = append(ids, RecordID(r))
+		}
+	}
+	return ids
+}
+
+// RootOf is the block root of b, whose records have these ids, in their order.
+func (b Body) RootOf(ids []chain.Hash) chain.Hash {
+	subtrees := make([]chain.Hash, len(b))
+	for i, s := range b {
+		n := len(s.Records)
+		subtrees[i] = SubtreeID(ids[:n])
+		ids = ids[n:]
+	}
+	return BlockRoot(subtrees)
+}
+
 // Size is len(EncodeBody(b)).
 func (b Body) Size() int {
 	n := 2

@@ -90,16 +90,24 @@ type Block struct {
 // CheckBody tells whether body is the one that h fixes: packing, counts, bytes
 // and root. It does not look into the records.
 func CheckBody(h *Header, body Body) error {
+	_, err := OpenBody(h, body)
+	return err
+}
+
+// OpenBody is CheckBody, and returns the ids of all records in their order,
+// which it had to hash.
+func OpenBody(h *Header, body Body) ([]chain.Hash, error) {
 	if err := body.checkPacking(); err != nil {
-		return fmt.Errorf("body of block %d: %w", h.Height, err)
+		return nil, fmt.Errorf("body of block %d: %w", h.Height, err)
 	}
 	records, subtrees, size := body.Records(), len(body), body.Size()
 	if uint64(h.Records) != uint64(records) || int(h.Subtrees) != subtrees || uint64(h.BodyBytes) != uint64(size) {
-		return fmt.Errorf("body of block %d: %d records, %d subtrees, %d bytes where the header has %d, %d, %d",
+		return nil, fmt.Errorf("body of block %d: %d records, %d subtrees, %d bytes where the header has %d, %d, %d",
 			h.Height, records, subtrees, size, h.Records, h.Subtrees, h.BodyBytes)
 	}
-	if root := BlockRoot(body.SubtreeIDs()); root != h.Root {
-		return fmt.Errorf("body of block %d: root %s where the header has %s", h.Height, root, h.Root)
+	ids := body.RecordIDs()
+	if root := body.RootOf(ids); root != h.Root {
+		return nil, fmt.Errorf("body of block %d: root %s where the header has %s", h.Height, root, h.Root)
 	}
-	return nil
+	return ids, nil
 }

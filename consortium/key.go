@@ -106,10 +106,6 @@ func sign(key ed25519.PrivateKey, msg []byte) Signature {
 	return Signature(ed25519.Sign(key, msg))
 }
 
-func (k PublicKey) verify(msg []byte, sig Signature) bool {
-	return ed25519.Verify(k[:], msg, sig[:])
-}
-
 // SignView signs raw data of a view change.
 func SignView(key ed25519.PrivateKey, genesis chain.Hash, data []byte) Signature {
 	return sign(key, signedBytes(tagView, genesis, sha256.Sum256(data)))

@@ -112,6 +112,9 @@ func (s *Subscription) Take(max int) (events []Envelope, lost int) {
 		lost = int(oldest - s.cursor)
 		s.cursor = oldest
 	}
+	if n := min(int(b.next-s.cursor), max); n > 0 {
+		events = make([]Envelope, 0, n)
+	}
 	for ; s.cursor < b.next && len(events) < max; s.cursor++ {
 		events = append(events, b.ring[s.cursor%uint64(len(b.ring))])
 	}

@@ -64,6 +64,7 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	}
 	limit, err := memlimit.Set(memlimit.WithRatio(memoryShare), memlimit.WithProvider(memlimit.FromCgroup))
 	log.Debug("memory limit", "bytes", limit, "err", err) // no container, no limit
+	tuneGC(ctx)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg}) //nolint:contextcheck // New waits for nobody

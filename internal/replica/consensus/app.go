@@ -3,7 +3,6 @@ package consensus
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
@@ -28,7 +27,11 @@ func requestInfo(id chain.Hash) types.RequestInfo { return types.RequestInfo{ID:
 func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Reconfig {
 	s.fence()
 	tip := s.ledger.Tip()
-	b, err := block(p, votes, int(tip.Config.Params.MaxBlockBytes))
+	is, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
+	if err != nil {
+		s.die("decided proposal: " + err.Error())
+	}
+	b, err := block(is, votes)
 	if err != nil {
 		s.die("decided proposal: " + err.Error())
 	}
@@ -36,12 +39,8 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 		s.die(fmt.Sprintf("store block %d: %v", b.Header.Height, err))
 	}
 	s.metrics.order.Observe(time.Since(time.UnixMilli(int64(b.Header.Time))).Seconds())
-	var ids []chain.Hash
-	for _, st := range b.Body {
-		ids = append(ids, st.IDs()...)
-	}
-	s.pool.Remove(ids...)
-	s.unfeed(ids...)
+	s.pool.Remove(is.ids...)
+	s.unfeed(is.ids...)
 	s.expire()
 	changed, nodes, cfg := s.adopt()
 	return types.Reconfig{InLatestDecision: changed, CurrentNodes: nodes, CurrentConfig: cfg}
@@ -82,14 +81,18 @@ func (s *session) reject(id chain.Hash, err error) {
 
 // VerifyProposal judges a leader's block, our own too.
 func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) {
-	ids, err := verify(s.ledger.Tip(), s.genesis, p, time.Now(), s.ledger.Committable)
+	tip := s.ledger.Tip()
+	is, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
 	if err != nil {
 		return nil, err
 	}
-	if h, err := parseHeader(p); err == nil && isChange(h, p.Payload) {
-		s.turn.begin(h.Height)
+	if err := verify(tip, s.genesis, is, time.Now(), s.ledger.Committable); err != nil {
+		return nil, err
 	}
-	return infos(ids), nil
+	if is.change() {
+		s.turn.begin(is.header.Height)
+	}
+	return infos(is.ids), nil
 }
 
 func infos(ids []chain.Hash) []types.RequestInfo {
@@ -102,15 +105,11 @@ func infos(ids []chain.Hash) []types.RequestInfo {
 
 // RequestsFromProposal lists the records of a decided block.
 func (s *session) RequestsFromProposal(p types.Proposal) []types.RequestInfo {
-	body, err := consortium.DecodeBody(p.Payload, len(p.Payload))
+	is, err := s.whole(p, len(p.Payload))
 	if err != nil {
 		s.die("decided body: " + err.Error())
 	}
-	var ids []chain.Hash
-	for _, st := range body {
-		ids = append(ids, st.IDs()...)
-	}
-	return infos(ids)
+	return infos(is.ids)
 }
 
 // VerifyRequest is called for each record of the pool after a change of the
@@ -145,11 +144,11 @@ func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
 // of the proposal has to fit the header.
 func (s *session) VerifyConsenterSig(sig types.Signature, p types.Proposal) ([]byte, error) {
 	tip := s.ledger.Tip()
-	h, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
+	is, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
 	if err != nil {
 		return nil, fmt.Errorf("vote of validator %d for a proposal that is not of one piece: %w", sig.ID, err)
 	}
-	set := tip.Set
+	h, set := is.header, tip.Set
 	if h.Set != set.Hash() || h.Genesis != s.genesis {
 		return nil, fmt.Errorf("vote for block %d of validator set %s, ours is %s", h.Height, h.Set, set.Hash())
 	}
@@ -162,33 +161,32 @@ func (s *session) VerifyConsenterSig(sig types.Signature, p types.Proposal) ([]b
 	return nil, nil
 }
 
-// soundness names a proposal that is of one piece: by its header and payload,
-// which fix all the rest.
+// soundness is the newest proposal that was found to be of one piece, in bytes
+// of its own: what is equal to it, byte by byte, need not be decoded and hashed
+// again, wherever it came from.
 type soundness struct {
-	header  chain.Hash
-	payload [sha256.Size]byte
+	of types.Proposal
+	is *piece
 }
 
 // whole parses a proposal, whose body it looks at once.
-func (s *session) whole(p types.Proposal, maxBody int) (*consortium.Header, error) {
-	h, err := parseHeader(p)
+func (s *session) whole(p types.Proposal, maxBody int) (*piece, error) {
+	s.mu.Lock()
+	known := s.sound
+	s.mu.Unlock()
+	if known.is != nil && len(p.Payload) <= maxBody && p.VerificationSequence == known.of.VerificationSequence &&
+		bytes.Equal(p.Header, known.of.Header) && bytes.Equal(p.Metadata, known.of.Metadata) && bytes.Equal(p.Payload, known.of.Payload) {
+		return known.is, nil
+	}
+	p.Header, p.Payload, p.Metadata = bytes.Clone(p.Header), bytes.Clone(p.Payload), bytes.Clone(p.Metadata)
+	is, err := parse(p, maxBody)
 	if err != nil {
 		return nil, err
 	}
-	is := soundness{h.Hash(), sha256.Sum256(p.Payload)}
 	s.mu.Lock()
-	known := s.sound == is
+	s.sound = soundness{p, is}
 	s.mu.Unlock()
-	if known {
-		return h, nil
-	}
-	if _, _, err := parse(p, maxBody); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	s.sound = is
-	s.mu.Unlock()
-	return h, nil
+	return is, nil
 }
 
 // Sign signs view data.
@@ -213,8 +211,21 @@ func (s *session) VerificationSequence() uint64 { return s.ledger.Tip().Config.E
 // AuxiliaryData is for leader rotation, which is off.
 func (s *session) AuxiliaryData([]byte) []byte { return nil }
 
-// RequestID names a record.
-func (s *session) RequestID(raw []byte) types.RequestInfo { return requestInfo(recordID(raw)) }
+// RequestID names a record. The library asks three times in a row.
+func (s *session) RequestID(raw []byte) types.RequestInfo {
+	if n := s.named.Load(); n != nil && bytes.Equal(n.raw, raw) {
+		return n.info
+	}
+	n := &named{bytes.Clone(raw), requestInfo(recordID(raw))}
+	s.named.Store(n)
+	return n.info
+}
+
+// named is a record with its name.
+type named struct {
+	raw  []byte
+	info types.RequestInfo
+}
 
 // MembershipChange reports whether the tip is a config block.
 func (s *session) MembershipChange() bool {

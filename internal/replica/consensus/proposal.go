@@ -37,6 +37,7 @@ func assemble(tip ledger.Tip, genesis chain.Hash, metadata []byte, requests [][]
 	height := tip.Head.Height + 1
 	var bad []refused
 	var records [][]byte
+	var ids []chain.Hash // of records
 	nextSet := tip.Set.Hash()
 	seen := make(map[chain.Hash]bool, len(requests))
 	for _, raw := range requests {
@@ -58,12 +59,12 @@ func assemble(tip ledger.Tip, genesis chain.Hash, metadata []byte, requests [][]
 			if err != nil {
 				return nil, nil, nil, fmt.Errorf("config record %s passed the rule and does not decode: %w", id, err)
 			}
-			records, nextSet = [][]byte{raw}, change.Config.Set().Hash()
+			records, ids, nextSet = [][]byte{raw}, []chain.Hash{id}, change.Config.Set().Hash()
 			break
 		}
-		records = append(records, raw)
+		records, ids = append(records, raw), append(ids, id)
 	}
-	body := fit(records, int(tip.Config.Params.MaxBlockBytes))
+	body := fit(records, int(tip.Config.Params.MaxBlockBytes)) // a run from the front
 	leader, err := proposer(tip.Set, metadata)
 	if err != nil {
 		return nil, nil, nil, err
@@ -72,7 +73,7 @@ func assemble(tip ledger.Tip, genesis chain.Hash, metadata []byte, requests [][]
 		Genesis: genesis, Height: height, Prev: tip.Head.Hash, Time: max(uint64(now.UnixMilli()), timeOf(tip)+1),
 		Epoch: tip.Config.Epoch, Set: tip.Set.Hash(), NextSet: nextSet, Proposer: leader,
 		Records: uint32(body.Records()), Subtrees: uint16(len(body)), BodyBytes: uint32(body.Size()),
-		Root: consortium.BlockRoot(body.SubtreeIDs()), Metadata: metadata,
+		Root: body.RootOf(ids[:body.Records()]), Metadata: metadata,
 	}
 	return h, body, bad, nil
 }
@@ -132,68 +133,72 @@ func parseHeader(p types.Proposal) (*consortium.Header, error) {
 	return h, nil
 }
 
-// parse is the inverse of propose. It checks that header, body and the rest of
-// the proposal are of one piece, and nothing against a tip.
-func parse(p types.Proposal, maxBody int) (*consortium.Header, consortium.Body, error) {
+// piece is a proposal that is of one piece: header, body and the rest fit each
+// other. Nothing of it was held against a tip.
+type piece struct {
+	header *consortium.Header
+	body   consortium.Body
+	ids    []chain.Hash // of the records, in their order
+}
+
+// parse is the inverse of propose. The records alias the payload.
+func parse(p types.Proposal, maxBody int) (*piece, error) {
 	h, err := parseHeader(p)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	body, err := consortium.DecodeBody(p.Payload, maxBody)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if err := consortium.CheckBody(h, body); err != nil {
-		return nil, nil, err
-	}
-	return h, body, nil
-}
-
-// verify judges a proposal against tip and lists the ids of its records in
-// their order.
-func verify(tip ledger.Tip, genesis chain.Hash, p types.Proposal, now time.Time, ok judge) ([]chain.Hash, error) {
-	h, body, err := parse(p, int(tip.Config.Params.MaxBlockBytes))
+	ids, err := consortium.OpenBody(h, body)
 	if err != nil {
 		return nil, err
 	}
+	return &piece{h, body, ids}, nil
+}
+
+// verify judges a proposal against tip.
+func verify(tip ledger.Tip, genesis chain.Hash, p *piece, now time.Time, ok judge) error {
+	h := p.header
 	if err := verifyHeader(tip, genesis, h, now); err != nil {
-		return nil, err
+		return err
 	}
-	ids := make([]chain.Hash, 0, h.Records)
-	seen := make(map[chain.Hash]bool, h.Records)
+	seen := make(map[chain.Hash]bool, len(p.ids))
 	nextSet := tip.Set.Hash()
-	for _, st := range body {
+	at := 0
+	for _, st := range p.body {
 		for _, raw := range st.Records {
-			id := consortium.RecordID(raw)
+			id := p.ids[at]
+			at++
 			r, err := consortium.DecodeRecord(raw)
 			if err == nil {
 				err = ok(r, id, h.Height)
 			}
 			if err != nil {
-				return nil, fmt.Errorf("record %s: %w", id, err)
+				return fmt.Errorf("record %s: %w", id, err)
 			}
 			if seen[id] {
-				return nil, fmt.Errorf("record %s stands twice", id)
+				return fmt.Errorf("record %s stands twice", id)
 			}
 			seen[id] = true
-			ids = append(ids, id)
 			if r.Kind != consortium.KindConfig {
 				continue
 			}
 			if h.Records != 1 {
-				return nil, fmt.Errorf("config record %s is not alone in its block", id)
+				return fmt.Errorf("config record %s is not alone in its block", id)
 			}
 			change, err := consortium.DecodeConfigChange(r.Body)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			nextSet = change.Config.Set().Hash()
 		}
 	}
 	if h.NextSet != nextSet {
-		return nil, fmt.Errorf("next validator set is %s, want %s", h.NextSet, nextSet)
+		return fmt.Errorf("next validator set is %s, want %s", h.NextSet, nextSet)
 	}
-	return ids, nil
+	return nil
 }
 
 func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now time.Time) error {
@@ -228,12 +233,8 @@ func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now 
 }
 
 // block joins what was decided with the votes for it.
-func block(p types.Proposal, votes []types.Signature, maxBody int) (*consortium.Block, error) {
-	h, body, err := parse(p, maxBody)
-	if err != nil {
-		return nil, err
-	}
-	b := &consortium.Block{Header: h, Body: body}
+func block(p *piece, votes []types.Signature) (*consortium.Block, error) {
+	b := &consortium.Block{Header: p.header, Body: p.body}
 	seen := map[uint64]bool{}
 	for _, v := range votes {
 		if seen[v.ID] {

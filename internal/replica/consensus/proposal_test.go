@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hyperledger-labs/SmartBFT/pkg/types"
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
@@ -62,7 +64,7 @@ func TestProposerAndVerifierAgree(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := propose(h, body)
-		ids, err := verify(tip, genesis, p, now, l.Committable)
+		ids, err := verified(tip, genesis, p, now, l.Committable)
 		if err != nil {
 			t.Fatalf("height %d: %d requests, %d in the block: an honest proposal is refused: %v", height, len(requests), body.Records(), err)
 		}
@@ -177,7 +179,7 @@ func TestVerifyRefuses(t *testing.T) {
 			h.Records, h.Subtrees, h.BodyBytes = uint32(body.Records()), uint16(len(body)), uint32(body.Size())
 			h.Root = consortium.BlockRoot(body.SubtreeIDs())
 		}
-		_, err = verify(tip, genesis, propose(h, body), now, l.Committable)
+		_, err = verified(tip, genesis, propose(h, body), now, l.Committable)
 		if err == nil {
 			t.Errorf("%s: a bad proposal is taken", name)
 			continue
@@ -189,11 +191,11 @@ func TestVerifyRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := propose(h, body)
-	if _, err := verify(tip, genesis, p, now, l.Committable); err != nil {
+	if _, err := verified(tip, genesis, p, now, l.Committable); err != nil {
 		t.Fatal(err)
 	}
 	p.VerificationSequence++
-	if _, err := verify(tip, genesis, p, now, l.Committable); err == nil {
+	if _, err := verified(tip, genesis, p, now, l.Committable); err == nil {
 		t.Error("a wrong verification sequence is taken")
 	}
 }
@@ -214,11 +216,24 @@ func TestDecisionIsByteIdentical(t *testing.T) {
 	if p.Digest() != d.Proposal.Digest() {
 		t.Error("the proposal changed on its way through the ledger")
 	}
-	b, err := block(d.Proposal, append(d.Signatures, d.Signatures[0]), 1<<20)
+	is, err := parse(d.Proposal, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := block(is, append(d.Signatures, d.Signatures[0]))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Certificate.Verify(b.Header, l.Tip().Set); err != nil {
 		t.Error(err)
 	}
+}
+
+// verified parses a proposal and judges it, and lists the ids of its records.
+func verified(tip ledger.Tip, genesis chain.Hash, p types.Proposal, now time.Time, ok judge) ([]chain.Hash, error) {
+	is, err := parse(p, int(tip.Config.Params.MaxBlockBytes))
+	if err != nil {
+		return nil, err
+	}
+	return is.ids, verify(tip, genesis, is, now, ok)
 }

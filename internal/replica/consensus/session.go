@@ -38,6 +38,7 @@ type session struct {
 	evicted chan struct{} // closed when the set no longer holds us
 	room    chan struct{} // something left the library's pool
 	view    atomic.Uint64
+	named   atomic.Pointer[named] // the record that the library asked about last
 
 	deciding atomic.Bool // the controller delivers a decision
 	stale    atomic.Bool // a sync overtook a decision

@@ -130,15 +130,11 @@ func (p *peers) allPresent() bool {
 	return true
 }
 
-// isChange reports whether a body that was judged holds a config record.
-func isChange(h *consortium.Header, payload []byte) bool {
-	if h.Records != 1 {
+// change reports whether a proposal that was judged holds a config record.
+func (p *piece) change() bool {
+	if len(p.ids) != 1 {
 		return false
 	}
-	body, err := consortium.DecodeBody(payload, len(payload))
-	if err != nil || body.Records() != 1 {
-		return false
-	}
-	r, err := consortium.DecodeRecord(body[0].Records[0])
+	r, err := consortium.DecodeRecord(p.body[0].Records[0])
 	return err == nil && r.Kind == consortium.KindConfig
 }

@@ -39,6 +39,8 @@ func TestVoteForForeignPayload(t *testing.T) {
 			{"empty body", func(p *types.Proposal) { p.Payload = consortium.EncodeBody(nil) }, false},
 			{"other metadata", func(p *types.Proposal) { p.Metadata = append([]byte{}, p.Metadata[1:]...) }, false},
 			{"other verification sequence", func(p *types.Proposal) { p.VerificationSequence++ }, false},
+			{"bytes changed where they stand", func(p *types.Proposal) { p.Payload[len(p.Payload)-1] ^= 1 }, false},
+			{"and changed back", func(p *types.Proposal) { p.Payload[len(p.Payload)-1] ^= 1 }, true},
 			{"again", func(*types.Proposal) {}, true},
 		} {
 			p := good.Proposal

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -70,6 +71,7 @@ func (l *Ledger) append(b *consortium.Block, source string, from peer.ID, judge 
 	if err != nil {
 		l.log.Error("journal entries of a block not dropped", "height", b.Header.Height, "err", err)
 	}
+	l.recent.add(next.Head, entries)
 	l.setTip(next)
 	l.metrics.blocks.WithLabelValues(source).Inc()
 	l.metrics.records.Add(float64(len(entries)))
@@ -113,19 +115,20 @@ type entry struct {
 
 // judge checks the whole body. It returns the config that it brings, or nil.
 func (l *Ledger) judge(tip Tip, b *consortium.Block) ([]entry, *consortium.Config, error) {
-	if err := consortium.CheckBody(b.Header, b.Body); err != nil {
+	ids, err := consortium.OpenBody(b.Header, b.Body)
+	if err != nil {
 		return nil, nil, chain.Invalid(chain.InvalidBlock, "%v", err)
 	}
-	return judgeRecords(b, func(r *consortium.Record, id chain.Hash) (*consortium.Config, error) {
+	return judgeRecords(b, ids, func(r *consortium.Record, id chain.Hash) (*consortium.Config, error) {
 		return l.committable(tip, r, id, b.Header.Height)
 	})
 }
 
-// judgeRecords decodes and judges each record of b by rule, on all processors,
+// judgeRecords decodes and judges each record of b, by its id, by rule, on all processors,
 // and checks what holds between them: no id twice, a config alone. The error
 // is that of the first bad record: *InvalidError, unless it is a fault of ours.
-func judgeRecords(b *consortium.Block, rule func(*consortium.Record, chain.Hash) (*consortium.Config, error)) ([]entry, *consortium.Config, error) {
-	var raws [][]byte
+func judgeRecords(b *consortium.Block, ids []chain.Hash, rule func(*consortium.Record, chain.Hash) (*consortium.Config, error)) ([]entry, *consortium.Config, error) {
+	raws := make([][]byte, 0, len(ids))
 	for _, s := range b.Body {
 		raws = append(raws, s.Records...)
 	}
@@ -135,7 +138,7 @@ func judgeRecords(b *consortium.Block, rule func(*consortium.Record, chain.Hash)
 	parallel(len(raws), func(i int) bool {
 		r, err := consortium.DecodeRecord(raws[i])
 		if err == nil {
-			entries[i] = entry{id: consortium.RecordID(raws[i]), record: r, size: len(raws[i])}
+			entries[i] = entry{id: ids[i], record: r, size: len(raws[i])}
 			var c *consortium.Config
 			if c, err = rule(r, entries[i].id); c != nil {
 				config.Store(c)
@@ -216,14 +219,11 @@ func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *
 			ids[j] = rest[j].id
 		}
 		rest = rest[len(ids):]
-		w.set(bodyKey(h.Height, uint16(i)), encodeSubtree(s))
+		w.setSubtree(bodyKey(h.Height, uint16(i)), s)
 		w.set(hashKey(keySubtree, consortium.SubtreeID(ids)), binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint64(nil, h.Height), uint16(i)))
 	}
-	for i, e := range entries {
-		p := Position{Height: h.Height, Index: uint32(i)}
-		w.set(hashKey(keyRecord, e.id), appendPlace(nil, p))
-		w.set(placeKey(subjectPrefix(e.record.Subject), p), e.id[:])
-		w.set(placeKey(authorPrefix(e.record.Author), p), e.id[:])
+	for i := range entries {
+		w.setIndexes(&entries[i], Position{Height: h.Height, Index: uint32(i)})
 	}
 	if config != nil {
 		w.set(heightKey(keyConfig, config.Epoch), binary.BigEndian.AppendUint64(config.Encode(), h.Height))
@@ -240,6 +240,8 @@ func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *
 type writer struct {
 	batch *pebble.Batch
 	err   error
+
+	key, place []byte // room for the next ones: a batch copies
 }
 
 func (w *writer) set(key, value []byte) {
@@ -252,6 +254,29 @@ func (w *writer) delete(key []byte) {
 	if w.err == nil {
 		w.err = w.batch.Delete(key, nil)
 	}
+}
+
+// setIndexes writes the entries of one record.
+func (w *writer) setIndexes(e *entry, p Position) {
+	w.place = appendPlace(w.place[:0], p)
+	w.key = append(append(w.key[:0], keyRecord), e.id[:]...)
+	w.set(w.key, w.place)
+	subject := sha256.Sum256([]byte(e.record.Subject))
+	w.key = append(append(append(w.key[:0], keySubject), subject[:subjectHash]...), w.place...)
+	w.set(w.key, e.id[:])
+	w.key = append(append(append(w.key[:0], keyAuthor), e.record.Author[:]...), w.place...)
+	w.set(w.key, e.id[:])
+}
+
+// setSubtree writes a subtree as it stands in a body, straight into the batch.
+func (w *writer) setSubtree(key []byte, s consortium.Subtree) {
+	if w.err != nil {
+		return
+	}
+	op := w.batch.SetDeferred(len(key), subtreeSize(s))
+	copy(op.Key, key)
+	appendSubtree(op.Value[:0], s)
+	w.err = op.Finish()
 }
 
 // publish tells of the block that is the tip. The writer's lock is held, so
@@ -268,10 +293,14 @@ func (l *Ledger) publish(signed *consortium.ValidatorSet, tip Tip, entries []ent
 		RecordCount: len(entries), SizeBytes: int(h.BodyBytes), From: from, Source: source,
 		DelayMS: time.Since(time.UnixMilli(int64(h.Time))).Milliseconds(),
 	}, event.HeadChanged{Height: h.Height, Hash: tip.Head.Hash})
+	authors := map[consortium.PublicKey]string{}
 	for i, e := range entries {
-		events = append(events, event.RecordCommitted{
-			ID: e.id, Subject: e.record.Subject, Author: hex.EncodeToString(e.record.Author[:]), Height: h.Height, Index: i,
-		})
+		author := authors[e.record.Author]
+		if author == "" {
+			author = hex.EncodeToString(e.record.Author[:])
+			authors[e.record.Author] = author
+		}
+		events = append(events, event.RecordCommitted{ID: e.id, Subject: e.record.Subject, Author: author, Height: h.Height, Index: i})
 	}
 	if h.Set != h.NextSet {
 		added, removed := signed.Changes(tip.Set)

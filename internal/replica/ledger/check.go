@@ -109,10 +109,11 @@ func checkBlock(r pebble.Reader, tip Tip, b *consortium.Block) (Tip, error) {
 	if err := CheckHeader(tip, h, b.Certificate); err != nil {
 		return Tip{}, err
 	}
-	if err := consortium.CheckBody(h, b.Body); err != nil {
+	ids, err := consortium.OpenBody(h, b.Body)
+	if err != nil {
 		return Tip{}, err
 	}
-	entries, config, err := judgeRecords(b, func(rec *consortium.Record, _ chain.Hash) (*consortium.Config, error) {
+	entries, config, err := judgeRecords(b, ids, func(rec *consortium.Record, _ chain.Hash) (*consortium.Config, error) {
 		return permitted(tip, rec, h.Height, false)
 	})
 	if err != nil {

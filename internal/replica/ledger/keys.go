@@ -116,21 +116,26 @@ func parseTip(b []byte) (storedTip, error) {
 	return t, nil
 }
 
-// encodeSubtree gives the value under keyBody: one subtree as it stands in a
-// body.
-func encodeSubtree(s consortium.Subtree) []byte {
+// subtreeSize is the bytes of appendSubtree.
+func subtreeSize(s consortium.Subtree) int {
 	n := 2
 	for _, r := range s.Records {
 		n += 4 + len(r)
 	}
-	b := binary.BigEndian.AppendUint16(make([]byte, 0, n), uint16(len(s.Records)))
+	return n
+}
+
+// appendSubtree gives the value under keyBody: one subtree as it stands in a
+// body.
+func appendSubtree(b []byte, s consortium.Subtree) []byte {
+	b = binary.BigEndian.AppendUint16(b, uint16(len(s.Records)))
 	for _, r := range s.Records {
 		b = append(binary.BigEndian.AppendUint32(b, uint32(len(r))), r...)
 	}
 	return b
 }
 
-// parseSubtree is the inverse of encodeSubtree; the records alias b.
+// parseSubtree is the inverse of appendSubtree; the records alias b.
 func parseSubtree(b []byte) (consortium.Subtree, error) {
 	if len(b) < 2 {
 		return consortium.Subtree{}, fmt.Errorf("subtree of %d bytes", len(b))

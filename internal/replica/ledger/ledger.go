@@ -60,6 +60,7 @@ type Ledger struct {
 
 	tip     atomic.Pointer[Tip] // replaced, never changed
 	journal journal
+	recent  *recent
 
 	// writing is held over a whole commit, its I/O and its events included: it
 	// puts blocks, and their events, in order. Readers never take it.
@@ -122,6 +123,7 @@ func Open(o Options) (*Ledger, error) {
 	if err := l.recover(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	l.recent = newRecent(l.Tip().Head.Height)
 	l.metrics = newMetrics(l, o.Registerer)
 	return l, nil
 }

@@ -26,12 +26,13 @@ func (p *Prepared) Block() *consortium.Block { return p.block }
 // not fit the header; a record that breaks the rules is for AppendPrepared to
 // tell. The header is taken as it is.
 func (l *Ledger) Prepare(b *consortium.Block) (*Prepared, error) {
-	if err := consortium.CheckBody(b.Header, b.Body); err != nil {
+	ids, err := consortium.OpenBody(b.Header, b.Body)
+	if err != nil {
 		return nil, chain.Invalid(chain.InvalidBlock, "%v", err)
 	}
 	genesis := l.Tip().genesis
 	p := &Prepared{block: b}
-	p.entries, _, p.err = judgeRecords(b, func(r *consortium.Record, id chain.Hash) (*consortium.Config, error) {
+	p.entries, _, p.err = judgeRecords(b, ids, func(r *consortium.Record, id chain.Hash) (*consortium.Config, error) {
 		if l.verified(id) {
 			return nil, nil
 		}

@@ -1,14 +1,12 @@
 package ledger_test
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
 
@@ -140,57 +138,4 @@ func drawRecord(rt *rapid.T, c *ledgertest.Chain, keys []string, old [][]byte, h
 		})
 	}
 	return c.RecordBy(key, nil)
-}
-
-// BenchmarkAppend1MiB stands against what pebble needs for the same bytes in
-// one value, and in one batch with as many index keys. Signatures are known, as
-// they are behind a mempool.
-func BenchmarkAppend1MiB(b *testing.B) {
-	for _, size := range []int{256, 4096, 65_000} {
-		c := ledgertest.New(b, 4)
-		n := (1 << 20) / (size + 160)
-		b.Run(fmt.Sprintf("body=%d/ledger", size), func(b *testing.B) {
-			l := open(b, ledger.Options{Dir: b.TempDir(), Verified: func(chain.Hash) bool { return true }})
-			if err := l.Init(c.Genesis()); err != nil {
-				b.Fatal(err)
-			}
-			b.SetBytes(1 << 20)
-			b.ReportAllocs()
-			for b.Loop() {
-				b.StopTimer()
-				next := c.Next(records(c, n, size)...)
-				b.StartTimer()
-				appendBlock(b, l, next)
-			}
-		})
-		value := consortium.EncodeBody(consortium.Pack(records(c, n, size)))
-		b.Run(fmt.Sprintf("body=%d/raw", size), func(b *testing.B) { rawWrites(b, value, 0) })
-		b.Run(fmt.Sprintf("body=%d/raw+indexes", size), func(b *testing.B) { rawWrites(b, value, n) })
-	}
-}
-
-// rawWrites writes value and 3 index keys a record in one synced batch.
-func rawWrites(b *testing.B, value []byte, records int) {
-	b.Helper()
-	db, err := pebble.Open(b.TempDir(), &pebble.Options{Logger: quiet{}, MemTableSize: 16 << 20, CacheSize: 96 << 20})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer db.Close()
-	b.SetBytes(1 << 20)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		batch := db.NewBatch()
-		err := batch.Set(fmt.Appendf(nil, "b%08d", i), value, nil)
-		for j := range records {
-			id := sha256.Sum256(fmt.Append(nil, i, j))
-			err = errors.Join(err,
-				batch.Set(append([]byte("t"), id[:]...), id[:12], nil),
-				batch.Set(append([]byte("s"), id[:28]...), id[:], nil),
-				batch.Set(fmt.Appendf(nil, "a%032d%08d%04d", 0, i, j), id[:], nil))
-		}
-		if err := errors.Join(err, batch.Commit(pebble.Sync)); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

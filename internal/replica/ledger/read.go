@@ -35,15 +35,12 @@ type Query struct {
 // read says false, with an Error line: nothing but advice may depend on it,
 // the rule is Committable.
 func (l *Ledger) Committed(id chain.Hash) bool {
-	found, err := has(l.db, hashKey(keyRecord, id))
+	found, err := l.known(id)
 	if err != nil {
 		l.log.Error("record not looked up", "id", id, "err", err)
 	}
 	return found
 }
-
-// Place is where the record stands in the chain, ErrNotFound where it does not.
-func (l *Ledger) Place(id chain.Hash) (Position, error) { return readPlace(l.db, id) }
 
 // Header returns a header and its certificate.
 func (l *Ledger) Header(height uint64) (*consortium.Header, consortium.Certificate, error) {
@@ -87,9 +84,11 @@ func (l *Ledger) Subtree(id chain.Hash) (s consortium.Subtree, height uint64, in
 
 // RecordAt finds a record by its id, with its place.
 func (l *Ledger) RecordAt(id chain.Hash) (raw []byte, height uint64, index uint32, err error) {
-	p, err := readPlace(l.db, id)
-	if err != nil {
-		return nil, 0, 0, fmt.Errorf("record %s: %w", id, err)
+	p, found, _ := l.recent.place(id)
+	if !found {
+		if p, err = readPlace(l.db, id); err != nil {
+			return nil, 0, 0, fmt.Errorf("record %s: %w", id, err)
+		}
 	}
 	skip := int(p.Index) // records still before ours
 	for i := uint16(0); raw == nil && err == nil; i++ {

@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -16,6 +17,54 @@ import (
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 )
+
+// TestPlace asks for each record's place and for its bytes, of blocks that are
+// remembered and, after a restart, of those that are not.
+func TestPlace(t *testing.T) {
+	c := ledgertest.New(t, 1)
+	disk := vfs.NewMem()
+	l, err := ledger.Open(ledger.Options{Dir: "ledger", FS: disk, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Init(c.Genesis()); err != nil {
+		t.Fatal(err)
+	}
+	blocks := grow(t, c, l, 5)
+	check := func(l *ledger.Ledger) {
+		t.Helper()
+		for _, b := range blocks {
+			for i, raw := range slices.Concat(recordsOf(b)...) {
+				id, want := consortium.RecordID(raw), ledger.Position{Height: b.Header.Height, Index: uint32(i)}
+				at, err := l.Place(id)
+				block, missing := l.BlockHash(at.Height)
+				if err = errors.Join(err, missing); err != nil || at != want || block != b.Header.Hash() {
+					t.Errorf("record %d of block %d is at %v of block %s: %v", i, b.Header.Height, at, block, err)
+				}
+				stored, height, index, err := l.RecordAt(id)
+				if err != nil || height != want.Height || index != want.Index || string(stored) != string(raw) {
+					t.Errorf("record %d of block %d is read at %d %d: %v", i, b.Header.Height, height, index, err)
+				}
+				if !l.Committed(id) {
+					t.Errorf("record %d of block %d is not in the chain", i, b.Header.Height)
+				}
+			}
+		}
+		if _, err := l.Place(chain.Hash{1}); !errors.Is(err, ledger.ErrNotFound) {
+			t.Errorf("a record that is not there: %v", err)
+		}
+	}
+	check(l)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, ledger.Options{FS: disk})
+	check(l)
+	b := c.Next(c.Record("after", nil))
+	appendBlock(t, l, b)
+	blocks = append(blocks, b)
+	check(l)
+}
 
 // TestHistory compares every page size and direction with the chain itself.
 func TestHistory(t *testing.T) {
@@ -212,4 +261,11 @@ func TestCrash(t *testing.T) {
 			}
 		}
 	}
+}
+
+func recordsOf(b *consortium.Block) (all [][][]byte) {
+	for _, s := range b.Body {
+		all = append(all, s.Records)
+	}
+	return all
 }

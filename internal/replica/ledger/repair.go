@@ -57,11 +57,12 @@ func (l *Ledger) Repair(b *consortium.Block) error {
 	if err := l.prove(tip, b); err != nil {
 		return err
 	}
-	if err := consortium.CheckBody(h, b.Body); err != nil {
+	ids, err := consortium.OpenBody(h, b.Body)
+	if err != nil {
 		return chain.Invalid(chain.InvalidBlock, "%v", err)
 	}
 	// The root fixes every byte of the records, and they were judged once.
-	entries, config, err := judgeRecords(b, func(r *consortium.Record, _ chain.Hash) (*consortium.Config, error) {
+	entries, config, err := judgeRecords(b, ids, func(r *consortium.Record, _ chain.Hash) (*consortium.Config, error) {
 		if r.Kind != consortium.KindConfig {
 			return nil, nil
 		}

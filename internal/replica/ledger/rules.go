@@ -142,9 +142,9 @@ func (l *Ledger) fresh(tip Tip, r *consortium.Record, id chain.Hash, height uint
 	if tip.Genesis == nil {
 		return nil, fmt.Errorf("judge record %s: no genesis: %w", id, chain.ErrUnready)
 	}
-	known, err := has(l.db, hashKey(keyRecord, id))
+	known, err := l.known(id)
 	if err != nil {
-		return nil, fmt.Errorf("look up record %s: %w", id, err)
+		return nil, err
 	}
 	if known {
 		return nil, consortium.Refuse(consortium.Duplicate, "record %s is in the chain", id)
