@@ -66,6 +66,7 @@ type faultRun struct {
 	op     *operator
 	least  int // validators
 	killed bool
+	good   bool // it ended, and well
 }
 
 // fault is one row of the table.
@@ -116,6 +117,7 @@ func runFaults(t *testing.T, seed uint64, long bool) {
 		r.check()
 	})
 	t.Logf("seed %d took %v", seed, time.Since(wall).Round(time.Millisecond))
+	r.good = !t.Failed()
 }
 
 func (r *faultRun) between(a, b time.Duration) time.Duration {
@@ -426,7 +428,7 @@ func (r *faultRun) keep() {
 
 func (r *faultRun) close(t *testing.T) {
 	_ = r.log.Close()
-	if !t.Failed() {
+	if r.good && os.Getenv("SWARM_KEEP") == "" {
 		_ = os.RemoveAll(r.dir)
 		return
 	}

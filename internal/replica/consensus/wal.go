@@ -360,12 +360,27 @@ func resume(entries [][]byte, height uint64) ([][]byte, error) {
 		n--
 	}
 	if n > 0 && saved[n-1].GetCommit().GetCommit().GetSeq() == height+1 {
-		return entries[:n], nil
+		return besideProposal(entries[:n], saved), nil
+	}
+	if n := len(saved); n > 0 && saved[n-1].GetCommit() != nil { // for a block that is stored
+		return besideProposal(entries, saved), nil
 	}
 	if n := len(saved); n > 0 && saved[n-1].GetProposedRecord() != nil && saved[n-1].GetProposedRecord().GetPrePrepare().GetSeq() <= height {
 		return nil, nil
 	}
 	return entries, nil
+}
+
+// besideProposal drops what stands between a vote, which is the last of the
+// entries, and its proposal.
+func besideProposal(entries [][]byte, saved []*smartbftprotos.SavedMessage) [][]byte {
+	last := len(entries) - 1
+	for i := last - 1; i >= 0; i-- {
+		if saved[i].GetProposedRecord() != nil {
+			return slices.Concat(entries[:i+1], entries[last:])
+		}
+	}
+	return entries
 }
 
 // quiet is the log library's logger; its errors are returned as well.
