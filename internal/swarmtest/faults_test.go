@@ -16,9 +16,9 @@ import (
 	"github.com/parley-p2p/parley/internal/swarmtest/checker"
 )
 
-// acceptedSurvives is whether a record that a node accepted outlives the death
+// journalKept is whether a record that a node accepted outlives the death
 // of that node, which takes the journal of accepted records.
-const acceptedSurvives = false
+const journalKept = false
 
 const (
 	followers = 2
@@ -365,7 +365,7 @@ func (r *faultRun) check() {
 		}()
 		nodes = append(nodes, checker.Node{Name: n.Name, Chain: c, Runs: n.runs})
 	}
-	report, err := checker.Judge(t.Context(), r.load.Told(), nodes, checker.Options{AllowOpen: !acceptedSurvives && r.killed})
+	report, err := checker.Judge(t.Context(), r.load.Told(), nodes, checker.Options{AllowOpen: !journalKept && r.killed})
 	if err != nil {
 		t.Fatal(err)
 	}
