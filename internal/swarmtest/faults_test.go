@@ -302,6 +302,7 @@ func (r *faultRun) settle() {
 	var equal time.Time
 	var head uint64
 	s.Until("all heads are equal and stay so", settleIn, func() bool {
+		r.supervise()
 		h, same := s.heads()
 		if !same || h != head {
 			equal, head = time.Now(), h
@@ -326,6 +327,17 @@ func (r *faultRun) probe(n *Node, since time.Time) {
 			r.s.Until("a record at "+n.Name+" is committed", 0, func() bool { return false })
 		}
 		time.Sleep(100 * time.Millisecond)
+		r.supervise()
+	}
+}
+
+// supervise starts again what ended by itself, as a supervisor does.
+func (r *faultRun) supervise() {
+	for _, n := range r.s.nodes {
+		if !n.Alive() {
+			r.note("%s ended by itself, and starts", n.Name)
+			n.Start()
+		}
 	}
 }
 

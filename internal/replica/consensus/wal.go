@@ -34,6 +34,11 @@ type walFile interface {
 // MemoryWAL is a log in memory, for virtual time. The zero value is ready. It
 // survives the engine, and so stands for the disk of a killed node.
 type MemoryWAL struct {
+	// Died is called where the process would end, with the reason, and the
+	// goroutine ends: in virtual time other nodes share the process. It MUST
+	// NOT block. nil panics, as outside virtual time.
+	Died func(reason string)
+
 	mu      sync.Mutex // guards entries
 	entries [][]byte
 }
