@@ -100,16 +100,13 @@ func (g *gate) leave() {
 	}
 }
 
-// pass waits until the gate is open, or the process has ended for a
-// reconfiguration that hangs.
+// pass waits until the gate is open, for ever where a reconfiguration hangs: for
+// that the process ends.
 func (g *gate) pass() {
 	g.mu.Lock()
 	open := g.open
 	g.mu.Unlock()
-	select {
-	case <-open:
-	case <-time.After(2 * reconfigTimeout):
-	}
+	<-open
 }
 
 // settle shuts once no sync is under way: a reconfiguration waits for its end
