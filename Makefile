@@ -1,16 +1,19 @@
 # make test    what CI runs: build, vet, every test (without the race detector)
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
-# make soak    long runs: fuzzing and repeated stories, FUZZTIME=1m COUNT=30
+# make soak    long runs: fuzzing, repeated stories and seeded faults, FUZZTIME=1m COUNT=30 SEEDS=1000 FROM=1
+# make faults  the seeded faults alone; it goes on where it was stopped, and ends with the sums
 GO       ?= go
 export GOFLAGS ?= -buildvcs=false
 BIN      := bin/parley
 FUZZTIME ?= 1m
 COUNT    ?= 30
+SEEDS    ?= 1000
+FROM     ?= 1
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.3.0
 
-.PHONY: all build test check race lint tidy vuln bench soak fuzz clean
+.PHONY: all build test check race lint tidy vuln bench soak faults fuzz clean
 
 all: build
 
@@ -43,8 +46,24 @@ vuln:
 bench: build
 	$(GO) run ./bench
 
-soak: fuzz
+soak: fuzz faults
 	$(GO) test -count=$(COUNT) -timeout 24h ./internal/swarmtest/...
+
+# One process a seed: a panic of the engine ends its own seed only. What is in
+# bin/faults/seeds is not run again; a seed that failed leaves its directory.
+faults:
+	@mkdir -p bin/faults && touch bin/faults/seeds
+	$(GO) test -c -o bin/faults/swarm.test ./internal/swarmtest
+	@for k in $$(seq $(FROM) $$(($(FROM) + $(SEEDS) - 1))); do \
+		grep -q "^seed $$k:" bin/faults/seeds && continue; \
+		(cd internal/swarmtest && SWARM_SEED=$$k SWARM_DIR=../../bin/faults ../../bin/faults/swarm.test \
+			-test.run '^TestFaults$$' -test.timeout 1h -test.v) > bin/faults/out 2>&1 && how=good || { how=FAILED; mv bin/faults/out bin/faults/seed-$$k.out; }; \
+		sum=$$(cat bin/faults/out bin/faults/seed-$$k.out 2>/dev/null | sed -n 's/.*\(acknowledged [0-9]*, .*disagreements [0-9]*\).*/\1/p' | head -1); \
+		echo "seed $$k: $$how $$sum" | tee -a bin/faults/seeds; \
+	done
+	@awk '{ n++; bad += $$3 == "FAILED"; for (i = 4; i < NF; i += 2) sum[$$i] += $$(i+1) } \
+		END { printf "%d seeds, %d failed: acknowledged %d, committed %d, rejected %d, lost %d, duplicated %d, disagreements %d\n", \
+		n, bad, sum["acknowledged"], sum["committed"], sum["rejected"], sum["lost"], sum["duplicated"], sum["disagreements"]; exit bad > 0 }' bin/faults/seeds
 
 fuzz:
 	@for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \

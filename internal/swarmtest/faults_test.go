@@ -61,7 +61,7 @@ type faultRun struct {
 	load   *Load
 	op     *operator
 	least  int // validators
-	killed bool
+	good   bool // it ended, and well
 }
 
 // fault is one row of the table.
@@ -112,6 +112,7 @@ func runFaults(t *testing.T, seed uint64, long bool) {
 		r.check()
 	})
 	t.Logf("seed %d took %v", seed, time.Since(wall).Round(time.Millisecond))
+	r.good = !t.Failed()
 }
 
 func (r *faultRun) between(a, b time.Duration) time.Duration {
@@ -237,7 +238,6 @@ func (r *faultRun) unsynced() int { return []int{0, 0, 30, 70, 100}[r.rnd.IntN(5
 func (r *faultRun) kill(n *Node) string {
 	percent := r.unsynced()
 	n.Kill(percent)
-	r.killed = true
 	return fmt.Sprintf(" %s(%d%%)", n.Name, percent)
 }
 
@@ -255,7 +255,6 @@ func (r *faultRun) killLeader() string { return "kill the leader" + r.kill(r.lea
 func (r *faultRun) killAtWrite() string {
 	n, count, percent := r.any(), 1+r.rnd.IntN(60), r.unsynced()
 	n.KillAtWrite(count, percent)
-	r.killed = true
 	return fmt.Sprintf("kill %s(%d%%) at change %d of its disk", n.Name, percent, count)
 }
 
@@ -296,6 +295,7 @@ func (r *faultRun) settle() {
 	var equal time.Time
 	var head uint64
 	s.Until("all heads are equal and stay so", settleIn, func() bool {
+		r.supervise()
 		h, same := s.heads()
 		if !same || h != head {
 			equal, head = time.Now(), h
@@ -320,6 +320,17 @@ func (r *faultRun) probe(n *Node, since time.Time) {
 			r.s.Until("a record at "+n.Name+" is committed", 0, func() bool { return false })
 		}
 		time.Sleep(100 * time.Millisecond)
+		r.supervise()
+	}
+}
+
+// supervise starts again what ended by itself, as a supervisor does.
+func (r *faultRun) supervise() {
+	for _, n := range r.s.nodes {
+		if !n.Alive() {
+			r.note("%s ended by itself, and starts", n.Name)
+			n.Start()
+		}
 	}
 }
 
@@ -422,7 +433,7 @@ func (r *faultRun) keep() {
 
 func (r *faultRun) close(t *testing.T) {
 	_ = r.log.Close()
-	if !t.Failed() {
+	if r.good && os.Getenv("SWARM_KEEP") == "" {
 		_ = os.RemoveAll(r.dir)
 		return
 	}

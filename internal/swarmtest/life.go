@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
@@ -38,6 +39,7 @@ type life struct {
 	calls  sync.WaitGroup
 	told   checker.Run
 	sub    *event.Subscription
+	heard  bool   // told is complete
 	after  uint64 // events above this number were told by a dead node; 0 while it lives
 	writes int    // until a kill; 0 is never
 	depth  int    // percent of what was not synced that survives that kill
@@ -91,9 +93,22 @@ func (l *life) die(unsynced int) {
 	n.disk = n.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(n.swarm.seed, n.swarm.cuts.Add(1)))})
 	go func() {
 		defer close(l.ended)
-		_ = l.end() // whatever it says, it is dead
+		l.settle()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = l.end() // whatever it says, it is dead
+		}()
+		select {
+		case <-done:
+		case <-time.After(patient): // a process would be gone: it stays behind, cut off
+			n.swarm.left.Add(1)
+		}
 	}()
 }
+
+// patient is how long a dead run may take to end.
+const patient = 30 * time.Second
 
 // listen keeps what the run tells.
 func (l *life) listen(ctx context.Context) {
@@ -111,7 +126,7 @@ func (l *life) listen(ctx context.Context) {
 func (l *life) drain() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for {
+	for !l.heard {
 		events, lost := l.sub.Take(1000)
 		for i, e := range events {
 			if l.after == 0 || e.Seq <= l.after {
@@ -138,14 +153,24 @@ func (l *life) end() error {
 	return l.close(<-l.done)
 }
 
-func (l *life) close(err error) error {
+// settle takes the last that the run told. Nothing is told afterwards.
+func (l *life) settle() {
 	l.drain()
-	l.sub.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.heard {
+		l.heard = true
+		l.sub.Close()
+		l.node.runs = append(l.node.runs, l.told)
+	}
+}
+
+func (l *life) close(err error) error {
+	l.settle()
 	err = errors.Join(err, l.run.Close())
 	if l.sockets != nil {
 		err = errors.Join(err, l.sockets.Close())
 	}
-	l.node.runs = append(l.node.runs, l.told)
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -41,6 +42,10 @@ func (e *Engine) die(reason string) {
 		if b, err := json.Marshal(marks[max(0, len(marks)-crashLimit):]); err == nil {
 			_ = os.WriteFile(e.crashFile(), b, 0o600)
 		}
+	}
+	if died := e.cfg.Memory; died != nil && died.Died != nil {
+		died.Died(reason)
+		runtime.Goexit()
 	}
 	panic("consensus: " + reason)
 }
@@ -135,6 +140,7 @@ func (l *logger) Panicf(template string, args ...any) {
 }
 
 func (l *logger) warn(template string, args []any) {
+	l.gate.line(template)
 	l.mu.Lock()
 	if now := time.Now().Unix(); now != l.second {
 		l.second, l.count = now, 0

@@ -40,6 +40,12 @@ var gated = map[string]func(*gate){
 	"Closing consensus since this node is not in the current set of nodes": (*gate).reopen,
 	"Evicted in reconfiguration, shutting down":                            (*gate).reopen,
 
+	// What stands before a complaint, which takes the lock of a reconfiguration.
+	"Heartbeat timeout expired, complaining about leader: %d":                    (*gate).pass,
+	"Request %s leader-forwarding timeout expired, complaining about leader: %d": (*gate).pass,
+	"%d got message %v from %d of view %d, expected view %d":                     (*gate).pass,
+	"%d received bad proposal from %d: %v":                                       (*gate).pass,
+
 	"get msg from syncChan":                                                 (*gate).take,
 	"Node %d reached the state collector timeout":                           (*gate).give,
 	"Node %d collected a valid state: view - %d and seq - %d":               (*gate).give,
@@ -92,6 +98,15 @@ func (g *gate) leave() {
 		close(g.empty)
 		g.empty = nil
 	}
+}
+
+// pass waits until the gate is open, for ever where a reconfiguration hangs: for
+// that the process ends.
+func (g *gate) pass() {
+	g.mu.Lock()
+	open := g.open
+	g.mu.Unlock()
+	<-open
 }
 
 // settle shuts once no sync is under way: a reconfiguration waits for its end

@@ -34,6 +34,11 @@ type walFile interface {
 // MemoryWAL is a log in memory, for virtual time. The zero value is ready. It
 // survives the engine, and so stands for the disk of a killed node.
 type MemoryWAL struct {
+	// Died is called where the process would end, with the reason, and the
+	// goroutine ends: in virtual time other nodes share the process. It MUST
+	// NOT block. nil panics, as outside virtual time.
+	Died func(reason string)
+
 	mu      sync.Mutex // guards entries
 	entries [][]byte
 }
@@ -365,12 +370,27 @@ func resume(entries [][]byte, height uint64) ([][]byte, error) {
 		n--
 	}
 	if n > 0 && saved[n-1].GetCommit().GetCommit().GetSeq() == height+1 {
-		return entries[:n], nil
+		return besideProposal(entries[:n], saved), nil
+	}
+	if n := len(saved); n > 0 && saved[n-1].GetCommit() != nil { // for a block that is stored
+		return besideProposal(entries, saved), nil
 	}
 	if n := len(saved); n > 0 && saved[n-1].GetProposedRecord() != nil && saved[n-1].GetProposedRecord().GetPrePrepare().GetSeq() <= height {
 		return nil, nil
 	}
 	return entries, nil
+}
+
+// besideProposal drops what stands between a vote, which is the last of the
+// entries, and its proposal.
+func besideProposal(entries [][]byte, saved []*smartbftprotos.SavedMessage) [][]byte {
+	last := len(entries) - 1
+	for i := last - 1; i >= 0; i-- {
+		if saved[i].GetProposedRecord() != nil {
+			return slices.Concat(entries[:i+1], entries[last:])
+		}
+	}
+	return entries
 }
 
 // quiet is the log library's logger; its errors are returned as well.

@@ -181,6 +181,9 @@ func TestResume(t *testing.T) {
 		{[][]byte{proposed, commit}, 7, 2}, // the library sees that it was stored
 		{[][]byte{proposed, commit, change, change}, 6, 2},
 		{[][]byte{proposed, commit, change}, 7, 3},
+		{[][]byte{proposed, change, commit}, 6, 2}, // voted while the view change began
+		{[][]byte{proposed, change, commit}, 7, 2},
+		{[][]byte{proposed, change, change, commit, change}, 6, 2},
 		{[][]byte{proposed, commit, newView, change}, 6, 4}, // the new view settled it
 		{[][]byte{proposed, change}, 6, 2},                  // no vote was sent
 		{[][]byte{change}, 6, 1},

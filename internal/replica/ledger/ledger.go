@@ -167,30 +167,25 @@ func (l *Ledger) open(disk vfs.FS) error {
 	return nil
 }
 
-// makeDir makes dir where it is missing, so that it outlives a power cut: with
-// the entry of a new directory, all that was synced in it would be gone.
+// makeDir makes dir so that it survives a loss of power: what pebble syncs
+// inside is gone with a directory that is not in its parent on disk.
 func makeDir(disk vfs.FS, dir string) error {
-	var parents []string // of directories that are made
+	var missing []string // innermost first
 	for at := dir; ; at = disk.PathDir(at) {
-		if _, err := disk.Stat(at); err == nil {
-			break
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		parents = append(parents, disk.PathDir(at))
-		if disk.PathDir(at) == at {
+		if _, err := disk.Stat(at); err == nil || disk.PathDir(at) == at {
 			break
 		}
+		missing = append(missing, at)
 	}
 	if err := disk.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	for _, p := range parents {
-		d, err := disk.OpenDir(p)
+	for _, made := range missing {
+		parent, err := disk.OpenDir(disk.PathDir(made))
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		if err := errors.Join(parent.Sync(), parent.Close()); err != nil {
 			return err
 		}
 	}
