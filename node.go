@@ -112,7 +112,6 @@ func (n *Node) open() error {
 	if err := openDataDir(n.cfg.DataDir, n.cfg.Network); err != nil {
 		return err
 	}
-	sweepCheckpoints(n.cfg.DataDir)
 	key, created, err := host.LoadOrCreateKey(n.keyPath())
 	if errors.Is(err, host.ErrKeyMode) && key != nil && filepath.IsAbs(n.cfg.Node.KeyFile) {
 		n.log.Warn("others may read the key", "file", n.keyPath(), "err", err) // a mounted secret has the mode it has
@@ -143,6 +142,7 @@ func (n *Node) open() error {
 	if err != nil {
 		return err
 	}
+	sweepCheckpoints(n.cfg.DataDir) // the store is locked: no other node makes one
 	if err := n.writeMeta(); err != nil {
 		return err
 	}

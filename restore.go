@@ -17,6 +17,8 @@ import (
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
 
+const restoreName = "restore-*.tmp"
+
 // VerifyBackup reads a backup to its end and compares every file with the
 // manifest; it writes nothing. What is wrong with it is a *[BackupError].
 func VerifyBackup(ctx context.Context, r io.Reader, progress func(done, total int64)) (*Manifest, error) {
@@ -42,7 +44,7 @@ func RestoreBackup(ctx context.Context, r io.Reader, o RestoreOptions) (m *Manif
 	if err != nil {
 		return nil, err
 	}
-	tmp, err := os.MkdirTemp(o.DataDir, "restore-*.tmp")
+	tmp, err := os.MkdirTemp(o.DataDir, restoreName)
 	if err != nil {
 		return nil, fmt.Errorf("restore into %s: %w", o.DataDir, err)
 	}
@@ -86,7 +88,11 @@ func emptyDir(dir string) (made bool, err error) {
 		return false, fmt.Errorf("data directory: %w", err)
 	}
 	for _, e := range entries {
-		if e.Name() != "lost+found" {
+		if killed, _ := filepath.Match(restoreName, e.Name()); killed { // a restore that was killed before it moved anything
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return false, fmt.Errorf("data directory: %w", err)
+			}
+		} else if e.Name() != "lost+found" {
 			return false, &StartError{104, fmt.Errorf("data directory %s is not empty: it holds %s; a backup is restored into an empty directory: name another --data-dir, or move this one away", dir, e.Name())}
 		}
 	}

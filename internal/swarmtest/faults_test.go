@@ -53,15 +53,15 @@ func number(t *testing.T, name string, def int) int {
 
 // faultRun is one seed.
 type faultRun struct {
-	s      *Swarm
-	rnd    *rand.Rand
-	began  time.Time
-	log    *os.File
-	dir    string
-	load   *Load
-	op     *operator
-	least  int // validators
-	good   bool // it ended, and well
+	s     *Swarm
+	rnd   *rand.Rand
+	began time.Time
+	log   *os.File
+	dir   string
+	load  *Load
+	op    *operator
+	least int  // validators
+	good  bool // it ended, and well
 }
 
 // fault is one row of the table.

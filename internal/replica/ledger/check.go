@@ -82,6 +82,9 @@ func (l *Ledger) check(ctx context.Context, base uint64, progress func(done, tot
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if stray, ok := errors.AsType[*strayError](err); ok {
+			return fault(stray.height, err)
+		}
 		return fault(end.Head.Height, err)
 	}
 	return nil
@@ -191,8 +194,11 @@ func checkCounts(ctx context.Context, r pebble.Reader, tip Tip, subtrees uint64)
 			return err
 		}
 		if n != c.want {
+			if err := findStray(ctx, r, c.kind, tip); err != nil {
+				return err
+			}
 			return fmt.Errorf("index %c has %d entries, the blocks account for %d", c.kind, n, c.want)
 		}
 	}
-	return nil
+	return checkKinds(ctx, r)
 }

@@ -153,6 +153,9 @@ func TestCheckFinds(t *testing.T) {
 				if !errors.As(err, &corrupt) || !strings.Contains(err.Error(), "ledger") {
 					t.Fatalf("got %v", err)
 				}
+				if act == "add" && !strings.Contains(err.Error(), "index "+string(kind)+" has an entry") {
+					t.Errorf("does not name the entry: %v", err)
+				}
 			})
 		}
 	}
