@@ -159,6 +159,29 @@ func TestCommittedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestJudgedOnce: while no block comes in between, the rule is asked once.
+func TestJudgedOnce(t *testing.T) {
+	for _, grows := range []bool{false, true} {
+		height, calls := uint64(7), 0
+		p := New(roomy, Rules{
+			Genesis: genesis, Height: func() uint64 { return height },
+			Committable: func(*consortium.Record, chain.Hash) error {
+				if calls++; calls > 1 {
+					return consortium.Refuse(consortium.Duplicate, "in the chain")
+				}
+				if grows {
+					height++
+				}
+				return nil
+			},
+		}, nil, slog.New(slog.DiscardHandler), nil)
+		id, err := p.Add(record("a", nil), "")
+		if grows != (calls == 2) || grows != (reason(err) == consortium.Duplicate) || grows == p.Has(id) {
+			t.Errorf("a block comes in between %t: judged %d times, %v", grows, calls, err)
+		}
+	}
+}
+
 func TestVerifiedIsBounded(t *testing.T) {
 	s := newIDSet(3)
 	for i := range byte(5) {
