@@ -356,11 +356,23 @@ func TestModel(t *testing.T) {
 		for range 60 {
 			i := rapid.IntRange(0, len(raws)-1).Draw(rt, "record")
 			id := consortium.RecordID(raws[i])
-			if rapid.Bool().Draw(rt, "remove") {
+			switch rapid.IntRange(0, 4).Draw(rt, "action") {
+			case 0, 1:
 				p.Remove(id)
 				model = slices.DeleteFunc(model, func(h chain.Hash) bool { return h == id })
-			} else if _, err := p.Add(raws[i], ""); err == nil {
-				model = append(model, id)
+			case 2, 3:
+				if _, err := p.Add(raws[i], ""); err == nil {
+					if len(model) >= 12 {
+						rt.Fatal("over the bound")
+					}
+					model = append(model, id)
+				}
+			case 4: // goes over the bounds
+				if _, err := p.Restore(raws[i]); err == nil {
+					model = append(model, id)
+				} else if !slices.Contains(model, id) {
+					rt.Fatal(err)
+				}
 			}
 			all := p.Next(99, 1<<20, nil)
 			p.Next(rapid.IntRange(0, 6).Draw(rt, "turn"), 1<<20, nil)
@@ -371,7 +383,7 @@ func TestModel(t *testing.T) {
 					rt.Fatal("a record that is not there")
 				}
 			}
-			if len(all) != len(model) || p.Len() != len(model) || p.Bytes() != bytes || len(model) > 12 {
+			if len(all) != len(model) || p.Len() != len(model) || p.Bytes() != bytes {
 				rt.Fatalf("%d given, %d in the pool of %d bytes, want %d of %d", len(all), p.Len(), p.Bytes(), len(model), bytes)
 			}
 		}
