@@ -300,7 +300,7 @@ type Ack string
 
 // The two levels of acknowledgement.
 const (
-	Accepted  Ack = "accepted"  // verified, and held by this node
+	Accepted  Ack = "accepted"  // verified, and in this node's journal on disk
 	Committed Ack = "committed" // in a block with its certificate, on this node's disk
 )
 

@@ -146,7 +146,7 @@ func (l *text) count(s string) int {
 const busSize = 64
 
 // open makes a replica in memory; edit, which may be nil, changes its config.
-func open(t *testing.T, key ed25519.PrivateKey, log *text, edit func(*Config)) *Replica {
+func open(t testing.TB, key ed25519.PrivateKey, log *text, edit func(*Config)) *Replica {
 	t.Helper()
 	cfg := Config{
 		Chain: config.Default().Consortium, Name: "node", Key: key, DataDir: t.TempDir(),
@@ -164,7 +164,7 @@ func open(t *testing.T, key ed25519.PrivateKey, log *text, edit func(*Config)) *
 }
 
 // member is an edit that starts a node from the genesis of c.
-func member(t *testing.T, c *ledgertest.Chain) func(*Config) {
+func member(t testing.TB, c *ledgertest.Chain) func(*Config) {
 	t.Helper()
 	b, err := json.Marshal(c.Genesis())
 	if err != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
-	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -60,12 +59,8 @@ func validatorCame(sub *event.Subscription) bool {
 func (w *running) stillOpen(due []own) (open []own) {
 	var ended []event.RecordRejected
 	for _, o := range due {
-		if at, err := w.ledger.Place(o.id); err == nil {
-			w.offers.end(o.id, at, nil)
-			continue
-		}
-		if x, ok := w.ledger.Rejected(o.id); ok {
-			w.offers.end(o.id, ledger.Position{}, refusal(x))
+		if e, over := w.endOf(o.id); over {
+			w.offers.end(o.id, e.at, e.err)
 			continue
 		}
 		if !w.pool.Has(o.id) { // it was dropped without our seeing why

@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"testing"
@@ -324,6 +325,41 @@ func TestRejectedRate(t *testing.T) {
 					t.Errorf("%d messages in 3 s, want %d", n, want)
 				}
 			})
+		})
+	}
+}
+
+// BenchmarkSubmit is a client's record up to the journal, and one that a block
+// brings at once; the signature is about 46 µs of it.
+func BenchmarkSubmit(b *testing.B) {
+	for _, wait := range []bool{false, true} {
+		b.Run(fmt.Sprintf("wait=%t", wait), func(b *testing.B) {
+			c := ledgertest.New(b, 1)
+			w := open(b, ledgertest.Key("validator 1"), &text{}, func(cfg *Config) {
+				member(b, c)(cfg)
+				cfg.Chain.MempoolRecords, cfg.Chain.MempoolBytes = 1<<20, 1<<30
+			})
+			p := w.live.Load()
+			ended, cancel := context.WithCancel(b.Context())
+			cancel() // it waits for nothing
+			b.ReportAllocs()
+			for b.Loop() {
+				b.StopTimer()
+				raw := c.RecordBy(ledgertest.Key("author"), func(r *consortium.Record) { r.Body = make([]byte, 256) })
+				if len(p.offers.fresh) == ownQueue {
+					for range ownQueue {
+						<-p.offers.fresh
+					}
+				}
+				b.StartTimer()
+				placed, err := w.Submit(ended, raw, wait)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				p.pool.Remove(placed.ID)
+				b.StartTimer()
+			}
 		})
 	}
 }

@@ -48,8 +48,15 @@ func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (Placed, er
 	if p == nil {
 		return Placed{}, ErrNoChain
 	}
-	id, err := p.pool.Add(raw, "")
+	id := consortium.RecordID(raw)
 	placed := Placed{ID: id}
+	var done <-chan end
+	if wait { // before the record can be in a block
+		var forget func()
+		done, forget = p.offers.wait(id)
+		defer forget()
+	}
+	err := p.pool.AddOwn(id, raw)
 	var bad *consortium.RecordError
 	switch {
 	case err == nil, errors.Is(err, chain.ErrKnown): // known by gossip: from now on it is ours to offer
@@ -67,54 +74,59 @@ func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (Placed, er
 			return placed, full
 		}
 	}
-	gossiped := true
-	if p.offers.add(own{id, raw}, time.Now()) {
-		select {
-		case p.offers.fresh <- own{id, raw}:
-		case <-ctx.Done(): // not gossiped, but offered
-			gossiped = false
-		case <-r.stopping:
-			gossiped = false
+	if errors.Is(err, chain.ErrKnown) { // its end may have been told before wait
+		if e, over := r.endOf(id); over {
+			placed.Position = e.at
+			return placed, e.err
 		}
+	}
+	if e, over := r.await(ctx, p, own{id, raw}, done); over {
+		placed.Position = e.at
+		return placed, e.err
 	}
 	if !wait {
 		return placed, nil
 	}
-	if gossiped {
-		at, over, err := r.await(ctx, p, id)
-		if over {
-			placed.Position = at
-			return placed, err
-		}
-	}
 	if err := r.ledger.Accept(id, raw); err != nil {
 		return placed, err
 	}
-	if at, err := r.ledger.Place(id); err == nil { // in the last moment
-		placed.Position = at
-	}
-	return placed, nil
+	e, _ := r.endOf(id) // in the last moment
+	placed.Position = e.at
+	return placed, e.err
 }
 
-// await waits for the end of a record that is offered. over is false where ctx
-// or the node came to its end first.
-func (r *Replica) await(ctx context.Context, p *parts, id chain.Hash) (at ledger.Position, over bool, err error) {
-	done, forget := p.offers.wait(id)
-	defer forget()
-	// An end before wait was told to nobody.
+// await gossips and offers a record and then waits for its end, if done is not
+// nil. over is false where ctx or the node came to its end first; the record is
+// offered in any case.
+func (r *Replica) await(ctx context.Context, p *parts, o own, done <-chan end) (e end, over bool) {
+	gossip := p.offers.fresh
+	if !p.offers.add(o, time.Now()) {
+		gossip = nil // it was, when it was handed in before
+	}
+	for gossip != nil || done != nil {
+		select {
+		case gossip <- o:
+			gossip = nil
+		case e := <-done:
+			return e, true
+		case <-ctx.Done():
+			return e, false
+		case <-r.stopping:
+			return e, false
+		}
+	}
+	return e, false
+}
+
+// endOf tells the end of a record, if it has one.
+func (r *Replica) endOf(id chain.Hash) (e end, over bool) {
 	if at, err := r.ledger.Place(id); err == nil {
-		return at, true, nil
+		return end{at: at}, true
 	}
 	if x, ok := r.ledger.Rejected(id); ok {
-		return at, true, refusal(x)
+		return end{err: refusal(x)}, true
 	}
-	select {
-	case end := <-done:
-		return end.at, true, end.err
-	case <-ctx.Done():
-	case <-r.stopping:
-	}
-	return at, false, nil
+	return end{}, false
 }
 
 // refusal is a final rejection as an error.
@@ -251,10 +263,8 @@ func (w *running) tellRejected(ctx context.Context) error {
 
 // tellEnd tells the end of a record, if it has one, to who waits for it.
 func (w *running) tellEnd(id chain.Hash) {
-	if at, err := w.ledger.Place(id); err == nil {
-		w.offers.end(id, at, nil)
-	} else if x, ok := w.ledger.Rejected(id); ok {
-		w.offers.end(id, ledger.Position{}, refusal(x))
+	if e, over := w.endOf(id); over {
+		w.offers.end(id, e.at, e.err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -61,14 +62,7 @@ func (l *Ledger) append(b *consortium.Block, source string, from peer.ID, judge 
 	if err := l.commit(next, b, entries, config); err != nil {
 		return fmt.Errorf("write block %d to ledger %s: %w", b.Header.Height, l.dir, err)
 	}
-	err = l.forget(func(yield func(chain.Hash) bool) {
-		for i := range entries {
-			if !yield(entries[i].id) {
-				return
-			}
-		}
-	})
-	if err != nil {
+	if err := l.forget(idsOf(entries)); err != nil {
 		l.log.Error("journal entries of a block not dropped", "height", b.Header.Height, "err", err)
 	}
 	l.recent.add(next.Head, entries)
@@ -111,6 +105,17 @@ type entry struct {
 	id     chain.Hash
 	record *consortium.Record
 	size   int // bytes
+}
+
+// idsOf gives the ids of records.
+func idsOf(entries []entry) iter.Seq[chain.Hash] {
+	return func(yield func(chain.Hash) bool) {
+		for i := range entries {
+			if !yield(entries[i].id) {
+				return
+			}
+		}
+	}
 }
 
 // judge checks the whole body. It returns the config that it brings, or nil.
@@ -228,7 +233,7 @@ func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *
 	if config != nil {
 		w.set(heightKey(keyConfig, config.Epoch), binary.BigEndian.AppendUint64(config.Encode(), h.Height))
 	}
-	l.journal.clearAll(&w, entries)
+	l.journal.clear(&w, idsOf(entries))
 	w.set(keyTip, storedTip{head: next.Head, epoch: next.Config.Epoch, records: next.Records}.encode())
 	if w.err != nil {
 		return w.err

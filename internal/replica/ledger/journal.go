@@ -3,6 +3,8 @@ package ledger
 import (
 	"encoding/binary"
 	"fmt"
+	"iter"
+	"slices"
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -34,8 +36,9 @@ type journal struct {
 }
 
 type journalEntry struct {
-	seq  uint64
-	size int
+	seq   uint64
+	size  int
+	clear bool // its delete is in a batch
 }
 
 func (j *journal) init(o Options) {
@@ -55,7 +58,7 @@ func (j *journal) load(db pebble.Reader) error {
 			return fmt.Errorf("journal entry %x of %d bytes is unreadable", rest, len(raw))
 		}
 		seq := binary.BigEndian.Uint64(rest)
-		j.open[consortium.RecordID(raw)] = journalEntry{seq, len(raw)}
+		j.open[consortium.RecordID(raw)] = journalEntry{seq: seq, size: len(raw)}
 		j.bytes += int64(len(raw))
 		j.next = seq + 1
 		return nil
@@ -108,32 +111,25 @@ func (l *Ledger) enter(b *pebble.Batch, id chain.Hash, raw []byte) error {
 		return fmt.Errorf("write journal of ledger %s: %w", l.dir, err)
 	}
 	if !known {
-		j.open[id] = journalEntry{j.next, len(raw)}
+		j.open[id] = journalEntry{seq: j.next, size: len(raw)}
 		j.bytes += int64(len(raw))
 		j.next++
 	}
 	return nil
 }
 
-// clear puts the end of the entry of id into a batch.
-func (j *journal) clear(w *writer, id chain.Hash) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if e, ok := j.open[id]; ok {
-		w.delete(heightKey(keyJournal, e.seq))
-	}
-}
-
-// clearAll puts the end of the entries of a block's records into its batch.
-func (j *journal) clearAll(w *writer, entries []entry) {
+// clear puts the end of the entries of records into a batch.
+func (j *journal) clear(w *writer, ids iter.Seq[chain.Hash]) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(j.open) == 0 {
 		return
 	}
-	for _, x := range entries {
-		if e, ok := j.open[x.id]; ok {
+	for id := range ids {
+		if e, ok := j.open[id]; ok {
 			w.delete(heightKey(keyJournal, e.seq))
+			e.clear = true
+			j.open[id] = e
 		}
 	}
 }
@@ -141,7 +137,7 @@ func (j *journal) clearAll(w *writer, entries []entry) {
 // forget drops entries of records whose end is in the store, and deletes those
 // that were entered between clear and commit; a crash before that delete leaves
 // an entry that Accepted drops.
-func (l *Ledger) forget(ids func(yield func(chain.Hash) bool)) error {
+func (l *Ledger) forget(ids iter.Seq[chain.Hash]) error {
 	j := &l.journal
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -152,7 +148,9 @@ func (l *Ledger) forget(ids func(yield func(chain.Hash) bool)) error {
 	defer w.batch.Close()
 	for id := range ids {
 		if e, ok := j.open[id]; ok {
-			w.delete(heightKey(keyJournal, e.seq)) // a second delete is harmless
+			if !e.clear {
+				w.delete(heightKey(keyJournal, e.seq))
+			}
 			delete(j.open, id)
 			j.bytes -= int64(e.size)
 		}
@@ -183,13 +181,7 @@ func (l *Ledger) Accepted(f func(id chain.Hash, raw []byte) error) error {
 	if err != nil {
 		return fmt.Errorf("read journal of ledger %s: %w", l.dir, err)
 	}
-	return l.forget(func(yield func(chain.Hash) bool) {
-		for _, id := range over {
-			if !yield(id) {
-				return
-			}
-		}
-	})
+	return l.forget(slices.Values(over))
 }
 
 // Journaled returns a record of the journal; ErrNotFound where it has an end

@@ -67,12 +67,19 @@ func (l *Ledger) Reject(records ...Refused) ([]Refused, error) {
 	var fresh []Refused
 	var ends []rejected
 	seen := make(map[chain.Hash]struct{}, len(records))
+	ids := func(yield func(chain.Hash) bool) {
+		for _, x := range records {
+			if !yield(x.ID) {
+				return
+			}
+		}
+	}
+	l.journal.clear(&w, ids)
 	for _, x := range records {
 		if _, twice := seen[x.ID]; twice {
 			continue
 		}
 		seen[x.ID] = struct{}{}
-		l.journal.clear(&w, x.ID)
 		done, err := l.final(x.ID)
 		if err != nil {
 			return nil, fmt.Errorf("look up record %s: %w", x.ID, err)
@@ -103,14 +110,7 @@ func (l *Ledger) Reject(records ...Refused) ([]Refused, error) {
 	}
 	l.rejected = kept
 	l.ended.Store(int64(len(kept)))
-	err := l.forget(func(yield func(chain.Hash) bool) {
-		for _, x := range records {
-			if !yield(x.ID) {
-				return
-			}
-		}
-	})
-	return fresh, err
+	return fresh, l.forget(ids)
 }
 
 // final reports whether id is committed or rejected.

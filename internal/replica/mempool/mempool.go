@@ -51,8 +51,9 @@ type Rules struct {
 	// Config is the one in force, which bounds an author's records and whose
 	// epoch tells when all records have to be judged again. nil: neither.
 	Config func() *consortium.Config
-	// Height of the chain, for events.
-	Height func() uint64 // nil: 0
+	// Height of the chain. It MUST have its new value before Remove is called
+	// for the records of a block. nil: each record is judged twice.
+	Height func() uint64
 	// Closed tells why this node takes no record from a client now: nil, or a
 	// *consortium.RecordError of the node's state (disk_low, syncing,
 	// shutting_down). It is asked for each record and MUST NOT block.
@@ -141,7 +142,35 @@ func (p *Pool) config() *consortium.Config {
 // Duplicate for one that is in the chain; or a fault of ours. The id is valid
 // with every error but TooLarge.
 func (p *Pool) Add(raw []byte, from peer.ID) (chain.Hash, error) {
-	id, err := p.add(raw, from)
+	if err := checkSize(raw); err != nil { // before it is hashed
+		return chain.Hash{}, p.refuse(chain.Hash{}, raw, from, err)
+	}
+	id := consortium.RecordID(raw)
+	return id, p.refuse(id, raw, from, p.add(id, raw, from))
+}
+
+// AddOwn is Add for a client's record whose id is known already; id MUST be
+// that of raw.
+func (p *Pool) AddOwn(id chain.Hash, raw []byte) error {
+	err := checkSize(raw)
+	if err == nil {
+		err = p.add(id, raw, "")
+	}
+	return p.refuse(id, raw, "", err)
+}
+
+func checkSize(raw []byte) error {
+	if len(raw) > consortium.MaxRecord {
+		return consortium.Refuse(consortium.TooLarge, "record of %d bytes is over the limit of %d", len(raw), consortium.MaxRecord)
+	}
+	return nil
+}
+
+// refuse counts a refusal and tells of it; it returns err.
+func (p *Pool) refuse(id chain.Hash, raw []byte, from peer.ID, err error) error {
+	if err == nil {
+		return nil
+	}
 	if bad, ok := errors.AsType[*consortium.RecordError](err); ok {
 		p.refused.WithLabelValues(string(bad.Reason)).Inc()
 		p.log.Debug("record refused", "id", id, "peer", from, "err", err)
@@ -149,7 +178,7 @@ func (p *Pool) Add(raw []byte, from peer.ID) (chain.Hash, error) {
 			p.tell(id, raw, bad)
 		}
 	}
-	return id, err
+	return err
 }
 
 // tell publishes what a client was told at the door.
@@ -157,10 +186,7 @@ func (p *Pool) tell(id chain.Hash, raw []byte, bad *consortium.RecordError) {
 	if p.bus == nil || bad.Reason == consortium.Duplicate || !p.told.Allow() {
 		return
 	}
-	e := event.RecordRejected{ID: id, Reason: string(bad.Reason), Detail: bad.Detail}
-	if p.rules.Height != nil {
-		e.Height = p.rules.Height()
-	}
+	e := event.RecordRejected{ID: id, Reason: string(bad.Reason), Detail: bad.Detail, Height: p.height()}
 	if r, err := consortium.DecodeRecord(raw); err == nil {
 		e.Author = hex.EncodeToString(r.Author[:])
 	}
@@ -182,29 +208,25 @@ func (p *Pool) Restore(raw []byte) (chain.Hash, error) {
 	return id, p.enter(&entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: true}, r, false)
 }
 
-func (p *Pool) add(raw []byte, from peer.ID) (chain.Hash, error) {
-	if len(raw) > consortium.MaxRecord { // before it is hashed
-		return chain.Hash{}, consortium.Refuse(consortium.TooLarge, "record of %d bytes is over the limit of %d", len(raw), consortium.MaxRecord)
-	}
-	id := consortium.RecordID(raw)
+func (p *Pool) add(id chain.Hash, raw []byte, from peer.ID) error {
 	if from == "" && p.rules.Closed != nil {
 		if err := p.rules.Closed(); err != nil {
-			return id, err
+			return err
 		}
 	}
 	if p.known(id, from == "") { // so it decoded once
-		return id, chain.ErrKnown
+		return chain.ErrKnown
 	}
 	r, err := consortium.DecodeRecord(raw)
 	if err != nil {
-		return id, err
+		return err
 	}
 	if from == "" && p.rules.Ended != nil {
 		if err := p.rules.Ended(id); err != nil {
-			return id, err
+			return err
 		}
 	}
-	return id, p.enter(&entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}, r, true)
+	return p.enter(&entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}, r, true)
 }
 
 // enter judges r, which is e decoded, and puts it into the pool.
@@ -222,6 +244,7 @@ func (p *Pool) enter(e *entry, r *consortium.Record, bounded bool) error {
 		p.verified.add(e.id)
 		p.mu.Unlock()
 	}
+	height := p.height()
 	if err := p.rules.Committable(r, e.id); err != nil {
 		return err
 	}
@@ -229,15 +252,24 @@ func (p *Pool) enter(e *entry, r *consortium.Record, bounded bool) error {
 		return err
 	}
 	// A block may have come in between, and its Remove found nothing.
-	if err := p.rules.Committable(r, e.id); err != nil {
-		p.Remove(e.id)
-		return err
+	if p.rules.Height == nil || p.height() != height {
+		if err := p.rules.Committable(r, e.id); err != nil {
+			p.Remove(e.id)
+			return err
+		}
 	}
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
 	return nil
+}
+
+func (p *Pool) height() uint64 {
+	if p.rules.Height == nil {
+		return 0
+	}
+	return p.rules.Height()
 }
 
 // known reports whether id is in the pool. One that a client brings as well is

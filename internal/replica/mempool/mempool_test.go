@@ -159,6 +159,29 @@ func TestCommittedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestJudgedOnce: while no block comes in between, the rule is asked once.
+func TestJudgedOnce(t *testing.T) {
+	for _, grows := range []bool{false, true} {
+		height, calls := uint64(7), 0
+		p := New(roomy, Rules{
+			Genesis: genesis, Height: func() uint64 { return height },
+			Committable: func(*consortium.Record, chain.Hash) error {
+				if calls++; calls > 1 {
+					return consortium.Refuse(consortium.Duplicate, "in the chain")
+				}
+				if grows {
+					height++
+				}
+				return nil
+			},
+		}, nil, slog.New(slog.DiscardHandler), nil)
+		id, err := p.Add(record("a", nil), "")
+		if grows != (calls == 2) || grows != (reason(err) == consortium.Duplicate) || grows == p.Has(id) {
+			t.Errorf("a block comes in between %t: judged %d times, %v", grows, calls, err)
+		}
+	}
+}
+
 func TestVerifiedIsBounded(t *testing.T) {
 	s := newIDSet(3)
 	for i := range byte(5) {
@@ -333,11 +356,23 @@ func TestModel(t *testing.T) {
 		for range 60 {
 			i := rapid.IntRange(0, len(raws)-1).Draw(rt, "record")
 			id := consortium.RecordID(raws[i])
-			if rapid.Bool().Draw(rt, "remove") {
+			switch rapid.IntRange(0, 4).Draw(rt, "action") {
+			case 0, 1:
 				p.Remove(id)
 				model = slices.DeleteFunc(model, func(h chain.Hash) bool { return h == id })
-			} else if _, err := p.Add(raws[i], ""); err == nil {
-				model = append(model, id)
+			case 2, 3:
+				if _, err := p.Add(raws[i], ""); err == nil {
+					if len(model) >= 12 {
+						rt.Fatal("over the bound")
+					}
+					model = append(model, id)
+				}
+			case 4: // goes over the bounds
+				if _, err := p.Restore(raws[i]); err == nil {
+					model = append(model, id)
+				} else if !slices.Contains(model, id) {
+					rt.Fatal(err)
+				}
 			}
 			all := p.Next(99, 1<<20, nil)
 			p.Next(rapid.IntRange(0, 6).Draw(rt, "turn"), 1<<20, nil)
@@ -348,7 +383,7 @@ func TestModel(t *testing.T) {
 					rt.Fatal("a record that is not there")
 				}
 			}
-			if len(all) != len(model) || p.Len() != len(model) || p.Bytes() != bytes || len(model) > 12 {
+			if len(all) != len(model) || p.Len() != len(model) || p.Bytes() != bytes {
 				rt.Fatalf("%d given, %d in the pool of %d bytes, want %d of %d", len(all), p.Len(), p.Bytes(), len(model), bytes)
 			}
 		}
@@ -452,77 +487,4 @@ func BenchmarkNext500of50000(b *testing.B) {
 			b.Fatal(len(got))
 		}
 	}
-}
-
-// TestRestore: what was accepted before comes back over all bounds, and the
-// next one has to wait for room.
-func TestRestore(t *testing.T) {
-	size := int64(len(record("a", nil)))
-	var refuse error
-	p := New(Config{Records: 2, Bytes: 2 * size, AuthorPending: 1, AuthorBytes: size},
-		Rules{
-			Genesis: genesis, Committable: func(*consortium.Record, chain.Hash) error { return refuse },
-			Closed: func() error { return consortium.Refuse(consortium.Syncing, "") },
-		}, nil, slog.New(slog.DiscardHandler), nil)
-	for range 4 {
-		raw := record("a", nil)
-		id, err := p.Restore(raw)
-		if err != nil || !p.Has(id) || !p.Verified(id) {
-			t.Fatal(err)
-		}
-		if _, err := p.Restore(raw); !errors.Is(err, chain.ErrKnown) {
-			t.Fatal(err)
-		}
-	}
-	if got := p.Next(9, 1<<20, nil); len(got) != 4 || p.Bytes() != 4*size {
-		t.Errorf("%d records of %d bytes", len(got), p.Bytes())
-	}
-	if _, err := p.Add(record("b", nil), "peer"); reason(err) != consortium.MempoolFull {
-		t.Errorf("got %v", err)
-	}
-	refuse = consortium.Refuse(consortium.Expired, "")
-	id, err := p.Restore(record("a", nil))
-	if reason(err) != consortium.Expired || p.Has(id) {
-		t.Errorf("got %v", err)
-	}
-}
-
-// TestDoor: a client is told of the node's state and of an earlier answer, and a
-// few events tell of it; peers are not held up.
-func TestDoor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var closed, ended error
-		bus := event.NewBus(1000)
-		p := New(roomy, Rules{
-			Genesis: genesis, Committable: func(*consortium.Record, chain.Hash) error { return nil },
-			Height: func() uint64 { return 7 },
-			Closed: func() error { return closed },
-			Ended:  func(chain.Hash) error { return ended },
-		}, bus, slog.New(slog.DiscardHandler), nil)
-		sub := bus.Subscribe()
-		defer sub.Close()
-		raw := record("a", nil)
-		closed = consortium.Refuse(consortium.ShuttingDown, "stop")
-		for range 100 {
-			if _, err := p.Add(raw, ""); reason(err) != consortium.ShuttingDown {
-				t.Fatal(err)
-			}
-		}
-		author := consortium.PublicKeyOf(key("a"))
-		want := event.RecordRejected{ID: consortium.RecordID(raw), Reason: "shutting_down", Detail: "stop", Height: 7, Author: hex.EncodeToString(author[:])}
-		if events, _ := sub.Take(100); len(events) != refusedEvents || events[0].Data != want {
-			t.Fatalf("%d events, %+v", len(events), events[0].Data)
-		}
-		closed, ended = nil, consortium.Refuse(consortium.StaleConfig, "")
-		if _, err := p.Add(raw, ""); reason(err) != consortium.StaleConfig {
-			t.Fatal(err)
-		}
-		closed = consortium.Refuse(consortium.DiskLow, "")
-		if _, err := p.Add(raw, "peer"); err != nil {
-			t.Fatal(err)
-		}
-		if events, _ := sub.Take(100); len(events) != 0 {
-			t.Fatalf("events %v", events)
-		}
-	})
 }
