@@ -21,11 +21,12 @@ type plan struct {
 	Round     time.Duration `json:"-"`         // about how long one of throughput lasts
 	Latency   time.Duration `json:"-"`         // of one round of latency
 	Checks    int           `json:"checks"`    // signatures in a run of the limit
+	Syncs     []syncPlan    `json:"-"`
 }
 
 var (
-	whole = plan{Nodes: []int{1, 3, 4}, Starts: 5, Newcomers: 5, Synced: 10000, Rounds: 5, Round: 3 * time.Second, Latency: 3 * time.Second, Checks: 5000}
-	smoke = plan{Nodes: []int{1, 3}, Starts: 1, Newcomers: 1, Synced: 1000, Rounds: 2, Round: time.Second / 2, Latency: time.Second, Checks: 1000}
+	whole = plan{Nodes: []int{1, 3, 4}, Starts: 5, Newcomers: 5, Synced: 10000, Rounds: 5, Round: 3 * time.Second, Latency: 3 * time.Second, Checks: 5000, Syncs: syncWhole}
+	smoke = plan{Nodes: []int{1, 3}, Starts: 1, Newcomers: 1, Synced: 1000, Rounds: 2, Round: time.Second / 2, Latency: time.Second, Checks: 1000, Syncs: syncSmoke}
 )
 
 const (

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// TestMeasureSync: each variant moves the whole chain, and the bad peers were
+// really asked.
+func TestMeasureSync(t *testing.T) {
+	if testing.Short() {
+		t.Skip("moves some MiB on loopback")
+	}
+	r, err := measureSync(t.Context(), t.TempDir(), syncPlan{Bytes: 10 * mib, Body: 4096, Rounds: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range map[string]figure{"TCP": r.TCP, "stream": r.Stream, "one": r.One, "three": r.Three, "bad": r.Bad, "checks": r.Checks, "CPU": r.CPUUS} {
+		if len(f) != 1 || f[0] <= 0 {
+			t.Errorf("%s: %v", name, f)
+		}
+	}
+	if r.Bytes < 10*mib || r.Blocks < 10 || r.Records < 2000 || r.Charges == 0 {
+		t.Errorf("%+v", r)
+	}
+	text := syncTable([]syncRow{r, r, r, r})
+	for line := range strings.Lines(text) {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 100 {
+			t.Errorf("line of %d columns: %s", n, line)
+		}
+	}
+	for _, want := range []string{"4096 B records", "loopback", "3 and 2 bad / raw stream, %"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// BenchmarkSync is a sync from three peers, for profiles.
+func BenchmarkSync(b *testing.B) {
+	for _, size := range []int{4096, 256} {
+		b.Run(map[int]string{4096: "4096B", 256: "256B"}[size], func(b *testing.B) {
+			lab, err := openSyncLab(b.TempDir(), 24*mib, size, honestPeers)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer lab.close()
+			b.SetBytes(lab.bytes)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, err := lab.sync(b.Context(), lab.servers, nil); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
