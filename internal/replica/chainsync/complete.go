@@ -288,7 +288,8 @@ func (s *session) completed(p *piece) {
 	for i, pt := range c.parts {
 		body[i].Records = pt.records
 	}
-	if err := consortium.CheckBody(l.header, body); err != nil {
+	ready, err := s.ledger.Prepare(&consortium.Block{Header: l.header, Certificate: l.cert, Body: body})
+	if err != nil {
 		s.log.Warn("block not put together out of its parts", "height", p.from(), "err", err)
 		s.giveUp(p)
 		return
@@ -300,7 +301,7 @@ func (s *session) completed(p *piece) {
 	s.metrics.completed.WithLabelValues(how).Inc()
 	p.completion = nil
 	if p.from() > s.ledger.Tip().Head.Height && !s.window.has(p.from()) {
-		s.window.bodies[p.from()] = arrived{body: body, from: l.from}
+		s.window.bodies[p.from()] = arrived{body: ready, from: l.from}
 	}
 	s.window.done(p, nil)
 }

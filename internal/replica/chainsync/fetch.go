@@ -12,13 +12,14 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // timing is how an answer came.
 type timing struct {
 	first time.Duration // to its first byte; 0 = none came
-	whole time.Duration
+	whole time.Duration // without what we needed to judge it
 	bytes int64
 }
 
@@ -58,7 +59,7 @@ func (y *Syncer) request(ctx context.Context, p peer.ID, req wire.SyncRequest, l
 	defer unhook()
 	r := &patient{st: st, start: start, end: start.Add(limit)}
 	err = r.exchange(req, each)
-	took := timing{first: r.first, whole: time.Since(start), bytes: r.bytes}
+	took := timing{first: r.first, whole: time.Since(start) - r.ours, bytes: r.bytes}
 	y.metrics.bytes.Add(float64(r.bytes))
 	if err == nil {
 		_ = st.Close()
@@ -87,6 +88,7 @@ type patient struct {
 	start time.Time
 	end   time.Time
 	first time.Duration
+	ours  time.Duration // between reads
 	bytes int64
 }
 
@@ -109,7 +111,12 @@ func (r *patient) exchange(req wire.SyncRequest, each func([]byte) error) error 
 		if err != nil {
 			return wire.Fault(err)
 		}
-		if err := each(frame); err != nil {
+		begin := time.Now()
+		err = each(frame)
+		ours := time.Since(begin) // to judge a block takes our time, not the peer's
+		r.ours += ours
+		r.end = r.end.Add(ours)
+		if err != nil {
 			return err
 		}
 	}
@@ -160,9 +167,10 @@ func (y *Syncer) fetchHeaders(ctx context.Context, p peer.ID, from uint64, count
 }
 
 // fetchBodies asks for the bodies of links, and returns those that came whole
-// and fit their headers, in order and without a gap, also with an error.
-func (y *Syncer) fetchBodies(ctx context.Context, p peer.ID, links []link, limit time.Duration) ([]consortium.Body, timing, error) {
-	c := &collector{links: links}
+// and fit their headers, ready to be appended, in order and without a gap, also
+// with an error.
+func (y *Syncer) fetchBodies(ctx context.Context, p peer.ID, links []link, limit time.Duration) ([]*ledger.Prepared, timing, error) {
+	c := &collector{links: links, prepare: y.ledger.Prepare}
 	req := wire.SyncRequest{Kind: wire.SyncBodies, From: links[0].header.Height, Count: uint32(len(links))}
 	took, err := y.request(ctx, p, req, limit, c.take)
 	if err == nil && len(c.part) > 0 {
@@ -177,10 +185,11 @@ func (y *Syncer) fetchBodies(ctx context.Context, p peer.ID, links []link, limit
 
 // collector puts bodies together out of subtrees that come in order.
 type collector struct {
-	links  []link
-	bodies []consortium.Body
-	part   consortium.Body // of the next one
-	size   int             // bytes of the next one
+	links   []link
+	prepare func(*consortium.Block) (*ledger.Prepared, error)
+	bodies  []*ledger.Prepared
+	part    consortium.Body // of the next one
+	size    int             // bytes of the next one
 }
 
 func (c *collector) header() *consortium.Header { return c.links[len(c.bodies)].header }
@@ -226,10 +235,12 @@ func (c *collector) skipEmpty() error {
 }
 
 func (c *collector) complete() error {
-	if err := consortium.CheckBody(c.header(), c.part); err != nil {
-		return chain.Invalid(chain.InvalidBlock, "%v", err)
+	l := c.links[len(c.bodies)]
+	b, err := c.prepare(&consortium.Block{Header: l.header, Certificate: l.cert, Body: c.part})
+	if err != nil {
+		return err
 	}
-	c.bodies = append(c.bodies, c.part)
+	c.bodies = append(c.bodies, b)
 	c.part, c.size = nil, 0
 	return nil
 }

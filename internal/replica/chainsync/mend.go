@@ -124,7 +124,7 @@ func (y *Syncer) fetchBlock(ctx context.Context, p peer.ID, height uint64) (*con
 	if err != nil || len(bodies) == 0 {
 		return nil, notServed(err)
 	}
-	return &consortium.Block{Header: l.header, Certificate: l.cert, Body: bodies[0]}, nil
+	return bodies[0].Block(), nil
 }
 
 // maxBodyFrames bounds what an unproven header makes us read.

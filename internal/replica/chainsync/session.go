@@ -11,7 +11,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
-	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
@@ -393,7 +392,7 @@ func (s *session) appendNext() error {
 	if l.gossip {
 		source = "gossip"
 	}
-	err := s.ledger.Append(&consortium.Block{Header: l.header, Certificate: l.cert, Body: b.body}, source, b.from)
+	err := s.ledger.AppendPrepared(b.body, source, b.from)
 	var bad *chain.InvalidError
 	switch {
 	case errors.Is(err, chain.ErrKnown):

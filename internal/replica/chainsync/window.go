@@ -11,7 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
-	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -19,6 +19,7 @@ const (
 	maxHeaders = wire.MaxSyncHeaders
 	maxBuffer  = 64 << 20 // bytes of bodies asked for and not appended
 	bodyCost   = 1 << 10  // bytes that a body counts beside its own
+	recordCost = 384      // bytes that a decoded record counts beside its own
 	maxAskers  = 3        // of one piece
 	lateAfter  = 500 * time.Millisecond
 )
@@ -41,13 +42,15 @@ func newPiece(links []link) *piece {
 }
 
 // cost is what a body takes of the buffer.
-func cost(l link) int64 { return int64(l.header.BodyBytes) + bodyCost }
+func cost(l link) int64 {
+	return int64(l.header.BodyBytes) + bodyCost + recordCost*int64(l.header.Records)
+}
 
 func (p *piece) from() uint64 { return p.links[0].header.Height }
 
 // arrived is a body that fits its header.
 type arrived struct {
-	body consortium.Body
+	body *ledger.Prepared
 	from peer.ID
 }
 
@@ -226,7 +229,7 @@ func (s *session) ask(ctx context.Context, src *source, p *piece) {
 
 // onBodies takes what a peer delivered; what it did not goes back to the queue
 // unless another peer is at it. lost means that another one was faster.
-func (s *session) onBodies(src *source, p *piece, bodies []consortium.Body, took timing, err error, lost bool) {
+func (s *session) onBodies(src *source, p *piece, bodies []*ledger.Prepared, took timing, err error, lost bool) {
 	src.inFlight--
 	delete(p.askers, src.id)
 	s.keep(src, p, bodies)
@@ -277,7 +280,7 @@ func (s *session) onNoBodies(src *source, height uint64) {
 }
 
 // keep stores bodies that are new.
-func (s *session) keep(src *source, p *piece, bodies []consortium.Body) {
+func (s *session) keep(src *source, p *piece, bodies []*ledger.Prepared) {
 	tip := s.ledger.Tip().Head.Height
 	for i, b := range bodies {
 		h := p.links[i].header.Height

@@ -31,6 +31,11 @@ import (
 // Anything else is a fault of ours. A store that cannot write does not return:
 // it ends the process with one line.
 func (l *Ledger) Append(b *consortium.Block, source string, from peer.ID) error {
+	return l.append(b, source, from, func(tip Tip) ([]entry, *consortium.Config, error) { return l.judge(tip, b) })
+}
+
+// append is Append with judge to judge the body by the tip.
+func (l *Ledger) append(b *consortium.Block, source string, from peer.ID, judge func(tip Tip) ([]entry, *consortium.Config, error)) error {
 	start := time.Now()
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -44,7 +49,7 @@ func (l *Ledger) Append(b *consortium.Block, source string, from peer.ID) error 
 	if err := CheckHeader(tip, b.Header, b.Certificate); err != nil {
 		return err
 	}
-	entries, config, err := l.judge(tip, b)
+	entries, config, err := judge(tip)
 	if err != nil {
 		return err
 	}

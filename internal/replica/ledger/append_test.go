@@ -122,33 +122,46 @@ func TestAppendRefuses(t *testing.T) {
 			})
 		}), invalid, nil, "not_authorised"},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c := at{Chain: ledgertest.New(t, 4)}
-			l := start(t, c.Chain)
-			c.blocks = grow(t, c.Chain, l, 3)
-			before := l.Tip()
-			err := l.Append(tt.block(t, c), "gossip", "peer")
-			var bad *chain.InvalidError
-			switch {
-			case err == nil || !strings.Contains(err.Error(), tt.says):
-				t.Fatalf("got %v, want %q", err, tt.says)
-			case tt.is != nil && !errors.Is(err, tt.is):
-				t.Fatalf("got %v, want %v", err, tt.is)
-			case tt.offence != "" && (!errors.As(err, &bad) || bad.Offence != tt.offence):
-				t.Fatalf("got %v, want %s", err, tt.offence)
-			}
-			var fork *ledger.ForkError
-			if errors.Is(err, ledger.ErrFork) && (!errors.As(err, &fork) || fork.Ours.Hash() == fork.Theirs.Hash() || len(fork.TheirsCert) != 4) {
-				t.Errorf("evidence %+v", fork)
-			}
-			if l.Tip() != before {
-				t.Error("the tip moved")
-			}
-			appendBlock(t, l, c.Next(c.Record("after", nil)))
-			if err := l.Check(t.Context(), nil); err != nil {
-				t.Error(err)
-			}
-		})
+		for _, door := range []func(*ledger.Ledger, *consortium.Block) error{
+			func(l *ledger.Ledger, b *consortium.Block) error { return l.Append(b, "gossip", "peer") },
+			func(l *ledger.Ledger, b *consortium.Block) error {
+				p, err := l.Prepare(b)
+				if _, ok := errors.AsType[*chain.InvalidError](err); ok { // of a body that does not fit; Append may know worse
+					return l.Append(b, "gossip", "peer")
+				} else if err != nil {
+					return err
+				}
+				return l.AppendPrepared(p, "gossip", "peer")
+			},
+		} {
+			t.Run(tt.name, func(t *testing.T) {
+				c := at{Chain: ledgertest.New(t, 4)}
+				l := start(t, c.Chain)
+				c.blocks = grow(t, c.Chain, l, 3)
+				before := l.Tip()
+				err := door(l, tt.block(t, c))
+				var bad *chain.InvalidError
+				switch {
+				case err == nil || !strings.Contains(err.Error(), tt.says):
+					t.Fatalf("got %v, want %q", err, tt.says)
+				case tt.is != nil && !errors.Is(err, tt.is):
+					t.Fatalf("got %v, want %v", err, tt.is)
+				case tt.offence != "" && (!errors.As(err, &bad) || bad.Offence != tt.offence):
+					t.Fatalf("got %v, want %s", err, tt.offence)
+				}
+				var fork *ledger.ForkError
+				if errors.Is(err, ledger.ErrFork) && (!errors.As(err, &fork) || fork.Ours.Hash() == fork.Theirs.Hash() || len(fork.TheirsCert) != 4) {
+					t.Errorf("evidence %+v", fork)
+				}
+				if l.Tip() != before {
+					t.Error("the tip moved")
+				}
+				appendBlock(t, l, c.Next(c.Record("after", nil)))
+				if err := l.Check(t.Context(), nil); err != nil {
+					t.Error(err)
+				}
+			})
+		}
 	}
 }
 

@@ -134,6 +134,11 @@ func (l *Ledger) Committable(r *consortium.Record, id chain.Hash, height uint64)
 // committable is Committable on a given tip. It returns the config that a
 // config record would put in force.
 func (l *Ledger) committable(tip Tip, r *consortium.Record, id chain.Hash, height uint64) (*consortium.Config, error) {
+	return l.fresh(tip, r, id, height, l.verified(id))
+}
+
+// fresh is committable with the word of whether r's signature was checked.
+func (l *Ledger) fresh(tip Tip, r *consortium.Record, id chain.Hash, height uint64, verified bool) (*consortium.Config, error) {
 	if tip.Genesis == nil {
 		return nil, fmt.Errorf("judge record %s: no genesis: %w", id, chain.ErrUnready)
 	}
@@ -144,7 +149,7 @@ func (l *Ledger) committable(tip Tip, r *consortium.Record, id chain.Hash, heigh
 	if known {
 		return nil, consortium.Refuse(consortium.Duplicate, "record %s is in the chain", id)
 	}
-	return permitted(tip, r, height, l.verified(id))
+	return permitted(tip, r, height, verified)
 }
 
 // permitted is the part of the rule that needs no store: what of r fits the
