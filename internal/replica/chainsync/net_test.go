@@ -28,6 +28,7 @@ type lan struct {
 	tb    testing.TB
 	mu    sync.Mutex
 	nodes []*node
+	made  int
 	wg    sync.WaitGroup // handlers
 	pools bool           // nodes have records that wait for a block
 }
@@ -79,14 +80,22 @@ func openLedger(tb testing.TB, c *ledgertest.Chain, bus *event.Bus) *ledger.Ledg
 // join adds a node; l is nil for an empty ledger.
 func (n *lan) join(c *ledgertest.Chain, l *ledger.Ledger) *node {
 	n.tb.Helper()
+	bus := event.NewBus(4096)
+	if l == nil {
+		l = openLedger(n.tb, c, bus)
+	}
+	return n.joinOn(l, bus)
+}
+
+// joinOn adds a node whose ledger tells bus.
+func (n *lan) joinOn(l *ledger.Ledger, bus *event.Bus) *node {
+	n.tb.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	n.made++
 	nd := &node{
-		lan: n, id: testID(n.tb, fmt.Sprint("node ", len(n.nodes))), ledger: l, bus: event.NewBus(4096),
+		lan: n, id: testID(n.tb, fmt.Sprint("node ", n.made)), ledger: l, bus: bus,
 		opened: map[peer.ID]int{}, charges: map[peer.ID][]chain.Offence{}, credits: map[peer.ID]int{}, validated: map[peer.ID]chain.Head{},
-	}
-	if l == nil {
-		nd.ledger = openLedger(n.tb, c, nd.bus)
 	}
 	nd.pool = map[chain.Hash][]byte{}
 	cfg := Config{Net: "0badcafe"}
@@ -97,6 +106,13 @@ func (n *lan) join(c *ledgertest.Chain, l *ledger.Ledger) *node {
 	nd.handle = nd.Syncer.Protocol().Handle
 	n.nodes = append(n.nodes, nd)
 	return nd
+}
+
+// drop takes a node away.
+func (n *lan) drop(nd *node) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.nodes = slices.DeleteFunc(n.nodes, func(o *node) bool { return o == nd })
 }
 
 func (n *lan) node(id peer.ID) *node {
