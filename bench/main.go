@@ -82,6 +82,13 @@ func run(ctx context.Context, args []string, out, talk io.Writer) (err error) {
 		if r.Sync, err = b.syncs(ctx); err != nil {
 			return err
 		}
+		for _, body := range []int{4096, 256} {
+			row, err := measureAnnouncement(ctx, dir, body)
+			if err != nil {
+				return err
+			}
+			r.Announcements = append(r.Announcements, row)
+		}
 	}
 	r.finish(b.begin)
 	fmt.Fprintf(out, "%s\n%s", r.honest(), r.tables())
