@@ -115,6 +115,7 @@ func sections() []section {
 		{"load", (*bench).measureLoad, (*report).table},
 		{"stall", (*bench).measureStall, (*report).stallTable},
 		{"sync", (*bench).measureSyncs, (*report).syncTable},
+		{"announce", (*bench).measureAnnouncements, (*report).announceTable},
 	}
 }
 

@@ -27,10 +27,10 @@ const mib = 1 << 20
 
 var (
 	syncWhole = []syncPlan{
-		{Bytes: 96 * mib, Body: 4096, Rounds: 5},
-		{Bytes: 32 * mib, Body: 256, Rounds: 5},
-		{Bytes: 64 * mib, Body: 4096, Link: 12.5e6, Rounds: 3},
-		{Bytes: 32 * mib, Body: 256, Link: 6.25e6, Rounds: 3},
+		{Bytes: 64 * mib, Body: 4096, Rounds: 5},
+		{Bytes: 16 * mib, Body: 256, Rounds: 5},
+		{Bytes: 48 * mib, Body: 4096, Link: 12.5e6, Rounds: 3},
+		{Bytes: 16 * mib, Body: 256, Link: 2.5e6, Rounds: 3},
 	}
 	syncSmoke = []syncPlan{{Bytes: 12 * mib, Body: 4096, Rounds: 1}, {Bytes: 6 * mib, Body: 256, Link: 12.5e6, Rounds: 1}}
 )

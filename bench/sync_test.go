@@ -56,3 +56,18 @@ func BenchmarkSync(b *testing.B) {
 		})
 	}
 }
+
+// TestMeasureAnnouncement: the block is put together, and its announcement with
+// what was missing is a small part of it.
+func TestMeasureAnnouncement(t *testing.T) {
+	for _, body := range []int{4096, 256} {
+		r, err := measureAnnouncement(t.Context(), t.TempDir(), body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%+v", r)
+		if r.Missing == 0 || r.Fetched == 0 || r.share(r.Announcement+r.Fetched) > 3 {
+			t.Errorf("announcement %.2f %%, fetched %.2f %%", r.share(r.Announcement), r.share(r.Fetched))
+		}
+	}
+}

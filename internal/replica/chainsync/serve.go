@@ -1,6 +1,7 @@
 package chainsync
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -185,17 +186,18 @@ func (a *answer) ids(ctx context.Context, req wire.SyncRequest) error {
 }
 
 // record finds a record among those that wait for a block, or in the chain.
-func (a *answer) record(id chain.Hash) ([]byte, error) {
+func (a *answer) record(f *ledger.Finder, id chain.Hash) ([]byte, error) {
 	if a.cfg.Pending != nil {
 		if raw, ok := a.cfg.Pending(id); ok {
 			return raw, nil
 		}
 	}
-	raw, _, _, err := a.ledger.RecordAt(id)
-	return raw, err
+	raw, err := f.Record(id)
+	return bytes.Clone(raw), err // and not the block around it, while a frame fills
 }
 
 func (a *answer) records(ctx context.Context, req wire.SyncRequest) error {
+	finder := a.ledger.Finder()
 	var batch [][]byte
 	size := 0
 	flush := func() error {
@@ -207,7 +209,7 @@ func (a *answer) records(ctx context.Context, req wire.SyncRequest) error {
 		return a.write(frame)
 	}
 	err := a.found(ctx, req, func(id chain.Hash) error {
-		raw, err := a.record(id)
+		raw, err := a.record(finder, id)
 		if err != nil {
 			return err
 		}

@@ -133,7 +133,7 @@ func (s *session) step(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	s.askHeads(ctx)
-	s.setState(len(s.sources) > 0, s.target(), s.rate.speed(time.Now()))
+	s.setState(s.answered(), s.target(), s.rate.speed(time.Now()))
 	return s.once && s.finished(), nil
 }
 
@@ -189,6 +189,16 @@ func (s *session) heed() {
 			src.asked = false
 		}
 	}
+}
+
+// answered reports whether anybody that is there told us of its head.
+func (s *session) answered() bool {
+	for _, src := range s.sources {
+		if src.answered {
+			return true
+		}
+	}
+	return false
 }
 
 // target is the highest block that certificates prove to exist.
@@ -253,6 +263,7 @@ func (s *session) onHead(src *source, head *sealed, took timing, err error) {
 		src.asked = errors.As(err, new(*silence)) // a silent one keeps CatchUp waiting once
 		return
 	}
+	src.answered = true
 	src.talk.good()
 	src.measure(took)
 }

@@ -34,6 +34,7 @@ type source struct {
 	asking   bool // for its head
 	asked    bool // for its head, in this round
 	askedAt  time.Time
+	answered bool   // about its head, once
 	inFlight int    // body requests
 	has      uint64 // bodies up to this height, as far as we were told
 	head     uint64 // its head, from its own mouth; target only when proven

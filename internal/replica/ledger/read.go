@@ -84,28 +84,53 @@ func (l *Ledger) Subtree(id chain.Hash) (s consortium.Subtree, height uint64, in
 
 // RecordAt finds a record by its id, with its place.
 func (l *Ledger) RecordAt(id chain.Hash) (raw []byte, height uint64, index uint32, err error) {
-	p, found, _ := l.recent.place(id)
-	if !found {
-		if p, err = readPlace(l.db, id); err != nil {
-			return nil, 0, 0, fmt.Errorf("record %s: %w", id, err)
-		}
+	f := l.Finder()
+	if raw, err = f.Record(id); err != nil {
+		return nil, 0, 0, err
 	}
-	skip := int(p.Index) // records still before ours
-	for i := uint16(0); raw == nil && err == nil; i++ {
-		var s consortium.Subtree
-		if s, err = readSubtree(l.db, p.Height, i); err == nil && skip < len(s.Records) {
-			raw = bytes.Clone(s.Records[skip])
-		}
-		skip -= len(s.Records)
-	}
-	if errors.Is(err, ErrNotFound) {
-		err = errors.New("the block ends before it")
-	}
+	return bytes.Clone(raw), f.at.Height, f.at.Index, nil
+}
+
+// Finder finds many records: a block is read once for those that come one
+// after the other. It is for one goroutine.
+type Finder struct {
+	l        *Ledger
+	at       Position             // of the last record
+	subtrees []consortium.Subtree // of its block, as far as they were read
+}
+
+// Finder returns a new one, which holds one block in memory at most.
+func (l *Ledger) Finder() *Finder { return &Finder{l: l} }
+
+// Record finds a record by its id; its bytes are part of the block in memory.
+func (f *Finder) Record(id chain.Hash) ([]byte, error) {
+	p, err := f.l.Place(id)
 	if err != nil {
-		l.noteDamage(p.Height, err)
-		return nil, 0, 0, fmt.Errorf("record %s at height %d index %d: %w", id, p.Height, p.Index, err)
+		return nil, fmt.Errorf("record %s: %w", id, err)
 	}
-	return raw, p.Height, p.Index, nil
+	if p.Height != f.at.Height {
+		f.subtrees = nil
+	}
+	f.at = p
+	skip := int(p.Index) // records still before ours
+	for i := 0; ; i++ {
+		if i == len(f.subtrees) {
+			s, err := readSubtree(f.l.db, p.Height, uint16(i))
+			if errors.Is(err, ErrNotFound) {
+				err = errors.New("the block ends before it")
+			}
+			if err != nil {
+				f.l.noteDamage(p.Height, err)
+				return nil, fmt.Errorf("record %s at height %d index %d: %w", id, p.Height, p.Index, err)
+			}
+			f.subtrees = append(f.subtrees, s)
+		}
+		records := f.subtrees[i].Records
+		if skip < len(records) {
+			return records[skip], nil
+		}
+		skip -= len(records)
+	}
 }
 
 // History lists the records about a subject, oldest first unless q.Desc.

@@ -165,6 +165,33 @@ func TestRepairFlippedFile(t *testing.T) {
 	t.Logf("%d blocks repaired", repaired)
 }
 
+// TestFinder: records come in any order, over subtrees and blocks, one of them
+// damaged in the end.
+func TestFinder(t *testing.T) {
+	c := ledgertest.New(t, 1)
+	l := start(t, c)
+	want := map[chain.Hash]string{}
+	for range 3 {
+		list := records(c, 300, 20)
+		appendBlock(t, l, c.Next(list...))
+		for _, raw := range list {
+			want[consortium.RecordID(raw)] = string(raw)
+		}
+	}
+	f := l.Finder()
+	for id, raw := range want { // in the order of a map
+		if got, err := f.Record(id); err != nil || string(got) != raw {
+			t.Fatalf("record %s: %v", id, err)
+		}
+		if got, _, _, err := l.RecordAt(id); err != nil || string(got) != raw {
+			t.Fatalf("record %s: %v", id, err)
+		}
+	}
+	if _, err := f.Record(chain.Hash{1}); !errors.Is(err, ledger.ErrNotFound) {
+		t.Errorf("unknown record: %v", err)
+	}
+}
+
 // flatten writes all keys into one table, and returns its name.
 func flatten(t *testing.T, fs vfs.FS) string {
 	t.Helper()
