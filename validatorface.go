@@ -179,22 +179,24 @@ const (
 
 // nearHead asks a node for its head until that is near tip or nearTime is over.
 func (n *Node) nearHead(ctx context.Context, p peer.ID, tip uint64) (chain.Head, error) {
-	most := time.NewTimer(nearTime)
-	defer most.Stop()
-	again := time.NewTicker(nearEvery)
-	defer again.Stop()
+	most := time.Now().Add(nearTime)
 	for {
 		head, err := n.replica.HeadOf(ctx, p)
-		if err != nil || head.Height+maxBehind >= tip {
+		if err != nil || head.Height+maxBehind >= tip || time.Now().After(most) || !pause(ctx, nearEvery) {
 			return head, err
 		}
-		select {
-		case <-again.C:
-		case <-most.C:
-			return head, nil
-		case <-ctx.Done():
-			return head, ctx.Err()
-		}
+	}
+}
+
+// pause reports false where ctx ends first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -230,8 +232,11 @@ func (n *Node) fit(ctx context.Context, v Validator) error {
 	tip := n.replica.Ledger().Tip().Head.Height // before the candidate is asked
 	name := strings.TrimSpace(fmt.Sprintf("%s %s", v.Name, v.Peer))
 	if v.Peer == n.host.ID() {
-		if y := n.syncState(); y.State == "waiting" || y.LagBlocks > maxBehind {
-			return &CautionError{"force", fmt.Sprintf("this node is to be a validator and is %s, %d blocks behind: wait until it has caught up", y.State, y.LagBlocks)}
+		most := time.Now().Add(nearTime)
+		for y := n.syncState(); y.State == "waiting" || y.LagBlocks > maxBehind; y = n.syncState() {
+			if time.Now().After(most) || !pause(ctx, nearEvery) {
+				return &CautionError{"force", fmt.Sprintf("this node is to be a validator and is %s, %d blocks behind: wait until it has caught up", y.State, y.LagBlocks)}
+			}
 		}
 		return nil
 	}

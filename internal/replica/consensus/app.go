@@ -254,6 +254,11 @@ func (s *session) Sync() types.SyncResponse {
 		s.expire()
 	}
 	changed, nodes, cfg := s.adopt()
+	if s.stale.Swap(false) { // only that ends the controller's wait for a view that is gone
+		s.log.Debug("a sync overtook a decision: the library is made anew as for a new config", "height", s.ledger.Tip().Head.Height)
+		s.turn.begin(s.ledger.Tip().Head.Height)
+		changed = true
+	}
 	return types.SyncResponse{Latest: last, Reconfig: types.ReconfigSync{InReplicatedDecisions: changed, CurrentNodes: nodes, CurrentConfig: cfg}}
 }
 

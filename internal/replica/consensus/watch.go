@@ -63,8 +63,8 @@ func (w *watch) answer(ahead bool, height uint64, stall time.Duration, now time.
 // stalls reports whether the session has to begin anew.
 func (s *session) stalls(ctx context.Context, w *watch, now time.Time) bool {
 	tip := s.ledger.Tip()
-	if s.stale.Load() && !now.Before(w.until) {
-		s.log.Warn("engine begins anew: a sync overtook a decision", "height", tip.Head.Height)
+	if s.hangs.Load() {
+		s.log.Warn("engine begins anew: a reconfiguration hangs", "height", tip.Head.Height)
 		return true
 	}
 	stall := max(stallMin, heartbeat(tip.Config.Params)*3/2)
@@ -98,8 +98,9 @@ func (p *pace) next(height uint64) {
 }
 
 // overtaken sees a decision that comes to the controller after a sync brought
-// its block. The sync also ended the view that decided, so the controller waits
-// for ever for somebody to take its answer, or until a later view decides.
+// its block. The sync also ended the view that decided, so the controller would
+// wait for ever for somebody to take its answer: [session.Sync], which it asks
+// next, tells it of a new config, and that ends the wait.
 func (s *session) overtaken(template string) {
 	switch template {
 	case "Delivering to app from Controller decide the last decision proposal":
