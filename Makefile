@@ -1,16 +1,23 @@
 # make test    what CI runs: build, vet, every test (without the race detector)
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
-# make soak    long runs: fuzzing and repeated stories, FUZZTIME=1m COUNT=30
+# make soak    long runs: the three below, one after the other
+#   make soak-processes  real processes under kill -9, cuts, torn and full disks, for FOR=10m; it goes on where the run
+#                        before ended (soak.out/soak.json), Ctrl-C prints the table so far; needs root
+#                        SOAK='-seed N' runs one round again, SOAK=-help tells the rest
+#   make soak-seeds      the stories in virtual time, COUNT=30 times
+#   make fuzz            every fuzz target for FUZZTIME=1m
 GO       ?= go
 export GOFLAGS ?= -buildvcs=false
 BIN      := bin/parley
 FUZZTIME ?= 1m
 COUNT    ?= 30
+FOR      ?= 10m
+SOAK     ?=
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.3.0
 
-.PHONY: all build test check race lint tidy vuln bench soak fuzz clean
+.PHONY: all build test check race lint tidy vuln bench soak soak-processes soak-seeds fuzz clean
 
 all: build
 
@@ -43,7 +50,13 @@ vuln:
 bench: build
 	$(GO) run ./bench
 
-soak: fuzz
+soak: soak-processes soak-seeds fuzz
+
+soak-processes: build
+	$(GO) build -trimpath -o bin/soak ./internal/soak
+	bin/soak -parley $(BIN) -for $(FOR) $(SOAK)
+
+soak-seeds:
 	$(GO) test -count=$(COUNT) -timeout 24h ./internal/swarmtest/...
 
 fuzz:
