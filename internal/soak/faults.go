@@ -44,6 +44,7 @@ var faults = []fault{
 	{"torn wal", 3, nil, (*round).tearWAL},
 	{"torn ledger", 3, nil, (*round).tearLedger},
 	{"full disk", 3, func(r *round) bool { return r.lab.small != nil }, (*round).fullDisk},
+	{"read-only disk", 1, func(r *round) bool { return r.lab.small != nil }, (*round).readOnlyDisk},
 	{"wipe", 2, func(r *round) bool { return r.load.fragile != nil }, (*round).wipe},
 }
 
@@ -139,7 +140,7 @@ func (r *round) leader(ctx context.Context) (*node, error) {
 		}
 		sleep(ctx, 100*time.Millisecond)
 	}
-	return nil, nil //nolint:nilnil // they do not agree on one, which is no fault
+	return nil, nil // they do not agree on one, which is no fault
 }
 
 // restartLeader measures the stall after kill -9 and a start within the
@@ -356,6 +357,27 @@ func (r *round) fullDisk(ctx context.Context) error {
 	// What met the full disk is done with it by a start on a roomy one.
 	r.kill(n)
 	r.exits.allow(n, false)
+	return n.start()
+}
+
+// readOnlyDisk starts a node in vain on a disk that takes no writes.
+func (r *round) readOnlyDisk(ctx context.Context) error {
+	n := r.lab.small
+	r.kill(n)
+	r.exits.allow(n, true)
+	if err := r.lab.lock(true); err != nil {
+		return err
+	}
+	r.add(func(t *Totals) { t.ReadOnly++ })
+	if err := n.start(); err != nil {
+		return err
+	}
+	sleep(ctx, r.between(time.Second, 3*time.Second))
+	r.kill(n)
+	r.exits.allow(n, false)
+	if err := r.lab.lock(false); err != nil {
+		return err
+	}
 	return n.start()
 }
 

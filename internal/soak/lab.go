@@ -201,6 +201,19 @@ func (l *lab) resize(size string) error {
 	return nil
 }
 
+// lock makes the small disk read-only, or writable again. No node may have it
+// open.
+func (l *lab) lock(yes bool) error {
+	flags := uintptr(syscall.MS_REMOUNT)
+	if yes {
+		flags |= syscall.MS_RDONLY
+	}
+	if err := syscall.Mount("", l.small.dir, "", flags, ""); err != nil {
+		return fmt.Errorf("make the disk of %s read-only: %t: %w", l.small.name, yes, err)
+	}
+	return nil
+}
+
 // close ends all processes and takes the network away. With keep, what the
 // nodes stored stays: data on a small disk is moved to where it was mounted.
 func (l *lab) close(ctx context.Context, keep bool) error {

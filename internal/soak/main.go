@@ -40,6 +40,7 @@ func main() {
 type options struct {
 	dir, binary string
 	long, round time.Duration
+	slow        time.Duration
 	seed        uint64
 	committed   bool
 	keepGoing   bool
@@ -54,6 +55,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.DurationVar(&o.round, "round", time.Minute, "faults of one round")
 	flags.Uint64Var(&o.seed, "seed", 0, "run the round of this seed alone, and leave the state as it is")
 	flags.BoolVar(&o.committed, "committed", false, "hold the nodes to answers of level committed only")
+	flags.DurationVar(&o.slow, "slow", 0, "keep the directory of a round with a stall longer than that, 0 = never")
 	flags.BoolVar(&o.keepGoing, "keep-going", false, "go on with the next round after a red one")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -113,18 +115,21 @@ func (o *options) soak(ctx context.Context, out io.Writer) error {
 	defer func() { fmt.Fprintf(out, "\n%s", s.Totals.table()) }()
 	for end := time.Now().Add(o.long); time.Now().Before(end) && ctx.Err() == nil; {
 		p := newPlan(s.Seed+uint64(s.Totals.Rounds), o.round)
-		p.Accept = p.Accept && !o.committed
+		p.Accept, p.Slow = p.Accept && !o.committed, o.slow
 		fmt.Fprintf(out, "round %d, seed %d: %d validators, %d followers, %d clients\n", s.Totals.Rounds+1, p.Seed, p.Validators, p.Followers, p.Clients)
 		dir := filepath.Join(o.dir, fmt.Sprintf("seed-%d", p.Seed))
 		if single {
 			dir += "-again" // the first one may be kept
 		}
 		t, err := runRound(ctx, p, dir, o.binary, out)
-		if err != nil {
-			return fmt.Errorf("round of seed %d: %w", p.Seed, err)
+		if ctx.Err() != nil {
+			break // half a round proves nothing
 		}
 		fmt.Fprintf(out, "round %d %s\n", s.Totals.Rounds+1, t.line())
 		s.Totals.join(t)
+		if err != nil {
+			return errors.Join(fmt.Errorf("round of seed %d: %w", p.Seed, err), s.write(path))
+		}
 		if single {
 			break
 		}
@@ -135,7 +140,7 @@ func (o *options) soak(ctx context.Context, out io.Writer) error {
 			break
 		}
 	}
-	if n := len(s.Totals.Misses); n > 0 {
+	if n := len(s.Totals.Misses); n > 0 { // of earlier runs too: they stay until somebody removes the state
 		return fmt.Errorf("%w: %d times; the nodes' directories are kept in %s", errMiss, n, o.dir)
 	}
 	return ctx.Err()

@@ -33,6 +33,7 @@ type plan struct {
 	SmallDisk  bool          // one node has one that gets full
 	Wipe       bool          // one node loses its disk
 	Accept     bool          // the nodes are held to answers "accepted", too
+	Slow       time.Duration // a stall longer than this keeps the round's directory, 0 = none
 	Script     []string      // these faults in their order; nil: drawn by weight until For is over
 }
 
@@ -115,7 +116,7 @@ func runRound(ctx context.Context, p plan, dir, binary string, out io.Writer) (T
 		return Totals{}, err
 	}
 	err = r.run(ctx)
-	keep := err != nil && ctx.Err() == nil || len(r.totals.Misses) > 0
+	keep := err != nil && ctx.Err() == nil || len(r.totals.Misses) > 0 || p.Slow > 0 && r.totals.stall() > p.Slow
 	err = errors.Join(err, r.lab.close(ctx, keep))
 	r.totals.Rounds, r.totals.Seconds = 1, time.Since(began).Seconds()
 	if keep {

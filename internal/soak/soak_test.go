@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -35,16 +36,25 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// play says words to an address by UDP, or tells what it hears there.
+// play says words to an address by UDP, tells what it hears there, or makes a
+// network and waits for its end.
 func play(role, addr string, words []string) error {
+	if role == "network" {
+		w, err := newNetwork(context.Background(), 1)
+		if err == nil {
+			fmt.Println(w.space(1))
+			_, err = io.ReadAll(os.Stdin)
+		}
+		return err
+	}
 	if role == "say" {
-		c, err := net.Dial("udp", addr) //nolint:noctx // of a test
+		c, err := net.Dial("udp", addr)
 		if err == nil {
 			_, err = c.Write([]byte(words[0]))
 		}
 		return err
 	}
-	c, err := net.ListenPacket("udp", addr) //nolint:noctx // of a test
+	c, err := net.ListenPacket("udp", addr)
 	if err != nil {
 		return err
 	}
@@ -83,7 +93,7 @@ func TestRound(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := plan{Seed: 11, Validators: 3, Followers: 1, Clients: 4, SmallDisk: true,
-		Script: []string{"torn wal", "leader killed, back at once", "partition", "full disk", "torn ledger", "kill all"}}
+		Script: []string{"torn wal", "leader killed, back at once", "partition", "full disk", "read-only disk", "torn ledger", "kill all"}}
 	var out bytes.Buffer
 	r := newRound(p, filepath.Join(dir, "lab"), &out)
 	var err error
@@ -106,7 +116,7 @@ func TestRound(t *testing.T) {
 		}
 		t.Fatal("a promise was broken")
 	}
-	if sum.Acknowledged == 0 || sum.Committed == 0 || sum.Kills < 8 || sum.Cuts != 1 || sum.Torn != 2 || sum.Full != 1 {
+	if sum.Acknowledged == 0 || sum.Committed == 0 || sum.Kills < 8 || sum.Cuts != 1 || sum.Torn != 2 || sum.Full+sum.ReadOnly != 2 {
 		t.Fatal("this round proves nothing")
 	}
 	plant(t, r)
@@ -190,6 +200,46 @@ func TestNetwork(t *testing.T) {
 		if got := heard(); got != c.want {
 			t.Errorf("%s: %d heard %q of %d first, want %q", c.name, c.to, got, c.from, c.want)
 		}
+	}
+}
+
+// TestSweep removes the network of a harness that was killed, and what runs in
+// it.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	needsLab(t)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-")
+	cmd.Env = append(os.Environ(), "SOAK_TEST_ROLE=network")
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	space, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	space = strings.TrimSpace(space)
+	left := exec.CommandContext(t.Context(), "ip", "netns", "exec", space, "sleep", "60")
+	if err := errors.Join(left.Start(), sweep(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/run/netns/" + space); err != nil {
+		t.Fatalf("the network of a harness that runs was removed: %v", err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if err := sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/run/netns/" + space); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left behind: %v", space, err)
+	}
+	if err := left.Wait(); err == nil {
+		t.Error("what ran in the network goes on")
 	}
 }
 

@@ -42,13 +42,14 @@ type Totals struct {
 	Rounds  int     `json:"rounds"`
 	Seconds float64 `json:"seconds"`
 
-	Kills  int `json:"kills"`
-	Cuts   int `json:"cuts"`
-	Pauses int `json:"pauses"`
-	Torn   int `json:"torn"`
-	Full   int `json:"full_disks"`
-	Wiped  int `json:"wiped"`
-	Exits  int `json:"exits"` // of processes that nobody ended
+	Kills    int `json:"kills"`
+	Cuts     int `json:"cuts"`
+	Pauses   int `json:"pauses"`
+	Torn     int `json:"torn"`
+	Full     int `json:"full_disks"`
+	ReadOnly int `json:"read_only_disks"`
+	Wiped    int `json:"wiped"`
+	Exits    int `json:"exits"` // of processes that nobody ended
 
 	Submitted     int `json:"submitted"` // records
 	Accepted      int `json:"accepted"`  // answers
@@ -78,6 +79,7 @@ func (t *Totals) join(o Totals) {
 	t.Pauses += o.Pauses
 	t.Torn += o.Torn
 	t.Full += o.Full
+	t.ReadOnly += o.ReadOnly
 	t.Wiped += o.Wiped
 	t.Exits += o.Exits
 	t.Submitted += o.Submitted
@@ -98,14 +100,20 @@ func (t *Totals) join(o Totals) {
 	t.Misses = t.Misses[max(0, len(t.Misses)-maxMisses):]
 }
 
+// stall is the longest that was measured.
+func (t *Totals) stall() time.Duration {
+	longest := max(t.Dead.quantile(1), t.Restarted.quantile(1), t.Recovered.quantile(1))
+	return time.Duration(longest * float64(time.Millisecond))
+}
+
 // line is one round in short.
 func (t *Totals) line() string {
 	verdict := "ok"
 	if len(t.Misses) > 0 {
 		verdict = fmt.Sprintf("RED (%d)", len(t.Misses))
 	}
-	return fmt.Sprintf("%s in %.0f s: %d kills, %d cuts, %d pauses, %d torn, %d full, %d wiped; acknowledged %d, committed %d, rejected %d, lost %d, duplicated %d, disagreements %d",
-		verdict, t.Seconds, t.Kills, t.Cuts, t.Pauses, t.Torn, t.Full, t.Wiped, t.Acknowledged, t.Committed, t.Rejected, t.Lost, t.Duplicated, t.Disagreements)
+	return fmt.Sprintf("%s in %.0f s: %d kills, %d cuts, %d pauses, %d torn, %d full, %d read-only, %d wiped; acknowledged %d, committed %d, rejected %d, lost %d, duplicated %d, disagreements %d; longest stall %.1f s",
+		verdict, t.Seconds, t.Kills, t.Cuts, t.Pauses, t.Torn, t.Full, t.ReadOnly, t.Wiped, t.Acknowledged, t.Committed, t.Rejected, t.Lost, t.Duplicated, t.Disagreements, t.stall().Seconds())
 }
 
 // table is everything, for people.
@@ -117,7 +125,8 @@ func (t *Totals) table() string {
 	row("rounds", "%d in %s", t.Rounds, time.Duration(t.Seconds*float64(time.Second)).Round(time.Second))
 	row("kill -9", "%d", t.Kills)
 	row("cuts", "%d", t.Cuts)
-	row("pauses, torn tails, full, wiped", "%d, %d, %d, %d", t.Pauses, t.Torn, t.Full, t.Wiped)
+	row("pauses, torn tails", "%d, %d", t.Pauses, t.Torn)
+	row("disks full, read-only, wiped", "%d, %d, %d", t.Full, t.ReadOnly, t.Wiped)
 	row("processes that ended by themselves", "%d", t.Exits)
 	row("answers accepted / committed", "%d / %d", t.Accepted, t.Answered)
 	row("records acknowledged", "%d of %d handed in", t.Acknowledged, t.Submitted)
@@ -164,7 +173,7 @@ type state struct {
 func readState(path string) (*state, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil //nolint:nilnil // none yet
+		return nil, nil // none yet
 	}
 	if err == nil && info.Size() > maxState {
 		err = fmt.Errorf("%d bytes", info.Size())
