@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,6 +49,24 @@ var faults = []fault{
 	{"wipe", 2, func(r *round) bool { return r.load.fragile != nil }, (*round).wipe},
 }
 
+// parseFaults reads a list of names by comma, "" = nil.
+func parseFaults(list string) ([]string, error) {
+	if list == "" {
+		return nil, nil
+	}
+	var all []string
+	for _, f := range faults {
+		all = append(all, f.name)
+	}
+	names := strings.Split(list, ",")
+	for _, n := range names {
+		if !slices.Contains(all, n) {
+			return nil, fmt.Errorf("fault %q is not one of %q", n, all)
+		}
+	}
+	return names, nil
+}
+
 func severalValidators(r *round) bool { return len(r.lab.validators()) > 2 }
 
 // next is the fault of that number.
@@ -65,10 +84,16 @@ func (r *round) draw() fault {
 	var may []fault
 	sum := 0
 	for _, f := range faults {
-		if f.may == nil || f.may(r) {
+		if (f.may == nil || f.may(r)) && (r.Only == nil || slices.Contains(r.Only, f.name)) {
 			may = append(may, f)
 			sum += f.weight
 		}
+	}
+	if len(may) == 0 {
+		return fault{"rest", 0, nil, func(r *round, ctx context.Context) error {
+			sleep(ctx, r.between(time.Second, 5*time.Second))
+			return nil
+		}}
 	}
 	p := r.rand.IntN(sum)
 	for _, f := range may {

@@ -42,6 +42,7 @@ type options struct {
 	long, round time.Duration
 	slow        time.Duration
 	seed        uint64
+	only        []string
 	committed   bool
 	keepGoing   bool
 }
@@ -57,7 +58,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.BoolVar(&o.committed, "committed", false, "hold the nodes to answers of level committed only")
 	flags.DurationVar(&o.slow, "slow", 0, "keep the directory of a round with a stall longer than that, 0 = never")
 	flags.BoolVar(&o.keepGoing, "keep-going", false, "go on with the next round after a red one")
+	only := flags.String("only", "", "these kinds of faults alone, by comma, such as wipe,full disk")
 	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	var err error
+	if o.only, err = parseFaults(*only); err != nil {
 		return err
 	}
 	if why := able(ctx); why != "" {
@@ -115,6 +121,9 @@ func (o *options) soak(ctx context.Context, out io.Writer) error {
 	defer func() { fmt.Fprintf(out, "\n%s", s.Totals.table()) }()
 	for end := time.Now().Add(o.long); time.Now().Before(end) && ctx.Err() == nil; {
 		p := newPlan(s.Seed+uint64(s.Totals.Rounds), o.round)
+		if p.Only = o.only; p.Only != nil {
+			p.SmallDisk, p.Wipe = p.Validators > 1, p.Validators > 1
+		}
 		p.Accept, p.Slow = p.Accept && !o.committed, o.slow
 		fmt.Fprintf(out, "round %d, seed %d: %d validators, %d followers, %d clients\n", s.Totals.Rounds+1, p.Seed, p.Validators, p.Followers, p.Clients)
 		dir := filepath.Join(o.dir, fmt.Sprintf("seed-%d", p.Seed))

@@ -34,6 +34,7 @@ type plan struct {
 	Wipe       bool          // one node loses its disk
 	Accept     bool          // the nodes are held to answers "accepted", too
 	Slow       time.Duration // a stall longer than this keeps the round's directory, 0 = none
+	Only       []string      // draw these faults alone; nil: all
 	Script     []string      // these faults in their order; nil: drawn by weight until For is over
 }
 

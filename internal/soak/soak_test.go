@@ -338,6 +338,27 @@ func TestPlanIsOfItsSeed(t *testing.T) {
 	}
 }
 
+func TestOnly(t *testing.T) {
+	if _, err := parseFaults("kill,earthquake"); err == nil || !strings.Contains(err.Error(), `"earthquake"`) {
+		t.Errorf("a fault that is none: %v", err)
+	}
+	only, err := parseFaults("kill,wipe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRound(plan{Only: only}, "", io.Discard)
+	r.load, r.lab = &load{}, &lab{}
+	for range 20 {
+		if f := r.draw(); f.name != "kill" { // nobody may be wiped in this plan
+			t.Fatalf("drew %q", f.name)
+		}
+	}
+	r.Only = []string{"wipe"}
+	if f := r.draw(); f.name != "rest" {
+		t.Errorf("drew %q, where nothing may be drawn", f.name)
+	}
+}
+
 func TestTearTail(t *testing.T) {
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(1, 1))
