@@ -30,7 +30,7 @@ type fault struct {
 }
 
 var faults = []fault{
-	{"leader killed, back at once", 10, nil, (*round).restartLeader},
+	{"leader restarted", 10, nil, (*round).restartLeader},
 	{"leader dead", 5, severalValidators, (*round).killLeader},
 	{"kill", 6, nil, (*round).killOne},
 	{"kill minority", 3, severalValidators, (*round).killMinority},

@@ -93,7 +93,7 @@ func TestRound(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := plan{Seed: 11, Validators: 3, Followers: 1, Clients: 4, SmallDisk: true,
-		Script: []string{"torn wal", "leader killed, back at once", "partition", "full disk", "read-only disk", "torn ledger", "kill all"}}
+		Script: []string{"torn wal", "leader restarted", "partition", "full disk", "read-only disk", "torn ledger", "kill all"}}
 	var out bytes.Buffer
 	r := newRound(p, filepath.Join(dir, "lab"), &out)
 	var err error

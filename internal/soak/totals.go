@@ -153,7 +153,7 @@ func (t *Totals) table() string {
 		row(name, "%s", text)
 	}
 	stall("stall, leader dead", t.Dead, 3)
-	stall("stall, leader killed and back", t.Restarted, 4)
+	stall("stall, leader restarted", t.Restarted, 4)
 	stall("first commit after other faults", t.Recovered, 0)
 	stall("start to first answer", t.Starts, 0)
 	row("misses", "%d", len(t.Misses))
