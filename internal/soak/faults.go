@@ -130,21 +130,22 @@ func (r *round) kill(nodes ...*node) {
 	wg.Wait()
 }
 
-func start(nodes ...*node) error {
+func start(ctx context.Context, nodes ...*node) error {
 	var err error
 	for _, n := range nodes {
-		err = errors.Join(err, n.start())
+		err = errors.Join(err, n.start(ctx))
 	}
 	return err
 }
 
-// leader is the validator that most nodes name as such.
-func (r *round) leader(ctx context.Context) (*node, error) {
+// leader is the validator that more than half of the validators name as such, nil
+// where they do not agree on one.
+func (r *round) leader(ctx context.Context) *node {
 	ctx, cancel := context.WithTimeout(ctx, leaderTime)
 	defer cancel()
 	for ctx.Err() == nil {
 		votes := map[string]int{}
-		for _, n := range r.lab.nodes {
+		for _, n := range r.lab.validators() {
 			var list struct {
 				Items []parley.Validator `json:"items"`
 			}
@@ -160,12 +161,12 @@ func (r *round) leader(ctx context.Context) (*node, error) {
 		}
 		for _, n := range r.lab.validators() {
 			if 2*votes[n.name] > len(r.lab.validators()) {
-				return n, nil
+				return n
 			}
 		}
 		sleep(ctx, 100*time.Millisecond)
 	}
-	return nil, nil // they do not agree on one, which is no fault
+	return nil
 }
 
 // restartLeader measures the stall after kill -9 and a start within the
@@ -173,7 +174,7 @@ func (r *round) leader(ctx context.Context) (*node, error) {
 func (r *round) restartLeader(ctx context.Context) error {
 	return r.measure(ctx, func(n *node) error {
 		sleep(ctx, r.between(0, 1500*time.Millisecond))
-		return n.start()
+		return n.start(ctx)
 	}, func(t *Totals, d time.Duration) { t.Restarted.add(d) })
 }
 
@@ -185,7 +186,7 @@ func (r *round) killLeader(ctx context.Context) error {
 		return nil
 	}, func(t *Totals, d time.Duration) { t.Dead.add(d) })
 	if dead != nil {
-		err = errors.Join(err, dead.start())
+		err = errors.Join(err, dead.start(ctx))
 	}
 	return err
 }
@@ -196,9 +197,9 @@ func (r *round) measure(ctx context.Context, then func(*node) error, note func(*
 	if err := r.progress(ctx, time.Now()); err != nil {
 		return err
 	}
-	n, err := r.leader(ctx)
-	if err != nil || n == nil {
-		return err
+	n := r.leader(ctx)
+	if n == nil {
+		return nil
 	}
 	calm := r.watch.gap(time.Now().Add(-2*time.Second), time.Now()) < 2*steady
 	killed := time.Now()
@@ -222,7 +223,7 @@ func (r *round) killOne(ctx context.Context) error {
 	n := r.one()
 	r.kill(n)
 	sleep(ctx, r.between(0, 3*time.Second))
-	return n.start()
+	return n.start(ctx)
 }
 
 func (r *round) killMinority(ctx context.Context) error {
@@ -230,7 +231,7 @@ func (r *round) killMinority(ctx context.Context) error {
 	nodes := r.some(v, len(v)-r.lab.quorum)
 	r.kill(nodes...)
 	sleep(ctx, r.between(0, 5*time.Second))
-	return start(nodes...)
+	return start(ctx, nodes...)
 }
 
 func (r *round) killAll(ctx context.Context) error {
@@ -238,7 +239,7 @@ func (r *round) killAll(ctx context.Context) error {
 	var err error
 	for _, n := range r.some(r.lab.nodes, len(r.lab.nodes)) {
 		sleep(ctx, r.between(0, 300*time.Millisecond))
-		err = errors.Join(err, n.start())
+		err = errors.Join(err, n.start(ctx))
 	}
 	return err
 }
@@ -251,28 +252,28 @@ func (r *round) killYoung(ctx context.Context) error {
 	}
 	for range 1 + r.rand.IntN(5) {
 		r.kill(nodes...)
-		if err := start(nodes...); err != nil {
+		if err := start(ctx, nodes...); err != nil {
 			return err
 		}
 		sleep(ctx, r.between(30*time.Millisecond, 300*time.Millisecond))
 	}
 	r.kill(nodes...)
-	return start(nodes...)
+	return start(ctx, nodes...)
 }
 
 // restart stops a node as an operator does.
-func (r *round) restart(context.Context) error {
+func (r *round) restart(ctx context.Context) error {
 	n := r.one()
 	if err := n.stop(); err != nil {
 		r.miss("unclean stop: %v", err)
 	}
-	return n.start()
+	return n.start(ctx)
 }
 
 func (r *round) pauseOne(ctx context.Context) error {
 	n := r.one()
 	if r.rand.IntN(2) == 0 {
-		if leader, err := r.leader(ctx); err != nil || leader != nil {
+		if leader := r.leader(ctx); leader != nil {
 			n = leader
 		}
 	}
@@ -281,7 +282,7 @@ func (r *round) pauseOne(ctx context.Context) error {
 	sleep(ctx, r.between(200*time.Millisecond, 8*time.Second))
 	if r.rand.IntN(4) == 0 {
 		r.kill(n)
-		return n.start()
+		return n.start(ctx)
 	}
 	n.resume()
 	return nil
@@ -356,7 +357,7 @@ func (r *round) tear(ctx context.Context, n *node, glob string) error {
 		r.add(func(t *Totals) { t.Torn++ })
 	}
 	sleep(ctx, r.between(0, time.Second))
-	return n.start()
+	return n.start(ctx)
 }
 
 // fullDisk leaves a node without room for a while. It may end by itself then,
@@ -371,7 +372,7 @@ func (r *round) fullDisk(ctx context.Context) error {
 	sleep(ctx, r.between(time.Second, 8*time.Second))
 	if r.rand.IntN(3) == 0 {
 		r.kill(n)
-		if err := n.start(); err != nil {
+		if err := n.start(ctx); err != nil {
 			return err
 		}
 		sleep(ctx, r.between(0, 2*time.Second))
@@ -382,7 +383,7 @@ func (r *round) fullDisk(ctx context.Context) error {
 	// What met the full disk is done with it by a start on a roomy one.
 	r.kill(n)
 	r.exits.allow(n, false)
-	return n.start()
+	return n.start(ctx)
 }
 
 // readOnlyDisk starts a node in vain on a disk that takes no writes.
@@ -394,7 +395,7 @@ func (r *round) readOnlyDisk(ctx context.Context) error {
 		return err
 	}
 	r.add(func(t *Totals) { t.ReadOnly++ })
-	if err := n.start(); err != nil {
+	if err := n.start(ctx); err != nil {
 		return err
 	}
 	sleep(ctx, r.between(time.Second, 3*time.Second))
@@ -403,7 +404,7 @@ func (r *round) readOnlyDisk(ctx context.Context) error {
 	if err := r.lab.lock(false); err != nil {
 		return err
 	}
-	return n.start()
+	return n.start(ctx)
 }
 
 // wipe gives a node a new disk. All others are up: a validator without its
@@ -419,7 +420,7 @@ func (r *round) wipe(ctx context.Context) error {
 	if err := n.wipe(keyFile()); err != nil {
 		return err
 	}
-	if err := n.start(); err != nil {
+	if err := n.start(ctx); err != nil {
 		return err
 	}
 	return r.progress(ctx, time.Now())

@@ -56,14 +56,14 @@ type child struct {
 }
 
 // start runs the node, which MUST not run.
-func (n *node) start() error {
+func (n *node) start(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.wanted = true
-	return n.spawn()
+	return n.spawn(context.WithoutCancel(ctx)) // it ends by kill or stop
 }
 
-func (n *node) spawn() error { // mu is held
+func (n *node) spawn(ctx context.Context) error { // mu is held
 	if n.child != nil {
 		return fmt.Errorf("start %s: it runs already", n.name)
 	}
@@ -71,8 +71,8 @@ func (n *node) spawn() error { // mu is held
 	if err != nil {
 		return fmt.Errorf("log of %s: %w", n.name, err)
 	}
-	defer log.Close()                                                                          // the child has its own
-	cmd := exec.Command("ip", "netns", "exec", n.space, n.binary, "run", "--config", n.config) //nolint:noctx // it ends by kill or stop, which teardown calls
+	defer log.Close() // the child has its own
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", n.space, n.binary, "run", "--config", n.config)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + filepath.Dir(n.config)}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -82,13 +82,13 @@ func (n *node) spawn() error { // mu is held
 	}
 	c := &child{cmd: cmd, done: make(chan struct{})}
 	n.child, n.paused = c, false
-	go n.nurse(c)
-	go n.greet(c, began)
+	go n.nurse(ctx, c)
+	go n.greet(ctx, c, began)
 	return nil
 }
 
 // nurse waits for a process, and starts the node again as a supervisor does.
-func (n *node) nurse(c *child) {
+func (n *node) nurse(ctx context.Context, c *child) {
 	_ = c.cmd.Wait() // how it ended is in its state
 	n.mu.Lock()
 	told := c.told
@@ -106,7 +106,7 @@ func (n *node) nurse(c *child) {
 		again := n.wanted && n.child == nil
 		var err error
 		if again {
-			err = n.spawn()
+			err = n.spawn(ctx)
 		}
 		n.mu.Unlock()
 		if err == nil {
@@ -116,7 +116,7 @@ func (n *node) nurse(c *child) {
 }
 
 // greet measures how long a process takes from its start to its first answer.
-func (n *node) greet(c *child, began time.Time) {
+func (n *node) greet(ctx context.Context, c *child, began time.Time) {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -125,9 +125,9 @@ func (n *node) greet(c *child, began time.Time) {
 			return
 		case <-t.C:
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), askLimit)
+		ask, cancel := context.WithTimeout(ctx, askLimit)
 		var chain parley.Chain
-		status, err := n.get(ctx, "chain", &chain)
+		status, err := n.get(ask, "chain", &chain)
 		cancel()
 		if err == nil && status == http.StatusOK {
 			n.answered(time.Since(began))

@@ -185,7 +185,7 @@ func (r *round) trouble(ctx context.Context) error {
 	for _, n := range r.lab.nodes {
 		wg.Go(func() { r.watch.follow(watching, n) })
 	}
-	if err := start(r.lab.nodes...); err != nil {
+	if err := start(ctx, r.lab.nodes...); err != nil {
 		return err
 	}
 	loading, enough := context.WithCancel(ctx)
