@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,8 +40,9 @@ type load struct {
 
 	submitted, accepted, committed, rejected, refused, unknown atomic.Int64
 
-	mu  sync.Mutex // guards err
+	mu  sync.Mutex // guards below
 	err error      // of the journal: without it a round proves nothing
+	ids []chain.Hash
 }
 
 // client writes one record after the other. It is for one goroutine.
@@ -48,6 +50,7 @@ type client struct {
 	*load
 	rand *rand.Rand
 	key  ed25519.PrivateKey
+	asks []*node  // the nodes that it asks
 	old  []record // committed ones
 }
 
@@ -66,7 +69,10 @@ func (l *load) run(ctx context.Context, clients int, seed uint64) error {
 		for j := range s {
 			s[j] = byte(r.Uint32())
 		}
-		c := &client{load: l, rand: r, key: ed25519.NewKeyFromSeed(s[:])}
+		c := &client{load: l, rand: r, key: ed25519.NewKeyFromSeed(s[:]), asks: l.lab.nodes}
+		if i%2 == 0 { // a follower without a connection must not keep all clients waiting
+			c.asks = l.lab.validators()
+		}
 		wg.Go(func() { c.run(ctx) })
 	}
 	wg.Wait()
@@ -127,9 +133,9 @@ func (c *client) write(ctx context.Context) {
 
 // pick prefers nodes that run, as clients do that get no answer.
 func (c *client) pick() *node {
-	n := c.lab.nodes[c.rand.IntN(len(c.lab.nodes))]
+	n := c.asks[c.rand.IntN(len(c.asks))]
 	if !n.up() && c.rand.IntN(10) > 0 {
-		n = c.lab.nodes[c.rand.IntN(len(c.lab.nodes))]
+		n = c.asks[c.rand.IntN(len(c.asks))]
 	}
 	return n
 }
@@ -154,7 +160,41 @@ func (c *client) sign() record {
 	}
 	r.Sign(c.key, c.lab.genesis)
 	raw := r.Encode()
-	return record{raw: hex.EncodeToString(raw), id: consortium.RecordID(raw)}
+	id := consortium.RecordID(raw)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ids = append(c.ids, id)
+	return record{raw: hex.EncodeToString(raw), id: id}
+}
+
+// pending lists records that a node says are waiting, and what the others say
+// of them.
+func (l *load) pending(ctx context.Context, most int) (lines []string) {
+	l.mu.Lock()
+	ids := slices.Clone(l.ids)
+	l.mu.Unlock()
+	for _, id := range ids {
+		var said []string
+		waits := false
+		for _, n := range l.lab.nodes {
+			var r parley.Record
+			text := ""
+			if _, err := n.get(ctx, "records/"+id.String(), &r); err != nil {
+				text = err.Error()
+			} else if text = r.Status; r.Height != nil {
+				text += fmt.Sprintf(" at %d", *r.Height)
+			}
+			waits = waits || r.Status == "pending"
+			said = append(said, n.name+": "+text)
+		}
+		if waits {
+			lines = append(lines, fmt.Sprintf("%s %s", id, strings.Join(said, "; ")))
+		}
+		if len(lines) == most || ctx.Err() != nil {
+			break
+		}
+	}
+	return lines
 }
 
 // ask hands a record to a node and keeps in the journal what it answers. A

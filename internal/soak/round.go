@@ -252,6 +252,9 @@ func (r *round) settle(ctx context.Context) {
 		if time.Since(equal) > equalTime && (!waiting || time.Since(began) > drainTime) {
 			if waiting {
 				r.say("  records wait still: %s", r.states(ctx))
+				for _, line := range r.load.pending(ctx, 5) {
+					r.say("    %s", line)
+				}
 			}
 			return
 		}
