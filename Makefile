@@ -1,8 +1,13 @@
 # make test    what CI runs: build, vet, every test (without the race detector)
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
-# make soak    long runs: fuzzing, repeated stories and seeded faults, FUZZTIME=1m COUNT=30 SEEDS=1000 FROM=1
-# make faults  the seeded faults alone; it goes on where it was stopped, and ends with the sums
+# make soak    long runs: processes, seeds and fuzzing, one after the other
+#   make soak-processes  real processes under kill -9, cuts, torn and full disks, for FOR=10m; it goes on where the run
+#                        before ended (soak.out/soak.json), Ctrl-C prints the table so far; needs root
+#                        SOAK='-seed N' runs one round again, SOAK=-help tells the rest
+#   make soak-seeds      the stories in virtual time, COUNT=30 times, then make faults
+#   make faults          seeded faults in virtual time, SEEDS=1000 FROM=1; it goes on where it was stopped, and ends with sums
+#   make fuzz            every fuzz target for FUZZTIME=1m
 GO       ?= go
 export GOFLAGS ?= -buildvcs=false
 BIN      := bin/parley
@@ -10,10 +15,12 @@ FUZZTIME ?= 1m
 COUNT    ?= 30
 SEEDS    ?= 1000
 FROM     ?= 1
+FOR      ?= 10m
+SOAK     ?=
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.3.0
 
-.PHONY: all build test check race lint tidy vuln bench soak faults fuzz clean
+.PHONY: all build test check race lint tidy vuln bench soak soak-processes soak-seeds faults fuzz clean
 
 all: build
 
@@ -46,8 +53,15 @@ vuln:
 bench: build
 	$(GO) run ./bench
 
-soak: fuzz faults
+soak: soak-processes soak-seeds fuzz
+
+soak-processes: build
+	$(GO) build -trimpath -o bin/soak ./internal/soak
+	bin/soak -parley $(BIN) -for $(FOR) $(SOAK)
+
+soak-seeds:
 	$(GO) test -count=$(COUNT) -timeout 24h ./internal/swarmtest/...
+	$(MAKE) faults
 
 # One process a seed: a panic of the engine ends its own seed only. What is in
 # bin/faults/seeds is not run again; a seed that failed leaves its directory.

@@ -1,0 +1,418 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/swarmtest/checker"
+)
+
+// TestMain is a program too, which the tests start inside of a namespace.
+func TestMain(m *testing.M) {
+	if role := os.Getenv("SOAK_TEST_ROLE"); role != "" {
+		if err := play(role, os.Args[1], os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// play says words to an address by UDP, tells what it hears there, or makes a
+// network and waits for its end.
+func play(role, addr string, words []string) error {
+	if role == "network" {
+		w, err := newNetwork(context.Background(), 1)
+		if err == nil {
+			fmt.Println(w.space(1))
+			_, err = io.ReadAll(os.Stdin)
+		}
+		return err
+	}
+	if role == "say" {
+		c, err := net.Dial("udp", addr)
+		if err == nil {
+			_, err = c.Write([]byte(words[0]))
+		}
+		return err
+	}
+	c, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	b := make([]byte, 100)
+	n, _, err := c.ReadFrom(b)
+	fmt.Println(string(b[:n]))
+	return err
+}
+
+// needsLab skips where there can be no network namespaces. Root in CI can:
+// there the test must not vanish.
+func needsLab(t *testing.T) {
+	t.Helper()
+	why := able(t.Context())
+	switch {
+	case why == "":
+	case os.Getenv("CI") == "true" && os.Geteuid() == 0:
+		t.Fatal(why)
+	default:
+		t.Skip(why)
+	}
+	if err := sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRound kills, cuts and tears real nodes under load, and nothing is lost.
+// Then it plants losses, which must be found.
+func TestRound(t *testing.T) {
+	t.Parallel()
+	needsLab(t)
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "parley")
+	if err := build(t.Context(), binary); err != nil {
+		t.Fatal(err)
+	}
+	p := plan{Seed: 11, Validators: 3, Followers: 1, Clients: 4, SmallDisk: true,
+		Script: []string{"torn wal", "leader restarted", "partition", "full disk", "read-only disk", "torn ledger", "kill all"}}
+	var out bytes.Buffer
+	r := newRound(p, filepath.Join(dir, "lab"), &out)
+	var err error
+	if r.lab, err = newLab(t.Context(), r.dir, binary, p.Validators, p.Followers); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.lab.close(context.WithoutCancel(t.Context()), t.Failed()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := r.run(t.Context()); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	t.Logf("%s%s", out.String(), r.totals.table())
+	sum := r.totals
+	if len(sum.Misses) > 0 || sum.Lost+sum.Duplicated+sum.Disagreements > 0 {
+		for _, n := range r.lab.nodes {
+			t.Logf("%s: %s", n.name, n.lastWords())
+		}
+		t.Fatal("a promise was broken")
+	}
+	if sum.Acknowledged == 0 || sum.Committed == 0 || sum.Kills < 8 || sum.Cuts != 1 || sum.Torn != 2 || sum.Full+sum.ReadOnly != 2 {
+		t.Fatal("this round proves nothing")
+	}
+	plant(t, r)
+}
+
+// plant tells the journal what no node holds, and wants the verdict red.
+func plant(t *testing.T, r *round) {
+	t.Helper()
+	told, err := os.ReadFile(r.journal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := checker.OpenJournal(r.journal(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fake chain.Hash
+	fake[0] = 1
+	for line := range bytes.Lines(told) { // one that is on the chain, said to stand elsewhere
+		var e checker.Entry
+		if err := json.Unmarshal(line, &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == checker.Committed {
+			e.Index += 1000
+			err = errors.Join(j.Write(e), j.Write(checker.Entry{Kind: checker.Submit, Node: "n1", ID: fake}),
+				j.Write(checker.Entry{Kind: checker.Committed, Node: "n1", ID: fake, Height: e.Height, Block: e.Block}), j.Close())
+			break
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := r.totals.Lost
+	if err := r.verdict(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if lost := r.totals.Lost - before; lost != 2 || len(r.totals.Misses) != 1 {
+		t.Errorf("two records were planted as lost, and the verdict found %d: %q", lost, r.totals.Misses)
+	}
+}
+
+// TestNetwork cuts one direction, both and all, and heals.
+func TestNetwork(t *testing.T) {
+	t.Parallel()
+	needsLab(t)
+	w, err := newNetwork(t.Context(), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := w.remove(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	cut := func() error { return w.cut(t.Context(), 1, 2) }
+	unplug := func() error { return w.plug(t.Context(), 1, false) }
+	split := func() error { return w.split(t.Context(), []int{1}, []int{2, 3}) }
+	for _, c := range []struct {
+		name     string
+		do       func() error
+		from, to int
+		want     string
+	}{
+		{"one way", cut, 1, 2, "after"},
+		{"other way", cut, 2, 1, "during"},
+		{"third", cut, 1, 3, "during"},
+		{"unplugged", unplug, 2, 1, "after"},
+		{"split", split, 3, 1, "after"},
+		{"split, same side", split, 2, 3, "during"},
+	} {
+		heard := hear(t, w, c.to)
+		if err := c.do(); err != nil {
+			t.Fatal(err)
+		}
+		say(t, w, c.from, c.to, "during")
+		if err := w.heal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		say(t, w, c.from, c.to, "after")
+		if got := heard(); got != c.want {
+			t.Errorf("%s: %d heard %q of %d first, want %q", c.name, c.to, got, c.from, c.want)
+		}
+	}
+}
+
+// TestSweep removes the network of a harness that was killed, and what runs in
+// it.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	needsLab(t)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-")
+	cmd.Env = append(os.Environ(), "SOAK_TEST_ROLE=network")
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	space, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	space = strings.TrimSpace(space)
+	left := exec.CommandContext(t.Context(), "ip", "netns", "exec", space, "sleep", "60")
+	if err := errors.Join(left.Start(), sweep(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/run/netns/" + space); err != nil {
+		t.Fatalf("the network of a harness that runs was removed: %v", err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if err := sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat("/run/netns/" + space); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left behind: %v", space, err)
+	}
+	if err := left.Wait(); err == nil {
+		t.Error("what ran in the network goes on")
+	}
+}
+
+func player(t *testing.T, w *network, node int, role, addr string, words ...string) *exec.Cmd {
+	t.Helper()
+	args := append([]string{"netns", "exec", w.space(node), os.Args[0], addr}, words...)
+	cmd := exec.CommandContext(t.Context(), "ip", args...)
+	cmd.Env = append(os.Environ(), "SOAK_TEST_ROLE="+role)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// hear returns what gives the first word that a node hears.
+func hear(t *testing.T, w *network, node int) func() string {
+	t.Helper()
+	cmd := player(t, w, node, "hear", address(node)+":7777")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := make([]byte, len("ready\n"))
+	if _, err := io.ReadFull(out, ready); err != nil {
+		t.Fatal(err)
+	}
+	return func() string {
+		b, err := io.ReadAll(out)
+		if err := errors.Join(err, cmd.Wait()); err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(string(b))
+	}
+}
+
+func say(t *testing.T, w *network, from, to int, word string) {
+	t.Helper()
+	if err := player(t, w, from, "say", address(to)+":7777", word).Run(); err != nil && word == "after" {
+		t.Fatal(err) // without a cable the system may refuse to send
+	}
+}
+
+func TestJudge(t *testing.T) {
+	height, index := uint64(7), uint32(3)
+	hash := chain.Hash{1}
+	for _, c := range []struct {
+		status int
+		err    error
+		got    parley.Record
+		want   checker.Kind
+	}{
+		{http.StatusOK, nil, parley.Record{Status: "committed", Height: &height, Index: &index, BlockHash: &hash}, checker.Committed},
+		{http.StatusOK, nil, parley.Record{Status: "committed"}, checker.Unknown},
+		{http.StatusAccepted, nil, parley.Record{Status: "pending"}, checker.Accepted},
+		{http.StatusGone, &refusal{reason: "expired"}, parley.Record{}, checker.Rejected},
+		{http.StatusConflict, &refusal{reason: "expired"}, parley.Record{}, checker.Refused},
+		{http.StatusServiceUnavailable, &refusal{reason: "mempool_full"}, parley.Record{}, checker.Refused},
+		{http.StatusInternalServerError, &refusal{detail: "broken"}, parley.Record{}, checker.Unknown},
+		{0, io.ErrUnexpectedEOF, parley.Record{}, checker.Unknown},
+	} {
+		if e := judge(c.status, c.err, c.got); e.Kind != c.want {
+			t.Errorf("answer %d %v %q is %s, want %s", c.status, c.err, c.got.Status, e.Kind, c.want)
+		}
+	}
+}
+
+func TestGap(t *testing.T) {
+	w, t0 := newWatch(), time.Now()
+	at := func(ms int) time.Time { return t0.Add(time.Duration(ms) * time.Millisecond) }
+	for i, ms := range []int{0, 100, 900, 1000} {
+		w.commit(uint64(i+1), at(ms))
+	}
+	w.commit(2, at(1100)) // another node tells of it later
+	for _, c := range []struct{ from, to, want int }{{50, 1000, 800}, {50, 1050, 800}, {50, 3000, 2000}, {910, 1010, 90}, {1200, 1300, 100}} {
+		if got := w.gap(at(c.from), at(c.to)); got != time.Duration(c.want)*time.Millisecond {
+			t.Errorf("gap from %d to %d is %s, want %d ms", c.from, c.to, got, c.want)
+		}
+	}
+	if blocks, first := w.since(at(500)); blocks != 2 || first != at(900) {
+		t.Errorf("since 500 ms: %d blocks, the first at %s", blocks, first)
+	}
+}
+
+func TestPlanIsOfItsSeed(t *testing.T) {
+	kinds := map[int]bool{}
+	for seed := range uint64(50) {
+		p := newPlan(seed, time.Minute)
+		if !reflect.DeepEqual(p, newPlan(seed, time.Minute)) {
+			t.Fatalf("seed %d gives two plans", seed)
+		}
+		kinds[p.Validators] = true
+	}
+	if len(kinds) < 5 {
+		t.Errorf("50 seeds give %d sizes only", len(kinds))
+	}
+}
+
+func TestOnly(t *testing.T) {
+	if _, err := parseFaults("kill,earthquake"); err == nil || !strings.Contains(err.Error(), `"earthquake"`) {
+		t.Errorf("a fault that is none: %v", err)
+	}
+	only, err := parseFaults("kill,wipe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRound(plan{Only: only}, "", io.Discard)
+	r.load, r.lab = &load{}, &lab{}
+	for range 20 {
+		if f := r.draw(); f.name != "kill" { // nobody may be wiped in this plan
+			t.Fatalf("drew %q", f.name)
+		}
+	}
+	r.Only = []string{"wipe"}
+	if f := r.draw(); f.name != "rest" {
+		t.Errorf("drew %q, where nothing may be drawn", f.name)
+	}
+}
+
+func TestTearTail(t *testing.T) {
+	dir := t.TempDir()
+	r := rand.New(rand.NewPCG(1, 1))
+	if torn, err := tearTail(dir, "*.wal", r); torn || err != nil {
+		t.Fatalf("nothing to tear: %t %v", torn, err)
+	}
+	for name, text := range map[string]string{"01.wal": "old", "02.wal": "new"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 50 {
+		if torn, err := tearTail(dir, "*.wal", r); !torn || err != nil {
+			t.Fatalf("tear: %t %v", torn, err)
+		}
+	}
+	before, _ := os.ReadFile(filepath.Join(dir, "01.wal"))
+	after, _ := os.ReadFile(filepath.Join(dir, "02.wal"))
+	if string(before) != "old" || !bytes.HasPrefix(after, []byte("new")) || len(after) < 53 || len(after) > 3+50*maxTear {
+		t.Errorf("torn into %q and %d bytes", before, len(after))
+	}
+}
+
+func TestTotals(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "soak.json")
+	if s, err := readState(path); s != nil || err != nil {
+		t.Fatalf("no state: %v %v", s, err)
+	}
+	var dead Samples
+	for i := range maxSamples + 5 {
+		dead.add(time.Duration(i) * time.Millisecond)
+	}
+	if len(dead) != maxSamples || dead[0] != 5 || dead.quantile(0.5) != 5004 || dead.quantile(1) != maxSamples+4 {
+		t.Errorf("%d samples from %v, median %v, longest %v", len(dead), dead[0], dead.quantile(0.5), dead.quantile(1))
+	}
+	s := &state{Format: stateFormat, Seed: 5, Totals: Totals{Rounds: 1, Kills: 3, Dead: Samples{1000, 2000}}}
+	if err := s.write(path); err != nil {
+		t.Fatal(err)
+	}
+	again, err := readState(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Totals.join(Totals{Rounds: 1, Kills: 4, Lost: 1, Dead: Samples{9000}, Misses: []string{"seed 6: lost"}})
+	text := again.Totals.table()
+	for _, want := range []string{"2 in", "kill -9                            7\n", "longest 9.0 s, of 3; 66 % within 3 s", "seed 6: lost"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the table lacks %q:\n%s", want, text)
+		}
+	}
+	if err := os.WriteFile(path, []byte(`{"format":9}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readState(path); err == nil || !strings.Contains(err.Error(), "format 9") {
+		t.Errorf("a state of another format: %v", err)
+	}
+}
