@@ -3,6 +3,7 @@ package parley
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/replica"
 )
 
 // Validators lists the set that signs the next block.
@@ -172,8 +174,8 @@ func warnings(current, next *consortium.Config) []string {
 }
 
 const (
-	maxBehind = 2           // blocks that a new validator may be behind
-	nearTime  = time.Second // for it to come so near: where blocks are made all the time, news takes some of them
+	maxBehind = 2               // blocks that a new validator may be behind
+	nearTime  = 3 * time.Second // for it to come so near: where blocks are made all the time, news takes some of them
 	nearEvery = 100 * time.Millisecond
 )
 
@@ -182,7 +184,7 @@ func (n *Node) nearHead(ctx context.Context, p peer.ID, tip uint64) (chain.Head,
 	most := time.Now().Add(nearTime)
 	for {
 		head, err := n.replica.HeadOf(ctx, p)
-		if err != nil || head.Height+maxBehind >= tip || time.Now().After(most) || !pause(ctx, nearEvery) {
+		if err == nil && head.Height+maxBehind >= tip || errors.Is(err, replica.ErrElsewhere) || time.Now().After(most) || !pause(ctx, nearEvery) {
 			return head, err
 		}
 	}

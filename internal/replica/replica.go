@@ -22,6 +22,7 @@ import (
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/chainsync"
 	"github.com/parley-p2p/parley/internal/replica/consensus"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/replica/mempool"
@@ -310,6 +311,9 @@ func (r *Replica) Leader() uint64 {
 	}
 	return 0
 }
+
+// ErrElsewhere means that a peer's head is not one of our chain.
+var ErrElsewhere = chainsync.ErrElsewhere
 
 // HeadOf asks a ready peer for its head, and takes no head that does not fit
 // our chain.
