@@ -226,7 +226,7 @@ func (n *Node) advertised(key crypto.PrivKey) ([]multiaddr.Multiaddr, error) {
 func (n *Node) Run(ctx context.Context) error {
 	n.bus.Publish(event.NodeStarted{Version: n.Version().Version, Network: n.cfg.Network, Peer: n.host.ID()})
 	n.log.Info("node started", "version", n.Version().Version, "peer", n.host.ID(), "name", n.cfg.Node.Name, "chain", n.replica.Status().ChainID)
-	s := &services{Node: n}
+	s := &services{Node: n, unborn: n.replica.Genesis() == nil}
 	g, gctx := errgroup.WithContext(ctx)
 	run := func(room string, f func(context.Context) error) {
 		g.Go(func() error {

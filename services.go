@@ -22,6 +22,7 @@ const (
 // services is the p2p wing as a network sees it.
 type services struct {
 	*Node
+	unborn bool // the chain was not known at the start
 
 	mu       sync.Mutex // guards below
 	served   []protocol.ID
@@ -67,7 +68,9 @@ func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []
 	if err := s.gossip.Serve(s.replica.ID().Net, append(topics, s.shake.Topics()...)); err != nil {
 		return err
 	}
-	s.shake.ChainKnown()
+	if s.unborn { // else every greeting told of it, and another one would be too many
+		s.shake.ChainKnown()
+	}
 	return nil
 }
 
