@@ -41,7 +41,7 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 		ids = append(ids, st.IDs()...)
 	}
 	s.pool.Remove(ids...)
-	s.unfeed(ids...)
+	s.ordered(ids, time.Now())
 	s.expire()
 	changed, nodes, cfg := s.adopt()
 	return types.Reconfig{InLatestDecision: changed, CurrentNodes: nodes, CurrentConfig: cfg}

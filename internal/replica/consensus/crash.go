@@ -113,15 +113,10 @@ type logger struct {
 // viewLine is the line by which the library tells its view.
 const viewLine = "Starting view with number %d, sequence %d, and decisions %d"
 
-func (l *logger) Debugf(template string, args ...any) { l.note(template) }
+func (l *logger) Debugf(template string, args ...any) { l.note(template, args) }
 
 func (l *logger) Infof(template string, args ...any) {
-	l.note(template)
-	if template == viewLine && len(args) > 0 {
-		if view, ok := args[0].(uint64); ok {
-			l.viewStarted(view)
-		}
-	}
+	l.note(template, args)
 	l.log.Debug("smartbft", "line", lazyLine{template, args, maxLine})
 }
 
@@ -148,16 +143,35 @@ func (l *logger) warn(template string, args []any) {
 }
 
 // note acts on the lines by which the library tells what it is about to do.
-func (l *logger) note(template string) {
+func (l *logger) note(template string, args []any) {
 	l.gate.line(template)
-	l.overtaken(template)
+	l.handover(template)
 	switch template {
+	case viewLine:
+		if view, ok := number(args, 0); ok {
+			l.viewStarted(view)
+		}
+	case complaintLine:
+		l.complained(true)
+	case joinedLine, informedLine:
+		l.complained(false)
+		if view, ok := number(args, 1); ok {
+			l.reached(view, 0)
+		}
 	case "Starting reconfig":
 		l.reconfiguring(true)
 	case "Reconfig is done", "Evicted in reconfiguration, shutting down",
 		"Closing consensus since this node is not in the current set of nodes":
 		l.reconfiguring(false)
 	}
+}
+
+// number is the i-th argument of a line.
+func number(args []any, i int) (n uint64, ok bool) {
+	if i < len(args) {
+		n, ok = args[i].(uint64)
+	}
+	return n, ok
 }
 
 // lazyLine is put together only where it is written.

@@ -82,6 +82,7 @@ type Pool interface {
 	// Remove drops what is committed. The pool itself ends what expired.
 	Remove(ids ...chain.Hash)
 	Wake() <-chan struct{}
+	Len() int // records that wait
 }
 
 // Engine orders records while this node is a validator. Its methods are safe

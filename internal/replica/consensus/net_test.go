@@ -39,6 +39,8 @@ type testNet struct {
 	nodes   []*testNode
 	nonce   uint64
 	virtual bool
+	// delay, not nil, is how long each message between two nodes is under way.
+	delay func() time.Duration
 
 	mu   sync.Mutex
 	live map[peer.ID]*testNode
@@ -58,6 +60,7 @@ type testNode struct {
 	ctx    context.Context
 	wg     sync.WaitGroup
 	deaf   atomic.Bool   // what others send is lost
+	dumb   *atomic.Bool  // what it sends is lost, in this life
 	told   bytes.Buffer  // what was logged at Info and above
 	ended  chan struct{} // closed when Run has returned
 
@@ -65,6 +68,8 @@ type testNode struct {
 	ahead func(context.Context) bool
 	heads func() map[peer.ID]uint64
 	sole  bool
+	clock func() time.Time
+	store func(Ledger) Ledger // not nil: what the engine has for a ledger
 	// pull, not nil, comes before each catchUp, and in its place if it says so.
 	pull func(context.Context) (instead bool)
 
@@ -105,7 +110,7 @@ func (tn *testNet) newNode(key ed25519.PrivateKey) *testNode {
 	if err != nil {
 		tn.t.Fatal(err)
 	}
-	n := &testNode{net: tn, id: id, key: key, memory: &MemoryWAL{}, bus: event.NewBus(4096)}
+	n := &testNode{net: tn, id: id, key: key, memory: &MemoryWAL{}, bus: event.NewBus(4096), dumb: &atomic.Bool{}}
 	if !tn.virtual {
 		n.dir = filepath.Join(tn.t.TempDir(), "wal")
 	}
@@ -139,11 +144,15 @@ func (n *testNode) start() {
 	n.net.t.Helper()
 	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory, SoleValidator: n.sole, Ahead: n.ahead, Heads: n.heads}
 	log := slog.New(teeHandler{testLog(n.net.t).With("node", n.id.ShortString()).Handler(), slog.NewTextHandler(&n.told, nil)})
-	e, err := New(cfg, n.ledger, n.pool, n, n.catchUp, n.bus, log, nil)
+	var store Ledger = n.ledger
+	if n.store != nil {
+		store = n.store(store)
+	}
+	e, err := New(cfg, store, n.pool, n, n.catchUp, n.bus, log, nil)
 	if err != nil {
 		n.net.t.Fatal(err)
 	}
-	n.engine = e
+	n.engine, n.dumb = e, &atomic.Bool{}
 	n.ctx, n.cancel = context.WithCancel(n.net.t.Context())
 	n.net.mu.Lock()
 	n.net.live[n.id] = n
@@ -158,6 +167,14 @@ func (n *testNode) run() {
 		defer close(n.ended)
 		n.end = n.engine.Run(n.ctx)
 	})
+}
+
+// kill stops the node with nothing more said, and its log as it is now.
+func (n *testNode) kill() {
+	n.net.t.Helper()
+	n.dumb.Store(true)
+	n.memory = &MemoryWAL{entries: n.memory.content()}
+	n.stop()
 }
 
 // stop ends the node and everything that runs for it.
@@ -233,7 +250,11 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 		return nil, errors.New("not connected")
 	}
 	a, b := net.Pipe()
-	ours, theirs := &lossy{a, other}, b
+	var wire net.Conn = a
+	if n.net.delay != nil {
+		wire = slow(a, n.net.delay, &n.wg)
+	}
+	ours, theirs := &lossy{wire, other, n.dumb}, b
 	other.wg.Go(func() {
 		_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
 		_ = theirs.Close()
@@ -241,14 +262,15 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 	return &pipe{ours, to}, nil
 }
 
-// lossy is the end of a pipe to a node that may be deaf.
+// lossy is the end of a pipe to a node that may be deaf, of one that may be dumb.
 type lossy struct {
 	net.Conn
-	to *testNode
+	to   *testNode
+	dumb *atomic.Bool
 }
 
 func (l *lossy) Write(b []byte) (int, error) {
-	if l.to.deaf.Load() {
+	if l.to.deaf.Load() || l.dumb.Load() {
 		return len(b), nil
 	}
 	return l.Conn.Write(b)
@@ -269,6 +291,52 @@ func (h teeHandler) Handle(ctx context.Context, r slog.Record) error {
 		return h.Handler.Handle(ctx, r)
 	}
 	return errors.Join(h.also.Handle(ctx, r), h.Handler.Handle(ctx, r))
+}
+
+// delayed hands on each write after a while, in order.
+type delayed struct {
+	net.Conn
+	delay func() time.Duration
+	queue chan parcel
+	gone  chan struct{}
+	once  sync.Once
+}
+
+type parcel struct {
+	data []byte
+	due  time.Time
+}
+
+func slow(c net.Conn, delay func() time.Duration, wg *sync.WaitGroup) net.Conn {
+	d := &delayed{Conn: c, delay: delay, queue: make(chan parcel, 10_000), gone: make(chan struct{})}
+	wg.Go(func() {
+		for {
+			select {
+			case <-d.gone:
+				return
+			case p := <-d.queue:
+				wait(context.Background(), d.gone, time.Until(p.due))
+				if _, err := d.Conn.Write(p.data); err != nil {
+					_ = d.Close()
+				}
+			}
+		}
+	})
+	return d
+}
+
+func (d *delayed) Write(b []byte) (int, error) {
+	select {
+	case <-d.gone:
+		return 0, net.ErrClosed
+	case d.queue <- parcel{bytes.Clone(b), time.Now().Add(d.delay())}:
+		return len(b), nil
+	}
+}
+
+func (d *delayed) Close() error {
+	d.once.Do(func() { close(d.gone) })
+	return d.Conn.Close()
 }
 
 type pipe struct {

@@ -358,9 +358,10 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 		case <-p.ended:
 			return chain.ErrUnready
 		}
-		s.gate.enter()
-		s.bft.HandleMessage(id, m)
-		s.gate.leave()
+		if s.early.hold(id, m, s.id, s.Nodes()) {
+			continue
+		}
+		s.give(id, m)
 		if beat := m.GetHeartBeat(); beat != nil && id == s.Leader() && s.lags(beat.Seq, time.Now()) {
 			s.nudge()
 		}
@@ -381,7 +382,7 @@ func (s *session) receive(r io.Reader, id uint64) (*smartbftprotos.Message, erro
 	if err != nil {
 		return nil, chain.Invalid(chain.Malformed, "consensus message of validator %d: %v", id, err)
 	}
-	if height := s.ledger.Tip().Head.Height; outdated(m, height) {
+	if height := s.ledger.Tip().Head.Height; outdated(m, height, s.view.Load()) {
 		s.log.Debug("outdated new view dropped", "validator", id, "height", height)
 		return nil, nil
 	}
