@@ -168,6 +168,15 @@ type ViewChanged struct {
 	Why    string `json:"why"`
 }
 
+// FindingChanged says that something of the node's state was found that an
+// operator should know, or that it is over.
+type FindingChanged struct {
+	Code     string `json:"code"`     // PLY-…
+	Severity string `json:"severity"` // ok (over) | warn | crit
+	Title    string `json:"title"`    // such as disk_low
+	Why      string `json:"why"`      // with the mend
+}
+
 // StatsSampled is sent once a second.
 type StatsSampled struct {
 	Inbound   int                `json:"inbound"`
@@ -197,4 +206,5 @@ func (RecordCommitted) Type() string   { return "record.committed" }
 func (RecordRejected) Type() string    { return "record.rejected" }
 func (SyncChanged) Type() string       { return "sync.changed" }
 func (ViewChanged) Type() string       { return "view.changed" }
+func (FindingChanged) Type() string    { return "finding.changed" }
 func (StatsSampled) Type() string      { return "stats.sampled" }

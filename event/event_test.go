@@ -45,6 +45,7 @@ func samples(t *testing.T) []Event {
 		RecordRejected{ID: h, Reason: "expired", Detail: "not_after has passed", Height: 812, Author: "ab", Peer: id},
 		SyncChanged{State: "syncing", Target: 812, LagBlocks: 5, ETAS: 1.5},
 		ViewChanged{View: 3, Leader: 2, Why: "leader_failed"},
+		FindingChanged{Code: "PLY-105", Severity: "crit", Title: "disk_low", Why: "12 MiB are free"},
 		StatsSampled{Inbound: 1, Outbound: 2, BytesInS: 3, BytesOutS: 4, MessagesS: map[string]float64{"block": 1}, RecordsS: 5, Mempool: 6},
 	}
 }

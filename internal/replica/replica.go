@@ -43,6 +43,8 @@ type Config struct {
 	Addresses     func() []multiaddr.Multiaddr // of this node, for its own genesis
 	LedgerFS      vfs.FS                       // nil = the disk; else for virtual time
 	MemoryWAL     *consensus.MemoryWAL         // nil = the disk; else for virtual time
+	Clock         func() time.Time             // nil = time.Now; else for tests of wrong clocks
+	End           func()                       // ends the process where no error can be returned; nil = a panic
 }
 
 // A StartError is a fault of the configuration against what the data directory
@@ -60,9 +62,11 @@ type Replica struct {
 	log  *slog.Logger
 	reg  prometheus.Registerer
 
-	ledger *ledger.Ledger
-	live   atomic.Pointer[parts]   // nil until the chain is known
-	work   atomic.Pointer[running] // nil until Run has it
+	ledger   *ledger.Ledger
+	findings *findings
+	disk     *disk
+	live     atomic.Pointer[parts]   // nil until the chain is known
+	work     atomic.Pointer[running] // nil until Run has it
 }
 
 // parts are the rooms that exist once the chain is known.
@@ -81,13 +85,15 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 	r := &Replica{cfg: cfg, bus: bus, base: log, log: log.With("room", "replica"), reg: reg}
 	copy(r.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	l, err := ledger.Open(ledger.Options{
-		Dir: filepath.Join(cfg.DataDir, "ledger"), FS: cfg.LedgerFS, Bus: bus, Log: log.With("room", "replica.ledger"), Registerer: reg,
+		Dir: filepath.Join(cfg.DataDir, "ledger"), FS: cfg.LedgerFS, Bus: bus, Log: log.With("room", "replica.ledger"), Registerer: reg, End: cfg.End,
 		Verified: func(id chain.Hash) bool { p := r.live.Load(); return p != nil && p.pool.Verified(id) },
 	})
 	if err != nil {
 		return nil, err
 	}
 	r.ledger = l
+	r.findings = newFindings(bus)
+	r.disk = newDisk(filepath.Join(cfg.DataDir, "ledger"), cfg.LedgerFS, r.findings)
 	if err := r.begin(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -146,6 +152,7 @@ func (r *Replica) settle(g *consortium.Genesis) error {
 				return r.ledger.Committable(rec, id, r.ledger.Tip().Head.Height+1)
 			},
 			Config: func() *consortium.Config { return r.ledger.Tip().Config },
+			Closed: r.disk.closed,
 		},
 		r.bus, r.base.With("room", "replica.mempool"), r.reg)
 	r.live.Store(p)

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/pkg/types"
@@ -51,7 +52,7 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 func (s *session) AssembleProposal(metadata []byte, requests [][]byte) types.Proposal {
 	s.fence()
 	tip := s.ledger.Tip()
-	h, body, bad, err := assemble(tip, s.genesis, metadata, requests, time.Now(), s.ledger.Committable)
+	h, body, bad, err := assemble(tip, s.genesis, metadata, requests, s.cfg.Clock(), s.ledger.Committable)
 	if err != nil {
 		s.die("assemble a proposal: " + err.Error())
 	}
@@ -81,7 +82,9 @@ func (s *session) reject(id chain.Hash, err error) {
 
 // VerifyProposal judges a leader's block, our own too.
 func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) {
-	ids, err := verify(s.ledger.Tip(), s.genesis, p, time.Now(), s.ledger.Committable)
+	now := s.cfg.Clock()
+	ids, err := verify(s.ledger.Tip(), s.genesis, p, now, s.ledger.Committable)
+	s.noteSkew(err, now)
 	if err != nil {
 		return nil, err
 	}
@@ -124,12 +127,19 @@ func (s *session) VerifyRequest(raw []byte) (types.RequestInfo, error) {
 	return requestInfo(id), nil
 }
 
-// SignProposal votes for a block. aux is for leader rotation, which is off.
+// SignProposal votes for a block. aux is who prepared it, nil from the view
+// changer. A view that votes for a block which a sync has brought meanwhile ends
+// here: the sync forgets its proposal, and the library panics where it notes the
+// vote. The sync begins the view anew.
 func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
 	s.fence()
 	h, err := consortium.DecodeHeader(p.Header)
 	if err != nil {
 		s.die("header to sign: " + err.Error())
+	}
+	if len(aux) > 0 && h.Height <= s.ledger.Tip().Head.Height {
+		s.log.Debug("no vote for a block that is stored", "height", h.Height)
+		runtime.Goexit()
 	}
 	hash := h.Hash()
 	sig := consortium.SignVote(s.cfg.Key, s.genesis, hash, h.Height)
@@ -246,7 +256,12 @@ func (s *session) Sync() types.SyncResponse {
 func (s *session) Nodes() []uint64 { return s.ledger.Tip().Set.IDs() }
 
 // SendConsensus queues a message. It never blocks.
-func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) { s.peers.send(to, m) }
+func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
+	if v := m.GetViewData(); v != nil {
+		m = s.withoutDeadProposal(m)
+	}
+	s.peers.send(to, m)
+}
 
 // SendTransaction would hand a record to a leader that has not ordered it. The
 // leader has it by gossip, or gets it by the offers of who accepted it, so it

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/parley-p2p/parley/event"
 )
 
 const (
@@ -37,12 +40,42 @@ func (e *Engine) die(reason string) {
 	height := e.ledger.Tip().Head.Height
 	e.log.Error("consensus stopped the process", "reason", reason, "height", height)
 	if !e.cfg.InMemoryWAL {
-		marks := append(e.readCrashes(), crash{Time: time.Now(), Height: height, Reason: reason})
-		if b, err := json.Marshal(marks[max(0, len(marks)-crashLimit):]); err == nil {
-			_ = os.WriteFile(e.crashFile(), b, 0o600)
-		}
+		e.markCrash(crash{Time: time.Now(), Height: height, Reason: reason})
+	}
+	if e.cfg.End != nil {
+		e.cfg.End()
 	}
 	panic("consensus: " + reason)
+}
+
+func (e *Engine) markCrash(c crash) {
+	marks := append(e.readCrashes(), c)
+	if b, err := json.Marshal(marks[max(0, len(marks)-crashLimit):]); err == nil {
+		_ = os.WriteFile(e.crashFile(), b, 0o600)
+	}
+}
+
+// PanicFile is where the trace of the last process is, in the directory of the
+// write-ahead log, if it ended by a panic that nobody could tell the engine of.
+const PanicFile = "panic.last"
+
+// countPanic counts such a panic of the library as a crash.
+func (e *Engine) countPanic() {
+	path := filepath.Join(e.cfg.WALDir, PanicFile)
+	info, err := os.Stat(path)
+	if err != nil {
+		return
+	}
+	trace, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(trace, []byte("SmartBFT")) {
+		return
+	}
+	first, _, _ := strings.Cut(string(trace), "\n")
+	e.log.Error("the last process ended by a panic of the engine", "reason", cut(first, maxLine), "trace", path)
+	e.markCrash(crash{Time: info.ModTime(), Height: e.ledger.Tip().Head.Height, Reason: cut(first, maxWarning)})
+	if err := os.Rename(path, path+".counted"); err != nil {
+		e.log.Warn("trace of a panic not set aside", "err", err)
+	}
 }
 
 // readCrashes takes an unreadable file for an empty one: it must not keep a
@@ -68,6 +101,7 @@ func (e *Engine) mayStart() error {
 	if e.cfg.InMemoryWAL {
 		return nil
 	}
+	e.countPanic()
 	height := e.ledger.Tip().Head.Height
 	var recent []crash
 	for _, c := range e.readCrashes() {
@@ -76,11 +110,15 @@ func (e *Engine) mayStart() error {
 		}
 	}
 	n := len(recent)
+	held := event.FindingChanged{Code: "PLY-606", Severity: "ok", Title: "engine_held_back", Why: "the engine runs again"}
 	if n < crashLimit {
+		e.found(held)
 		return nil
 	}
 	brake := &BrakeError{Until: recent[n-crashLimit].Time.Add(crashWindow), crashes: n, height: height, last: recent[n-1].Reason}
 	e.log.Error("engine held back after crashes at one height", "crashes", n, "height", height, "until", brake.Until, "reason", brake.last)
+	held.Severity, held.Why = "crit", brake.Error()+"; reads go on; report the reason, and see the log"
+	e.found(held)
 	return brake
 }
 
@@ -184,7 +222,12 @@ type lazyLine struct {
 func (l lazyLine) LogValue() slog.Value { return slog.StringValue(line(l.template, l.args, l.max)) }
 
 func line(template string, args []any, limit int) string {
-	s := fmt.Sprintf(template, args...)
+	return cut(fmt.Sprintf(template, args...), limit)
+}
+
+// cut keeps limit bytes of s, on one line.
+func cut(s string, limit int) string {
+	s = strings.Join(strings.Fields(s), " ")
 	if len(s) <= limit {
 		return s
 	}

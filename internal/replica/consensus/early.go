@@ -135,6 +135,12 @@ func (e *early) at(joined, begun uint64) (due []heldMessage) {
 	return due
 }
 
+func (e *early) begunView() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.begun
+}
+
 // reached hands over what came early. It is called in goroutines of the library
 // that have to take the messages themselves.
 func (s *session) reached(joined, begun uint64) {

@@ -54,6 +54,14 @@ type Config struct {
 	// block. nil means that a validator votes at its first start without
 	// having seen the others, for tests only.
 	Heads func() map[peer.ID]uint64
+	// Found is told what an operator should know, and when it is over. It MUST
+	// NOT block, and it may be nil.
+	Found func(event.FindingChanged)
+	// End ends the process after the line in the log that says why. nil means a
+	// panic.
+	End func()
+	// Clock is for tests of wrong clocks, nil means time.Now.
+	Clock func() time.Time
 }
 
 // Opener opens one ordered stream to a validator.
@@ -120,6 +128,9 @@ func New(cfg Config, l Ledger, pool Pool, net Opener, catchUp func(context.Conte
 	if len(cfg.Key) != ed25519.PrivateKeySize {
 		return nil, fmt.Errorf("consensus: validator key of %d bytes: want %d", len(cfg.Key), ed25519.PrivateKeySize)
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
 	if cfg.InMemoryWAL && cfg.Memory == nil {
 		cfg.Memory = &MemoryWAL{}
 	}
@@ -134,8 +145,8 @@ func New(cfg Config, l Ledger, pool Pool, net Opener, catchUp func(context.Conte
 // Run orders records while this node is in the validator set. It returns nil
 // when ctx ended or the set no longer holds us, ErrQuarantined, or an error
 // after which the process must end. A broken invariant of the engine panics in
-// a goroutine of the library, after one line in the log: what is on disk is
-// good, and a restart goes on from there.
+// a goroutine of the library, or ends the process by Config.End, after one line
+// in the log: what is on disk is good, and a restart goes on from there.
 func (e *Engine) Run(ctx context.Context) error {
 	if err := e.mayStart(); err != nil {
 		return err
@@ -151,6 +162,13 @@ func (e *Engine) Run(ctx context.Context) error {
 			return err
 		}
 		p.next(e.ledger.Tip().Head.Height)
+	}
+}
+
+// found tells of a finding.
+func (e *Engine) found(f event.FindingChanged) {
+	if e.cfg.Found != nil {
+		e.cfg.Found(f)
 	}
 }
 

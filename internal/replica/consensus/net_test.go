@@ -10,13 +10,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
@@ -24,6 +27,7 @@ import (
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 	"github.com/parley-p2p/parley/internal/replica/mempool"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 var (
@@ -70,6 +74,10 @@ type testNode struct {
 	sole  bool
 	clock func() time.Time
 	store func(Ledger) Ledger // not nil: what the engine has for a ledger
+	feed  func(Pool) Pool     // not nil: what the engine has for a pool
+	// twist, not nil, is what a traitor sends in the place of m; nil is nothing.
+	twist func(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message
+	found []event.FindingChanged // guarded by net.mu
 	// pull, not nil, comes before each catchUp, and in its place if it says so.
 	pull func(context.Context) (instead bool)
 
@@ -142,13 +150,17 @@ func testLog(t testing.TB) *slog.Logger {
 
 func (n *testNode) start() {
 	n.net.t.Helper()
-	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory, SoleValidator: n.sole, Ahead: n.ahead, Heads: n.heads}
+	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory, SoleValidator: n.sole, Ahead: n.ahead, Heads: n.heads, Clock: n.clock, Found: n.find}
 	log := slog.New(teeHandler{testLog(n.net.t).With("node", n.id.ShortString()).Handler(), slog.NewTextHandler(&n.told, nil)})
 	var store Ledger = n.ledger
 	if n.store != nil {
 		store = n.store(store)
 	}
-	e, err := New(cfg, store, n.pool, n, n.catchUp, n.bus, log, nil)
+	var pool Pool = n.pool
+	if n.feed != nil {
+		pool = n.feed(pool)
+	}
+	e, err := New(cfg, store, pool, n, n.catchUp, n.bus, log, nil)
 	if err != nil {
 		n.net.t.Fatal(err)
 	}
@@ -250,11 +262,11 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 		return nil, errors.New("not connected")
 	}
 	a, b := net.Pipe()
-	var wire net.Conn = a
+	var link net.Conn = a
 	if n.net.delay != nil {
-		wire = slow(a, n.net.delay, &n.wg)
+		link = slow(a, n.net.delay, &n.wg)
 	}
-	ours, theirs := &lossy{wire, other, n.dumb}, b
+	ours, theirs := &lossy{link, other, n.dumb, n}, b
 	other.wg.Go(func() {
 		_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
 		_ = theirs.Close()
@@ -267,13 +279,44 @@ type lossy struct {
 	net.Conn
 	to   *testNode
 	dumb *atomic.Bool
+	from *testNode
 }
 
 func (l *lossy) Write(b []byte) (int, error) {
 	if l.to.deaf.Load() || l.dumb.Load() {
 		return len(b), nil
 	}
-	return l.Conn.Write(b)
+	if l.from.twist == nil || len(b) < 2 {
+		return l.Conn.Write(b)
+	}
+	frame, err := wire.ReadFrame(bytes.NewReader(b), len(b))
+	m := &smartbftprotos.Message{}
+	if err == nil {
+		err = proto.Unmarshal(frame, m)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if m = l.from.twist(l.to, m); m == nil {
+		return len(b), nil
+	}
+	if frame, err = proto.Marshal(m); err != nil {
+		return 0, err
+	}
+	return len(b), wire.WriteFrame(l.Conn, frame)
+}
+
+func (n *testNode) find(f event.FindingChanged) {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	n.found = append(n.found, f)
+}
+
+// finds reports whether n told of something.
+func (n *testNode) finds(title, severity string) bool {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	return slices.ContainsFunc(n.found, func(f event.FindingChanged) bool { return f.Title == title && f.Severity == severity })
 }
 
 // teeHandler writes to both.

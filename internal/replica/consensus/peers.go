@@ -358,6 +358,7 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 		case <-p.ended:
 			return chain.ErrUnready
 		}
+		s.watchVotes(id, m)
 		if s.early.hold(id, m, s.id, s.Nodes()) {
 			continue
 		}

@@ -38,6 +38,7 @@ type session struct {
 	room    chan struct{} // something left the library's pool
 	view    atomic.Uint64
 	early   early
+	votes   voteWatch
 	work    sync.WaitGroup // messages that are handed over late
 
 	jammed chan struct{} // the controller waits for a view that has ended
@@ -49,6 +50,7 @@ type session struct {
 	bytes     int                    // of fed
 	pace      feedPace
 	complaint complaint
+	skewed    time.Time   // when a proposal was last ahead of our clock
 	gone      bool        // evicted is closed
 	stuck     *time.Timer // ends a reconfiguration that hangs
 	answer    *time.Timer // finds a controller that waits for ever

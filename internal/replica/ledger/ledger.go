@@ -29,6 +29,7 @@ const formatVersion uint32 = 1
 type Options struct {
 	Dir        string                // made when missing, 0700
 	FS         vfs.FS                // nil: the disk
+	End        func()                // ends the process after a line in the log; nil: a panic
 	Bus        *event.Bus            // nil: no events
 	Log        *slog.Logger          // required
 	Registerer prometheus.Registerer // nil: no metrics
@@ -99,7 +100,7 @@ func Open(o Options) (*Ledger, error) {
 	if o.Verified == nil {
 		o.Verified = func(chain.Hash) bool { return false }
 	}
-	l := &Ledger{dir: o.Dir, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified}
+	l := &Ledger{dir: o.Dir, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log, end: o.End}, verified: o.Verified}
 	if err := l.open(o.FS); err != nil {
 		return nil, err
 	}

@@ -46,6 +46,10 @@ type Rules struct {
 	// Config is the one in force, which bounds an author's records and whose
 	// epoch tells when all records have to be judged again. nil: neither.
 	Config func() *consortium.Config
+	// Closed tells why this node takes no record from a client now: nil, or a
+	// *consortium.RecordError of the node's state (disk_low, syncing,
+	// shutting_down). It is asked for each record and MUST NOT block.
+	Closed func() error // nil: never
 }
 
 // Pool is the records that wait for a block. All methods are safe for
@@ -138,6 +142,11 @@ func (p *Pool) add(raw []byte, from peer.ID) (chain.Hash, error) {
 		return chain.Hash{}, consortium.Refuse(consortium.TooLarge, "record of %d bytes is over the limit of %d", len(raw), consortium.MaxRecord)
 	}
 	id := consortium.RecordID(raw)
+	if from == "" && p.rules.Closed != nil {
+		if err := p.rules.Closed(); err != nil {
+			return id, err
+		}
+	}
 	if p.known(id, from == "") { // so it decoded once
 		return id, chain.ErrKnown
 	}
