@@ -54,14 +54,14 @@ fallocate -l 450M d/fill
 until_ok is disk_low
 submit refused 2>err && fail "a record was taken"
 grep 'MiB free' err || fail "$(cat err)"
-parley health >health && fail "ready on a low disk"
+parley health >health 2>&1 && fail "ready on a low disk"
 grep disk_low health || fail "$(cat health)"
 parley tx history before | grep -q . || fail "no reads"
 rm d/fill
 until_ok is healthy
 submit after
 kill -INT $pid; ends 0
-grep -c 'disk_low' log || true
+
 `)
 }
 
