@@ -106,6 +106,8 @@ func startFault(err error) error {
 		return &StartError{Code: 101, Err: err}
 	case errors.As(err, &format):
 		return &StartError{Code: 104, Err: err}
+	case errors.Is(err, ledger.ErrFork): // whoever starts again meets it again
+		return &StartError{Code: 602, Err: fmt.Errorf("%w: the evidence is in the data directory: this chain has two histories, keep all data and settle with the other operators which one is true", err)}
 	case errors.As(err, &corrupt):
 		return &StartError{Code: 104, Err: fmt.Errorf("%w: restore a backup, or start with an empty data directory and sync again", err)}
 	}

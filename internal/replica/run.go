@@ -33,7 +33,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 		consensus.Config{
 			Key: r.cfg.Key, WALDir: r.walDir(), SoleValidator: r.cfg.SoleValidator, InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL,
 			Proposed: work.proposed, Ahead: work.syncer.Ahead, Heads: work.heads,
-			Found: r.findings.set, End: r.cfg.End, Clock: r.cfg.Clock,
+			Found: r.findings.set, Fork: r.keepFork, End: r.cfg.End, Clock: r.cfg.Clock,
 		},
 		r.ledger, p.pool, s, work.syncer.CatchUp, r.bus, r.base.With("room", "replica.consensus"), r.reg)
 	if err != nil {
@@ -49,7 +49,9 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	for _, f := range []func(context.Context) error{work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.look, r.disk.watch, work.syncer.AwaitFork} {
 		g.Go(func() error { return f(gctx) })
 	}
-	return stopped(ctx, g.Wait())
+	err = stopped(ctx, g.Wait())
+	r.keepFork(err)
+	return err
 }
 
 // lookBack is how many blocks are verified again after each start.

@@ -34,6 +34,7 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 		s.die("decided proposal: " + err.Error())
 	}
 	if err := s.ledger.Append(b, "own", ""); err != nil && !errors.Is(err, chain.ErrKnown) {
+		s.forked(err)
 		s.die(fmt.Sprintf("store block %d: %v", b.Header.Height, err))
 	}
 	s.metrics.order.Observe(time.Since(time.UnixMilli(int64(b.Header.Time))).Seconds())
@@ -46,6 +47,13 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 	s.expire()
 	changed, nodes, cfg := s.adopt()
 	return types.Reconfig{InLatestDecision: changed, CurrentNodes: nodes, CurrentConfig: cfg}
+}
+
+// forked keeps the evidence of a fork.
+func (s *session) forked(err error) {
+	if s.cfg.Fork != nil && errors.Is(err, ledger.ErrFork) {
+		s.cfg.Fork(err)
+	}
 }
 
 // AssembleProposal builds the next block and drops what can never be in one.
@@ -235,6 +243,7 @@ func (s *session) Sync() types.SyncResponse {
 	err := s.pull()
 	s.fence()
 	if errors.Is(err, ledger.ErrFork) {
+		s.forked(err)
 		s.die(err.Error())
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {

@@ -57,6 +57,9 @@ type Config struct {
 	// Found is told what an operator should know, and when it is over. It MUST
 	// NOT block, and it may be nil.
 	Found func(event.FindingChanged)
+	// Fork is given a *ledger.ForkError before the process ends. It keeps the
+	// evidence, and it may be nil.
+	Fork func(error)
 	// End ends the process after the line in the log that says why. nil means a
 	// panic.
 	End func()

@@ -2,6 +2,8 @@ package consensus
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"time"
 
 	"github.com/parley-p2p/parley/chain"
@@ -20,7 +22,7 @@ const (
 
 // request is a record in the library's pool.
 type request struct {
-	size     int
+	raw      []byte // the mempool's
 	notAfter uint64
 	at       time.Time // when it was fed
 	due      uint64    // see feedPace; 0 until the first look
@@ -88,20 +90,21 @@ func (s *session) feedOnce() {
 		return
 	}
 	for _, raw := range s.pool.Next(room, roomBytes, s.isFed) {
-		id, r := recordID(raw), request{size: len(raw), at: time.Now()}
-		if rec, err := consortium.DecodeRecord(raw); err == nil {
-			r.notAfter = rec.NotAfter
+		rec, err := consortium.DecodeRecord(raw)
+		if err != nil {
+			continue
 		}
-		if r.expired(s.ledger.Tip().Head.Height) {
+		id, r := recordID(raw), request{raw: raw, notAfter: rec.NotAfter, at: time.Now()}
+		if r.expired(s.ledger.Tip().Head.Height) || s.stale(rec, id) {
 			continue // the mempool ends it
 		}
 		s.mu.Lock()
 		s.fed[id] = r
 		s.bytes += len(raw)
 		s.mu.Unlock()
-		err := s.bft.SubmitRequest(raw)
+		err = s.bft.SubmitRequest(raw)
 		switch {
-		case r.expired(s.ledger.Tip().Head.Height): // meanwhile
+		case r.expired(s.ledger.Tip().Head.Height), s.stale(rec, id): // meanwhile
 			s.dropRequest(id)
 		case s.ledger.Committed(id): // before or meanwhile: late gossip brings records again
 			s.dropRequest(id)
@@ -111,6 +114,18 @@ func (s *session) feedOnce() {
 			s.forget(id)
 		}
 	}
+}
+
+// stale reports whether a change of the configuration keeps a record out of
+// every later block. The mempool finds that a second later, and the library only
+// in what it has when the change comes.
+func (s *session) stale(rec *consortium.Record, id chain.Hash) bool {
+	tip := s.ledger.Tip()
+	if rec.Kind != consortium.KindConfig && tip.Config.AuthorPolicy == consortium.Open {
+		return false
+	}
+	var bad *consortium.RecordError
+	return errors.As(s.ledger.Committable(rec, id, tip.Head.Height+1), &bad) && bad.Reason != consortium.Duplicate
 }
 
 func (s *session) isFed(id chain.Hash) bool {
@@ -151,7 +166,7 @@ func (s *session) forget(ids ...chain.Hash) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range ids {
-		s.bytes -= s.fed[id].size
+		s.bytes -= len(s.fed[id].raw)
 		delete(s.fed, id)
 	}
 }
@@ -175,6 +190,19 @@ func (s *session) sweep() {
 		if s.ledger.Committed(id) {
 			s.dropRequest(id)
 			s.pool.Remove(id)
+		}
+	}
+}
+
+// judgeAgain drops what a change of the configuration ends. The library does
+// that too, but not where the change makes it build itself anew.
+func (s *session) judgeAgain() {
+	s.mu.Lock()
+	fed := maps.Clone(s.fed)
+	s.mu.Unlock()
+	for id, r := range fed {
+		if rec, err := consortium.DecodeRecord(r.raw); err == nil && s.stale(rec, id) {
+			s.dropRequest(id)
 		}
 	}
 }

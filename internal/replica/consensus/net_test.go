@@ -65,6 +65,7 @@ type testNode struct {
 	wg     sync.WaitGroup
 	deaf   atomic.Bool   // what others send is lost
 	dumb   *atomic.Bool  // what it sends is lost, in this life
+	unread bool          // it reads nothing of its streams
 	told   bytes.Buffer  // what was logged at Info and above
 	ended  chan struct{} // closed when Run has returned
 
@@ -268,7 +269,11 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 	}
 	ours, theirs := &lossy{link, other, n.dumb, n}, b
 	other.wg.Go(func() {
-		_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
+		if other.unread {
+			<-other.ctx.Done()
+		} else {
+			_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
+		}
 		_ = theirs.Close()
 	})
 	return &pipe{ours, to}, nil
@@ -422,9 +427,26 @@ func (tn *testNet) submit(count int) (ids []chain.Hash) {
 	return ids
 }
 
+// submitTo is submit to some nodes.
+func (tn *testNet) submitTo(nodes []*testNode, count int) (ids []chain.Hash) {
+	tn.t.Helper()
+	for range count {
+		tn.nonce++
+		r := &consortium.Record{Nonce: tn.nonce, Subject: "thing", MediaType: "text/plain"}
+		r.Sign(tn.author, tn.genesis.Hash())
+		ids = append(ids, tn.gossipTo(nodes, r.Encode()))
+	}
+	return ids
+}
+
 func (tn *testNet) gossip(raw []byte) (id chain.Hash) {
 	tn.t.Helper()
-	for _, n := range tn.running() {
+	return tn.gossipTo(tn.running(), raw)
+}
+
+func (tn *testNet) gossipTo(nodes []*testNode, raw []byte) (id chain.Hash) {
+	tn.t.Helper()
+	for _, n := range nodes {
 		var err error
 		var bad *consortium.RecordError
 		id, err = n.pool.Add(raw, "")

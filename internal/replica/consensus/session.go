@@ -242,6 +242,7 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 	s.mu.Unlock()
 	if changed {
 		s.peers.update()
+		s.judgeAgain()
 	}
 	if evict {
 		close(s.evicted)
