@@ -203,7 +203,7 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	if err != nil {
 		return err
 	}
-	return s.run(ctx, atLeast)
+	return s.run(ctx, entries, atLeast)
 }
 
 // sync catches up once. It fails without peers, which is no fault of ours.

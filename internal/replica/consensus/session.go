@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,7 +103,7 @@ func (s *session) tipDecision() (types.Decision, error) {
 
 // run starts the library and ends with it. It returns errStalled when a new
 // session has to follow.
-func (s *session) run(ctx context.Context, atLeast time.Duration) error {
+func (s *session) run(ctx context.Context, entries [][]byte, atLeast time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.pull = func() error {
@@ -127,6 +128,7 @@ func (s *session) run(ctx context.Context, atLeast time.Duration) error {
 		close(s.started)
 		s.log.Info("engine started", "validator", s.id, "height", s.ledger.Tip().Head.Height, "view", s.view.Load())
 		s.nudge()
+		s.proposeAgain(entries)
 		wg.Go(func() { s.feed(ctx) })
 		err = s.await(ctx, atLeast)
 		cancel()                           // a sync that runs, the feeder, the streams
@@ -188,6 +190,31 @@ func (s *session) stop() error {
 		return nil
 	case <-late.C:
 		return errHung
+	}
+}
+
+// proposeAgain sends the proposal that the log of a leader ends with: the
+// library sends its vote for it again and takes the proposal for known, so that
+// who never got it waits for a complaint.
+func (s *session) proposeAgain(entries [][]byte) {
+	set := s.ledger.Tip().Set
+	for _, b := range slices.Backward(entries) {
+		m := &smartbftprotos.SavedMessage{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return
+		}
+		p := m.GetProposedRecord().GetPrePrepare()
+		if p == nil {
+			continue
+		}
+		ids := set.IDs()
+		if p.Seq != s.ledger.Tip().Head.Height+1 || p.View != s.view.Load() || ids[p.View%uint64(len(ids))] != s.id {
+			return
+		}
+		for _, id := range ids {
+			s.peers.send(id, &smartbftprotos.Message{Content: &smartbftprotos.Message_PrePrepare{PrePrepare: p}})
+		}
+		return
 	}
 }
 
