@@ -3,6 +3,7 @@ package replica
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/parley-p2p/parley/event"
@@ -14,7 +15,6 @@ type Finding = event.FindingChanged
 // Severities of a finding.
 const (
 	severityOK   = "ok" // it is over
-	severityWarn = "warn"
 	severityCrit = "crit"
 )
 
@@ -46,12 +46,7 @@ func (f *findings) set(x Finding) {
 func (f *findings) list() []Finding {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.SortedFunc(maps.Values(f.of), func(a, b Finding) int {
-		if a.Title < b.Title {
-			return -1
-		}
-		return 1
-	})
+	return slices.SortedFunc(maps.Values(f.of), func(a, b Finding) int { return strings.Compare(a.Title, b.Title) })
 }
 
 // Findings lists what is wrong with the replica now, for status and health.
