@@ -44,12 +44,16 @@ type Env struct {
 
 	// Resolve looks up a host name; nil = the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// End ends the process after a line in the log, where the engine or the
+	// store can not go on; nil = a panic.
+	End func()
 
 	// For virtual time, where there are no TCP sockets and no disks:
 	NoListeners bool                  // neither API listeners nor a shared port
 	Host        []libp2p.Option       // more options of the libp2p host
 	LedgerFS    vfs.FS                // nil = the disk
 	MemoryWAL   *consensus.MemoryWAL  // nil = the disk
+	Clock       func() time.Time      // of the validator; nil = time.Now
 	Listen      []multiaddr.Multiaddr // nil = by configuration
 }
 
@@ -83,7 +87,11 @@ func New(cfg config.Config, env Env) (*Node, error) {
 		env.Registry = prometheus.NewRegistry()
 	}
 	n := &Node{cfg: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now()}
-	if err := startFault(n.open()); err != nil {
+	err := startFault(n.open())
+	if errors.Is(err, syscall.EROFS) {
+		err = &StartError{Code: 104, Err: fmt.Errorf("data_dir %s is on a read-only disk (%w): look at the kernel's log for disk faults, then mount it read-write", cfg.DataDir, err)}
+	}
+	if err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
@@ -100,6 +108,8 @@ func startFault(err error) error {
 		return &StartError{Code: 101, Err: err}
 	case errors.As(err, &format):
 		return &StartError{Code: 104, Err: err}
+	case errors.Is(err, ledger.ErrFork): // whoever starts again meets it again
+		return &StartError{Code: 602, Err: fmt.Errorf("%w: the evidence is in the data directory: this chain has two histories, keep all data and settle with the other operators which one is true", err)}
 	case errors.As(err, &corrupt):
 		return &StartError{Code: 104, Err: fmt.Errorf("%w: restore a backup, or start with an empty data directory and sync again", err)}
 	}
@@ -138,6 +148,7 @@ func (n *Node) open() error {
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
 		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers),
 		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
+		Clock: n.env.Clock, End: n.env.End,
 	}, n.bus, n.log, n.env.Registry)
 	if err != nil {
 		return err

@@ -46,8 +46,12 @@ func (n *Node) Status() Status {
 			s.Reasons = append(s.Reasons, "store: "+v.Detail)
 		}
 	}
+	for _, f := range n.replica.Findings() {
+		s.Verdict = "degraded"
+		s.Reasons = append(s.Reasons, f.Title+": "+f.Why+" ["+f.Code+"]")
+	}
 	for _, check := range n.Health().Checks {
-		if !check.OK {
+		if !check.OK && check.Name != "findings" { // told above
 			s.Verdict = "degraded"
 			s.Reasons = append(s.Reasons, check.Name+": "+check.Note)
 		}
@@ -131,8 +135,14 @@ func (n *Node) Health() Health {
 	case !lag.OK:
 		lag.Note = fmt.Sprintf("%d blocks behind", y.LagBlocks)
 	}
-	h.Checks = []Check{store, peers, lag}
-	if h.Status == "ready" && !(peers.OK && lag.OK) {
+	found := Check{Name: "findings", OK: true}
+	for _, f := range n.replica.Findings() {
+		if f.Severity == "crit" {
+			found.OK, found.Note = false, f.Title+": "+f.Why
+		}
+	}
+	h.Checks = []Check{store, peers, lag, found}
+	if h.Status == "ready" && !(peers.OK && lag.OK && found.OK) {
 		h.Status = "not_ready"
 	}
 	return h

@@ -189,6 +189,15 @@ type ValidatorsChanged struct {
 	Quorum  int      `json:"quorum"`  // of the new set
 }
 
+// FindingChanged says that something of the node's state was found that an
+// operator should know, or that it is over.
+type FindingChanged struct {
+	Code     string `json:"code"`     // PLY-…
+	Severity string `json:"severity"` // ok (over) | warn | crit
+	Title    string `json:"title"`    // such as disk_low
+	Why      string `json:"why"`      // with the mend
+}
+
 // StatsSampled is sent once a second.
 type StatsSampled struct {
 	Inbound   int                `json:"inbound"`
@@ -220,4 +229,5 @@ func (SyncChanged) Type() string       { return "sync.changed" }
 func (LedgerChecked) Type() string     { return "ledger.checked" }
 func (ViewChanged) Type() string       { return "view.changed" }
 func (ValidatorsChanged) Type() string { return "validators.changed" }
+func (FindingChanged) Type() string    { return "finding.changed" }
 func (StatsSampled) Type() string      { return "stats.sampled" }

@@ -34,7 +34,8 @@ func runCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "run", Short: "Run a node in the foreground; Ctrl-C drains, twice stops at once", Args: cobra.NoArgs,
 		Long: "Without peers the node makes a chain of its own, or goes on with the one in its data directory. With peers it joins theirs.\n" +
-			"Exit codes: 0 after SIGINT or SIGTERM, once all is drained; 130 after a second one, at once; 1 after a failure;\n" +
+			"Exit codes: 0 after SIGINT or SIGTERM, once all is drained; 130 after a second one, at once; 1 after a failure, with its\n" +
+			"reason on one line (a disk that is full or broken, an engine that can not go on: a restart is safe); 2 after a panic;\n" +
 			"78 for what a restart does not mend: configuration, data directory. SIGHUP is ignored; SIGUSR1 writes all stacks to the log.",
 		Example: "parley run\nparley run --peers node1:8080,node2:8080\n" +
 			"parley run --peers 127.0.0.1:8080 --data-dir node4 \\\n--api-listen 127.0.0.1:8083 --p2p-port 9909 --ops-listen 127.0.0.1:9093",
@@ -67,10 +68,11 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	tuneGC(ctx)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg}) //nolint:contextcheck // New waits for nobody
+	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg, End: func() { os.Exit(exitFailed) }}) //nolint:contextcheck // New waits for nobody
 	if err != nil {
 		return err
 	}
+	parley.KeepPanics(cfg.DataDir, log)
 	server, err := api.New(node, api.Options{Log: log, Registry: reg})
 	if err != nil {
 		return errors.Join(err, node.Close())

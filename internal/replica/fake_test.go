@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,6 +112,7 @@ type idle struct {
 	connected, quorum int
 	runs              []error // what Run returns, one call each; then it waits
 	times             []time.Time
+	running           atomic.Bool // while Run waits
 }
 
 func (e *idle) Run(ctx context.Context) error {
@@ -118,6 +120,8 @@ func (e *idle) Run(ctx context.Context) error {
 	if n := len(e.times); n <= len(e.runs) {
 		return e.runs[n-1]
 	}
+	e.running.Store(true)
+	defer e.running.Store(false)
 	<-ctx.Done()
 	return ctx.Err()
 }

@@ -47,6 +47,8 @@ type Config struct {
 	Addresses     func() []multiaddr.Multiaddr // of this node, for its own genesis
 	LedgerFS      vfs.FS                       // nil = the disk; else for virtual time
 	MemoryWAL     *consensus.MemoryWAL         // nil = the disk; else for virtual time
+	Clock         func() time.Time             // nil = time.Now; else for tests of wrong clocks
+	End           func()                       // ends the process where no error can be returned; nil = a panic
 }
 
 // A StartError is a fault of the configuration against what the data directory
@@ -64,10 +66,12 @@ type Replica struct {
 	log  *slog.Logger
 	reg  prometheus.Registerer
 
-	ledger *ledger.Ledger
-	proved atomic.Pointer[Verification]
-	live   atomic.Pointer[parts]   // nil until the chain is known
-	work   atomic.Pointer[running] // nil until Run has it
+	ledger   *ledger.Ledger
+	findings *findings
+	disk     *disk
+	proved   atomic.Pointer[Verification]
+	live     atomic.Pointer[parts]   // nil until the chain is known
+	work     atomic.Pointer[running] // nil until Run has it
 
 	stopping chan struct{} // closed when Run is to end
 	stop     func()        // closes stopping
@@ -92,7 +96,7 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 	r.stop = sync.OnceFunc(func() { close(r.stopping) })
 	copy(r.self[:], cfg.Key.Public().(ed25519.PublicKey))
 	l, err := ledger.Open(ledger.Options{
-		Dir: filepath.Join(cfg.DataDir, "ledger"), FS: cfg.LedgerFS, Bus: bus, Log: log.With("room", "replica.ledger"), Registerer: reg,
+		Dir: filepath.Join(cfg.DataDir, "ledger"), FS: cfg.LedgerFS, Bus: bus, Log: log.With("room", "replica.ledger"), Registerer: reg, End: cfg.End,
 		Verified:       func(id chain.Hash) bool { p := r.live.Load(); return p != nil && p.pool.Verified(id) },
 		JournalRecords: 2 * cfg.Chain.MempoolRecords, JournalBytes: 2 * int64(cfg.Chain.MempoolBytes), // the mempool is full first
 	})
@@ -100,6 +104,8 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 		return nil, err
 	}
 	r.ledger = l
+	r.findings = newFindings(bus)
+	r.disk = newDisk(filepath.Join(cfg.DataDir, "ledger"), cfg.LedgerFS, r.findings)
 	if cfg.NewKey {
 		err = l.Free() // a backup of another node, or of a lost key
 	}

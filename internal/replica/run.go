@@ -44,6 +44,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 		consensus.Config{
 			Key: r.cfg.Key, WALDir: r.walDir(), SoleValidator: r.cfg.SoleValidator, InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL,
 			Proposed: work.proposed, Ahead: work.syncer.Ahead, Heads: work.heads,
+			Found: r.findings.set, Fork: r.keepFork, End: r.cfg.End, Clock: r.cfg.Clock,
 		},
 		r.ledger, p.pool, s, work.syncer.CatchUp, r.bus, r.base.With("room", "replica.consensus"), r.reg)
 	if err != nil {
@@ -57,11 +58,14 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	work.keepValidators()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, f := range []func(context.Context) error{
-		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, work.syncer.Mend, work.syncer.AwaitFork,
+		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, r.disk.watch,
+		work.syncer.Mend, work.syncer.AwaitFork,
 	} {
 		g.Go(func() error { return f(gctx) })
 	}
-	return stopped(ctx, g.Wait())
+	err = stopped(ctx, g.Wait())
+	r.keepFork(err)
+	return err
 }
 
 // lookBack is how many blocks are verified again after each start.
@@ -110,10 +114,17 @@ type engine interface {
 func (w *running) order(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var err error
-		if w.Role() == RoleValidator {
-			err = w.engine.Run(ctx)
-		} else {
-			err = w.followUntil(ctx, time.Time{}, w.promoted())
+		promoted := w.promoted()
+		switch {
+		case !w.disk.mayStore():
+			err = w.idleUntil(ctx, w.disk.mayStore)
+		case w.Role() == RoleValidator && w.disk.mayVote():
+			err = w.vote(ctx)
+		default:
+			err = w.followUntil(ctx, time.Time{}, func() bool {
+				validator := promoted()
+				return !w.disk.mayStore() || validator && w.disk.mayVote()
+			})
 		}
 		if errors.Is(err, consensus.ErrQuarantined) {
 			until, free := time.Time{}, w.later()
@@ -128,6 +139,39 @@ func (w *running) order(ctx context.Context) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// vote runs the engine until ctx ends, the set no longer holds us, or the disk
+// has no room for votes.
+func (w *running) vote(ctx context.Context) error {
+	vctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	end := make(chan error, 1)
+	go func() {
+		defer cancel()
+		end <- w.engine.Run(vctx)
+	}()
+	err := w.idleUntil(vctx, func() bool { return !w.disk.mayVote() })
+	if err == nil {
+		w.log.Warn("not voting: the disk is low", "free_mib", w.disk.free.Load()>>20)
+	}
+	cancel()
+	return stopped(vctx, <-end)
+}
+
+// idleUntil waits until done, which is asked after each event, or ctx ends.
+func (w *running) idleUntil(ctx context.Context, done func() bool) error {
+	sub := w.bus.Subscribe()
+	defer sub.Close()
+	for !done() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-sub.Wake():
+			sub.Take(eventsAtOnce)
+		}
+	}
+	return nil
 }
 
 // followUntil follows the chain until done, which is asked after each block,
@@ -146,6 +190,10 @@ func (w *running) followUntil(ctx context.Context, until time.Time, done func() 
 		over = timer.C
 	}
 	for {
+		if done() { // before the subscription
+			cancel()
+			return stopped(fctx, <-end)
+		}
 		select {
 		case err := <-end:
 			return stopped(fctx, err)
@@ -154,10 +202,6 @@ func (w *running) followUntil(ctx context.Context, until time.Time, done func() 
 			return stopped(fctx, <-end)
 		case <-sub.Wake():
 			sub.Take(eventsAtOnce)
-			if done() {
-				cancel()
-				return stopped(fctx, <-end)
-			}
 		}
 	}
 }

@@ -2,7 +2,11 @@ package replica
 
 import (
 	"context"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/chainsync"
 	"github.com/parley-p2p/parley/internal/replica/consensus"
@@ -162,8 +167,44 @@ func TestForkEndsValidator(t *testing.T) {
 			if !errors.Is(err, ledger.ErrFork) {
 				t.Errorf("ended by %v", err)
 			}
+			checkEvidence(t, r, c)
 		case <-time.After(time.Minute):
 			t.Fatal("it goes on")
 		}
 	})
+}
+
+// checkEvidence reads what is kept of a fork, and verifies both sides of it.
+func checkEvidence(t *testing.T, r *Replica, c *ledgertest.Chain) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(r.cfg.DataDir, "fork-1-*.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("evidence: %v %v", files, err)
+	}
+	b, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f forkFile
+	if err := json.Unmarshal(b, &f); err != nil || len(f.Sides) != 2 || f.Sides[0].Hash == f.Sides[1].Hash || f.Sides[0].Height != f.Sides[1].Height {
+		t.Fatalf("%v: %s", err, b)
+	}
+	for _, side := range f.Sides {
+		raw, _ := hex.DecodeString(side.Header)
+		h, err := consortium.DecodeHeader(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, _ = hex.DecodeString(side.Certificate)
+		cert, err := consortium.DecodeCertificate(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cert.Verify(h, c.Config().Set()); err != nil {
+			t.Error(err)
+		}
+	}
+	if found := r.Findings(); len(found) != 1 || found[0].Title != "fork" || found[0].Severity != severityCrit {
+		t.Errorf("findings %v", found)
+	}
 }

@@ -144,7 +144,7 @@ func (r *Replica) closed() error {
 	if r.behind.Load() {
 		return consortium.Refuse(consortium.Syncing, "this node is more than %d blocks behind: ask another one, or try again when it has caught up", farBehind)
 	}
-	return nil
+	return r.disk.closed()
 }
 
 // readBack takes the records that were accepted in an earlier run: back into

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/pkg/types"
@@ -36,14 +37,22 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 		s.die("decided proposal: " + err.Error())
 	}
 	if err := s.ledger.Append(b, "own", ""); err != nil && !errors.Is(err, chain.ErrKnown) {
+		s.forked(err)
 		s.die(fmt.Sprintf("store block %d: %v", b.Header.Height, err))
 	}
 	s.metrics.order.Observe(time.Since(time.UnixMilli(int64(b.Header.Time))).Seconds())
 	s.pool.Remove(is.ids...)
-	s.unfeed(is.ids...)
+	s.ordered(is.ids, time.Now())
 	s.expire()
 	changed, nodes, cfg := s.adopt()
 	return types.Reconfig{InLatestDecision: changed, CurrentNodes: nodes, CurrentConfig: cfg}
+}
+
+// forked keeps the evidence of a fork.
+func (s *session) forked(err error) {
+	if s.cfg.Fork != nil && errors.Is(err, ledger.ErrFork) {
+		s.cfg.Fork(err)
+	}
 }
 
 // AssembleProposal builds the next block and drops what can never be in one.
@@ -51,7 +60,7 @@ func (s *session) AssembleProposal(metadata []byte, requests [][]byte) types.Pro
 	s.fence()
 	s.meetSet()
 	tip := s.ledger.Tip()
-	h, body, bad, err := assemble(tip, s.genesis, metadata, requests, time.Now(), s.ledger.Committable)
+	h, body, bad, err := assemble(tip, s.genesis, metadata, requests, s.cfg.Clock(), s.ledger.Committable)
 	if err != nil {
 		s.die("assemble a proposal: " + err.Error())
 	}
@@ -81,12 +90,14 @@ func (s *session) reject(id chain.Hash, err error) {
 
 // VerifyProposal judges a leader's block, our own too.
 func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) {
-	tip := s.ledger.Tip()
+	tip, now := s.ledger.Tip(), s.cfg.Clock()
 	is, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
 	if err != nil {
 		return nil, err
 	}
-	if err := verify(tip, s.genesis, is, time.Now(), s.ledger.Committable); err != nil {
+	err = verify(tip, s.genesis, is, now, s.ledger.Committable)
+	s.noteSkew(err, now)
+	if err != nil {
 		return nil, err
 	}
 	if is.change() {
@@ -127,12 +138,19 @@ func (s *session) VerifyRequest(raw []byte) (types.RequestInfo, error) {
 	return requestInfo(id), nil
 }
 
-// SignProposal votes for a block. aux is for leader rotation, which is off.
+// SignProposal votes for a block. aux is who prepared it, nil from the view
+// changer. A view that votes for a block which a sync has brought meanwhile ends
+// here: the sync forgets its proposal, and the library panics where it notes the
+// vote. The sync begins the view anew.
 func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
 	s.fence()
 	h, err := consortium.DecodeHeader(p.Header)
 	if err != nil {
 		s.die("header to sign: " + err.Error())
+	}
+	if len(aux) > 0 && h.Height <= s.ledger.Tip().Head.Height {
+		s.log.Debug("no vote for a block that is stored", "height", h.Height)
+		runtime.Goexit()
 	}
 	hash := h.Hash()
 	sig := consortium.SignVote(s.cfg.Key, s.genesis, hash, h.Height)
@@ -240,6 +258,7 @@ func (s *session) Sync() types.SyncResponse {
 	err := s.pull()
 	s.fence()
 	if errors.Is(err, ledger.ErrFork) {
+		s.forked(err)
 		s.die(err.Error())
 	}
 	if err != nil && !errors.Is(err, context.Canceled) {
@@ -254,11 +273,6 @@ func (s *session) Sync() types.SyncResponse {
 		s.expire()
 	}
 	changed, nodes, cfg := s.adopt()
-	if s.stale.Swap(false) { // only that ends the controller's wait for a view that is gone
-		s.log.Debug("a sync overtook a decision: the library is made anew as for a new config", "height", s.ledger.Tip().Head.Height)
-		s.turn.begin(s.ledger.Tip().Head.Height)
-		changed = true
-	}
 	return types.SyncResponse{Latest: last, Reconfig: types.ReconfigSync{InReplicatedDecisions: changed, CurrentNodes: nodes, CurrentConfig: cfg}}
 }
 
@@ -266,7 +280,12 @@ func (s *session) Sync() types.SyncResponse {
 func (s *session) Nodes() []uint64 { return s.ledger.Tip().Set.IDs() }
 
 // SendConsensus queues a message. It never blocks.
-func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) { s.peers.send(to, m) }
+func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
+	if v := m.GetViewData(); v != nil {
+		m = s.withoutDeadProposal(m)
+	}
+	s.peers.send(to, m)
+}
 
 // SendTransaction would hand a record to a leader that has not ordered it. The
 // leader has it by gossip, or gets it by the offers of who accepted it, so it

@@ -2,8 +2,6 @@ package consensus
 
 import (
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,11 +29,8 @@ func TestVirtualTime(t *testing.T) {
 	})
 }
 
-// A dead leader costs a heartbeat and a second at most. Under load it can cost
-// a second view change: where the complaint about the waiting records meets the
-// first one, it hits the new leader. And view data that reach the next leader
-// before it is in that view itself are lost: the view change then takes two of
-// its timeouts, 14 s.
+// A dead leader costs a heartbeat and a second at most; see
+// TestStallAfterDeadLeader for how often.
 func TestLeaderDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tn := newTestNet(t, 4, inVirtualTime)
@@ -55,7 +50,7 @@ func TestLeaderDies(t *testing.T) {
 		tn.nodes[1].stop()
 		began = time.Now()
 		tn.await(tn.submit(100))
-		if d := time.Since(began); d > 8*wait {
+		if d := time.Since(began); d > wait+time.Second {
 			t.Errorf("under load stalled for %v", d)
 		}
 		tn.stop()
@@ -65,11 +60,7 @@ func TestLeaderDies(t *testing.T) {
 // Random kills and restarts in the middle of the work, up to all at once:
 // nothing that one has is missing at another, and the work goes on.
 func TestRandomKills(t *testing.T) {
-	seeds := 3
-	if s := os.Getenv("CONSENSUS_SEEDS"); s != "" {
-		seeds, _ = strconv.Atoi(s)
-	}
-	for seed := range uint64(seeds) {
+	for seed := range seeds(3) {
 		synctest.Test(t, func(t *testing.T) { randomKills(t, seed, 15) })
 	}
 }

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/parley-p2p/parley/event"
 )
 
 const (
@@ -38,16 +41,46 @@ func (e *Engine) die(reason string) {
 	height := e.ledger.Tip().Head.Height
 	e.log.Error("consensus stopped the process", "reason", reason, "height", height)
 	if !e.cfg.InMemoryWAL {
-		marks := append(e.readCrashes(), crash{Time: time.Now(), Height: height, Reason: reason})
-		if b, err := json.Marshal(marks[max(0, len(marks)-crashLimit):]); err == nil {
-			_ = os.WriteFile(e.crashFile(), b, 0o600)
-		}
+		e.markCrash(crash{Time: time.Now(), Height: height, Reason: reason})
+	}
+	if e.cfg.End != nil {
+		e.cfg.End()
 	}
 	if died := e.cfg.Memory; died != nil && died.Died != nil {
 		died.Died(reason)
 		runtime.Goexit()
 	}
 	panic("consensus: " + reason)
+}
+
+func (e *Engine) markCrash(c crash) {
+	marks := append(e.readCrashes(), c)
+	if b, err := json.Marshal(marks[max(0, len(marks)-crashLimit):]); err == nil {
+		_ = os.WriteFile(e.crashFile(), b, 0o600)
+	}
+}
+
+// PanicFile is where the trace of the last process is, in the directory of the
+// write-ahead log, if it ended by a panic that nobody could tell the engine of.
+const PanicFile = "panic.last"
+
+// countPanic counts such a panic of the library as a crash.
+func (e *Engine) countPanic() {
+	path := filepath.Join(e.cfg.WALDir, PanicFile)
+	info, err := os.Stat(path)
+	if err != nil {
+		return
+	}
+	trace, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(trace, []byte("SmartBFT")) {
+		return
+	}
+	first, _, _ := strings.Cut(string(trace), "\n")
+	e.log.Error("the last process ended by a panic of the engine", "reason", cut(first, maxLine), "trace", path)
+	e.markCrash(crash{Time: info.ModTime(), Height: e.ledger.Tip().Head.Height, Reason: cut(first, maxWarning)})
+	if err := os.Rename(path, path+".counted"); err != nil {
+		e.log.Warn("trace of a panic not set aside", "err", err)
+	}
 }
 
 // readCrashes takes an unreadable file for an empty one: it must not keep a
@@ -73,6 +106,7 @@ func (e *Engine) mayStart() error {
 	if e.cfg.InMemoryWAL {
 		return nil
 	}
+	e.countPanic()
 	height := e.ledger.Tip().Head.Height
 	var recent []crash
 	for _, c := range e.readCrashes() {
@@ -81,11 +115,15 @@ func (e *Engine) mayStart() error {
 		}
 	}
 	n := len(recent)
+	held := event.FindingChanged{Code: "PLY-606", Severity: "ok", Title: "engine_held_back", Why: "the engine runs again"}
 	if n < crashLimit {
+		e.found(held)
 		return nil
 	}
 	brake := &BrakeError{Until: recent[n-crashLimit].Time.Add(crashWindow), crashes: n, height: height, last: recent[n-1].Reason}
 	e.log.Error("engine held back after crashes at one height", "crashes", n, "height", height, "until", brake.Until, "reason", brake.last)
+	held.Severity, held.Why = "crit", brake.Error()+"; reads go on; report the reason, and see the log"
+	e.found(held)
 	return brake
 }
 
@@ -118,15 +156,10 @@ type logger struct {
 // viewLine is the line by which the library tells its view.
 const viewLine = "Starting view with number %d, sequence %d, and decisions %d"
 
-func (l *logger) Debugf(template string, args ...any) { l.note(template) }
+func (l *logger) Debugf(template string, args ...any) { l.note(template, args) }
 
 func (l *logger) Infof(template string, args ...any) {
-	l.note(template)
-	if template == viewLine && len(args) > 0 {
-		if view, ok := args[0].(uint64); ok {
-			l.viewStarted(view)
-		}
-	}
+	l.note(template, args)
 	l.log.Debug("smartbft", "line", lazyLine{template, args, maxLine})
 }
 
@@ -154,10 +187,21 @@ func (l *logger) warn(template string, args []any) {
 }
 
 // note acts on the lines by which the library tells what it is about to do.
-func (l *logger) note(template string) {
+func (l *logger) note(template string, args []any) {
 	l.gate.line(template)
-	l.overtaken(template)
+	l.handover(template)
 	switch template {
+	case viewLine:
+		if view, ok := number(args, 0); ok {
+			l.viewStarted(view)
+		}
+	case complaintLine:
+		l.complained(true)
+	case joinedLine, informedLine:
+		l.complained(false)
+		if view, ok := number(args, 1); ok {
+			l.reached(view, 0)
+		}
 	case "Starting reconfig":
 		l.reconfiguring(true)
 	case "Reconfig is done", "Evicted in reconfiguration, shutting down",
@@ -165,6 +209,14 @@ func (l *logger) note(template string) {
 		l.reconfiguring(false)
 		l.turn.end()
 	}
+}
+
+// number is the i-th argument of a line.
+func number(args []any, i int) (n uint64, ok bool) {
+	if i < len(args) {
+		n, ok = args[i].(uint64)
+	}
+	return n, ok
 }
 
 // lazyLine is put together only where it is written.
@@ -177,7 +229,12 @@ type lazyLine struct {
 func (l lazyLine) LogValue() slog.Value { return slog.StringValue(line(l.template, l.args, l.max)) }
 
 func line(template string, args []any, limit int) string {
-	s := fmt.Sprintf(template, args...)
+	return cut(fmt.Sprintf(template, args...), limit)
+}
+
+// cut keeps limit bytes of s, on one line.
+func cut(s string, limit int) string {
+	s = strings.Join(strings.Fields(s), " ")
 	if len(s) <= limit {
 		return s
 	}

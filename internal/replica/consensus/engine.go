@@ -54,6 +54,17 @@ type Config struct {
 	// block. nil means that a validator votes at its first start without
 	// having seen the others, for tests only.
 	Heads func() map[peer.ID]uint64
+	// Found is told what an operator should know, and when it is over. It MUST
+	// NOT block, and it may be nil.
+	Found func(event.FindingChanged)
+	// Fork is given a *ledger.ForkError before the process ends. It keeps the
+	// evidence, and it may be nil.
+	Fork func(error)
+	// End ends the process after the line in the log that says why. nil means a
+	// panic.
+	End func()
+	// Clock is for tests of wrong clocks, nil means time.Now.
+	Clock func() time.Time
 }
 
 // Opener opens one ordered stream to a validator.
@@ -82,6 +93,7 @@ type Pool interface {
 	// Remove drops what is committed. The pool itself ends what expired.
 	Remove(ids ...chain.Hash)
 	Wake() <-chan struct{}
+	Len() int // records that wait
 }
 
 // Engine orders records while this node is a validator. Its methods are safe
@@ -119,6 +131,9 @@ func New(cfg Config, l Ledger, pool Pool, net Opener, catchUp func(context.Conte
 	if len(cfg.Key) != ed25519.PrivateKeySize {
 		return nil, fmt.Errorf("consensus: validator key of %d bytes: want %d", len(cfg.Key), ed25519.PrivateKeySize)
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
 	if cfg.InMemoryWAL && cfg.Memory == nil {
 		cfg.Memory = &MemoryWAL{}
 	}
@@ -133,8 +148,8 @@ func New(cfg Config, l Ledger, pool Pool, net Opener, catchUp func(context.Conte
 // Run orders records while this node is in the validator set. It returns nil
 // when ctx ended or the set no longer holds us, ErrQuarantined, or an error
 // after which the process must end. A broken invariant of the engine panics in
-// a goroutine of the library, after one line in the log: what is on disk is
-// good, and a restart goes on from there.
+// a goroutine of the library, or ends the process by Config.End, after one line
+// in the log: what is on disk is good, and a restart goes on from there.
 func (e *Engine) Run(ctx context.Context) error {
 	if err := e.mayStart(); err != nil {
 		return err
@@ -150,6 +165,13 @@ func (e *Engine) Run(ctx context.Context) error {
 			return err
 		}
 		p.next(e.ledger.Tip().Head.Height)
+	}
+}
+
+// found tells of a finding.
+func (e *Engine) found(f event.FindingChanged) {
+	if e.cfg.Found != nil {
+		e.cfg.Found(f)
 	}
 }
 
@@ -181,7 +203,7 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	if err != nil {
 		return err
 	}
-	return s.run(ctx, atLeast)
+	return s.run(ctx, entries, atLeast)
 }
 
 // sync catches up once. It fails without peers, which is no fault of ours.

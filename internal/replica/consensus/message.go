@@ -54,13 +54,18 @@ func checkViewData(v *smartbftprotos.SignedViewData) error {
 	return nil
 }
 
-// outdated reports whether m is a new view that was made on blocks well before
-// our tip. It comes late to a node that has synced since; the library takes it
-// for its own and panics at the block that was in flight then.
-func outdated(m *smartbftprotos.Message, height uint64) bool {
+// outdated reports whether m is a new view that comes late: for a view that the
+// library has begun already, or made on blocks well before our tip. The library
+// takes both for its own. It begins the view anew, where it counts blocks from
+// 0 and accuses the leader of counting wrongly, or panics at the block that was
+// in flight then.
+func outdated(m *smartbftprotos.Message, height, begun uint64) bool {
 	view := m.GetNewView()
 	if view == nil {
 		return false
+	}
+	if next, ok := changesTo(m); ok && next <= begun {
+		return true
 	}
 	last := uint64(0)
 	for _, v := range view.GetSignedViewData() {

@@ -91,16 +91,19 @@ func TestDecodeMessage(t *testing.T) {
 
 func TestOutdated(t *testing.T) {
 	at := func(seq uint64) *smartbftprotos.SignedViewData {
-		return viewData(t, &smartbftprotos.ViewData{LastDecision: &smartbftprotos.Proposal{Metadata: metadata(t, 0, seq)}}, seq)
+		return viewData(t, &smartbftprotos.ViewData{NextView: 7, LastDecision: &smartbftprotos.Proposal{Metadata: metadata(t, 0, seq)}}, seq)
 	}
 	m := &smartbftprotos.Message{Content: &smartbftprotos.Message_NewView{NewView: &smartbftprotos.NewView{
 		SignedViewData: []*smartbftprotos.SignedViewData{at(3), at(5), at(4)}}}}
 	for height, want := range map[uint64]bool{4: false, 5: false, 6: false, 7: true} {
-		if got := outdated(m, height); got != want {
+		if got := outdated(m, height, 6); got != want {
 			t.Errorf("new view on block 5 at height %d: outdated %v", height, got)
 		}
 	}
-	if outdated(&smartbftprotos.Message{}, 9) {
+	if !outdated(m, 5, 7) {
+		t.Error("a new view that was begun already is not outdated")
+	}
+	if outdated(&smartbftprotos.Message{}, 9, 9) {
 		t.Error("only a new view is outdated")
 	}
 }
@@ -112,7 +115,7 @@ func FuzzDecodeMessage(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := decodeMessage(b)
-		outdated(m, 5)
+		outdated(m, 5, 5)
 		if err == nil && m.GetContent() == nil {
 			t.Error("a message without content is taken")
 		}

@@ -10,13 +10,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
@@ -24,6 +27,7 @@ import (
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 	"github.com/parley-p2p/parley/internal/replica/mempool"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 var (
@@ -39,6 +43,8 @@ type testNet struct {
 	nodes   []*testNode
 	nonce   uint64
 	virtual bool
+	// delay, not nil, is how long each message between two nodes is under way.
+	delay func() time.Duration
 
 	mu   sync.Mutex
 	live map[peer.ID]*testNode
@@ -58,6 +64,8 @@ type testNode struct {
 	ctx    context.Context
 	wg     sync.WaitGroup
 	deaf   atomic.Bool   // what others send is lost
+	dumb   *atomic.Bool  // what it sends is lost, in this life
+	unread bool          // it reads nothing of its streams
 	told   bytes.Buffer  // what was logged at Info and above
 	ended  chan struct{} // closed when Run has returned
 
@@ -65,6 +73,12 @@ type testNode struct {
 	ahead func(context.Context) bool
 	heads func() map[peer.ID]uint64
 	sole  bool
+	clock func() time.Time
+	store func(Ledger) Ledger // not nil: what the engine has for a ledger
+	feed  func(Pool) Pool     // not nil: what the engine has for a pool
+	// twist, not nil, is what a traitor sends in the place of m; nil is nothing.
+	twist func(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message
+	found []event.FindingChanged // guarded by net.mu
 	// pull, not nil, comes before each catchUp, and in its place if it says so.
 	pull func(context.Context) (instead bool)
 
@@ -105,7 +119,7 @@ func (tn *testNet) newNode(key ed25519.PrivateKey) *testNode {
 	if err != nil {
 		tn.t.Fatal(err)
 	}
-	n := &testNode{net: tn, id: id, key: key, memory: &MemoryWAL{}, bus: event.NewBus(4096)}
+	n := &testNode{net: tn, id: id, key: key, memory: &MemoryWAL{}, bus: event.NewBus(4096), dumb: &atomic.Bool{}}
 	if !tn.virtual {
 		n.dir = filepath.Join(tn.t.TempDir(), "wal")
 	}
@@ -137,13 +151,21 @@ func testLog(t testing.TB) *slog.Logger {
 
 func (n *testNode) start() {
 	n.net.t.Helper()
-	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory, SoleValidator: n.sole, Ahead: n.ahead, Heads: n.heads}
+	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory, SoleValidator: n.sole, Ahead: n.ahead, Heads: n.heads, Clock: n.clock, Found: n.find}
 	log := slog.New(teeHandler{testLog(n.net.t).With("node", n.id.ShortString()).Handler(), slog.NewTextHandler(&n.told, nil)})
-	e, err := New(cfg, n.ledger, n.pool, n, n.catchUp, n.bus, log, nil)
+	var store Ledger = n.ledger
+	if n.store != nil {
+		store = n.store(store)
+	}
+	var pool Pool = n.pool
+	if n.feed != nil {
+		pool = n.feed(pool)
+	}
+	e, err := New(cfg, store, pool, n, n.catchUp, n.bus, log, nil)
 	if err != nil {
 		n.net.t.Fatal(err)
 	}
-	n.engine = e
+	n.engine, n.dumb = e, &atomic.Bool{}
 	n.ctx, n.cancel = context.WithCancel(n.net.t.Context())
 	n.net.mu.Lock()
 	n.net.live[n.id] = n
@@ -158,6 +180,14 @@ func (n *testNode) run() {
 		defer close(n.ended)
 		n.end = n.engine.Run(n.ctx)
 	})
+}
+
+// kill stops the node with nothing more said, and its log as it is now.
+func (n *testNode) kill() {
+	n.net.t.Helper()
+	n.dumb.Store(true)
+	n.memory = &MemoryWAL{entries: n.memory.content()}
+	n.stop()
 }
 
 // stop ends the node and everything that runs for it.
@@ -233,25 +263,65 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 		return nil, errors.New("not connected")
 	}
 	a, b := net.Pipe()
-	ours, theirs := &lossy{a, other}, b
+	var link net.Conn = a
+	if n.net.delay != nil {
+		link = slow(a, n.net.delay, &n.wg)
+	}
+	ours, theirs := &lossy{link, other, n.dumb, n}, b
 	other.wg.Go(func() {
-		_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
+		if other.unread {
+			<-other.ctx.Done()
+		} else {
+			_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
+		}
 		_ = theirs.Close()
 	})
 	return &pipe{ours, to}, nil
 }
 
-// lossy is the end of a pipe to a node that may be deaf.
+// lossy is the end of a pipe to a node that may be deaf, of one that may be dumb.
 type lossy struct {
 	net.Conn
-	to *testNode
+	to   *testNode
+	dumb *atomic.Bool
+	from *testNode
 }
 
 func (l *lossy) Write(b []byte) (int, error) {
-	if l.to.deaf.Load() {
+	if l.to.deaf.Load() || l.dumb.Load() {
 		return len(b), nil
 	}
-	return l.Conn.Write(b)
+	if l.from.twist == nil || len(b) < 2 {
+		return l.Conn.Write(b)
+	}
+	frame, err := wire.ReadFrame(bytes.NewReader(b), len(b))
+	m := &smartbftprotos.Message{}
+	if err == nil {
+		err = proto.Unmarshal(frame, m)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if m = l.from.twist(l.to, m); m == nil {
+		return len(b), nil
+	}
+	if frame, err = proto.Marshal(m); err != nil {
+		return 0, err
+	}
+	return len(b), wire.WriteFrame(l.Conn, frame)
+}
+
+func (n *testNode) find(f event.FindingChanged) {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	n.found = append(n.found, f)
+}
+
+// finds reports whether n told of something.
+func (n *testNode) finds(title, severity string) bool {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	return slices.ContainsFunc(n.found, func(f event.FindingChanged) bool { return f.Title == title && f.Severity == severity })
 }
 
 // teeHandler writes to both.
@@ -269,6 +339,52 @@ func (h teeHandler) Handle(ctx context.Context, r slog.Record) error {
 		return h.Handler.Handle(ctx, r)
 	}
 	return errors.Join(h.also.Handle(ctx, r), h.Handler.Handle(ctx, r))
+}
+
+// delayed hands on each write after a while, in order.
+type delayed struct {
+	net.Conn
+	delay func() time.Duration
+	queue chan parcel
+	gone  chan struct{}
+	once  sync.Once
+}
+
+type parcel struct {
+	data []byte
+	due  time.Time
+}
+
+func slow(c net.Conn, delay func() time.Duration, wg *sync.WaitGroup) net.Conn {
+	d := &delayed{Conn: c, delay: delay, queue: make(chan parcel, 10_000), gone: make(chan struct{})}
+	wg.Go(func() {
+		for {
+			select {
+			case <-d.gone:
+				return
+			case p := <-d.queue:
+				wait(context.Background(), d.gone, time.Until(p.due))
+				if _, err := d.Conn.Write(p.data); err != nil {
+					_ = d.Close()
+				}
+			}
+		}
+	})
+	return d
+}
+
+func (d *delayed) Write(b []byte) (int, error) {
+	select {
+	case <-d.gone:
+		return 0, net.ErrClosed
+	case d.queue <- parcel{bytes.Clone(b), time.Now().Add(d.delay())}:
+		return len(b), nil
+	}
+}
+
+func (d *delayed) Close() error {
+	d.once.Do(func() { close(d.gone) })
+	return d.Conn.Close()
 }
 
 type pipe struct {
@@ -311,9 +427,26 @@ func (tn *testNet) submit(count int) (ids []chain.Hash) {
 	return ids
 }
 
+// submitTo is submit to some nodes.
+func (tn *testNet) submitTo(nodes []*testNode, count int) (ids []chain.Hash) {
+	tn.t.Helper()
+	for range count {
+		tn.nonce++
+		r := &consortium.Record{Nonce: tn.nonce, Subject: "thing", MediaType: "text/plain"}
+		r.Sign(tn.author, tn.genesis.Hash())
+		ids = append(ids, tn.gossipTo(nodes, r.Encode()))
+	}
+	return ids
+}
+
 func (tn *testNet) gossip(raw []byte) (id chain.Hash) {
 	tn.t.Helper()
-	for _, n := range tn.running() {
+	return tn.gossipTo(tn.running(), raw)
+}
+
+func (tn *testNet) gossipTo(nodes []*testNode, raw []byte) (id chain.Hash) {
+	tn.t.Helper()
+	for _, n := range nodes {
 		var err error
 		var bad *consortium.RecordError
 		id, err = n.pool.Add(raw, "")

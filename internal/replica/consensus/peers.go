@@ -380,9 +380,11 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 			return chain.ErrUnready
 		}
 		s.turn.hold(m, p.ended)
-		s.gate.enter()
-		s.bft.HandleMessage(id, m)
-		s.gate.leave()
+		s.watchVotes(id, m)
+		if s.early.hold(id, m, s.id, s.Nodes()) {
+			continue
+		}
+		s.give(id, m)
 		if beat := m.GetHeartBeat(); beat != nil && id == s.Leader() && s.lags(beat.Seq, time.Now()) {
 			s.nudge()
 		}
@@ -403,7 +405,7 @@ func (s *session) receive(r io.Reader, id uint64) (*smartbftprotos.Message, erro
 	if err != nil {
 		return nil, chain.Invalid(chain.Malformed, "consensus message of validator %d: %v", id, err)
 	}
-	if height := s.ledger.Tip().Head.Height; outdated(m, height) {
+	if height := s.ledger.Tip().Head.Height; outdated(m, height, s.view.Load()) {
 		s.log.Debug("outdated new view dropped", "validator", id, "height", height)
 		return nil, nil
 	}

@@ -201,6 +201,16 @@ func verify(tip ledger.Tip, genesis chain.Hash, p *piece, now time.Time, ok judg
 	return nil
 }
 
+// skewError says that the proposer's clock, or ours, is wrong.
+type skewError struct {
+	proposer uint64
+	ahead    time.Duration // of our clock
+}
+
+func (e *skewError) Error() string {
+	return fmt.Sprintf("the clock of validator %d is %v ahead of ours, at most %v are allowed", e.proposer, e.ahead.Round(time.Millisecond), clockSkew)
+}
+
 func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now time.Time) error {
 	leader, err := proposer(tip.Set, h.Metadata)
 	if err != nil {
@@ -227,7 +237,7 @@ func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now 
 	case h.Time <= timeOf(tip):
 		return fmt.Errorf("time %d is not after %d", h.Time, timeOf(tip))
 	case h.Time > uint64(now.Add(clockSkew).UnixMilli()):
-		return fmt.Errorf("time %d is more than %v before our clock", h.Time, clockSkew)
+		return &skewError{proposer: h.Proposer, ahead: time.UnixMilli(int64(h.Time)).Sub(now)}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,7 +14,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
-	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
 )
 
@@ -39,36 +39,33 @@ type session struct {
 	room    chan struct{} // something left the library's pool
 	view    atomic.Uint64
 	named   atomic.Pointer[named] // the record that the library asked about last
+	early   early
+	votes   voteWatch
+	turn    turn
+	work    sync.WaitGroup // messages that are handed over late
 
-	deciding atomic.Bool // the controller delivers a decision
-	stale    atomic.Bool // a sync overtook a decision, and the library asks us right now
-	hangs    atomic.Bool // a reconfiguration does not end
-	dead     atomic.Bool // the library did not stop, and may do nothing more
-	turn     turn
+	jammed chan struct{} // the controller waits for a view that has ended
+	hangs  atomic.Bool   // a reconfiguration does not end
+	dead   atomic.Bool   // the library did not stop, and may do nothing more
 
-	mu    sync.Mutex             // guards below
-	epoch uint64                 // that the library knows
-	fed   map[chain.Hash]request // in the library's pool
-	bytes int                    // of fed
-	gone  bool                   // evicted is closed
-	stuck *time.Timer            // ends a reconfiguration that hangs
-	look  time.Time              // when to catch up while the leader is ahead
-	sound soundness              // of the last proposal that somebody voted for
+	mu        sync.Mutex             // guards below
+	epoch     uint64                 // that the library knows
+	fed       map[chain.Hash]request // in the library's pool
+	bytes     int                    // of fed
+	pace      feedPace
+	complaint complaint
+	skewed    time.Time   // when a proposal was last ahead of our clock
+	gone      bool        // evicted is closed
+	stuck     *time.Timer // ends a reconfiguration that hangs
+	answer    *time.Timer // finds a controller that waits for ever
+	look      time.Time   // when to catch up while the leader is ahead
+	sound     soundness   // of the last proposal that somebody voted for
 }
-
-// request is a record in the library's pool.
-type request struct {
-	size     int
-	notAfter uint64
-}
-
-// expired reports whether r can not be in a block above height.
-func (r request) expired(height uint64) bool { return r.notAfter != 0 && r.notAfter <= height }
 
 // newSession builds the library on the ledger's tip. It starts nothing.
 func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session, error) {
 	s := &session{
-		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1),
+		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan struct{}, 1),
 		fed: map[chain.Hash]request{},
 	}
 	if e.cfg.InMemoryWAL {
@@ -86,6 +83,7 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session,
 		return nil, fmt.Errorf("view metadata of block %d: %w", tip.Head.Height, err)
 	}
 	s.view.Store(md.ViewId)
+	s.early.joined, s.early.begun = md.ViewId, md.ViewId
 	s.bft = &smartbft.Consensus{
 		Config: settings(id, tip.Config.Params), Application: s, Assembler: s, WAL: fencedWAL{wal, s}, WALInitialContent: entries,
 		Comm: s, Signer: s, Verifier: s, MembershipNotifier: s, RequestInspector: s, Synchronizer: s,
@@ -108,7 +106,7 @@ func (s *session) tipDecision() (types.Decision, error) {
 
 // run starts the library and ends with it. It returns errStalled when a new
 // session has to follow.
-func (s *session) run(ctx context.Context, atLeast time.Duration) error {
+func (s *session) run(ctx context.Context, entries [][]byte, atLeast time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.pull = func() error {
@@ -133,6 +131,7 @@ func (s *session) run(ctx context.Context, atLeast time.Duration) error {
 		close(s.started)
 		s.log.Info("engine started", "validator", s.id, "height", s.ledger.Tip().Head.Height, "view", s.view.Load())
 		s.nudge()
+		s.proposeAgain(entries)
 		wg.Go(func() { s.feed(ctx) })
 		err = s.await(ctx, atLeast)
 		cancel()                           // a sync that runs, the feeder, the streams
@@ -145,6 +144,7 @@ func (s *session) run(ctx context.Context, atLeast time.Duration) error {
 	}
 	cancel()
 	wg.Wait()
+	s.work.Wait()
 	return err
 }
 
@@ -165,6 +165,9 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 			return nil
 		case <-healthy.C:
 			s.forgetCrashes()
+		case <-s.jammed:
+			s.log.Warn("engine begins anew: it waits for a view that has ended", "height", s.ledger.Tip().Head.Height)
+			return errStalled
 		case now := <-tick.C:
 			if s.stalls(ctx, &w, now) {
 				return errStalled
@@ -176,6 +179,7 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 // stop ends the library, whose goroutines have ended when it returns nil.
 func (s *session) stop() error {
 	defer s.reconfiguring(false)
+	defer s.awaitAnswer(false)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -195,6 +199,31 @@ func (s *session) stop() error {
 		return nil
 	case <-late.C:
 		return errHung
+	}
+}
+
+// proposeAgain sends the proposal that the log of a leader ends with: the
+// library sends its vote for it again and takes the proposal for known, so that
+// who never got it waits for a complaint.
+func (s *session) proposeAgain(entries [][]byte) {
+	set := s.ledger.Tip().Set
+	for _, b := range slices.Backward(entries) {
+		m := &smartbftprotos.SavedMessage{}
+		if err := proto.Unmarshal(b, m); err != nil {
+			return
+		}
+		p := m.GetProposedRecord().GetPrePrepare()
+		if p == nil {
+			continue
+		}
+		ids := set.IDs()
+		if p.Seq != s.ledger.Tip().Head.Height+1 || p.View != s.view.Load() || ids[p.View%uint64(len(ids))] != s.id {
+			return
+		}
+		for _, id := range ids {
+			s.peers.send(id, &smartbftprotos.Message{Content: &smartbftprotos.Message_PrePrepare{PrePrepare: p}})
+		}
+		return
 	}
 }
 
@@ -235,122 +264,6 @@ func (s *session) lags(seq uint64, now time.Time) bool {
 	return false
 }
 
-// feed keeps the library's pool filled out of the mempool.
-func (s *session) feed(ctx context.Context) {
-	retry := time.NewTicker(time.Second) // a stopped pool refuses without a later sign
-	defer retry.Stop()
-	for {
-		s.feedOnce()
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.pool.Wake():
-		case <-s.room:
-		case <-retry.C:
-		}
-	}
-}
-
-func (s *session) feedOnce() {
-	s.mu.Lock()
-	room, roomBytes := feedSize-len(s.fed), feedBytes-s.bytes
-	s.mu.Unlock()
-	if room <= 0 || roomBytes <= 0 {
-		return
-	}
-	for _, raw := range s.pool.Next(room, roomBytes, s.isFed) {
-		id, r := recordID(raw), request{size: len(raw)}
-		if rec, err := consortium.DecodeRecord(raw); err == nil {
-			r.notAfter = rec.NotAfter
-		}
-		if r.expired(s.ledger.Tip().Head.Height) {
-			continue // the mempool ends it
-		}
-		s.mu.Lock()
-		s.fed[id] = r
-		s.bytes += len(raw)
-		s.mu.Unlock()
-		s.gate.enter()
-		err := s.bft.SubmitRequest(raw)
-		s.gate.leave()
-		switch {
-		case r.expired(s.ledger.Tip().Head.Height): // meanwhile
-			s.dropRequest(id)
-		case s.ledger.Committed(id): // before or meanwhile: late gossip brings records again
-			s.dropRequest(id)
-			s.pool.Remove(id)
-		case err != nil:
-			s.log.Debug("record not fed", "id", id, "err", err)
-			s.forget(id)
-		}
-	}
-}
-
-func (s *session) isFed(id chain.Hash) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.fed[id]
-	return ok
-}
-
-// unfeed notes that records left the library's pool, which has room now.
-func (s *session) unfeed(ids ...chain.Hash) {
-	s.forget(ids...)
-	select {
-	case s.room <- struct{}{}:
-	default:
-	}
-}
-
-func (s *session) forget(ids ...chain.Hash) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, id := range ids {
-		s.bytes -= s.fed[id].size
-		delete(s.fed, id)
-	}
-}
-
-// dropRequest takes a record out of the library's pool, for ever.
-func (s *session) dropRequest(id chain.Hash) {
-	_ = s.bft.Pool.RemoveRequest(requestInfo(id)) // an error says that it was not there
-	s.unfeed(id)
-}
-
-// sweep drops what a sync brought in blocks: the library only forgets what it
-// delivered itself, and would accuse the leader of ignoring the rest.
-func (s *session) sweep() {
-	s.mu.Lock()
-	fed := make([]chain.Hash, 0, len(s.fed))
-	for id := range s.fed {
-		fed = append(fed, id)
-	}
-	s.mu.Unlock()
-	for _, id := range fed {
-		if s.ledger.Committed(id) {
-			s.dropRequest(id)
-			s.pool.Remove(id)
-		}
-	}
-}
-
-// expire drops what can no longer be in a block: the library knows no such end,
-// and would accuse each leader in turn of ignoring it.
-func (s *session) expire() {
-	height := s.ledger.Tip().Head.Height
-	var ended []chain.Hash
-	s.mu.Lock()
-	for id, r := range s.fed {
-		if r.expired(height) {
-			ended = append(ended, id)
-		}
-	}
-	s.mu.Unlock()
-	for _, id := range ended {
-		s.dropRequest(id)
-	}
-}
-
 // adopt reports whether the set or the parameters changed since the library
 // was told, and what it has to know then.
 func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration) {
@@ -366,6 +279,7 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 	if changed {
 		s.turn.begin(tip.Head.Height) // ends with the library's reconfiguration
 		s.peers.update()
+		s.judgeAgain()
 	} else {
 		s.turn.end()
 	}
@@ -392,6 +306,7 @@ func (s *session) reconfiguring(on bool) {
 
 // viewStarted notes a view that the library began.
 func (s *session) viewStarted(view uint64) {
+	s.reached(view, view)
 	if s.view.Swap(view) == view {
 		return
 	}

@@ -10,12 +10,10 @@ import (
 
 const (
 	poolSize    = 2000                   // requests that the library holds
-	feedSize    = 1500                   // of them that we use, so that a submit never waits
-	feedBytes   = 32 << 20               // of them
 	submitWait  = 100 * time.Millisecond // it waits under the lock that a reconfiguration needs
 	forwardWait = 500 * time.Millisecond
 	// complainWait and forwardWait must pass before an honest busy leader is
-	// accused: feedSize records take 1.1 s at the worst measured rate.
+	// accused: see feedPace.
 	complainWait = 2 * time.Second
 	// dropWait is past any use: the library drops requests without a word, and
 	// never takes them again. The mempool decides what ends.

@@ -67,6 +67,10 @@ func (s *session) stalls(ctx context.Context, w *watch, now time.Time) bool {
 		s.log.Warn("engine begins anew: a reconfiguration hangs", "height", tip.Head.Height)
 		return true
 	}
+	if !now.Before(w.until) && s.inVain(ctx, now) {
+		s.log.Warn("engine begins anew: nobody joined its complaint", "height", tip.Head.Height)
+		return true
+	}
 	stall := max(stallMin, heartbeat(tip.Config.Params)*3/2)
 	if s.cfg.Ahead == nil || !w.due(tip.Head.Height, stall, now) {
 		return false
@@ -97,21 +101,87 @@ func (p *pace) next(height uint64) {
 	p.height = height
 }
 
-// overtaken sees a decision that comes to the controller after a sync brought
-// its block. The sync also ended the view that decided, so the controller would
-// wait for ever for somebody to take its answer: [session.Sync], which it asks
-// next, tells it of a new config, and that ends the wait.
-func (s *session) overtaken(template string) {
+// handoverTime is how long a decision may wait to be acknowledged, once it is
+// stored: far more than a view takes that still is there.
+const handoverTime = 500 * time.Millisecond
+
+// handover sees a decision whose view ended before it was stored, by a view
+// change or by a sync. The controller then waits for ever for that view to take
+// its answer, and serves nobody meanwhile: no sync, no abort, no next view.
+func (s *session) handover(template string) {
 	switch template {
-	case "Delivering to app from Controller decide the last decision proposal":
-		s.deciding.Store(true)
 	case "Node %d delivered proposal":
-		s.deciding.Store(false)
-	case "Attempted to deliver block %d via view change but meanwhile view change already synced to seq %d, returning result from sync":
-		if s.deciding.Load() {
-			s.stale.Store(true)
-		}
+		s.awaitAnswer(true)
+	case "view(%d) + (decisionsInView(%d) / decisionsPerLeader(%d)), N(%d), blacklist(%v)", "Starting reconfig":
+		s.awaitAnswer(false)
 	}
+}
+
+func (s *session) awaitAnswer(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.answer != nil {
+		s.answer.Stop()
+		s.answer = nil
+	}
+	if on {
+		s.answer = time.AfterFunc(handoverTime, func() {
+			select {
+			case s.jammed <- struct{}{}:
+			default:
+			}
+		})
+	}
+}
+
+// complaintLine tells that the library asks for a view change, in words that
+// the others may or may not join.
+const complaintLine = "Node %d started view change, last view is %d"
+
+// complaint is a view change that this node asked for. The library knows no way
+// back from it: it stops its timers, syncs every few seconds, and asks again.
+type complaint struct {
+	since  time.Time // zero: there is none
+	height uint64
+}
+
+func (s *session) complained(on bool) {
+	height := s.ledger.Tip().Head.Height
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !on {
+		s.complaint = complaint{}
+	} else if s.complaint.since.IsZero() {
+		s.complaint = complaint{time.Now(), height}
+	}
+}
+
+// complains reports whether a complaint stands.
+func (s *session) complains() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.complaint.since.IsZero()
+}
+
+// inVain reports whether the others have gone on without us for a while since
+// we complained.
+func (s *session) inVain(ctx context.Context, now time.Time) bool {
+	s.mu.Lock()
+	c := s.complaint
+	s.mu.Unlock()
+	tip := s.ledger.Tip()
+	if c.since.IsZero() || now.Sub(c.since) < heartbeat(tip.Config.Params) {
+		return false
+	}
+	if tip.Head.Height > c.height {
+		return true
+	}
+	if s.cfg.Ahead == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, aheadTimeout)
+	defer cancel()
+	return s.cfg.Ahead(ctx)
 }
 
 // abandon leaves a library behind that does not stop: none of its goroutines

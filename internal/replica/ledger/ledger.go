@@ -29,6 +29,7 @@ const formatVersion uint32 = 1
 type Options struct {
 	Dir        string                // made when missing, 0700
 	FS         vfs.FS                // nil: the disk
+	End        func()                // ends the process after a line in the log; nil: a panic
 	Bus        *event.Bus            // nil: no events
 	Log        *slog.Logger          // required
 	Registerer prometheus.Registerer // nil: no metrics
@@ -113,7 +114,7 @@ func Open(o Options) (*Ledger, error) {
 		o.Verified = func(chain.Hash) bool { return false }
 	}
 	l := &Ledger{
-		fs: o.FS, dir: o.Dir, readOnly: o.ReadOnly, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log}, verified: o.Verified,
+		fs: o.FS, dir: o.Dir, readOnly: o.ReadOnly, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log, end: o.End}, verified: o.Verified,
 		damaged: make(chan uint64, maxDamaged),
 	}
 	l.journal.init(o)

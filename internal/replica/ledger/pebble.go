@@ -59,6 +59,7 @@ func storeOptions(fs vfs.FS, log *storeLogger) *pebble.Options {
 // process ends and its supervisor starts it again from what is on disk.
 type storeLogger struct {
 	log    *slog.Logger
+	end    func()        // may be nil
 	height atomic.Uint64 // of the tip
 }
 
@@ -71,5 +72,8 @@ func (s *storeLogger) Errorf(format string, args ...any) {
 func (s *storeLogger) Fatalf(format string, args ...any) {
 	reason := fmt.Sprintf(format, args...)
 	s.log.Error("ledger stopped the process", "reason", reason, "height", s.height.Load())
+	if s.end != nil {
+		s.end()
+	}
 	panic("ledger: " + reason)
 }

@@ -1,0 +1,164 @@
+package consensus
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+	"google.golang.org/protobuf/proto"
+)
+
+// The lines by which the library's view changer tells that it is in a view, so
+// that it takes what is said about it.
+const (
+	joinedLine   = "Node %d sent view data msg, with next view %d, to the new leader %d"
+	informedLine = "Node %d was informed of a new view %d"
+)
+
+const (
+	// heldPerValidator bounds what is kept of one validator: its view data, or
+	// its new view, and a proposal with the votes on it and on the next one.
+	heldPerValidator = 8
+	heldVote         = 4 << 10 // bytes of a vote
+)
+
+// early keeps what others say of a view before this node is in it. The library
+// would drop that, and nobody says it again: the view change, or the first
+// block after it, would wait for a timeout.
+type early struct {
+	mu     sync.Mutex // guards below
+	joined uint64     // view that the view changer is in, or is changing to
+	begun  uint64     // view in which blocks are ordered
+	held   []heldMessage
+}
+
+type heldMessage struct {
+	from uint64
+	view uint64
+	vote bool // a proposal or a vote on it, for the view that has begun
+	m    *smartbftprotos.Message
+}
+
+// changesTo is the view that m is about, ok only for view data and new views.
+func changesTo(m *smartbftprotos.Message) (view uint64, ok bool) {
+	signed := m.GetViewData()
+	if n := m.GetNewView(); n != nil && len(n.GetSignedViewData()) > 0 {
+		signed = n.GetSignedViewData()[0]
+	}
+	data := &smartbftprotos.ViewData{}
+	if signed == nil || proto.Unmarshal(signed.GetRawViewData(), data) != nil {
+		return 0, false
+	}
+	return data.GetNextView(), true
+}
+
+// votesIn is the view that m orders blocks in, ok only for proposals and votes.
+func votesIn(m *smartbftprotos.Message) (view uint64, ok bool) {
+	switch c := m.GetContent().(type) {
+	case *smartbftprotos.Message_PrePrepare:
+		return c.PrePrepare.GetView(), true
+	case *smartbftprotos.Message_Prepare:
+		return c.Prepare.GetView(), true
+	case *smartbftprotos.Message_Commit:
+		return c.Commit.GetView(), true
+	}
+	return 0, false
+}
+
+// hold keeps m and returns true if it comes too early. It takes view data only
+// for a view that self leads, and new views and proposals only from the leader.
+func (e *early) hold(from uint64, m *smartbftprotos.Message, self uint64, ids []uint64) bool {
+	view, vote := votesIn(m)
+	if !vote {
+		var ok bool
+		if view, ok = changesTo(m); !ok {
+			return false
+		}
+	}
+	leader := ids[view%uint64(len(ids))]
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case vote && (view <= e.begun || view != e.joined): // a view change that we are not in is the library's matter
+		return false
+	case !vote && view != e.joined+1:
+		return false
+	case vote && m.GetPrePrepare() == nil && proto.Size(m) > heldVote:
+		return false
+	case m.GetViewData() != nil && leader != self, (m.GetNewView() != nil || m.GetPrePrepare() != nil) && leader != from:
+		return false
+	}
+	e.makeRoom(from, m)
+	e.held = append(e.held, heldMessage{from, view, vote, m})
+	return true
+}
+
+// makeRoom drops what m takes the place of, and the oldest of a validator that
+// has too many; mu held.
+func (e *early) makeRoom(from uint64, m *smartbftprotos.Message) {
+	n := 0
+	for _, h := range e.held {
+		if h.from == from {
+			n++
+		}
+	}
+	e.held = slices.DeleteFunc(e.held, func(h heldMessage) bool {
+		if h.from != from {
+			return false
+		}
+		same := m.GetViewData() != nil && h.m.GetViewData() != nil || m.GetNewView() != nil && h.m.GetNewView() != nil ||
+			m.GetPrePrepare() != nil && h.m.GetPrePrepare() != nil
+		if n >= heldPerValidator && !same {
+			n--
+			return true
+		}
+		return same
+	})
+}
+
+// at notes that the view changer is in joined and blocks are ordered in begun,
+// and returns what was held until then, in the order in which it came.
+func (e *early) at(joined, begun uint64) (due []heldMessage) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.joined, e.begun = max(e.joined, joined), max(e.begun, begun)
+	e.held = slices.DeleteFunc(e.held, func(h heldMessage) bool {
+		reached := e.joined
+		if h.vote {
+			reached = e.begun
+		}
+		if h.view == reached {
+			due = append(due, h)
+		}
+		return h.view <= reached
+	})
+	return due
+}
+
+func (e *early) begunView() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.begun
+}
+
+// reached hands over what came early. It is called in goroutines of the library
+// that have to take the messages themselves.
+func (s *session) reached(joined, begun uint64) {
+	due := s.early.at(joined, begun)
+	if len(due) == 0 {
+		return
+	}
+	s.log.Debug("early messages handed over", "view", joined, "count", len(due))
+	s.work.Go(func() {
+		for _, h := range due {
+			s.give(h.from, h.m)
+		}
+	})
+}
+
+// give hands a message to the library.
+func (s *session) give(from uint64, m *smartbftprotos.Message) {
+	s.gate.enter()
+	defer s.gate.leave()
+	s.bft.HandleMessage(from, m)
+}
