@@ -21,6 +21,8 @@ const (
 	equalTime  = 5 * time.Second  // heads stay equal for that long
 	drainTime  = 45 * time.Second // for accepted records to come to their end
 	settleTime = 2 * time.Minute
+
+	longRecovery = 3 * time.Second // is told
 )
 
 // plan says what a round is made of. All but the moments follows from the seed.
@@ -213,7 +215,7 @@ func (r *round) faults(ctx context.Context) error {
 			return nil
 		}
 		f := r.next(i)
-		r.say("  %s", f.name)
+		r.say("  %s %s", time.Now().UTC().Format("15:04:05.000"), f.name) // as in the nodes' logs
 		if err := f.do(r, ctx); err != nil {
 			return notStuck(err)
 		}
@@ -225,7 +227,11 @@ func (r *round) faults(ctx context.Context) error {
 			return notStuck(err)
 		}
 		if _, first := r.watch.since(ended); !first.IsZero() {
-			r.add(func(t *Totals) { t.Recovered.add(first.Sub(ended)) })
+			took := first.Sub(ended)
+			r.add(func(t *Totals) { t.Recovered.add(took) })
+			if took > longRecovery {
+				r.say("  %s until a block came after %s", took.Round(time.Millisecond), f.name)
+			}
 		}
 		sleep(ctx, r.between(200*time.Millisecond, 2*time.Second))
 	}
