@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,6 +46,7 @@ type traitor struct {
 	self *testNode
 	rnd  *rand.Rand
 	b    map[uint64]*smartbftprotos.PrePrepare // by height: its other block
+	acts atomic.Bool
 }
 
 func (x *traitor) other(p *smartbftprotos.PrePrepare) *smartbftprotos.PrePrepare {
@@ -129,7 +131,9 @@ func TestTraitor(t *testing.T) {
 		{"tampers with a record of each proposal", func(x *traitor, _ *testNode, m *smartbftprotos.Message) *smartbftprotos.Message {
 			if p := m.GetPrePrepare(); p != nil {
 				q := proto.Clone(p).(*smartbftprotos.PrePrepare)
+				x.tn.mu.Lock()
 				q.Proposal.Payload = flip(q.Proposal.Payload, x.rnd)
+				x.tn.mu.Unlock()
 				return &smartbftprotos.Message{Content: &smartbftprotos.Message_PrePrepare{PrePrepare: q}}
 			}
 			return m
@@ -197,9 +201,15 @@ func TestTraitor(t *testing.T) {
 					for _, n := range tn.nodes {
 						n.ahead = tn.aheadOf(n)
 					}
+					x.self.twist = func(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message {
+						if !x.acts.Load() {
+							return m
+						}
+						return tt.twist(x, to, m)
+					}
 					tn.start()
 					tn.await(tn.submit(20))
-					x.self.twist = func(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message { return tt.twist(x, to, m) }
+					x.acts.Store(true)
 					honest := tn.nodes[1:]
 					var all []chain.Hash
 					began := time.Now()
@@ -211,7 +221,7 @@ func TestTraitor(t *testing.T) {
 						n.until(func() bool { return n.hasAll(all) })
 					}
 					t.Logf("seed %d: 10 s of records within %v, height %d", seed, time.Since(began).Round(time.Millisecond), honest[0].ledger.Tip().Head.Height)
-					x.self.twist = nil
+					x.acts.Store(false)
 					for _, n := range tn.running() {
 						n.stop()
 					}
