@@ -102,7 +102,7 @@ func (g *globals) createBackup(ctx context.Context, out string, keys bool) (err 
 
 // backupSource is the running node, or its data directory where none runs.
 func (g *globals) backupSource(keys bool) (func(context.Context, io.Writer) error, error) {
-	if g.node == "" && os.Getenv("PARLEY_NODE") == "" {
+	if g.namedNode() == "" {
 		cfg, err := g.load(nil)
 		if err != nil {
 			return nil, err
