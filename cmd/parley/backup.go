@@ -256,11 +256,14 @@ func (g *globals) byteBar(b *bar, verb string) func(done, total int64) {
 // backupFault tells a bad backup from a disk or a node that failed.
 func backupFault(ctx context.Context, file string, err error) error {
 	var bad *parley.BackupError
+	var other *parley.OtherChainError
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &bad):
 		return &codeError{exitCheck, fmt.Errorf("%s: %w: use an older backup, or sync from peers [PLY-104]", file, err)}
+	case errors.As(err, &other):
+		return &codeError{exitCheck, fmt.Errorf("%s: %w: compare the hash with that of your nodes: parley chain status [PLY-104]", file, err)}
 	case errors.Is(err, parley.ErrLocked):
 		return fail(exitUnreachable, "%w [PLY-104]", err)
 	case errors.Is(err, fs.ErrNotExist):
