@@ -78,6 +78,17 @@ func (e *BackupError) Error() string { return "the backup is damaged: " + e.Err.
 // Unwrap gives what was found.
 func (e *BackupError) Unwrap() error { return e.Err }
 
+// An OtherChainError says that a backup is whole as far as it was read, and of
+// another chain than the one that was asked for.
+type OtherChainError struct {
+	ChainID    string
+	Have, Want chain.Hash // of the genesis
+}
+
+func (e *OtherChainError) Error() string {
+	return fmt.Sprintf("the backup is of chain %s with genesis %s, not of the one with genesis %s", e.ChainID, e.Have, e.Want)
+}
+
 func badBackup(format string, args ...any) error { return &BackupError{fmt.Errorf(format, args...)} }
 
 const fileMode = "0600"

@@ -59,7 +59,7 @@ func RestoreBackup(ctx context.Context, r io.Reader, o RestoreOptions) (m *Manif
 	}
 	room := func(m *Manifest) error {
 		if !o.Genesis.IsZero() && m.GenesisHash != o.Genesis {
-			return badBackup("it is of chain %s with genesis %s, not of the one with genesis %s", m.ChainID, m.GenesisHash, o.Genesis)
+			return &OtherChainError{m.ChainID, m.GenesisHash, o.Genesis}
 		}
 		return checkRoom(o.DataDir, m.Bytes())
 	}

@@ -91,7 +91,7 @@ var knobs = []knob{
 	{name: "api.event_buffer", unit: "events", help: "events kept for clients that come back",
 		at: func(c *Config) any { return &c.API.EventBuffer }, low: 1, high: 1 << 20},
 
-	{name: "p2p.port", flag: "p2p-port", help: "TCP port of libp2p", at: func(c *Config) any { return &c.P2P.Port }, check: checkP2PPort},
+	{name: "p2p.port", flag: "p2p-port", help: "port of libp2p over TCP", at: func(c *Config) any { return &c.P2P.Port }, check: checkP2PPort},
 	{name: "p2p.quic_port", help: "UDP port of libp2p; 0 = p2p.port", at: func(c *Config) any { return &c.P2P.QUICPort }, low: 0, high: 65535},
 	{name: "p2p.listen", help: "multiaddrs or IPs; empty = TCP and QUIC on all IPv4 and IPv6",
 		at: func(c *Config) any { return &c.P2P.Listen }, check: checkP2PListen},

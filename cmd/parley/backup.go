@@ -102,7 +102,7 @@ func (g *globals) createBackup(ctx context.Context, out string, keys bool) (err 
 
 // backupSource is the running node, or its data directory where none runs.
 func (g *globals) backupSource(keys bool) (func(context.Context, io.Writer) error, error) {
-	if g.node == "" && os.Getenv("PARLEY_NODE") == "" {
+	if g.namedNode() == "" {
 		cfg, err := g.load(nil)
 		if err != nil {
 			return nil, err
@@ -256,11 +256,14 @@ func (g *globals) byteBar(b *bar, verb string) func(done, total int64) {
 // backupFault tells a bad backup from a disk or a node that failed.
 func backupFault(ctx context.Context, file string, err error) error {
 	var bad *parley.BackupError
+	var other *parley.OtherChainError
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &bad):
 		return &codeError{exitCheck, fmt.Errorf("%s: %w: use an older backup, or sync from peers [PLY-104]", file, err)}
+	case errors.As(err, &other):
+		return &codeError{exitCheck, fmt.Errorf("%s: %w: compare the hash with that of your nodes: parley chain status [PLY-104]", file, err)}
 	case errors.Is(err, parley.ErrLocked):
 		return fail(exitUnreachable, "%w [PLY-104]", err)
 	case errors.Is(err, fs.ErrNotExist):

@@ -32,13 +32,20 @@ type client struct {
 	http  *http.Client
 }
 
-// client finds the node: --node, PARLEY_NODE, the socket of the data
+// namedNode is what the user calls the node to ask, "" = the local one. A flag
+// is stronger than the environment: --data-dir and --config mean the node of
+// that directory, whatever PARLEY_NODE says.
+func (g *globals) namedNode() string {
+	if g.node != "" || g.dataDir != "" || g.config != "" {
+		return g.node
+	}
+	return os.Getenv("PARLEY_NODE")
+}
+
+// client finds the node: the one that is named, the socket of the data
 // directory, or the default address.
 func (g *globals) client() (*client, error) {
-	name := g.node
-	if name == "" {
-		name = os.Getenv("PARLEY_NODE")
-	}
+	name := g.namedNode()
 	if name == "" {
 		var err error
 		if name, err = g.localNode(); err != nil {

@@ -33,7 +33,7 @@ func addConfigFlags(c *cobra.Command) *configFlags {
 		f.keys[flag] = k.Name
 		c.Flags().String(flag, k.Default, k.Help)
 	}
-	c.Flags().StringArrayVar(&f.sets, "set", nil, "KEY=VALUE, any configuration key, repeatable")
+	c.Flags().StringArrayVar(&f.sets, "set", nil, "any configuration key, as KEY=VALUE, repeatable")
 	return f
 }
 

@@ -50,8 +50,8 @@ func devnetCommand(g *globals) *cobra.Command {
 	up := devnetSub("up", "Start the devnet and watch it; Ctrl-C stops it", cobra.NoArgs, d.up)
 	for _, c := range []*cobra.Command{c, up} {
 		c.Flags().IntVar(&d.nodes, "nodes", 0, fmt.Sprintf("validators of a new devnet (default %d)", devnet.DefaultNodes))
-		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("API of the first node, the others follow (default %d, or as before)", devnet.DefaultBasePort))
-		c.Flags().StringVar(&d.bind, "bind", "", fmt.Sprintf("IP address of API and p2p (default %s, or as before)", devnet.DefaultBind))
+		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("port of the first node's API, the others follow (default %d, or as before)", devnet.DefaultBasePort))
+		c.Flags().StringVar(&d.bind, "bind", "", fmt.Sprintf("address of API and p2p (default %s, or as before)", devnet.DefaultBind))
 		c.Flags().BoolVar(&d.detach, "detach", false, "return when all agree; the nodes go on")
 	}
 	down := devnetSub("down", "Stop all nodes", cobra.NoArgs, d.down)
@@ -138,6 +138,9 @@ func (d *devnetFlags) up(c *cobra.Command, _ []string) error {
 	if ctx.Err() == nil {
 		return err
 	}
+	if now, err := n.State(); err == nil { // nodes may have been added
+		s = now
+	}
 	d.say("\nstopping %s", count(len(s.Nodes), "node"))
 	return d.stop(ctx, n)
 }
@@ -163,7 +166,7 @@ func (d *devnetFlags) create(c *cobra.Command) (*devnet.Net, error) {
 	if _, tty := terminal(d.in); !tty || d.noInput {
 		return nil, err
 	}
-	question := fmt.Sprintf("port %d is taken by %s; %d and the ports after it are free.", taken.Port, taken.Holder, taken.Base)
+	question := fmt.Sprintf("port %d is taken by %s; %d and the ports after it are free", taken.Port, taken.Holder, taken.Base)
 	if err := d.confirmed(false, fmt.Sprintf("--base-port %d", taken.Base), question); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -174,7 +175,7 @@ func printError(ctx context.Context, w io.Writer, err error) {
 			text = first + " [" + code + "]\n" + rest
 		case code != "":
 			text += " [" + code + "]"
-		case exit == exitUsage && !strings.Contains(text, "--help"):
+		case exit == exitUsage && !says(text, "--help", "see parley", "say yes with"):
 			text += ": see parley --help"
 		}
 	}
@@ -183,6 +184,11 @@ func printError(ctx context.Context, w io.Writer, err error) {
 			fmt.Fprintln(w, "error: "+line)
 		}
 	}
+}
+
+// says tells whether a text has its next step already.
+func says(text string, steps ...string) bool {
+	return slices.ContainsFunc(steps, func(s string) bool { return strings.Contains(text, s) })
 }
 
 // printable keeps words from outside from moving the terminal.

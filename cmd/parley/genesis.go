@@ -44,7 +44,7 @@ func genesisNewCommand(g *globals) *cobra.Command {
 			if err := createFile(out, append(body, '\n'), 0o644); err != nil {
 				return err
 			}
-			g.say("wrote %s: chain %s with %s", out, gen.ChainID, count(len(validators), "validator"))
+			g.say("wrote %s: chain %s with %s: %s; its genesis hash:", out, gen.ChainID, count(len(validators), "validator"), survives(tolerance(len(validators))))
 			return writeLine(g.out, []byte(gen.Hash().String()))
 		},
 	}
@@ -59,6 +59,7 @@ func genesisNewCommand(g *globals) *cobra.Command {
 func newGenesis(chainID string, validators, admins []string) (*consortium.Genesis, error) {
 	var vs []consortium.Validator
 	var keys []consortium.PublicKey
+	names := map[string]bool{}
 	for _, text := range validators {
 		name, keyText, ok := strings.Cut(text, "=")
 		if !ok || name == "" {
@@ -68,6 +69,10 @@ func newGenesis(chainID string, validators, admins []string) (*consortium.Genesi
 		if err != nil {
 			return nil, fail(exitUsage, "--validator %s: %w", name, err)
 		}
+		if names[name] {
+			return nil, fail(exitUsage, "--validator %s: the name is given twice", name)
+		}
+		names[name] = true
 		vs = append(vs, consortium.Validator{Key: key, Name: name})
 		keys = append(keys, key)
 	}

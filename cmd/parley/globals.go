@@ -34,7 +34,7 @@ func newGlobals() *globals { return &globals{in: os.Stdin, out: os.Stdout, err: 
 
 func (g *globals) register(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&g.node, "node", "", "the node to ask: URL or unix:PATH (env PARLEY_NODE; default: the data directory's socket, else "+defaultNode+")")
+	f.StringVar(&g.node, "node", "", "node to ask, URL or unix:PATH (env PARLEY_NODE; else the local one)")
 	f.StringVar(&g.tokenFile, "token-file", "", "file with an API token")
 	f.StringVarP(&g.output, "output", "o", "table", "table, wide, json, jsonl, yaml, csv or template=T")
 	f.BoolVar(&g.json, "json", false, "the API's answer as it is (= -o json)")
@@ -43,7 +43,7 @@ func (g *globals) register(root *cobra.Command) {
 	f.IntVar(&g.limit, "limit", 0, "at most so many rows")
 	f.DurationVar(&g.timeout, "timeout", 10*time.Second, "for the node to answer")
 	f.StringVar(&g.config, "config", "", "configuration file (default: ./parley.toml, the user's, /etc/parley)")
-	f.StringVar(&g.dataDir, "data-dir", "", "data directory of the node")
+	f.StringVar(&g.dataDir, "data-dir", "", "data directory of the node to run or to ask")
 	f.StringVar(&g.color, "color", "auto", "auto, always or never")
 	f.BoolVarP(&g.quiet, "quiet", "q", false, "data only, no talk")
 	f.BoolVarP(&g.verbose, "verbose", "v", false, "more talk: which node is asked")
@@ -130,7 +130,7 @@ func (g *globals) confirmed(flag bool, name, question string) error {
 	if _, tty := terminal(g.in); !tty || g.noInput {
 		return fail(exitUsage, "%s: say yes with %s", question, name)
 	}
-	fmt.Fprintf(g.err, "%s Go on? [y/N] ", question)
+	fmt.Fprintf(g.err, "%s. Go on? [y/N] ", question)
 	var answer string
 	_, _ = fmt.Fscanln(g.in, &answer) // no answer is no
 	if a := strings.ToLower(answer); a != "y" && a != "yes" {

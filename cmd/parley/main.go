@@ -74,7 +74,7 @@ func strict(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return usage(c, err)
+				return usage(c, wantArgs(c, args, err))
 			}
 			return nil
 		}
@@ -90,6 +90,15 @@ func strict(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		strict(sub)
 	}
+}
+
+// wantArgs says in the words of the command what cobra says in numbers.
+func wantArgs(c *cobra.Command, args []string, err error) error {
+	_, want, ok := strings.Cut(c.Use, " ")
+	if text := err.Error(); !ok || !strings.HasPrefix(text, "accepts ") && !strings.HasPrefix(text, "requires ") {
+		return err
+	}
+	return fmt.Errorf("want %s, have %s", want, count(len(args), "argument"))
 }
 
 func didYouMean(names []string) string {

@@ -1,12 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -34,13 +34,16 @@ func proveCommand(g *globals, name string) *cobra.Command {
 }
 
 func (g *globals) prove(ctx context.Context, id, out string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
 	cl, err := g.client()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.timeout)
 	defer cancel()
-	body, err := cl.get(ctx, "records/"+url.PathEscape(id)+"/proof")
+	body, err := cl.get(ctx, "records/"+id+"/proof")
 	if err != nil {
 		return err
 	}
@@ -177,6 +180,15 @@ func viewProven(p *consortium.Proven) provenView {
 	return v
 }
 
+// provenBody is the body itself where a line holds it, for it is what is proven.
+func provenBody(r *consortium.Record) string {
+	var b bytes.Buffer
+	if r.MediaType == jsonMedia && len(r.Body) <= 200 && json.Compact(&b, r.Body) == nil {
+		return b.String()
+	}
+	return fmt.Sprintf("%s of %s; parley tx verify -o json has it", size(len(r.Body)), r.MediaType)
+}
+
 func provenTable(p *consortium.Proven) *table {
 	set := p.Config.Set()
 	place := fmt.Sprintf("number %d of subtree %d", p.Index, p.Subtree)
@@ -188,7 +200,7 @@ func provenTable(p *consortium.Proven) *table {
 		"chain", p.Genesis.ChainID+", genesis "+p.Genesis.Hash().String(),
 		"record", p.ID.String(),
 		"subject", p.Record.Subject,
-		"body", fmt.Sprintf("%s of %s", size(len(p.Record.Body)), p.Record.MediaType),
+		"body", provenBody(p.Record),
 		"signed by", p.Record.Author.String(),
 		"block", fmt.Sprintf("%d  %s", p.Header.Height, p.Hash),
 		"place", place+", counted from 0",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/pprof"
+	"strings"
 	"syscall"
 	"time"
 
@@ -34,8 +36,8 @@ func runCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "run", Short: "Run a node in the foreground; Ctrl-C drains, twice stops at once", Args: cobra.NoArgs,
 		Long: "Without peers the node makes a chain of its own, or goes on with the one in its data directory. With peers it joins theirs.\n" +
-			"Exit codes: 0 after SIGINT or SIGTERM, once all is drained; 130 after a second one, at once; 1 after a failure, with its\n" +
-			"reason on one line (a disk that is full or broken, an engine that can not go on: a restart is safe); 2 after a panic;\n" +
+			"Exit codes: 0 after SIGINT or SIGTERM, once all is drained; 130 after a second one, at once; 1 after a failure, with its " +
+			"reason on one line (a disk that is full or broken, an engine that can not go on: a restart is safe); 2 after a panic; " +
 			"78 for what a restart does not mend: configuration, data directory. SIGHUP is ignored; SIGUSR1 writes all stacks to the log.",
 		Example: "parley run\nparley run --peers node1:8080,node2:8080\n" +
 			"parley run --peers 127.0.0.1:8080 --data-dir node4 \\\n--api-listen 127.0.0.1:8083 --p2p-port 9909 --ops-listen 127.0.0.1:9093",
@@ -70,12 +72,12 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg, End: func() { os.Exit(exitFailed) }}) //nolint:contextcheck // New waits for nobody
 	if err != nil {
-		return err
+		return portFault(err)
 	}
 	parley.KeepPanics(cfg.DataDir, log)
 	server, err := api.New(node, api.Options{Log: log, Registry: reg})
 	if err != nil {
-		return errors.Join(err, node.Close())
+		return errors.Join(portFault(err), node.Close())
 	}
 	banner(log, node)
 	dumpOnSignal(ctx, log)
@@ -104,6 +106,20 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 		err = nil // a clean stop is no fault
 	}
 	return errors.Join(err, node.Close()) // nobody asks the store any more
+}
+
+// portFault names the flag that moves a taken port.
+func portFault(err error) error {
+	taken, ok := errors.AsType[*parley.PortError](err)
+	if !ok {
+		return err
+	}
+	flag := map[string]string{"api.listen": "--api-listen ", "ops.listen": "--ops-listen ", "p2p.port": "--p2p-port "}[taken.Key]
+	free := taken.Free
+	if taken.Key == "p2p.port" {
+		free = strings.TrimPrefix(free, ":")
+	}
+	return fmt.Errorf("%s %s is taken by %s: choose another, for example %s%s [PLY-201]", taken.Key, taken.Addr, cmp.Or(taken.Holder, "another process"), flag, free)
 }
 
 func named(what string, err error) error {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,6 +26,9 @@ func tokenCommand(g *globals) *cobra.Command {
 				return err
 			}
 			token, err := api.NewToken(cfg.Config, sub, scope, ttl)
+			if errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("make token: %w: the first start of a node makes it; name the directory of one with --data-dir", err)
+			}
 			if err != nil {
 				return fmt.Errorf("make token: %w", err)
 			}

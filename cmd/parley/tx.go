@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 )
 
@@ -32,7 +32,10 @@ func txCommand(g *globals) *cobra.Command {
 	c.AddCommand(submitCommand(g), loadCommand(g), proveCommand(g, "prove"), verifyProofCommand(g, "verify"),
 		&cobra.Command{Use: "get ID", Short: "One record", Args: cobra.ExactArgs(1), Example: "parley tx get 3a21…",
 			RunE: func(c *cobra.Command, args []string) error {
-				return ask(c.Context(), g, "records/"+url.PathEscape(args[0]), viewRecord)
+				if err := checkID(args[0]); err != nil {
+					return err
+				}
+				return ask(c.Context(), g, "records/"+args[0], viewRecord)
 			}},
 		&cobra.Command{Use: "history SUBJECT", Short: "All that is known of a subject, newest first", Args: cobra.ExactArgs(1),
 			Example: "parley tx history 'pkg:deb/debian/bash@5.2.15-2'",
@@ -88,17 +91,37 @@ func checkAck(ack string) error {
 	return nil
 }
 
+// checkID wants the whole hash: what tables show is its head.
+func checkID(id string) error {
+	if _, err := chain.ParseHash(id); err != nil {
+		return fail(exitUsage, "record id %q: want 64 hex digits; tables shorten it, see parley tx history SUBJECT -o wide [PLY-002]", id)
+	}
+	return nil
+}
+
 // request makes the request of a file, which is one already where there is no
 // subject.
 func (g *globals) request(file, subject, mediaType string) ([]byte, error) {
 	if subject == "" {
-		return g.readInput(file, maxRequest)
+		b, err := g.readInput(file, maxRequest)
+		if err == nil && !json.Valid(b) {
+			err = fail(exitFailed, "%s is no JSON: want {\"subject\":\"…\",\"body\":{…}}; with --subject any file is a body [PLY-002]", inputName(file))
+		}
+		return b, err
 	}
 	body, err := g.readInput(file, consortium.MaxBody)
 	if err != nil {
 		return nil, err
 	}
 	return json.Marshal(draft(subject, mediaType, body))
+}
+
+// inputName is what a file is called in an error.
+func inputName(file string) string {
+	if file == "-" {
+		return "stdin"
+	}
+	return file
 }
 
 // draft takes the body byte for byte, JSON too.

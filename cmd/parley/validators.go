@@ -61,7 +61,8 @@ func validatorsCommand(g *globals) *cobra.Command {
 	}
 	admins := &cobra.Command{
 		Use: "admins", Short: "Whose approvals change the validators; with flags, change that", Args: cobra.NoArgs, RunE: f.admins,
-		Long:    "Have two admins or more: a lost sole key freezes the set of validators for ever.",
+		Long: "Have two admins or more: a lost sole key freezes the set of validators for ever.\n" +
+			"ID is a peer ID, a key (ed25519:…) or, where you are asked, the name of a connected node.",
 		Example: "parley chain validators admins\nparley chain validators admins --add 12D3KooW… --add 12D3KooW… --threshold 2",
 	}
 	for _, c := range []*cobra.Command{add, remove, apply, admins} {
@@ -74,8 +75,8 @@ func validatorsCommand(g *globals) *cobra.Command {
 		c.Flags().StringArrayVar(&f.addAdmins, "add-admin", nil, "peer ID or key of a new admin, in the same record")
 		c.Flags().StringArrayVar(&f.removeAdmins, "remove-admin", nil, "peer ID or key of an admin that is to go")
 	}
-	admins.Flags().StringArrayVar(&f.adminsToAdd, "add", nil, "peer ID or key of a new admin")
-	admins.Flags().StringArrayVar(&f.adminsToDrop, "remove", nil, "peer ID or key of an admin that is to go")
+	admins.Flags().StringArrayVar(&f.adminsToAdd, "add", nil, "ID of a new admin, repeatable")
+	admins.Flags().StringArrayVar(&f.adminsToDrop, "remove", nil, "ID of an admin that is to go, repeatable")
 	c.AddCommand(&cobra.Command{Use: "list", Short: "Who signs the next block", Args: cobra.NoArgs, RunE: list, Example: "parley chain validators list -o wide"},
 		add, remove, apply, admins)
 	return c
@@ -142,14 +143,27 @@ func (f *changeFlags) add(c *cobra.Command, args []string) error {
 		return err
 	}
 	req := parley.ChangeRequest{AddAdmins: f.addAdmins, RemoveAdmins: f.removeAdmins, Threshold: f.threshold}
-	for _, a := range args {
-		key, err := f.nodeOf(c.Context(), cl, a)
-		if err != nil {
-			return err
-		}
+	keys, err := f.keysOf(c.Context(), cl, args)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
 		req.Add = append(req.Add, parley.Candidate{Key: key})
 	}
 	return f.change(c.Context(), cl, req, "")
+}
+
+// keysOf finds what nodeOf finds, for each.
+func (f *changeFlags) keysOf(ctx context.Context, cl *client, ids []string) ([]string, error) {
+	keys := make([]string, len(ids))
+	for i, id := range ids {
+		key, err := f.nodeOf(ctx, cl, id)
+		if err != nil {
+			return nil, err
+		}
+		keys[i] = key
+	}
+	return keys, nil
 }
 
 // nodeOf finds the connected node that calls itself so. Anybody may take a
@@ -249,7 +263,14 @@ func (f *changeFlags) admins(c *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	return f.change(c.Context(), cl, parley.ChangeRequest{AddAdmins: f.adminsToAdd, RemoveAdmins: f.adminsToDrop, Threshold: f.threshold}, "")
+	req := parley.ChangeRequest{Threshold: f.threshold}
+	if req.AddAdmins, err = f.keysOf(c.Context(), cl, f.adminsToAdd); err != nil {
+		return err
+	}
+	if req.RemoveAdmins, err = f.keysOf(c.Context(), cl, f.adminsToDrop); err != nil {
+		return err
+	}
+	return f.change(c.Context(), cl, req, "")
 }
 
 func (f *changeFlags) apply(c *cobra.Command, args []string) error {
@@ -351,10 +372,10 @@ func (f *changeFlags) tell(c parley.Change) {
 		f.say("  remove   %d  %s  %s", v.ID, f.clean(v.Name), v.Peer)
 	}
 	for _, k := range c.Admins.Added {
-		f.say("  add admin     %s", k)
+		f.say("  add admin     %s", adminText(k))
 	}
 	for _, k := range c.Admins.Removed {
-		f.say("  remove admin  %s", k)
+		f.say("  remove admin  %s", adminText(k))
 	}
 	for _, text := range c.Other {
 		f.say("  %s", f.clean(text))
@@ -367,6 +388,14 @@ func (f *changeFlags) tell(c parley.Change) {
 	for _, w := range c.Warnings {
 		f.say("  note: %s", f.clean(w))
 	}
+}
+
+// adminText is a peer ID, which people know from the list of peers.
+func adminText(k consortium.PublicKey) string {
+	if id, err := k.PeerID(); err == nil {
+		return id.String()
+	}
+	return k.String()
 }
 
 // clean keeps names from outside from moving the terminal.

@@ -215,15 +215,18 @@ func (s *State) API(node Node) string {
 	return net.JoinHostPort(host, strconv.Itoa(node.APIPort))
 }
 
-// peers is what a node is told: in the genesis, all the others; later, the
-// first node and no more.
-func (s *State) peers(of Node) []string {
-	if of.Role != RoleValidator {
+// peers is what a node is told: in the genesis, all the others that are in it;
+// later, the first node and no more. Once it has the chain it may be a validator
+// too, and the ports may have moved: it is told all the others.
+func (n *Net) peers(s *State, of Node) []string {
+	_, err := os.Stat(filepath.Join(n.NodeDir(of.Name), "ledger"))
+	later := of.Role != RoleValidator
+	if later && err != nil {
 		return []string{s.API(s.Nodes[0])}
 	}
 	list := []string{}
 	for _, node := range s.Nodes {
-		if node.Role == RoleValidator && node.Name != of.Name {
+		if (later || node.Role == RoleValidator) && node.Name != of.Name {
 			list = append(list, s.API(node))
 		}
 	}

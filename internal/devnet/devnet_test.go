@@ -196,6 +196,13 @@ func TestConfigIsComplete(t *testing.T) {
 			t.Errorf("%s: data dir %s, profile %s, p2p port %d, name %s", node.Name, c.DataDir, c.Profile, c.P2P.Port, c.Node.Name)
 		}
 	}
+	// with the chain it may have become a validator, and the ports may have moved
+	if err := os.Mkdir(filepath.Join(n.NodeDir("late"), "ledger"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := n.peers(s, s.Nodes[3]), []string{s.API(s.Nodes[0]), s.API(s.Nodes[1]), s.API(s.Nodes[2])}; !slices.Equal(got, want) {
+		t.Errorf("late is told %v once it has the chain, want %v", got, want)
+	}
 }
 
 func TestNames(t *testing.T) {

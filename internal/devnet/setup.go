@@ -170,7 +170,7 @@ func (n *Net) writeConfig(s *State, node Node) error {
 		"log":      map[string]any{"format": "text"},
 		"ops":      map[string]any{"listen": ops},
 		"api":      map[string]any{"listen": []string{net.JoinHostPort(s.Bind, strconv.Itoa(node.APIPort))}},
-		"p2p":      map[string]any{"listen": []string{s.Bind}, "static_peers": s.peers(node)},
+		"p2p":      map[string]any{"listen": []string{s.Bind}, "static_peers": n.peers(s, node)},
 	}
 	if node.Role == RoleValidator {
 		c["consortium"] = map[string]any{"genesis_file": filepath.Join(n.dir, genesisFile)}

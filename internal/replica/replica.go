@@ -256,7 +256,7 @@ func (r *Replica) CheckStatus(remote chain.Status) error {
 	p := r.live.Load()
 	if p == nil {
 		if c := r.cfg.Chain; c.GenesisHash != "" && c.GenesisHash != remote.Genesis.String() || c.ChainID != "" && c.ChainID != remote.ChainID {
-			return &chain.MismatchError{Code: chain.WrongGenesis, Text: fmt.Sprintf("we wait for chain %s %s, you are on %s with genesis %s", c.ChainID, c.GenesisHash, remote.ChainID, remote.Genesis.Short())}
+			return &chain.MismatchError{Code: chain.WrongGenesis, Text: fmt.Sprintf("we wait for %s, you are on %s with genesis %s", pinned(c), remote.ChainID, remote.Genesis.Short())}
 		}
 		return nil
 	}
@@ -269,6 +269,17 @@ func (r *Replica) CheckStatus(remote chain.Status) error {
 			p.genesis.ChainID, p.hash.Short(), remote.ChainID, remote.Genesis.Short())}
 	}
 	return nil
+}
+
+// pinned says which chain the configuration wants.
+func pinned(c config.Consortium) string {
+	switch {
+	case c.GenesisHash == "":
+		return "chain " + c.ChainID
+	case c.ChainID == "":
+		return "the chain with genesis " + c.GenesisHash
+	}
+	return "chain " + c.ChainID + " with genesis " + c.GenesisHash
 }
 
 // checkUnborn judges a peer that has no chain yet: welcome, unless it waits
