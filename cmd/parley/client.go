@@ -32,13 +32,20 @@ type client struct {
 	http  *http.Client
 }
 
-// client finds the node: --node, PARLEY_NODE, the socket of the data
-// directory, or the default address.
-func (g *globals) client() (*client, error) {
-	name := g.node
-	if name == "" {
-		name = os.Getenv("PARLEY_NODE")
+// named is the node that the user names, "" where he names none. What stands on
+// the command line is meant more than what a shell once exported: with
+// --data-dir or --config the node is that of the directory.
+func (g *globals) named() string {
+	if g.node == "" && g.dataDir == "" && g.config == "" {
+		return os.Getenv("PARLEY_NODE")
 	}
+	return g.node
+}
+
+// client finds the node: --node, the socket of --data-dir or --config,
+// PARLEY_NODE, the socket of the data directory, or the default address.
+func (g *globals) client() (*client, error) {
+	name := g.named()
 	if name == "" {
 		var err error
 		if name, err = g.localNode(); err != nil {
