@@ -236,8 +236,13 @@ func (g *globals) restoreBackup(ctx context.Context, file string, genesis chain.
 		return err
 	}
 	defer f.Close()
+	cfg, err := g.load(nil) // it may name other files for the keys
+	if err != nil {
+		return err
+	}
 	bar := newBar(g)
-	m, err := parley.RestoreBackup(ctx, f, parley.RestoreOptions{DataDir: g.dataDir, Genesis: genesis, Bytes: g.byteBar(bar, "unpacked")})
+	m, err := parley.RestoreBackup(ctx, f, parley.RestoreOptions{DataDir: cfg.DataDir, KeyFile: cfg.Node.KeyFile, JWTFile: cfg.API.JWTSecretFile,
+		Genesis: genesis, Bytes: g.byteBar(bar, "unpacked")})
 	bar.end()
 	if err != nil {
 		return backupFault(ctx, file, err)
