@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -197,6 +198,137 @@ func TestRestoreLooksAtTheChain(t *testing.T) {
 	cancel()
 	if _, err := RestoreBackup(stopped, bytes.NewReader(good.Bytes()), RestoreOptions{DataDir: t.TempDir()}); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
+	}
+}
+
+// TestRestoreBrokenOff: no node starts on what a killed restore left, wherever
+// it was, and the next restore takes it over; a node and foreign keys stay.
+func TestRestoreBrokenOff(t *testing.T) {
+	cfg := config.Default()
+	cfg.DataDir = t.TempDir()
+	if err := fill(t, cfg.DataDir, ledgertest.New(t, 4), 5).Close(); err != nil {
+		t.Fatal(err)
+	}
+	put := func(path, content string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(filepath.Join(cfg.DataDir, "node.key"), "the key")
+	put(filepath.Join(cfg.DataDir, "meta.json"), `{"schema":1,"network":"consortium"}`)
+	var backup bytes.Buffer
+	if _, err := CreateBackup(t.Context(), cfg, &backup, true); err != nil {
+		t.Fatal(err)
+	}
+	restore := func(dir string) error {
+		_, err := RestoreBackup(t.Context(), bytes.NewReader(backup.Bytes()), RestoreOptions{DataDir: dir})
+		return err
+	}
+	for _, tt := range []struct {
+		name  string
+		back  []string // what is not in its place yet
+		key   string   // in its place, where it is not the backup's
+		start string   // error of a start
+		again string   // error of another restore
+	}{
+		{"nothing moved", []string{"meta.json", "node.key", "ledger"}, "", "restore again", ""},
+		{"first file moved", []string{"node.key", "ledger"}, "", "restore again", ""},
+		{"all but the ledger", []string{"ledger"}, "", "restore again", ""},
+		{"the ledger alone", []string{"meta.json", "node.key"}, "", "restore again", ""},
+		{"all", nil, "", "", "it holds ledger"},
+		{"another key", []string{"meta.json", "ledger"}, "another", "restore again", "node.key exists and is not the one of the backup"},
+		{"a node that ran", []string{"node.key"}, "", "restore again", "it holds ledger"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "[data]*")
+			if err := restore(dir); err != nil {
+				t.Fatal(err)
+			}
+			half := filepath.Join(dir, "restore-1.tmp")
+			if err := os.Mkdir(half, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range tt.back {
+				if err := os.Rename(filepath.Join(dir, name), filepath.Join(half, name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.key != "" {
+				put(filepath.Join(dir, "node.key"), tt.key)
+			}
+			before := ""
+			if !slices.Contains(tt.back, "ledger") {
+				before = listing(t, dir)
+			}
+			err := openDataDir(dir, "consortium")
+			if start := (*StartError)(nil); tt.start == "" && err != nil || tt.start != "" && (!errors.As(err, &start) || !strings.Contains(err.Error(), tt.start)) {
+				t.Errorf("a start: %v", err)
+			}
+			err = restore(dir)
+			if tt.again == "" && err != nil || tt.again != "" && (err == nil || !strings.Contains(err.Error(), tt.again)) {
+				t.Errorf("another restore: %v", err)
+			}
+			if tt.again != "" {
+				if before != "" && listing(t, dir) != before {
+					t.Errorf("changed: %s\nbefore: %s", listing(t, dir), before)
+				}
+				if err := openDataDir(dir, "consortium"); tt.start != "" && (err == nil || !strings.Contains(err.Error(), tt.start)) {
+					t.Errorf("a start after it: %v", err)
+				}
+				if b, err := os.ReadFile(filepath.Join(dir, "node.key")); tt.key != "" && string(b) != tt.key {
+					t.Errorf("the key is %q: %v", b, err)
+				}
+				return
+			}
+			if b, err := os.ReadFile(filepath.Join(dir, "node.key")); string(b) != "the key" {
+				t.Errorf("key %q: %v", b, err)
+			}
+			if height, err := check(t, dir); height != 5 || err != nil {
+				t.Errorf("height %d: %v", height, err)
+			}
+			if err := openDataDir(dir, "consortium"); err != nil {
+				t.Error(err)
+			}
+			if left, err := filepath.Glob(filepath.Join(escape(dir), "*.tmp")); err != nil || len(left) > 0 {
+				t.Errorf("left: %v %v", left, err)
+			}
+		})
+	}
+}
+
+// TestRestoreKeyFile: the key goes where the configuration has it.
+func TestRestoreKeyFile(t *testing.T) {
+	cfg := config.Default()
+	cfg.DataDir, cfg.Node.KeyFile = t.TempDir(), filepath.Join(t.TempDir(), "elsewhere.key")
+	if err := errors.Join(fill(t, cfg.DataDir, ledgertest.New(t, 4), 1).Close(), os.WriteFile(cfg.Node.KeyFile, []byte("the key"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	var backup bytes.Buffer
+	if _, err := CreateBackup(t.Context(), cfg, &backup, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"", "own.key", filepath.Join(t.TempDir(), "new", "a.key"), cfg.Node.KeyFile} {
+		o := RestoreOptions{DataDir: filepath.Join(t.TempDir(), "data"), KeyFile: file}
+		if _, err := RestoreBackup(t.Context(), bytes.NewReader(backup.Bytes()), o); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := os.ReadFile(o.target("node.key")); string(b) != "the key" {
+			t.Errorf("%q: key %q: %v", file, b, err)
+		}
+		if _, err := os.Stat(filepath.Join(o.DataDir, "node.key")); file != "" && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q: there is a node.key: %v", file, err)
+		}
+	}
+	if err := os.WriteFile(cfg.Node.KeyFile, []byte("another"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := RestoreOptions{DataDir: filepath.Join(t.TempDir(), "data"), KeyFile: cfg.Node.KeyFile}
+	if _, err := RestoreBackup(t.Context(), bytes.NewReader(backup.Bytes()), o); err == nil || !strings.Contains(err.Error(), "is not the one of the backup") {
+		t.Errorf("over another key: %v", err)
+	}
+	if _, err := os.Stat(o.DataDir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory stays: %v", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -46,7 +47,9 @@ func (n *Node) Status() Status {
 			s.Reasons = append(s.Reasons, "store: "+v.Detail)
 		}
 	}
+	told := false // that too few validators are connected
 	for _, f := range n.replica.Findings() {
+		told = told || f.Title == replica.NoQuorum
 		s.Verdict = "degraded"
 		s.Reasons = append(s.Reasons, f.Title+": "+f.Why+" ["+f.Code+"]")
 	}
@@ -61,7 +64,7 @@ func (n *Node) Status() Status {
 		return s
 	}
 	v := n.validatorsN()
-	if s.Validators = &v; v.Connected < v.Quorum {
+	if s.Validators = &v; v.Connected < v.Quorum && !told {
 		s.Verdict = "degraded"
 		s.Reasons = append(s.Reasons, fmt.Sprintf("validators: %d of %d connected, %d needed: nothing is committed until more are back", v.Connected, v.N, v.Quorum))
 	}
@@ -136,11 +139,12 @@ func (n *Node) Health() Health {
 		lag.Note = fmt.Sprintf("%d blocks behind", y.LagBlocks)
 	}
 	found := Check{Name: "findings", OK: true}
+	var notes []string
 	for _, f := range n.replica.Findings() {
-		if f.Severity == "crit" {
-			found.OK, found.Note = false, f.Title+": "+f.Why
-		}
+		notes = append(notes, f.Title+": "+f.Why)
+		found.OK = found.OK && f.Severity != "crit"
 	}
+	found.Note = strings.Join(notes, "; ")
 	h.Checks = []Check{store, peers, lag, found}
 	if h.Status == "ready" && !(peers.OK && lag.OK && found.OK) {
 		h.Status = "not_ready"

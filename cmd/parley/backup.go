@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -102,7 +103,10 @@ func (g *globals) createBackup(ctx context.Context, out string, keys bool) (err 
 
 // backupSource is the running node, or its data directory where none runs.
 func (g *globals) backupSource(keys bool) (func(context.Context, io.Writer) error, error) {
-	if g.namedNode() == "" {
+	if g.node != "" && g.dataDir != "" && !isSocketOf(g.node, g.dataDir) {
+		return nil, fail(exitUsage, "--node %s and --data-dir %s: which of them is backed up? Give one", g.node, g.dataDir)
+	}
+	if g.named() == "" {
 		cfg, err := g.load(nil)
 		if err != nil {
 			return nil, err
@@ -136,6 +140,17 @@ func (g *globals) backupSource(keys bool) (func(context.Context, io.Writer) erro
 		}
 		return nil
 	}, nil
+}
+
+// isSocketOf reports whether a node's name is the socket of that directory.
+func isSocketOf(node, dataDir string) bool {
+	path, ok := strings.CutPrefix(node, "unix:")
+	if !ok {
+		return false
+	}
+	a, err := os.Stat(path)
+	b, err2 := os.Stat(parley.SocketPath(dataDir))
+	return err == nil && err2 == nil && os.SameFile(a, b)
 }
 
 func backupVerifyCommand(g *globals) *cobra.Command {
@@ -221,8 +236,13 @@ func (g *globals) restoreBackup(ctx context.Context, file string, genesis chain.
 		return err
 	}
 	defer f.Close()
+	cfg, err := g.load(nil) // it may name other files for the keys
+	if err != nil {
+		return err
+	}
 	bar := newBar(g)
-	m, err := parley.RestoreBackup(ctx, f, parley.RestoreOptions{DataDir: g.dataDir, Genesis: genesis, Bytes: g.byteBar(bar, "unpacked")})
+	m, err := parley.RestoreBackup(ctx, f, parley.RestoreOptions{DataDir: cfg.DataDir, KeyFile: cfg.Node.KeyFile, JWTFile: cfg.API.JWTSecretFile,
+		Genesis: genesis, Bytes: g.byteBar(bar, "unpacked")})
 	bar.end()
 	if err != nil {
 		return backupFault(ctx, file, err)

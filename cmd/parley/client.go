@@ -32,20 +32,20 @@ type client struct {
 	http  *http.Client
 }
 
-// namedNode is what the user calls the node to ask, "" = the local one. A flag
-// is stronger than the environment: --data-dir and --config mean the node of
-// that directory, whatever PARLEY_NODE says.
-func (g *globals) namedNode() string {
-	if g.node != "" || g.dataDir != "" || g.config != "" {
-		return g.node
+// named is the node that the user names, "" where he names none. What stands on
+// the command line is meant more than what a shell once exported: with
+// --data-dir or --config the node is that of the directory.
+func (g *globals) named() string {
+	if g.node == "" && g.dataDir == "" && g.config == "" {
+		return os.Getenv("PARLEY_NODE")
 	}
-	return os.Getenv("PARLEY_NODE")
+	return g.node
 }
 
-// client finds the node: the one that is named, the socket of the data
-// directory, or the default address.
+// client finds the node: --node, the socket of --data-dir or --config,
+// PARLEY_NODE, the socket of the data directory, or the default address.
 func (g *globals) client() (*client, error) {
-	name := g.namedNode()
+	name := g.named()
 	if name == "" {
 		var err error
 		if name, err = g.localNode(); err != nil {

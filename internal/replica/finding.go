@@ -14,8 +14,9 @@ type Finding = event.FindingChanged
 
 // Severities of a finding.
 const (
-	severityOK   = "ok" // it is over
-	severityCrit = "crit"
+	severityOK   = "ok"   // it is over
+	severityWarn = "warn" // the node can be used, and somebody has to act
+	severityCrit = "crit" // it can not be used as it should be: it is not ready
 )
 
 // findings are those that stand, by their title. Titles are of a closed set.

@@ -3,10 +3,12 @@ package replica
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/chainsync"
+	"github.com/parley-p2p/parley/internal/replica/consensus"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
 
@@ -48,6 +50,25 @@ func (w *running) promoted() func() bool {
 		}
 		return w.Role() == RoleValidator
 	}
+}
+
+// waitToVote follows until the vote is free, and says so meanwhile. why is an
+// ErrQuarantined.
+func (w *running) waitToVote(ctx context.Context, why error, free func() bool) error {
+	f := Finding{Code: "PLY-605", Title: "vote_waits", Severity: severityWarn}
+	f.Why = strings.TrimSuffix(why.Error(), ": "+consensus.ErrQuarantined.Error()) + ": this validator follows, and votes again after the next block that the others commit"
+	if set := w.ledger.Tip().Set; set.Len()-1 < set.Quorum() {
+		f.Severity = severityCrit
+		f.Why += ", which they can not without it"
+	}
+	f.Why += "; only when no other validator can vote, and no old copy of this one runs: start it once with --set consortium.sole_validator=true"
+	w.findings.set(f)
+	err := w.followUntil(ctx, time.Time{}, free)
+	if err == nil && ctx.Err() == nil {
+		f.Severity, f.Why = severityOK, "this validator may vote again"
+		w.findings.set(f)
+	}
+	return err
 }
 
 // States of a verification.

@@ -39,6 +39,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 				r.log.Debug("record of a coming block not taken", "peer", from, "err", err)
 			}
 		},
+		Found: r.findings.set,
 	}, r.ledger, s, r.bus, r.base.With("room", "replica.chainsync"), r.reg)
 	engine, err := consensus.New(
 		consensus.Config{
@@ -58,7 +59,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	work.keepValidators()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, f := range []func(context.Context) error{
-		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, r.disk.watch,
+		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, r.disk.watch, work.watchQuorum,
 		work.syncer.Mend, work.syncer.AwaitFork,
 	} {
 		g.Go(func() error { return f(gctx) })
@@ -131,8 +132,10 @@ func (w *running) order(ctx context.Context) error {
 			if brake, ok := errors.AsType[*consensus.BrakeError](err); ok {
 				at := w.ledger.Tip().Head.Height
 				until, free = brake.Until, func() bool { return w.ledger.Tip().Head.Height > at }
+				err = w.followUntil(ctx, until, free)
+			} else {
+				err = w.waitToVote(ctx, err, free)
 			}
-			err = w.followUntil(ctx, until, free)
 		}
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,6 +72,9 @@ func TestBrake(t *testing.T) {
 		if n := len(e.times); n != 2 || e.times[1].Sub(start) != time.Minute {
 			t.Errorf("%d runs, at %v", n, e.times)
 		}
+		if f := w.Findings(); len(f) != 1 || f[0].Code != "PLY-605" || f[0].Severity != severityCrit || !strings.Contains(f[0].Why, "--set consortium.sole_validator=true") {
+			t.Errorf("findings of the sole validator while it waits: %v", f)
+		}
 		for i, at := range []time.Time{start.Add(30 * time.Second), time.Now()} {
 			b := c.Build()
 			b.Header.Height, b.Header.Time, b.Header.Prev = uint64(i)+1, uint64(at.UnixMilli()), w.ledger.Tip().Head.Hash
@@ -82,6 +86,67 @@ func TestBrake(t *testing.T) {
 			if n := len(e.times); n != 2+i {
 				t.Errorf("%d runs after a block of %v", n, at.Sub(start))
 			}
+			if n := len(w.Findings()); n != 1-i {
+				t.Errorf("%d findings after a block of %v", n, at.Sub(start))
+			}
+		}
+		cancel()
+		if err := <-end; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}
+
+// TestNoQuorum: too few validators are a finding after a while, and none when
+// they are back or the chain goes on without this node's knowing how.
+func TestNoQuorum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ledgertest.New(t, 4)
+		w, s, _ := atWork(t, c)
+		sub := w.bus.Subscribe()
+		defer sub.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		end := make(chan error, 1)
+		go func() { end <- w.watchQuorum(ctx) }()
+		step := func(what string, after time.Duration, stands bool) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			f := w.Findings()
+			if stands && (len(f) != 1 || f[0].Code != "PLY-604" || f[0].Title != NoQuorum || f[0].Severity != severityWarn) || !stands && len(f) > 0 {
+				t.Errorf("%s: %v", what, f)
+			}
+		}
+		meet := func(v consortium.Validator) {
+			t.Helper()
+			id, err := v.Key.PeerID()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.meet(chain.Peer{ID: id}, nil)
+		}
+		meet(c.Config().Validators[1])
+		step("at the start", time.Second, false)
+		step("two of four", quorumGrace+2*quorumEvery, true)
+		if why := w.Findings()[0].Why; !strings.HasPrefix(why, "2 of 4 validators are connected, 3 needed") {
+			t.Error(why)
+		}
+		if err := w.ledger.Append(c.Next(c.Record("thing", nil)), "sync", ""); err != nil {
+			t.Fatal(err)
+		}
+		step("a block came", quorumEvery, false)
+		step("and no more", quorumGrace+2*quorumEvery, true)
+		meet(c.Config().Validators[2])
+		step("three of four", quorumEvery, false)
+		told := ""
+		events, _ := sub.Take(eventsAtOnce)
+		for _, e := range events {
+			if f, ok := e.Data.(event.FindingChanged); ok {
+				told += f.Severity + " "
+			}
+		}
+		if told != "warn ok warn ok " {
+			t.Errorf("events: %s", told)
 		}
 		cancel()
 		if err := <-end; !errors.Is(err, context.Canceled) {

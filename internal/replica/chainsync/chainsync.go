@@ -46,6 +46,9 @@ type Config struct {
 	// Take puts a record that was asked for ahead of its block among those that
 	// wait, by its own rules. nil: none is asked for.
 	Take func(raw []byte, from peer.ID)
+	// Found is told what an operator should know, and when it is over. It MUST
+	// NOT block, and it may be nil.
+	Found func(event.FindingChanged)
 }
 
 // Peers is what a Syncer needs of [chain.Services].
@@ -80,8 +83,9 @@ type Syncer struct {
 	hints     map[peer.ID]uint64    // who told of a head that we cannot reach yet
 	fork      error                 // *ledger.ForkError, the first one seen
 	state     event.SyncChanged
-	published time.Time // when the last SyncChanged went out
-	said      time.Time // when the last log line was written
+	damaged   map[uint64]bool // blocks on disk; true when no peer served it so far
+	published time.Time       // when the last SyncChanged went out
+	said      time.Time       // when the last log line was written
 }
 
 // New wires a Syncer over a ledger that has its genesis. It starts nothing.
@@ -90,7 +94,7 @@ func New(cfg Config, l *ledger.Ledger, s Peers, bus *event.Bus, log *slog.Logger
 		cfg: cfg, protocol: "/parley/" + cfg.Net + "/sync/1", genesis: l.Genesis().Hash(),
 		ledger: l, peers: s, bus: bus, log: log,
 		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1), halt: make(chan struct{}),
-		known: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{},
+		known: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{}, damaged: map[uint64]bool{},
 		state: event.SyncChanged{State: Waiting, Target: l.Tip().Head.Height},
 	}
 	y.metrics = newMetrics(y, reg)

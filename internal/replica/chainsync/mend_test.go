@@ -3,8 +3,11 @@ package chainsync
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 )
@@ -89,6 +93,23 @@ func mend(t *testing.T, keys []string, read uint64) {
 	grow(t, c, full, 9)
 	n := &lan{tb: t}
 	nd := n.join(c, damaged(t, c, full, keys...))
+	var mu sync.Mutex
+	var found event.FindingChanged
+	var severities []string
+	nd.cfg.Found = func(f event.FindingChanged) {
+		mu.Lock()
+		defer mu.Unlock()
+		found = f
+		severities = append(severities, f.Severity)
+	}
+	finding := func(severity, why string) {
+		t.Helper()
+		mu.Lock()
+		defer mu.Unlock()
+		if found.Code != "PLY-104" || found.Title != "block_damaged" || found.Severity != severity || !strings.Contains(found.Why, why) {
+			t.Errorf("finding %+v, want %s: %s", found, severity, why)
+		}
+	}
 	lying, stalling := n.join(c, full), n.join(c, full)
 	lying.handle = lieBodies(full)
 	stalling.handle = stallBodies(stalling.handle)
@@ -102,6 +123,8 @@ func mend(t *testing.T, keys []string, read uint64) {
 	if _, err := nd.ledger.Block(read); err == nil {
 		t.Fatal("repaired out of nothing")
 	}
+	finding("crit", fmt.Sprintf("block %d is damaged on disk and no peer serves it", read))
+	finding("crit", "parley chain check")
 	honest := n.join(c, full)
 	for h := uint64(1); h <= 9; h++ {
 		time.Sleep(time.Minute)
@@ -110,6 +133,10 @@ func mend(t *testing.T, keys []string, read uint64) {
 	time.Sleep(time.Minute)
 	if err := nd.ledger.Check(t.Context(), nil); err != nil {
 		t.Error(err)
+	}
+	finding("ok", "repaired")
+	if severities[0] != "warn" {
+		t.Errorf("findings %v, want warn while it is fetched", severities)
 	}
 	sameChain(t, full, nd.ledger)
 	if got := nd.charged(honest); len(got) > 0 {
