@@ -228,7 +228,7 @@ func (r *round) killOne(ctx context.Context) error {
 
 func (r *round) killMinority(ctx context.Context) error {
 	v := r.lab.validators()
-	nodes := r.some(v, len(v)-r.lab.quorum)
+	nodes := r.some(v, r.lab.spare())
 	r.kill(nodes...)
 	sleep(ctx, r.between(0, 5*time.Second))
 	return start(ctx, nodes...)

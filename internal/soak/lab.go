@@ -36,19 +36,25 @@ type lab struct {
 	network *network
 	nodes   []*node
 	genesis chain.Hash
-	quorum  int
 	small   *node // has a small disk, nil = none
 }
 
-// validators of the genesis.
+// validators of the set that signs now.
 func (l *lab) validators() []*node {
 	var v []*node
 	for _, n := range l.nodes {
-		if n.validator {
+		if n.votes() {
 			v = append(v, n)
 		}
 	}
 	return v
+}
+
+// spare is how many validators may be away while blocks are made.
+func (l *lab) spare() int {
+	n := len(l.validators())
+	faults := (n - 1) / 3
+	return n - (n+faults+2)/2
 }
 
 // newLab makes keys, genesis, configurations and the network in dir, and
@@ -91,6 +97,7 @@ func (l *lab) found() error {
 		if err != nil {
 			return err
 		}
+		n.key = pub
 		if n.validator {
 			set = append(set, consortium.Validator{Key: pub, Name: n.name,
 				Addresses: []string{fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", address(n.index), p2pPort, id)}})
@@ -101,7 +108,7 @@ func (l *lab) found() error {
 	if err != nil {
 		return err
 	}
-	l.genesis, l.quorum = g.Hash(), g.Config.Set().Quorum()
+	l.genesis = g.Hash()
 	b, err := json.MarshalIndent(g, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write genesis: %w", err)
