@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -50,6 +51,16 @@ func (l *lab) validators() []*node {
 	return v
 }
 
+// followers are those that are no validators now, admins the validators of the
+// genesis, whatever they are now.
+func (l *lab) followers() []*node {
+	return slices.DeleteFunc(slices.Clone(l.nodes), (*node).votes)
+}
+
+func (l *lab) admins() []*node {
+	return slices.DeleteFunc(slices.Clone(l.nodes), func(n *node) bool { return !n.admin })
+}
+
 // spare is how many validators may be away while blocks are made.
 func (l *lab) spare() int {
 	n := len(l.validators())
@@ -70,7 +81,7 @@ func newLab(ctx context.Context, dir, binary string, validators, followers int) 
 	l := &lab{dir: dir, network: w}
 	for i := 1; i <= validators+followers; i++ {
 		name := fmt.Sprintf("n%d", i)
-		n := &node{index: i, name: name, validator: i <= validators, space: w.space(i), binary: binary,
+		n := &node{index: i, name: name, validator: i <= validators, admin: i <= validators, space: w.space(i), binary: binary,
 			dir: filepath.Join(dir, name), config: filepath.Join(dir, name+".toml"), log: filepath.Join(dir, name+".log")}
 		n.http = newClient(n.dir)
 		l.nodes = append(l.nodes, n)

@@ -31,23 +31,24 @@ const (
 
 // node is one validator or follower, and the process that runs it.
 type node struct {
-	index     int // 1 … n
-	name      string
-	key       consortium.PublicKey
-	space     string // network namespace
-	binary    string
-	dir       string // data directory
-	config    string // file
-	log       string // file
-	http      *http.Client
-	ended     func(n *node, code int) // the process ended, and nobody had asked it to
-	answered  func(d time.Duration)   // it answered that long after its start
+	index    int // 1 … n
+	name     string
+	admin    bool // a validator of the genesis
+	key      consortium.PublicKey
+	space    string // network namespace
+	binary   string
+	dir      string // data directory
+	config   string // file
+	log      string // file
+	http     *http.Client
+	ended    func(n *node, code int) // the process ended, and nobody had asked it to
+	answered func(d time.Duration)   // it answered that long after its start
 
 	mu        sync.Mutex // guards below
 	validator bool       // of the set now
-	wanted bool       // who ends by itself is started again
-	child  *child     // nil: does not run
-	paused bool
+	wanted    bool       // who ends by itself is started again
+	child     *child     // nil: does not run
+	paused    bool
 }
 
 // child is one process of a node.
