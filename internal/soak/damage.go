@@ -71,6 +71,7 @@ func (r *round) flip(ctx context.Context) error {
 // none yet a start makes one of its log.
 func (r *round) flipStore(ctx context.Context, n *node) (file string, err error) {
 	for range 2 {
+		n.await(ctx)
 		if err := n.stop(); err != nil {
 			r.miss("unclean stop: %v", err)
 		}
@@ -80,13 +81,12 @@ func (r *round) flipStore(ctx context.Context, n *node) (file string, err error)
 		if err := n.start(ctx); err != nil {
 			return "", err
 		}
-		n.await(ctx)
 	}
 	return "", nil
 }
 
-// await returns when a node answers that has just been started, or does not
-// within mendTime.
+// await returns when a node answers that may have just been started, or does
+// not within mendTime: before that a SIGTERM ends it as it ends any process.
 func (n *node) await(ctx context.Context) {
 	for limit := time.Now().Add(mendTime); ctx.Err() == nil && time.Now().Before(limit); sleep(ctx, retryWait) {
 		if _, err := n.status(ctx); err == nil {

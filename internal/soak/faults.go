@@ -272,6 +272,7 @@ func (r *round) killYoung(ctx context.Context) error {
 // restart stops a node as an operator does.
 func (r *round) restart(ctx context.Context) error {
 	n := r.one()
+	n.await(ctx)
 	if err := n.stop(); err != nil {
 		r.miss("unclean stop: %v", err)
 	}
