@@ -2,7 +2,7 @@
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
 # make soak    long runs: processes, seeds and fuzzing, one after the other
-#   make soak-processes  real processes under kill -9, cuts, torn and full disks, for FOR=10m; it goes on where the run
+#   make soak-processes  real processes under kill -9, cuts, bad disks, changes of the set, for FOR=10m; it goes on where the run
 #                        before ended (soak.out/soak.json), Ctrl-C prints the table so far; needs root
 #                        SOAK='-seed N' runs one round again, SOAK=-help tells the rest
 #   make soak-seeds      the stories in virtual time, COUNT=30 times, then make faults

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/parley-p2p/parley"
 )
 
 const (
@@ -18,6 +15,7 @@ const (
 	progressTime = 60 * time.Second // for a healthy lab to commit again
 	leaderTime   = 5 * time.Second  // for validators to name a leader
 	steady       = 500 * time.Millisecond
+	hurry        = 5
 )
 
 // fault is one kind of trouble. do returns when it has ended, but for what the
@@ -46,7 +44,13 @@ var faults = []fault{
 	{"torn ledger", 3, nil, (*round).tearLedger},
 	{"full disk", 3, func(r *round) bool { return r.lab.small != nil }, (*round).fullDisk},
 	{"read-only disk", 1, func(r *round) bool { return r.lab.small != nil }, (*round).readOnlyDisk},
-	{"wipe", 2, func(r *round) bool { return r.load.fragile != nil }, (*round).wipe},
+	{"wipe", 2, mayLose, (*round).wipe},
+	{"restore", 2, mayLose, (*round).lose},
+	{"flip", 3, mayLose, (*round).flip},
+	{"add validator", 3, canGrow, (*round).addValidator},
+	{"remove validator", 2, canLose, (*round).removeValidator},
+	{"remove leader", 3, canLose, (*round).removeLeader},
+	{"replace validator", 3, canGrow, (*round).replaceValidator},
 }
 
 // parseFaults reads a list of names by comma, "" = nil.
@@ -66,6 +70,8 @@ func parseFaults(list string) ([]string, error) {
 	}
 	return names, nil
 }
+
+func mayLose(r *round) bool { return r.load.fragile != nil }
 
 func severalValidators(r *round) bool { return len(r.lab.validators()) > 2 }
 
@@ -104,9 +110,17 @@ func (r *round) draw() fault {
 	return may[0] // not reached
 }
 
+// short is a time, or a part of it where the plan is in a hurry.
+func (r *round) short(d time.Duration) time.Duration {
+	if r.Hurry {
+		return d / hurry
+	}
+	return d
+}
+
 // between is a random time.
 func (r *round) between(low, high time.Duration) time.Duration {
-	return low + time.Duration(r.rand.Int64N(int64(high-low)+1))
+	return low + r.short(time.Duration(r.rand.Int64N(int64(high-low)+1)))
 }
 
 // one is a random node, some are several.
@@ -146,18 +160,12 @@ func (r *round) leader(ctx context.Context) *node {
 	for ctx.Err() == nil {
 		votes := map[string]int{}
 		for _, n := range r.lab.validators() {
-			var list struct {
-				Items []parley.Validator `json:"items"`
-			}
-			ask, cancel := context.WithTimeout(ctx, askLimit)
-			if status, err := n.get(ask, "chain/validators", &list); err == nil && status == http.StatusOK {
-				for _, v := range list.Items {
-					if v.Leader {
-						votes[v.Name]++
-					}
+			set, _ := r.set(ctx, n) // who does not answer has no vote
+			for _, v := range set {
+				if v.Leader {
+					votes[v.Name]++
 				}
 			}
-			cancel()
 		}
 		for _, n := range r.lab.validators() {
 			if 2*votes[n.name] > len(r.lab.validators()) {
@@ -207,7 +215,7 @@ func (r *round) measure(ctx context.Context, then func(*node) error, note func(*
 	if err := then(n); err != nil {
 		return err
 	}
-	sleep(ctx, time.Until(killed.Add(quiet)))
+	sleep(ctx, time.Until(killed.Add(r.short(quiet))))
 	if err := r.progress(ctx, killed); err != nil {
 		return err
 	}
@@ -228,7 +236,7 @@ func (r *round) killOne(ctx context.Context) error {
 
 func (r *round) killMinority(ctx context.Context) error {
 	v := r.lab.validators()
-	nodes := r.some(v, len(v)-r.lab.quorum)
+	nodes := r.some(v, r.lab.spare())
 	r.kill(nodes...)
 	sleep(ctx, r.between(0, 5*time.Second))
 	return start(ctx, nodes...)
@@ -264,6 +272,7 @@ func (r *round) killYoung(ctx context.Context) error {
 // restart stops a node as an operator does.
 func (r *round) restart(ctx context.Context) error {
 	n := r.one()
+	n.await(ctx)
 	if err := n.stop(); err != nil {
 		r.miss("unclean stop: %v", err)
 	}
@@ -413,8 +422,12 @@ func (r *round) wipe(ctx context.Context) error {
 	if err := r.progress(ctx, time.Now()); err != nil {
 		return err
 	}
-	n := r.load.fragile
-	r.kill(n)
+	r.kill(r.load.fragile)
+	return r.renew(ctx, r.load.fragile)
+}
+
+// renew starts a node that is killed with an empty disk.
+func (r *round) renew(ctx context.Context, n *node) error {
 	r.add(func(t *Totals) { t.Wiped++ })
 	r.watch.forget(n)
 	if err := n.wipe(keyFile()); err != nil {

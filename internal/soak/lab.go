@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,19 +37,35 @@ type lab struct {
 	network *network
 	nodes   []*node
 	genesis chain.Hash
-	quorum  int
 	small   *node // has a small disk, nil = none
 }
 
-// validators of the genesis.
+// validators of the set that signs now.
 func (l *lab) validators() []*node {
 	var v []*node
 	for _, n := range l.nodes {
-		if n.validator {
+		if n.votes() {
 			v = append(v, n)
 		}
 	}
 	return v
+}
+
+// followers are those that are no validators now, admins the validators of the
+// genesis, whatever they are now.
+func (l *lab) followers() []*node {
+	return slices.DeleteFunc(slices.Clone(l.nodes), (*node).votes)
+}
+
+func (l *lab) admins() []*node {
+	return slices.DeleteFunc(slices.Clone(l.nodes), func(n *node) bool { return !n.admin })
+}
+
+// spare is how many validators may be away while blocks are made.
+func (l *lab) spare() int {
+	n := len(l.validators())
+	faults := (n - 1) / 3
+	return n - (n+faults+2)/2
 }
 
 // newLab makes keys, genesis, configurations and the network in dir, and
@@ -64,7 +81,7 @@ func newLab(ctx context.Context, dir, binary string, validators, followers int) 
 	l := &lab{dir: dir, network: w}
 	for i := 1; i <= validators+followers; i++ {
 		name := fmt.Sprintf("n%d", i)
-		n := &node{index: i, name: name, validator: i <= validators, space: w.space(i), binary: binary,
+		n := &node{index: i, name: name, validator: i <= validators, admin: i <= validators, space: w.space(i), binary: binary,
 			dir: filepath.Join(dir, name), config: filepath.Join(dir, name+".toml"), log: filepath.Join(dir, name+".log")}
 		n.http = newClient(n.dir)
 		l.nodes = append(l.nodes, n)
@@ -91,6 +108,7 @@ func (l *lab) found() error {
 		if err != nil {
 			return err
 		}
+		n.key = pub
 		if n.validator {
 			set = append(set, consortium.Validator{Key: pub, Name: n.name,
 				Addresses: []string{fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", address(n.index), p2pPort, id)}})
@@ -101,7 +119,7 @@ func (l *lab) found() error {
 	if err != nil {
 		return err
 	}
-	l.genesis, l.quorum = g.Hash(), g.Config.Set().Quorum()
+	l.genesis = g.Hash()
 	b, err := json.MarshalIndent(g, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write genesis: %w", err)

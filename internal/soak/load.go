@@ -40,9 +40,11 @@ type load struct {
 
 	submitted, accepted, committed, rejected, refused, unknown atomic.Int64
 
-	mu  sync.Mutex // guards below
-	err error      // of the journal: without it a round proves nothing
-	ids []chain.Hash
+	mu     sync.Mutex // guards below
+	err    error      // of the journal: without it a round proves nothing
+	ids    []chain.Hash
+	sample []checker.Entry // committed answers
+	seen   int             // of which sample is
 }
 
 // client writes one record after the other. It is for one goroutine.
@@ -214,6 +216,11 @@ func (c *client) ask(ctx context.Context, n *node, r record, ack parley.Ack) che
 	}
 	c.count(e.Kind).Add(1)
 	c.note(e)
+	if e.Kind == checker.Committed {
+		c.mu.Lock()
+		c.keepSample(e, rand.IntN)
+		c.mu.Unlock()
+	}
 	return e.Kind
 }
 

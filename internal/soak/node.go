@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/consortium"
 )
 
 const (
@@ -24,28 +25,30 @@ const (
 	stopLimit  = 20 * time.Second // for a node to drain; it promises 12 s
 	nurseEvery = time.Second      // between two starts of a node that ends by itself
 	configExit = 78               // exit code: a restart does not mend it
-	maxAnswer  = 1 << 20          // bytes
+	maxAnswer  = 16 << 20         // bytes; a block's records as JSON
 	tailBytes  = 2 << 10          // of a log, in a report
 )
 
 // node is one validator or follower, and the process that runs it.
 type node struct {
-	index     int // 1 … n
-	name      string
-	validator bool
-	space     string // network namespace
-	binary    string
-	dir       string // data directory
-	config    string // file
-	log       string // file
-	http      *http.Client
-	ended     func(n *node, code int) // the process ended, and nobody had asked it to
-	answered  func(d time.Duration)   // it answered that long after its start
+	index    int // 1 … n
+	name     string
+	admin    bool // a validator of the genesis
+	key      consortium.PublicKey
+	space    string // network namespace
+	binary   string
+	dir      string // data directory
+	config   string // file
+	log      string // file
+	http     *http.Client
+	ended    func(n *node, code int) // the process ended, and nobody had asked it to
+	answered func(d time.Duration)   // it answered that long after its start
 
-	mu     sync.Mutex // guards below
-	wanted bool       // who ends by itself is started again
-	child  *child     // nil: does not run
-	paused bool
+	mu        sync.Mutex // guards below
+	validator bool       // of the set now
+	wanted    bool       // who ends by itself is started again
+	child     *child     // nil: does not run
+	paused    bool
 }
 
 // child is one process of a node.
@@ -192,6 +195,20 @@ func (n *node) signal(sig syscall.Signal, paused bool) {
 		_ = n.child.cmd.Process.Signal(sig) // it may have ended
 		n.paused = paused
 	}
+}
+
+// votes tells whether the node is a validator now; elect makes it one, or a
+// follower.
+func (n *node) votes() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.validator
+}
+
+func (n *node) elect(yes bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.validator = yes
 }
 
 // up tells whether the process runs and is not paused.

@@ -37,6 +37,7 @@ type plan struct {
 	Accept     bool          // the nodes are held to answers "accepted", too
 	Slow       time.Duration // a stall longer than this keeps the round's directory, 0 = none
 	Only       []string      // draw these faults alone; nil: all
+	Hurry      bool          // shorter times between and in faults, for a test
 	Script     []string      // these faults in their order; nil: drawn by weight until For is over
 }
 
@@ -46,7 +47,7 @@ func newPlan(seed uint64, long time.Duration) plan {
 	sizes := []int{1, 3, 3, 3, 4, 4, 4, 4, 4, 5, 5, 7}
 	p := plan{Seed: seed, Validators: sizes[r.IntN(len(sizes))], Followers: 1, Clients: 4 + r.IntN(4), For: long, Accept: true}
 	p.SmallDisk = p.Validators > 1 && r.IntN(2) == 0
-	p.Wipe = p.Validators > 1 && r.IntN(3) == 0
+	p.Wipe = p.Validators > 1 && r.IntN(2) == 0
 	return p
 }
 
@@ -69,18 +70,31 @@ type round struct {
 type exits struct {
 	mu      sync.Mutex
 	allowed map[*node]bool
+	codes   map[*node]int // of the last end while that is allowed
 }
 
 func (e *exits) allow(n *node, yes bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.allowed[n] = yes
+	delete(e.codes, n)
 }
 
-func (e *exits) isAllowed(n *node) bool {
+// take notes the end of a process where that is allowed.
+func (e *exits) take(n *node, code int) (allowed bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.allowed[n] {
+		e.codes[n] = code
+	}
 	return e.allowed[n]
+}
+
+// code is that of the last end since it was allowed, 0 = none.
+func (e *exits) code(n *node) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.codes[n]
 }
 
 func (r *round) add(f func(*Totals)) {
@@ -103,7 +117,7 @@ func (r *round) miss(format string, args ...any) {
 }
 
 func newRound(p plan, dir string, out io.Writer) *round {
-	return &round{plan: p, dir: dir, out: out, rand: rand.New(rand.NewPCG(p.Seed, 1)), watch: newWatch(), exits: &exits{allowed: map[*node]bool{}}}
+	return &round{plan: p, dir: dir, out: out, rand: rand.New(rand.NewPCG(p.Seed, 1)), watch: newWatch(), exits: &exits{allowed: map[*node]bool{}, codes: map[*node]int{}}}
 }
 
 // runRound runs one round in dir, which it removes when all is well. The error
@@ -167,7 +181,7 @@ func (r *round) prepare() error {
 // onExit judges the end of a process that nobody asked for. Its supervisor
 // starts it again.
 func (r *round) onExit(n *node, code int) {
-	if r.exits.isAllowed(n) {
+	if r.exits.take(n, code) {
 		return
 	}
 	r.add(func(t *Totals) { t.Exits++ })
@@ -200,6 +214,7 @@ func (r *round) trouble(ctx context.Context) error {
 		return err
 	}
 	r.settle(ctx)
+	r.prove(ctx)
 	return ctx.Err()
 }
 
@@ -255,7 +270,7 @@ func (r *round) settle(ctx context.Context) {
 		if !one {
 			equal = time.Now()
 		}
-		if time.Since(equal) > equalTime && (!waiting || time.Since(began) > drainTime) {
+		if time.Since(equal) > r.short(equalTime) && (!waiting || time.Since(began) > drainTime) {
 			if waiting {
 				r.say("  records wait still: %s", r.states(ctx))
 				for _, line := range r.load.pending(ctx, 5) {

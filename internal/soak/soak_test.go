@@ -92,8 +92,9 @@ func TestRound(t *testing.T) {
 	if err := build(t.Context(), binary); err != nil {
 		t.Fatal(err)
 	}
-	p := plan{Seed: 11, Validators: 3, Followers: 1, Clients: 4, SmallDisk: true,
-		Script: []string{"torn wal", "leader restarted", "partition", "full disk", "read-only disk", "torn ledger", "kill all"}}
+	p := plan{Seed: 11, Validators: 3, Followers: 1, Clients: 4, SmallDisk: true, Wipe: true, Accept: true, Hurry: true,
+		Script: []string{"torn wal", "leader restarted", "partition", "full disk", "read-only disk", "torn ledger",
+			"replace validator", "flip", "restore", "kill all"}}
 	var out bytes.Buffer
 	r := newRound(p, filepath.Join(dir, "lab"), &out)
 	var err error

@@ -49,7 +49,12 @@ type Totals struct {
 	Full     int `json:"full_disks"`
 	ReadOnly int `json:"read_only_disks"`
 	Wiped    int `json:"wiped"`
-	Exits    int `json:"exits"` // of processes that nobody ended
+	Restored int `json:"restored"` // from backups
+	Flipped  int `json:"flipped"`  // bytes of stores
+	Unmended int `json:"unmended"` // of them; the node or chain check said so
+	Changes  int `json:"changes"`  // of the validators
+	Proofs   int `json:"proofs"`   // that hold
+	Exits    int `json:"exits"`    // of processes that nobody ended
 
 	Submitted     int `json:"submitted"` // records
 	Accepted      int `json:"accepted"`  // answers
@@ -81,6 +86,11 @@ func (t *Totals) join(o Totals) {
 	t.Full += o.Full
 	t.ReadOnly += o.ReadOnly
 	t.Wiped += o.Wiped
+	t.Restored += o.Restored
+	t.Flipped += o.Flipped
+	t.Unmended += o.Unmended
+	t.Changes += o.Changes
+	t.Proofs += o.Proofs
 	t.Exits += o.Exits
 	t.Submitted += o.Submitted
 	t.Accepted += o.Accepted
@@ -112,8 +122,8 @@ func (t *Totals) line() string {
 	if len(t.Misses) > 0 {
 		verdict = fmt.Sprintf("RED (%d)", len(t.Misses))
 	}
-	return fmt.Sprintf("%s in %.0f s: %d kills, %d cuts, %d pauses, %d torn, %d full, %d read-only, %d wiped; acknowledged %d, committed %d, rejected %d, lost %d, duplicated %d, disagreements %d; longest stall %.1f s",
-		verdict, t.Seconds, t.Kills, t.Cuts, t.Pauses, t.Torn, t.Full, t.ReadOnly, t.Wiped, t.Acknowledged, t.Committed, t.Rejected, t.Lost, t.Duplicated, t.Disagreements, t.stall().Seconds())
+	return fmt.Sprintf("%s in %.0f s: %d kills, %d cuts, %d pauses, %d torn, %d full, %d read-only, %d wiped, %d restored, %d flipped, %d changes; acknowledged %d, committed %d, rejected %d, lost %d, duplicated %d, disagreements %d; longest stall %.1f s",
+		verdict, t.Seconds, t.Kills, t.Cuts, t.Pauses, t.Torn, t.Full, t.ReadOnly, t.Wiped, t.Restored, t.Flipped, t.Changes, t.Acknowledged, t.Committed, t.Rejected, t.Lost, t.Duplicated, t.Disagreements, t.stall().Seconds())
 }
 
 // table is everything, for people.
@@ -127,6 +137,10 @@ func (t *Totals) table() string {
 	row("cuts", "%d", t.Cuts)
 	row("pauses, torn tails", "%d, %d", t.Pauses, t.Torn)
 	row("disks full, read-only, wiped", "%d, %d, %d", t.Full, t.ReadOnly, t.Wiped)
+	row("backups restored", "%d", t.Restored)
+	row("flipped bytes", "%d, %d of them not mended without help", t.Flipped, t.Unmended)
+	row("changes of the validators", "%d", t.Changes)
+	row("proofs that hold", "%d", t.Proofs)
 	row("processes that ended by themselves", "%d", t.Exits)
 	row("answers accepted / committed", "%d / %d", t.Accepted, t.Answered)
 	row("records acknowledged", "%d of %d handed in", t.Acknowledged, t.Submitted)

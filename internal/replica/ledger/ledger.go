@@ -96,6 +96,9 @@ type CorruptError struct {
 }
 
 func (e *CorruptError) Error() string {
+	if e.Height == 0 {
+		return fmt.Sprintf("ledger %s is damaged: %v: move the directory away and start again to sync from peers, or restore a backup", e.Dir, e.Err)
+	}
 	return fmt.Sprintf("ledger %s is damaged at height %d: %v: move the directory away and start again to sync from peers, or restore a backup", e.Dir, e.Height, e.Err)
 }
 
@@ -114,7 +117,7 @@ func Open(o Options) (*Ledger, error) {
 		o.Verified = func(chain.Hash) bool { return false }
 	}
 	l := &Ledger{
-		fs: o.FS, dir: o.Dir, readOnly: o.ReadOnly, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log, end: o.End}, verified: o.Verified,
+		fs: o.FS, dir: o.Dir, readOnly: o.ReadOnly, bus: o.Bus, log: o.Log, store: &storeLogger{log: o.Log, end: o.End, broken: make(chan error, 1)}, verified: o.Verified,
 		damaged: make(chan uint64, maxDamaged),
 	}
 	l.journal.init(o)
@@ -159,7 +162,7 @@ func (l *Ledger) open(disk vfs.FS) error {
 		if errors.Is(err, pebble.ErrDBDoesNotExist) {
 			return &FormatError{Dir: l.dir, Detail: "holds no store: name the data directory of a node"}
 		}
-		if errors.Is(err, pebble.ErrCorruption) {
+		if pebble.IsCorruptionError(err) {
 			return &CorruptError{Dir: l.dir, Err: err}
 		}
 		return fmt.Errorf("open ledger %s: %w", l.dir, err)

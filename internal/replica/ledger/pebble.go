@@ -37,8 +37,8 @@ func storeOptions(fs vfs.FS, log *storeLogger) *pebble.Options {
 				if errors.Is(err, pebble.ErrCancelledCompaction) {
 					return
 				}
-				if errors.Is(err, pebble.ErrCorruption) {
-					log.Errorf("background: %v", err)
+				if pebble.IsCorruptionError(err) { // errors.Is does not see pebble's mark
+					log.corrupt(err)
 					return
 				}
 				log.Fatalf("background write: %v", err)
@@ -60,7 +60,18 @@ func storeOptions(fs vfs.FS, log *storeLogger) *pebble.Options {
 type storeLogger struct {
 	log    *slog.Logger
 	end    func()        // may be nil
+	broken chan error    // holds the first damage that a compaction met
 	height atomic.Uint64 // of the tip
+}
+
+// corrupt notes that a table cannot be rewritten. Pebble tries it again and
+// again, and nothing that we write mends it.
+func (s *storeLogger) corrupt(err error) {
+	select {
+	case s.broken <- err:
+		s.Errorf("background: %v", err)
+	default:
+	}
 }
 
 func (s *storeLogger) Infof(format string, args ...any) {}

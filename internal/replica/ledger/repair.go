@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -21,6 +22,17 @@ const maxDamaged = 64
 // Damaged yields the heights of blocks that could not be read although the
 // chain has them: whoever has peers fetches them and calls Repair.
 func (l *Ledger) Damaged() <-chan uint64 { return l.damaged }
+
+// Broken waits for damage that no repair of a block mends: a table of the store
+// that cannot be rewritten. It returns a *CorruptError, or ctx's error.
+func (l *Ledger) Broken(ctx context.Context) error {
+	select {
+	case err := <-l.store.broken:
+		return &CorruptError{Dir: l.dir, Err: err}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // noteDamage tells of a height whose read failed with err.
 func (l *Ledger) noteDamage(height uint64, err error) {

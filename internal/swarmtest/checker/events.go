@@ -42,7 +42,7 @@ func (r *Run) Add(lost int, events ...event.Event) {
 		case event.RecordCommitted:
 			r.told = append(r.told, news{kind: newsRecord, id: e.ID, place: place{e.Height, uint32(e.Index)}})
 		case event.RecordRejected:
-			if e.Peer == "" && Final(consortium.Reason(e.Reason)) { // else a hint of another node, or said at the door
+			if e.Peer == "" && e.Final { // else a hint of another node, or said at the door
 				r.told = append(r.told, news{kind: newsRejected, id: e.ID, place: place{height: e.Height}})
 			}
 		}

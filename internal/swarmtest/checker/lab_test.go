@@ -58,7 +58,8 @@ func newLab(t *testing.T) *lab {
 	if _, err := l.open[0].Reject(ledger.Refused{ID: l.late, Reason: "expired", Detail: "not_after 1"}); err != nil {
 		t.Fatal(err)
 	}
-	buses[0].Publish(event.RecordRejected{ID: l.late, Reason: "expired"})
+	refusal := event.RecordRejected{ID: l.late, Reason: "expired"} // at the door, of one that was handed in once more
+	buses[0].Publish(refusal, event.RecordRejected{ID: l.late, Reason: "expired", Final: true}, refusal)
 	for i, s := range subs {
 		var r Run
 		events, lost := s.Take(1000)
@@ -257,7 +258,7 @@ func (l *lab) edit(height uint64, edit func(*consortium.Block)) {
 }
 
 func rejection(id chain.Hash) (r Run) {
-	r.Add(0, event.RecordRejected{ID: id, Reason: "expired"})
+	r.Add(0, event.RecordRejected{ID: id, Reason: "expired", Final: true})
 	return r
 }
 
