@@ -14,6 +14,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/mempool"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -58,6 +59,7 @@ func validatorCame(sub *event.Subscription) bool {
 // stillOpen ends the offers of records that found their end, and lists the rest.
 func (w *running) stillOpen(due []own) (open []own) {
 	var ended []event.RecordRejected
+	epoch := w.ledger.Tip().Config.Epoch // before the rule is asked
 	for _, o := range due {
 		if e, over := w.endOf(o.id); over {
 			w.offers.end(o.id, e.at, e.err)
@@ -66,7 +68,11 @@ func (w *running) stillOpen(due []own) (open []own) {
 		if !w.pool.Has(o.id) { // it was dropped without our seeing why
 			_, err := w.pool.Restore(o.raw)
 			if bad, ok := errors.AsType[*consortium.RecordError](err); ok && bad.Reason != consortium.Duplicate {
-				ended = append(ended, w.ending(o, bad))
+				if mempool.Final(bad) {
+					ended = append(ended, w.ending(o, bad))
+				} else {
+					w.offers.hold(o, epoch, bad)
+				}
 				continue
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/chainsync"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/replica/mempool"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -56,7 +57,10 @@ func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (Placed, er
 		done, forget = p.offers.wait(id)
 		defer forget()
 	}
-	err := p.pool.AddOwn(id, raw)
+	err := error(chain.ErrKnown)
+	if p.offers.heldBack(id) == nil { // else it is ours, and waits for another epoch
+		err = p.pool.AddOwn(id, raw)
+	}
 	var bad *consortium.RecordError
 	switch {
 	case err == nil, errors.Is(err, chain.ErrKnown): // known by gossip: from now on it is ours to offer
@@ -150,15 +154,19 @@ func (r *Replica) closed() error {
 // readBack takes the records that were accepted in an earlier run: back into
 // the pool and the offers, or to their end.
 func (r *Replica) readBack(p *parts) error {
-	open := 0
+	open, epoch := 0, r.ledger.Tip().Config.Epoch
 	err := r.ledger.Accepted(func(id chain.Hash, raw []byte) error {
 		_, err := p.pool.Restore(raw)
-		if bad, ok := errors.AsType[*consortium.RecordError](err); ok && bad.Reason != consortium.Duplicate {
+		bad, refused := errors.AsType[*consortium.RecordError](err)
+		if refused && bad.Reason != consortium.Duplicate && mempool.Final(bad) {
 			p.ended = append(p.ended, r.ending(own{id, raw}, bad))
 			return nil
 		}
 		open++
 		p.offers.add(own{id, raw}, time.Now())
+		if refused && bad.Reason != consortium.Duplicate {
+			p.offers.hold(own{id, raw}, epoch, bad)
+		}
 		return nil
 	})
 	if open+len(p.ended) > 0 {
@@ -183,7 +191,7 @@ func (w *running) settleWaiters(ctx context.Context) error {
 		case now := <-sweep.C:
 			state := w.Sync()
 			w.behind.Store(state.State == chainsync.Syncing && state.LagBlocks > farBehind)
-			w.reject(w.pool.Sweep(w.ledger.Tip().Head.Height+1, now)...)
+			w.sweep(now)
 		case <-sub.Wake():
 			events, lost := sub.Take(eventsAtOnce)
 			if lost > 0 {
@@ -199,6 +207,32 @@ func (w *running) settleWaiters(ctx context.Context) error {
 			w.pool.Remove(committed...)
 		}
 	}
+}
+
+// sweep ends or holds the records that the next block cannot have, and takes up
+// those that were held in another epoch.
+func (w *running) sweep(now time.Time) {
+	tip := w.ledger.Tip() // before the rule is asked
+	rejected, unlisted := w.pool.Sweep(tip.Head.Height+1, now)
+	w.stillOpen(w.offers.find(unlisted))
+	for _, o := range w.offers.release(tip.Config.Epoch, tip.Head.Height+1) {
+		rejected = append(rejected, w.ending(o, &consortium.RecordError{Reason: consortium.Expired, Detail: "not_after has passed"}))
+	}
+	w.reject(rejected...)
+}
+
+// Held tells why a record that this node accepted cannot be committed in this
+// epoch of the chain, although it may be in a later one; ok is false where
+// nothing holds it.
+func (r *Replica) Held(id chain.Hash) (why consortium.RecordError, ok bool) {
+	p := r.live.Load()
+	if p == nil {
+		return why, false
+	}
+	if refusal := p.offers.heldBack(id); refusal != nil {
+		return *refusal, true
+	}
+	return why, false
 }
 
 // reject ends records for good: on disk first, in one batch, then for who waits,
