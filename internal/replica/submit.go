@@ -3,7 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
-	"math"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -18,11 +18,12 @@ import (
 )
 
 const (
-	batchWait    = 5 * time.Millisecond
-	busyWait     = 20 * time.Millisecond
-	rejectedRate = 10  // messages a second on the topic rejected_tx
-	rejectedMost = 256 // of them that wait; they are hints, and more are not sent
-	farBehind    = 100 // blocks; a node that lags more while it syncs takes no record
+	batchWait      = 5 * time.Millisecond
+	busyWait       = 20 * time.Millisecond
+	rejectedRate   = 10   // messages a second on the topic rejected_tx
+	rejectedMost   = 256  // of them that wait; they are hints, and more are not sent
+	rejectedAtOnce = 1000 // final rejections in one batch on disk
+	farBehind      = 100  // blocks; a node that lags more while it syncs takes no record
 )
 
 // ErrNoChain means that this node does not know its chain yet.
@@ -182,6 +183,7 @@ func (w *running) settleWaiters(ctx context.Context) error {
 	defer sub.Close()
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
+	w.tellFinal(w.untold())
 	w.reject(w.ended...)
 	w.settleAll()
 	for {
@@ -238,12 +240,15 @@ func (r *Replica) Held(id chain.Hash) (why consortium.RecordError, ok bool) {
 // reject ends records for good: on disk first, in one batch, then for who waits,
 // by event and by gossip. What has another end already keeps that one.
 func (w *running) reject(list ...event.RecordRejected) {
-	if len(list) == 0 {
-		return
+	for some := range slices.Chunk(list, rejectedAtOnce) { // blocks come between
+		w.rejectSome(some)
 	}
+}
+
+func (w *running) rejectSome(list []event.RecordRejected) {
 	refused := make([]ledger.Refused, len(list))
 	for i, x := range list {
-		refused[i] = ledger.Refused{ID: x.ID, Reason: x.Reason, Detail: x.Detail}
+		refused[i] = ledger.Refused{ID: x.ID, Reason: x.Reason, Detail: x.Detail, Author: x.Author}
 	}
 	fresh, err := w.ledger.Reject(refused...)
 	if err != nil { // the journal and the offers still have them
@@ -254,7 +259,7 @@ func (w *running) reject(list ...event.RecordRejected) {
 	for _, x := range fresh {
 		is[x.ID] = struct{}{}
 	}
-	var events []event.Event
+	var told []event.RecordRejected
 	for _, x := range list {
 		if _, ok := is[x.ID]; !ok {
 			w.tellEnd(x.ID)
@@ -262,13 +267,37 @@ func (w *running) reject(list ...event.RecordRejected) {
 		}
 		delete(is, x.ID)
 		w.offers.end(x.ID, ledger.Position{}, &consortium.RecordError{Reason: consortium.Reason(x.Reason), Detail: x.Detail})
-		events = append(events, x)
+		told = append(told, x)
+	}
+	w.tellFinal(told)
+}
+
+// tellFinal tells of final rejections that are kept, by event and by gossip, and
+// notes that they are told.
+func (w *running) tellFinal(list []event.RecordRejected) {
+	if len(list) == 0 {
+		return
+	}
+	ids, events := make([]chain.Hash, len(list)), make([]event.Event, len(list))
+	for i, x := range list {
+		ids[i], events[i] = x.ID, x
 		select {
 		case w.offers.rejected <- x:
 		default:
 		}
 	}
 	w.bus.Publish(events...)
+	if err := w.ledger.Told(ids...); err != nil {
+		w.log.Error("final rejections will be told again after a restart", "records", len(ids), "err", err)
+	}
+}
+
+// untold are the final rejections that an earlier run kept and did not tell.
+func (w *running) untold() (list []event.RecordRejected) {
+	for _, x := range w.ledger.TakeUntold() {
+		list = append(list, event.RecordRejected{ID: x.ID, Reason: x.Reason, Detail: x.Detail, Height: x.Height, Author: x.Author, Final: true})
+	}
+	return list
 }
 
 // tellRejected gossips final rejections while this node is a validator. They
@@ -306,9 +335,10 @@ func (w *running) settleAll() {
 	for _, id := range w.offers.unsettled() {
 		w.tellEnd(id)
 	}
-	open := func(id chain.Hash) bool { return !w.ledger.Committed(id) }
-	for _, raw := range w.pool.Next(w.pool.Len(), math.MaxInt, open) {
-		w.pool.Remove(consortium.RecordID(raw))
+	for _, id := range w.pool.IDs() {
+		if w.ledger.Committed(id) {
+			w.pool.Remove(id)
+		}
 	}
 }
 

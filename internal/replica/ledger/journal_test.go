@@ -76,7 +76,7 @@ func TestJournal(t *testing.T) {
 		t.Fatalf("entry: %x, %v", raw, err)
 	}
 	appendBlock(t, l, c.Next(raws[1], raws[3]))
-	fresh, err := l.Reject(ledger.Refused{ids[2], "expired", ""}, ledger.Refused{ids[1], "expired", ""}, ledger.Refused{ids[2], "expired", ""})
+	fresh, err := l.Reject(ledger.Refused{ID: ids[2], Reason: "expired"}, ledger.Refused{ID: ids[1], Reason: "expired"}, ledger.Refused{ID: ids[2], Reason: "expired"})
 	if err != nil || len(fresh) != 1 || fresh[0].ID != ids[2] {
 		t.Fatalf("rejected %v, %v", fresh, err)
 	}
