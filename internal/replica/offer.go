@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,8 @@ func (w *running) offer(ctx context.Context) error {
 	defer sub.Close()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	var r rounds
+	defer r.all.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,7 +43,7 @@ func (w *running) offer(ctx context.Context) error {
 			}
 		case now := <-tick.C:
 			if open := w.stillOpen(w.offers.due(now)); len(open) > 0 {
-				w.offerAll(ctx, open)
+				w.offerAll(ctx, &r, open)
 			}
 		}
 	}
@@ -92,23 +95,59 @@ func (r *Replica) ending(o own, bad *consortium.RecordError) event.RecordRejecte
 	return x
 }
 
-// offerAll offers records to every connected validator, or to 4 peers where
-// there is none.
-func (w *running) offerAll(ctx context.Context, records []own) {
+// rounds are the offers under way, one a peer at most: who stalls holds up
+// nobody else.
+type rounds struct {
+	all  sync.WaitGroup
+	mu   sync.Mutex // guards busy
+	busy map[peer.ID]bool
+}
+
+// begin claims a peer, or reports that the last round with it goes on.
+func (r *rounds) begin(p peer.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.busy[p] {
+		return false
+	}
+	if r.busy == nil {
+		r.busy = map[peer.ID]bool{}
+	}
+	r.busy[p] = true
+	return true
+}
+
+func (r *rounds) end(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.busy, p)
+}
+
+// offerAll begins to offer records to every connected validator, or to 4 peers
+// where there is none, and to none with which a round goes on.
+func (w *running) offerAll(ctx context.Context, r *rounds, records []own) {
 	var to, others []peer.ID
 	for _, p := range w.services.Peers() {
 		if p.Services&chain.Validator != 0 {
 			to = append(to, p.ID)
-		} else if len(others) < offerTo {
+		} else {
 			others = append(others, p.ID)
 		}
 	}
-	if len(to) == 0 {
-		to = others
+	most := len(to)
+	if most == 0 {
+		to, most = others, offerTo
 	}
-	var wg sync.WaitGroup
 	for _, p := range to {
-		wg.Go(func() {
+		if most == 0 {
+			return
+		}
+		if !r.begin(p) {
+			continue
+		}
+		most--
+		r.all.Go(func() {
+			defer r.end(p)
 			err := w.offerOne(ctx, p, records)
 			if bad, ok := errors.AsType[*chain.InvalidError](err); ok {
 				w.services.Report(p, bad.Offence, "records: "+bad.Detail)
@@ -117,7 +156,6 @@ func (w *running) offerAll(ctx context.Context, records []own) {
 			}
 		})
 	}
-	wg.Wait()
 }
 
 // offerOne offers records by their ids, and sends those that p lacks.
@@ -197,7 +235,7 @@ func (w *running) takeRecords(_ context.Context, st chain.Stream) error {
 		return err
 	}
 	frame, err := wire.ReadFrame(st, wire.MaxOffer)
-	if errors.Is(err, errEOF) {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	if err != nil {
@@ -216,7 +254,7 @@ func (w *running) takeRecords(_ context.Context, st chain.Stream) error {
 	}
 	for left := len(want.IDs); left > 0; {
 		frame, err := wire.ReadFrame(st, maxRecords)
-		if errors.Is(err, errEOF) { // it has found its end there meanwhile
+		if errors.Is(err, io.EOF) { // it has found its end there meanwhile
 			return nil
 		}
 		if err != nil {
