@@ -36,8 +36,8 @@ type RestoreOptions struct {
 // RestoreBackup unpacks a backup into an empty data directory. It checks every
 // file, and that the tip belongs to the chain of its genesis by certificates.
 // A node that starts on the directory goes on from that tip: it verifies the
-// rest in the background, and as a validator it waits with its vote until a
-// block is committed later than its start. After an error the directory is as
+// rest in the background, and as a validator it waits with its vote until two
+// blocks are committed later than its start. After an error the directory is as
 // it was.
 func RestoreBackup(ctx context.Context, r io.Reader, o RestoreOptions) (m *Manifest, err error) {
 	made, err := emptyDir(o.DataDir)
