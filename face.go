@@ -277,8 +277,8 @@ type Record struct {
 	Height     *uint64         `json:"height,omitempty"`
 	Index      *uint32         `json:"index,omitempty"`
 	BlockHash  *chain.Hash     `json:"block_hash,omitempty"`
-	Reason     *string         `json:"reason"`
-	Raw        string          `json:"raw"` // hex
+	Reason     *string         `json:"reason"` // of the rejection, or why a pending record cannot be committed in this epoch
+	Raw        string          `json:"raw"`    // hex
 }
 
 // Draft is a record as a client hands it in: either Raw, or Author, Nonce and

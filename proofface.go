@@ -21,7 +21,7 @@ func (n *Node) Proof(id chain.Hash) (*consortium.Proof, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case r.Reason != nil:
+	case r.Status == "rejected":
 		return nil, fmt.Errorf("record %s: %w in any block: it was rejected for good: %s", id, ErrNotFound, *r.Reason)
 	case r.Status == "pending":
 		return nil, fmt.Errorf("record %s: %w in a block yet: ask again once it is committed", id, ErrNotFound)

@@ -185,6 +185,10 @@ func (n *Node) Record(id chain.Hash) (Record, error) {
 	if err == nil {
 		v, err := viewRecord(pending)
 		v.Status = "pending"
+		if why, held := n.replica.Held(id); held {
+			reason := string(why.Reason)
+			v.Reason = &reason
+		}
 		return v, err
 	}
 	if !errors.Is(err, ledger.ErrNotFound) {

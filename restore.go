@@ -52,8 +52,8 @@ func (o *RestoreOptions) target(name string) string {
 // RestoreBackup unpacks a backup into an empty data directory. It checks every
 // file, and that the tip belongs to the chain of its genesis by certificates.
 // A node that starts on the directory goes on from that tip: it verifies the
-// rest in the background, and as a validator it waits with its vote until a
-// block is committed later than its start. After an error the directory is as
+// rest in the background, and as a validator it waits with its vote until two
+// blocks are committed later than its start. After an error the directory is as
 // it was. One that a killed restore left is refused by [New] and taken over by
 // the next restore, of which only the mark remains after an error.
 func RestoreBackup(ctx context.Context, r io.Reader, o RestoreOptions) (m *Manifest, err error) {

@@ -77,7 +77,7 @@ func (c *proofChain) grow() *Block {
 func (c *proofChain) records(n, size int) [][]byte {
 	var raws [][]byte
 	for i := range n {
-		r := sampleRecord(c.genesis.Hash(), uint64(c.config.Epoch)<<32|uint64(i), fmt.Sprintf(`{"n":%d}`, i)+strings.Repeat(" ", size))
+		r := sampleRecord(c.genesis.Hash(), c.config.Epoch<<32|uint64(i), fmt.Sprintf(`{"n":%d}`, i)+strings.Repeat(" ", size))
 		raws = append(raws, r.Encode())
 	}
 	return raws
@@ -348,7 +348,7 @@ func TestFraud(t *testing.T) {
 // FuzzProof demands that what is read is written back as the same proof, and
 // that verifying it never panics.
 func FuzzProof(f *testing.F) {
-	c, p, _ := sampleProof(f)
+	_, p, _ := sampleProof(f)
 	add := func(p *Proof) {
 		b, err := p.Encode()
 		if err != nil {
@@ -358,7 +358,7 @@ func FuzzProof(f *testing.F) {
 		f.Add(b[:len(b)/2])
 	}
 	add(p)
-	c = newProofChain()
+	c := newProofChain()
 	add(c.prove(f, c.next(c.records(1, 0)...), c.config.Set(), 0, 0, 0))
 	hash := c.genesis.Hash()
 	f.Fuzz(func(t *testing.T, b []byte) {

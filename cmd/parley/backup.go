@@ -210,7 +210,7 @@ func backupRestoreCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "restore FILE --data-dir DIR", Short: "Unpack a backup into an empty data directory", Args: cobra.ExactArgs(1),
 		Long: "Checks every file, and that the newest block belongs to the chain of its genesis. A node started on DIR goes on from there at once, and verifies the rest in the background.\n" +
-			"A restored validator votes again after the first block that is committed after its start: before, it could sign twice for one height.",
+			"A restored validator votes again after two blocks that are committed after its start: before, it could sign twice for one height.",
 		Example: "parley backup restore parley.tar.zst --data-dir /var/lib/parley --genesis 93ff…",
 		RunE: func(c *cobra.Command, args []string) error {
 			if g.dataDir == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -203,7 +204,7 @@ func (r *Replica) adopt(s chain.Services, asked map[peer.ID]*consortium.Genesis)
 
 // serveGenesis answers a joiner.
 func (w *running) serveGenesis(_ context.Context, st chain.Stream) error {
-	if _, err := wire.ReadFrame(st, 16); err != nil && !errors.Is(err, errEOF) {
+	if _, err := wire.ReadFrame(st, 16); err != nil && !errors.Is(err, io.EOF) {
 		return wire.Fault(err)
 	}
 	return wire.WriteFrame(st, w.genesis.Encode())

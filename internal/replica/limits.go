@@ -31,6 +31,9 @@ func (l *limits) allow(p peer.ID, records, bytes int, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := l.get(p, now)
+	if x.bytes.TokensAt(now) < float64(bytes) { // what is refused costs nothing of either
+		return false
+	}
 	return x.records.AllowN(now, records) && x.bytes.AllowN(now, bytes)
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/mempool"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -29,6 +31,8 @@ func (w *running) offer(ctx context.Context) error {
 	defer sub.Close()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	var r rounds
+	defer r.all.Wait()
 	for {
 		select {
 		case <-ctx.Done():
@@ -39,7 +43,7 @@ func (w *running) offer(ctx context.Context) error {
 			}
 		case now := <-tick.C:
 			if open := w.stillOpen(w.offers.due(now)); len(open) > 0 {
-				w.offerAll(ctx, open)
+				w.offerAll(ctx, &r, open)
 			}
 		}
 	}
@@ -58,6 +62,7 @@ func validatorCame(sub *event.Subscription) bool {
 // stillOpen ends the offers of records that found their end, and lists the rest.
 func (w *running) stillOpen(due []own) (open []own) {
 	var ended []event.RecordRejected
+	epoch := w.ledger.Tip().Config.Epoch // before the rule is asked
 	for _, o := range due {
 		if e, over := w.endOf(o.id); over {
 			w.offers.end(o.id, e.at, e.err)
@@ -66,7 +71,11 @@ func (w *running) stillOpen(due []own) (open []own) {
 		if !w.pool.Has(o.id) { // it was dropped without our seeing why
 			_, err := w.pool.Restore(o.raw)
 			if bad, ok := errors.AsType[*consortium.RecordError](err); ok && bad.Reason != consortium.Duplicate {
-				ended = append(ended, w.ending(o, bad))
+				if mempool.Final(bad) {
+					ended = append(ended, w.ending(o, bad))
+				} else {
+					w.offers.hold(o, epoch, bad)
+				}
 				continue
 			}
 		}
@@ -86,23 +95,59 @@ func (r *Replica) ending(o own, bad *consortium.RecordError) event.RecordRejecte
 	return x
 }
 
-// offerAll offers records to every connected validator, or to 4 peers where
-// there is none.
-func (w *running) offerAll(ctx context.Context, records []own) {
+// rounds are the offers under way, one a peer at most: who stalls holds up
+// nobody else.
+type rounds struct {
+	all  sync.WaitGroup
+	mu   sync.Mutex // guards busy
+	busy map[peer.ID]bool
+}
+
+// begin claims a peer, or reports that the last round with it goes on.
+func (r *rounds) begin(p peer.ID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.busy[p] {
+		return false
+	}
+	if r.busy == nil {
+		r.busy = map[peer.ID]bool{}
+	}
+	r.busy[p] = true
+	return true
+}
+
+func (r *rounds) end(p peer.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.busy, p)
+}
+
+// offerAll begins to offer records to every connected validator, or to 4 peers
+// where there is none, and to none with which a round goes on.
+func (w *running) offerAll(ctx context.Context, r *rounds, records []own) {
 	var to, others []peer.ID
 	for _, p := range w.services.Peers() {
 		if p.Services&chain.Validator != 0 {
 			to = append(to, p.ID)
-		} else if len(others) < offerTo {
+		} else {
 			others = append(others, p.ID)
 		}
 	}
-	if len(to) == 0 {
-		to = others
+	most := len(to)
+	if most == 0 {
+		to, most = others, offerTo
 	}
-	var wg sync.WaitGroup
 	for _, p := range to {
-		wg.Go(func() {
+		if most == 0 {
+			return
+		}
+		if !r.begin(p) {
+			continue
+		}
+		most--
+		r.all.Go(func() {
+			defer r.end(p)
 			err := w.offerOne(ctx, p, records)
 			if bad, ok := errors.AsType[*chain.InvalidError](err); ok {
 				w.services.Report(p, bad.Offence, "records: "+bad.Detail)
@@ -111,7 +156,6 @@ func (w *running) offerAll(ctx context.Context, records []own) {
 			}
 		})
 	}
-	wg.Wait()
 }
 
 // offerOne offers records by their ids, and sends those that p lacks.
@@ -191,7 +235,7 @@ func (w *running) takeRecords(_ context.Context, st chain.Stream) error {
 		return err
 	}
 	frame, err := wire.ReadFrame(st, wire.MaxOffer)
-	if errors.Is(err, errEOF) {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	if err != nil {
@@ -210,7 +254,7 @@ func (w *running) takeRecords(_ context.Context, st chain.Stream) error {
 	}
 	for left := len(want.IDs); left > 0; {
 		frame, err := wire.ReadFrame(st, maxRecords)
-		if errors.Is(err, errEOF) { // it has found its end there meanwhile
+		if errors.Is(err, io.EOF) { // it has found its end there meanwhile
 			return nil
 		}
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
@@ -45,6 +46,15 @@ type offerOf struct {
 	raw  []byte
 	wait time.Duration
 	due  time.Time
+	held *held // nil: it may be committed now
+}
+
+// held is why a record cannot be committed in this epoch, although it may be in
+// a later one.
+type held struct {
+	epoch    uint64
+	notAfter uint64
+	refusal  *consortium.RecordError
 }
 
 func newOffers() *offers {
@@ -106,7 +116,7 @@ func (o *offers) due(now time.Time) []own {
 	defer o.mu.Unlock()
 	var list []own
 	for id, f := range o.open {
-		if !now.Before(f.due) {
+		if f.held == nil && !now.Before(f.due) {
 			list = append(list, own{id, f.raw})
 		}
 	}
@@ -132,6 +142,58 @@ func (o *offers) hurry() {
 			f.wait, f.due = offerFirst, time.Time{}
 		}
 	}
+}
+
+// hold offers a record no more until the epoch changes.
+func (o *offers) hold(r own, epoch uint64, refusal *consortium.RecordError) {
+	rec, err := consortium.DecodeRecord(r.raw)
+	if err != nil {
+		return // it was decoded when it was accepted
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if f := o.open[r.id]; f != nil {
+		f.held = &held{epoch: epoch, notAfter: rec.NotAfter, refusal: refusal}
+	}
+}
+
+// heldBack tells why a record of this node is held, nil where it is not.
+func (o *offers) heldBack(id chain.Hash) *consortium.RecordError {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if f := o.open[id]; f != nil && f.held != nil {
+		return f.held.refusal
+	}
+	return nil
+}
+
+// find lists those of ids that are offered.
+func (o *offers) find(ids []chain.Hash) (list []own) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, id := range ids {
+		if f := o.open[id]; f != nil {
+			list = append(list, own{id, f.raw})
+		}
+	}
+	return list
+}
+
+// release makes the records that were held in another epoch due again, and
+// lists the held ones that cannot be in the block at height, the next one.
+func (o *offers) release(epoch, height uint64) (expired []own) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, f := range o.open {
+		switch {
+		case f.held == nil:
+		case f.held.notAfter != 0 && f.held.notAfter < height:
+			expired = append(expired, own{id, f.raw})
+		case f.held.epoch != epoch:
+			f.held, f.wait, f.due = nil, offerFirst, time.Time{}
+		}
+	}
+	return expired
 }
 
 // unsettled lists every id that is waited for or offered.

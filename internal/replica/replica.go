@@ -107,7 +107,7 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 	r.findings = newFindings(bus)
 	r.disk = newDisk(filepath.Join(cfg.DataDir, "ledger"), cfg.LedgerFS, r.findings)
 	if cfg.NewKey {
-		err = l.Free() // a backup of another node, or of a lost key
+		err = l.FreeNew() // a backup of another node, or of a lost key
 	}
 	if err = errors.Join(err, r.begin()); err != nil {
 		return nil, errors.Join(err, l.Close())

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/chainsync"
 	"github.com/parley-p2p/parley/internal/replica/consensus"
@@ -15,22 +17,52 @@ import (
 // This file is what a node does that starts on a backup: it waits with its
 // vote, and verifies what it took on trust.
 
-// later makes a function that reports whether a block came that was committed
-// after now: from then on nothing that this key signed before can be undecided.
-// Blocks that are only caught up with do not count, so this node has to be at
-// the head first. It is asked after each event.
+// clockSkew is how far a proposer's clock may be before ours: see consensus.
+const clockSkew = 10 * time.Second
+
+// later makes a function that reports whether two blocks came after those that
+// this key may have signed, the upper one made after now by any clock that the
+// validators allow: from then on nothing that it signed before can be
+// undecided. Blocks that are only caught up with do not count, so this node has
+// to be at the head first. It is asked after each event.
+//
+// A vote of before was for the height above a certified block, which one of any
+// q−1 other validators has, or helped to certify and has the block below it: so
+// the vote was for two above their highest head at most.
 func (w *running) later() func() bool {
-	began, head, at := uint64(time.Now().UnixMilli()), false, uint64(0)
+	after, head, at := uint64(time.Now().Add(clockSkew).UnixMilli()), false, uint64(0)
 	return func() bool {
 		tip := w.ledger.Tip()
 		if !head {
 			if w.syncer.State().State == chainsync.Synced {
-				head, at = true, tip.Head.Height
+				at, head = w.certified(tip)
 			}
 			return false
 		}
-		return tip.Head.Height > at && tip.Header.Time > began
+		return tip.Head.Height > at+1 && tip.Header.Time > after
 	}
+}
+
+// certified is the highest head that this node or a connected validator has
+// proved. enough is false while fewer than q−1 others have proved one: the
+// heads of the others may hide a vote of ours.
+func (w *running) certified(tip ledger.Tip) (height uint64, enough bool) {
+	peers := map[peer.ID]uint64{}
+	for _, p := range w.services.Peers() {
+		peers[p.ID] = p.Validated.Height
+	}
+	height = tip.Head.Height
+	need := tip.Set.Quorum() - 1
+	for _, v := range tip.Config.Validators {
+		id, err := v.Key.PeerID()
+		if err != nil || v.Key == w.self {
+			continue
+		}
+		if at, ok := peers[id]; ok && at > 0 {
+			height, need = max(height, at), need-1
+		}
+	}
+	return height, need <= 0
 }
 
 // promoted makes a function that reports whether this node is a validator. On
@@ -56,14 +88,14 @@ func (w *running) promoted() func() bool {
 // ErrQuarantined.
 func (w *running) waitToVote(ctx context.Context, why error, free func() bool) error {
 	f := Finding{Code: "PLY-605", Title: "vote_waits", Severity: severityWarn}
-	f.Why = strings.TrimSuffix(why.Error(), ": "+consensus.ErrQuarantined.Error()) + ": this validator follows, and votes again after the next block that the others commit"
+	f.Why = strings.TrimSuffix(why.Error(), ": "+consensus.ErrQuarantined.Error()) + ": this validator follows, and votes again after two blocks that the others commit"
 	if set := w.ledger.Tip().Set; set.Len()-1 < set.Quorum() {
 		f.Severity = severityCrit
 		f.Why += ", which they can not without it"
 	}
 	f.Why += "; only when no other validator can vote, and no old copy of this one runs: start it once with --set consortium.sole_validator=true"
 	w.findings.set(f)
-	err := w.followUntil(ctx, time.Time{}, free)
+	err := w.sitOut(ctx, time.Time{}, free)
 	if err == nil && ctx.Err() == nil {
 		f.Severity, f.Why = severityOK, "this validator may vote again"
 		w.findings.set(f)
@@ -112,7 +144,7 @@ func (w *running) verify(ctx context.Context) error {
 	block := began
 	err = w.ledger.Check(ctx, func(done, total uint64) {
 		v := &Verification{State: Running, Done: done, Total: total}
-		v.ETA = time.Since(began) * time.Duration(total-done) / time.Duration(done)
+		v.ETA = time.Duration(float64(time.Since(began)) * float64(total-done) / float64(done))
 		w.proved.Store(v)
 		rest(ctx, time.Since(block)) // half of the time is for the node's work
 		block = time.Now()

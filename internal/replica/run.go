@@ -128,16 +128,34 @@ func (w *running) order(ctx context.Context) error {
 			})
 		}
 		if errors.Is(err, consensus.ErrQuarantined) {
-			until, free := time.Time{}, w.later()
+			free := w.later()
 			if brake, ok := errors.AsType[*consensus.BrakeError](err); ok {
 				at := w.ledger.Tip().Head.Height
-				until, free = brake.Until, func() bool { return w.ledger.Tip().Head.Height > at }
-				err = w.followUntil(ctx, until, free)
+				err = w.sitOut(ctx, brake.Until, func() bool { return w.ledger.Tip().Head.Height > at })
 			} else {
 				err = w.waitToVote(ctx, err, free)
 			}
 		}
 		if err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// sitOut follows, while the disk has room for it, until free or a moment, which
+// is never where it is zero. free is asked on, however often the disk was full.
+func (w *running) sitOut(ctx context.Context, until time.Time, free func() bool) error {
+	for ctx.Err() == nil {
+		freed := false
+		err := w.followUntil(ctx, until, func() bool {
+			freed = freed || free()
+			return freed || !w.disk.mayStore()
+		})
+		if err != nil || freed || w.disk.mayStore() {
+			return err
+		}
+		if err := w.idleUntil(ctx, w.disk.mayStore); err != nil {
 			return err
 		}
 	}
@@ -162,14 +180,18 @@ func (w *running) vote(ctx context.Context) error {
 	return stopped(vctx, <-end)
 }
 
-// idleUntil waits until done, which is asked after each event, or ctx ends.
+// idleUntil waits until done, which is asked after each event and after each
+// look at the disk, or ctx ends.
 func (w *running) idleUntil(ctx context.Context, done func() bool) error {
 	sub := w.bus.Subscribe()
 	defer sub.Close()
+	tick := time.NewTicker(diskEvery) // not each change of the disk is an event
+	defer tick.Stop()
 	for !done() {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-tick.C:
 		case <-sub.Wake():
 			sub.Take(eventsAtOnce)
 		}
@@ -177,8 +199,8 @@ func (w *running) idleUntil(ctx context.Context, done func() bool) error {
 	return nil
 }
 
-// followUntil follows the chain until done, which is asked after each block,
-// or until a moment, which is never where it is zero.
+// followUntil follows the chain until done, which is asked after each block and
+// after each look at the disk, or until a moment, which is never where it is zero.
 func (w *running) followUntil(ctx context.Context, until time.Time, done func() bool) error {
 	sub := w.bus.Subscribe()
 	defer sub.Close()
@@ -186,6 +208,8 @@ func (w *running) followUntil(ctx context.Context, until time.Time, done func() 
 	defer cancel()
 	end := make(chan error, 1)
 	go func() { end <- w.syncer.Follow(fctx) }()
+	tick := time.NewTicker(diskEvery)
+	defer tick.Stop()
 	var over <-chan time.Time
 	if !until.IsZero() {
 		timer := time.NewTimer(time.Until(until))
@@ -203,6 +227,7 @@ func (w *running) followUntil(ctx context.Context, until time.Time, done func() 
 		case <-over:
 			cancel()
 			return stopped(fctx, <-end)
+		case <-tick.C:
 		case <-sub.Wake():
 			sub.Take(eventsAtOnce)
 		}

@@ -3,7 +3,7 @@ package replica
 import (
 	"context"
 	"errors"
-	"math"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -13,15 +13,17 @@ import (
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/chainsync"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/replica/mempool"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
 const (
-	batchWait    = 5 * time.Millisecond
-	busyWait     = 20 * time.Millisecond
-	rejectedRate = 10  // messages a second on the topic rejected_tx
-	rejectedMost = 256 // of them that wait; they are hints, and more are not sent
-	farBehind    = 100 // blocks; a node that lags more while it syncs takes no record
+	batchWait      = 5 * time.Millisecond
+	busyWait       = 20 * time.Millisecond
+	rejectedRate   = 10   // messages a second on the topic rejected_tx
+	rejectedMost   = 256  // of them that wait; they are hints, and more are not sent
+	rejectedAtOnce = 1000 // final rejections in one batch on disk
+	farBehind      = 100  // blocks; a node that lags more while it syncs takes no record
 )
 
 // ErrNoChain means that this node does not know its chain yet.
@@ -56,7 +58,10 @@ func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (Placed, er
 		done, forget = p.offers.wait(id)
 		defer forget()
 	}
-	err := p.pool.AddOwn(id, raw)
+	err := error(chain.ErrKnown)
+	if p.offers.heldBack(id) == nil { // else it is ours, and waits for another epoch
+		err = p.pool.AddOwn(id, raw)
+	}
 	var bad *consortium.RecordError
 	switch {
 	case err == nil, errors.Is(err, chain.ErrKnown): // known by gossip: from now on it is ours to offer
@@ -150,15 +155,19 @@ func (r *Replica) closed() error {
 // readBack takes the records that were accepted in an earlier run: back into
 // the pool and the offers, or to their end.
 func (r *Replica) readBack(p *parts) error {
-	open := 0
+	open, epoch := 0, r.ledger.Tip().Config.Epoch
 	err := r.ledger.Accepted(func(id chain.Hash, raw []byte) error {
 		_, err := p.pool.Restore(raw)
-		if bad, ok := errors.AsType[*consortium.RecordError](err); ok && bad.Reason != consortium.Duplicate {
+		bad, refused := errors.AsType[*consortium.RecordError](err)
+		if refused && bad.Reason != consortium.Duplicate && mempool.Final(bad) {
 			p.ended = append(p.ended, r.ending(own{id, raw}, bad))
 			return nil
 		}
 		open++
 		p.offers.add(own{id, raw}, time.Now())
+		if refused && bad.Reason != consortium.Duplicate {
+			p.offers.hold(own{id, raw}, epoch, bad)
+		}
 		return nil
 	})
 	if open+len(p.ended) > 0 {
@@ -174,6 +183,7 @@ func (w *running) settleWaiters(ctx context.Context) error {
 	defer sub.Close()
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
+	w.tellFinal(w.untold())
 	w.reject(w.ended...)
 	w.settleAll()
 	for {
@@ -183,7 +193,7 @@ func (w *running) settleWaiters(ctx context.Context) error {
 		case now := <-sweep.C:
 			state := w.Sync()
 			w.behind.Store(state.State == chainsync.Syncing && state.LagBlocks > farBehind)
-			w.reject(w.pool.Sweep(w.ledger.Tip().Head.Height+1, now)...)
+			w.sweep(now)
 		case <-sub.Wake():
 			events, lost := sub.Take(eventsAtOnce)
 			if lost > 0 {
@@ -201,15 +211,44 @@ func (w *running) settleWaiters(ctx context.Context) error {
 	}
 }
 
+// sweep ends or holds the records that the next block cannot have, and takes up
+// those that were held in another epoch.
+func (w *running) sweep(now time.Time) {
+	tip := w.ledger.Tip() // before the rule is asked
+	rejected, unlisted := w.pool.Sweep(tip.Head.Height+1, now)
+	w.stillOpen(w.offers.find(unlisted))
+	for _, o := range w.offers.release(tip.Config.Epoch, tip.Head.Height+1) {
+		rejected = append(rejected, w.ending(o, &consortium.RecordError{Reason: consortium.Expired, Detail: "not_after has passed"}))
+	}
+	w.reject(rejected...)
+}
+
+// Held tells why a record that this node accepted cannot be committed in this
+// epoch of the chain, although it may be in a later one; ok is false where
+// nothing holds it.
+func (r *Replica) Held(id chain.Hash) (why consortium.RecordError, ok bool) {
+	p := r.live.Load()
+	if p == nil {
+		return why, false
+	}
+	if refusal := p.offers.heldBack(id); refusal != nil {
+		return *refusal, true
+	}
+	return why, false
+}
+
 // reject ends records for good: on disk first, in one batch, then for who waits,
 // by event and by gossip. What has another end already keeps that one.
 func (w *running) reject(list ...event.RecordRejected) {
-	if len(list) == 0 {
-		return
+	for some := range slices.Chunk(list, rejectedAtOnce) { // blocks come between
+		w.rejectSome(some)
 	}
+}
+
+func (w *running) rejectSome(list []event.RecordRejected) {
 	refused := make([]ledger.Refused, len(list))
 	for i, x := range list {
-		refused[i] = ledger.Refused{ID: x.ID, Reason: x.Reason, Detail: x.Detail}
+		refused[i] = ledger.Refused{ID: x.ID, Reason: x.Reason, Detail: x.Detail, Author: x.Author}
 	}
 	fresh, err := w.ledger.Reject(refused...)
 	if err != nil { // the journal and the offers still have them
@@ -220,7 +259,7 @@ func (w *running) reject(list ...event.RecordRejected) {
 	for _, x := range fresh {
 		is[x.ID] = struct{}{}
 	}
-	var events []event.Event
+	var told []event.RecordRejected
 	for _, x := range list {
 		if _, ok := is[x.ID]; !ok {
 			w.tellEnd(x.ID)
@@ -228,13 +267,37 @@ func (w *running) reject(list ...event.RecordRejected) {
 		}
 		delete(is, x.ID)
 		w.offers.end(x.ID, ledger.Position{}, &consortium.RecordError{Reason: consortium.Reason(x.Reason), Detail: x.Detail})
-		events = append(events, x)
+		told = append(told, x)
+	}
+	w.tellFinal(told)
+}
+
+// tellFinal tells of final rejections that are kept, by event and by gossip, and
+// notes that they are told.
+func (w *running) tellFinal(list []event.RecordRejected) {
+	if len(list) == 0 {
+		return
+	}
+	ids, events := make([]chain.Hash, len(list)), make([]event.Event, len(list))
+	for i, x := range list {
+		ids[i], events[i] = x.ID, x
 		select {
 		case w.offers.rejected <- x:
 		default:
 		}
 	}
 	w.bus.Publish(events...)
+	if err := w.ledger.Told(ids...); err != nil {
+		w.log.Error("final rejections will be told again after a restart", "records", len(ids), "err", err)
+	}
+}
+
+// untold are the final rejections that an earlier run kept and did not tell.
+func (w *running) untold() (list []event.RecordRejected) {
+	for _, x := range w.ledger.TakeUntold() {
+		list = append(list, event.RecordRejected{ID: x.ID, Reason: x.Reason, Detail: x.Detail, Height: x.Height, Author: x.Author, Final: true})
+	}
+	return list
 }
 
 // tellRejected gossips final rejections while this node is a validator. They
@@ -272,9 +335,10 @@ func (w *running) settleAll() {
 	for _, id := range w.offers.unsettled() {
 		w.tellEnd(id)
 	}
-	open := func(id chain.Hash) bool { return !w.ledger.Committed(id) }
-	for _, raw := range w.pool.Next(w.pool.Len(), math.MaxInt, open) {
-		w.pool.Remove(consortium.RecordID(raw))
+	for _, id := range w.pool.IDs() {
+		if w.ledger.Committed(id) {
+			w.pool.Remove(id)
+		}
 	}
 }
 

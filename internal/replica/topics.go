@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -30,8 +29,6 @@ const (
 	// interval of 20 ms it makes 50 blocks, and those of 500 records have two.
 	subtreeRate = 100
 )
-
-var errEOF = io.EOF
 
 // topics are the chain's own; limits as in INTERFACES 7.
 func (w *running) topics() []chain.Topic {

@@ -103,6 +103,7 @@ func TestRestoredValidatorWaits(t *testing.T) {
 		if signers := a.signers(*got.Height); slices.Contains(signers, 4) {
 			t.Errorf("the block that frees d is signed by %v", signers)
 		}
+		a.Submit("five and a half", `{}`, parley.Committed) // the second block above what d may have voted for
 		s.Until("d orders again", 30*time.Second, func() bool { return d.Node.Status().Validators.Connected == 4 && d.Log.Has("engine started") })
 		c.Stop()
 		six := a.Submit("six", `{}`, parley.Committed)

@@ -82,6 +82,12 @@ func (o *operator) plan(least int) string {
 		what = "remove " + next.Validators[i].Name
 		next.Validators = slices.Delete(next.Validators, i, i+1)
 	}
+	o.sign(next)
+	return fmt.Sprintf("%s, epoch %d, %d validators", what, next.Epoch, len(next.Validators))
+}
+
+// sign makes the record that puts next in force the change that is under way.
+func (o *operator) sign(next *consortium.Config) {
 	admin, genesis := o.s.nodes[0].Key, o.s.genesis.Hash()
 	change := &consortium.ConfigChange{Config: *next, Approvals: []consortium.Approval{consortium.Approve(admin, genesis, next)}}
 	o.nonce++
@@ -89,5 +95,4 @@ func (o *operator) plan(least int) string {
 	r.Sign(admin, genesis)
 	raw := r.Encode()
 	o.next, o.raw, o.id = next, hex.EncodeToString(raw), consortium.RecordID(raw)
-	return fmt.Sprintf("%s, epoch %d, %d validators", what, next.Epoch, len(next.Validators))
 }

@@ -66,6 +66,33 @@ func (l *Ledger) Free() error {
 	return nil
 }
 
+// FreeNew is Free for a node with a new key: it never voted, and the records in
+// the journal of a backup were accepted by the node that made it, which offers
+// them. Without a backup it does nothing.
+func (l *Ledger) FreeNew() error {
+	if restored, err := l.Restored(); err != nil || !restored {
+		return err
+	}
+	l.journal.mu.Lock()
+	defer l.journal.mu.Unlock()
+	w := writer{batch: l.db.NewBatch()}
+	defer w.batch.Close()
+	for _, e := range l.journal.open {
+		w.delete(heightKey(keyJournal, e.seq))
+	}
+	w.delete(keyMark)
+	if w.err == nil {
+		w.err = w.batch.Commit(pebble.Sync)
+	}
+	if w.err != nil {
+		return fmt.Errorf("free ledger %s: %w", l.dir, w.err)
+	}
+	clear(l.journal.open)
+	l.journal.bytes = 0
+	l.untold = nil // the other node tells
+	return nil
+}
+
 // Unverified is the height up to which the blocks came out of a backup and
 // were never verified here, ErrNotFound where there are none.
 func (l *Ledger) Unverified() (uint64, error) { return readUint64(l.db, keyUnverified) }

@@ -67,6 +67,7 @@ type Ledger struct {
 	// puts blocks, and their events, in order. Readers never take it.
 	writing  sync.Mutex
 	rejected []rejected   // guarded by writing: oldest first
+	untold   []Untold     // guarded by writing: of an earlier run
 	ended    atomic.Int64 // len(rejected)
 
 	life   sync.RWMutex // guards closed, over the calls that may come after Close
@@ -228,11 +229,11 @@ func (l *Ledger) recover() error {
 	if err := l.checkFormat(); err != nil {
 		return err
 	}
-	rejected, err := readRejections(l.db)
+	rejected, untold, err := readRejections(l.db)
 	if err != nil {
 		return &CorruptError{Dir: l.dir, Err: err}
 	}
-	l.rejected = rejected
+	l.rejected, l.untold = rejected, untold
 	l.ended.Store(int64(len(rejected)))
 	if err := l.journal.load(l.db); err != nil {
 		return &CorruptError{Dir: l.dir, Err: err}

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -24,12 +25,20 @@ type Rejection struct {
 	Detail string    `json:"detail"`
 	Height uint64    `json:"height"` // of the tip at that time
 	Time   time.Time `json:"time"`
+	Author string    `json:"author,omitempty"`
+	Untold bool      `json:"untold,omitempty"` // Told was not called since Reject
 }
 
 // Refused is a record that will never be committed, and why.
 type Refused struct {
-	ID             chain.Hash
-	Reason, Detail string
+	ID                     chain.Hash
+	Reason, Detail, Author string
+}
+
+// Untold is a final rejection of an earlier run of which Told was not called.
+type Untold struct {
+	ID chain.Hash
+	Rejection
 }
 
 // rejected is a final rejection that is kept.
@@ -38,26 +47,28 @@ type rejected struct {
 	time time.Time
 }
 
-// readRejections lists the rejected ids, oldest first.
-func readRejections(db pebble.Reader) ([]rejected, error) {
-	var items []rejected
-	err := scan(db, []byte{keyRejection}, func(rest, value []byte) error {
+// readRejections lists the rejected ids, oldest first, and those still untold.
+func readRejections(db pebble.Reader) (items []rejected, untold []Untold, err error) {
+	err = scan(db, []byte{keyRejection}, func(rest, value []byte) error {
 		var r Rejection
 		if err := json.Unmarshal(value, &r); err != nil || len(rest) != len(chain.Hash{}) {
 			return fmt.Errorf("rejection %x is unreadable", rest)
 		}
 		items = append(items, rejected{chain.Hash(rest), r.Time})
+		if r.Untold {
+			untold = append(untold, Untold{chain.Hash(rest), r})
+		}
 		return nil
 	})
 	slices.SortStableFunc(items, func(a, b rejected) int { return a.time.Compare(b.time) })
-	return items, err
+	return items, untold, err
 }
 
 // Reject ends records for good: one synced batch drops them from the journal
 // and keeps why, for those who ask later. It returns those that had no end
 // before, once each: a record that is in the chain stays there, and one that
 // was rejected before keeps its first answer. The last 100,000 answers are kept
-// for at least 24 h.
+// for at least 24 h. Each is marked as untold until Told.
 func (l *Ledger) Reject(records ...Refused) ([]Refused, error) {
 	l.writing.Lock()
 	defer l.writing.Unlock()
@@ -87,7 +98,7 @@ func (l *Ledger) Reject(records ...Refused) ([]Refused, error) {
 		if done {
 			continue
 		}
-		v, err := json.Marshal(Rejection{Reason: x.Reason, Detail: x.Detail, Height: height, Time: now})
+		v, err := json.Marshal(Rejection{Reason: x.Reason, Detail: x.Detail, Height: height, Time: now, Author: x.Author, Untold: true})
 		if err != nil {
 			return nil, fmt.Errorf("encode rejection of %s: %w", x.ID, err)
 		}
@@ -110,7 +121,52 @@ func (l *Ledger) Reject(records ...Refused) ([]Refused, error) {
 	}
 	l.rejected = kept
 	l.ended.Store(int64(len(kept)))
-	return fresh, l.forget(ids)
+	if err := l.forget(ids); err != nil { // Accepted drops what stays
+		l.log.Error("journal entries of rejected records not dropped", "records", len(fresh), "err", err)
+	}
+	return fresh, nil
+}
+
+// Told ends the mark of final rejections, synced, once their events are on the
+// bus. A crash between the two has them told once more after the restart, and
+// never not at all; the answer that is stored is one in any case.
+func (l *Ledger) Told(ids ...chain.Hash) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	w := writer{batch: l.db.NewBatch()}
+	defer w.batch.Close()
+	for _, id := range ids {
+		r, err := l.Rejection(id)
+		if errors.Is(err, ErrNotFound) {
+			continue // too many came after it
+		}
+		if err != nil {
+			return err
+		}
+		r.Untold = false
+		v, err := json.Marshal(r)
+		if err != nil {
+			return fmt.Errorf("encode rejection of %s: %w", id, err)
+		}
+		w.set(hashKey(keyRejection, id), v)
+	}
+	if w.err == nil && !w.batch.Empty() {
+		w.err = w.batch.Commit(pebble.Sync)
+	}
+	if w.err != nil {
+		return fmt.Errorf("write rejections to ledger %s: %w", l.dir, w.err)
+	}
+	return nil
+}
+
+// TakeUntold lists, once, the final rejections that an earlier run kept and did
+// not tell.
+func (l *Ledger) TakeUntold() []Untold {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	list := l.untold
+	l.untold = nil
+	return list
 }
 
 // final reports whether id is committed or rejected.

@@ -94,6 +94,9 @@ func (l *Ledger) Repair(b *consortium.Block) error {
 	if err := l.commit(tip, b, entries, config); err != nil {
 		return fmt.Errorf("repair block %d in ledger %s: %w", h.Height, l.dir, err)
 	}
+	if err := l.forget(idsOf(entries)); err != nil {
+		l.log.Error("journal entries of a block not dropped", "height", h.Height, "err", err)
+	}
 	l.metrics.repaired.Inc()
 	return nil
 }

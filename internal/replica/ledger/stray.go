@@ -56,8 +56,7 @@ func findStray(ctx context.Context, r pebble.Reader, kind byte, tip Tip) error {
 			if len(rest) == 8 && binary.BigEndian.Uint64(rest) <= tip.Config.Epoch {
 				return nil
 			}
-			ok = false
-		} else if ok = ok && height > 0 && height <= tip.Head.Height; ok {
+		} else if ok && height > 0 && height <= tip.Head.Height {
 			if wanted == nil || at != height {
 				b, err := readBlock(r, height)
 				if err != nil {

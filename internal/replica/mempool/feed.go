@@ -91,19 +91,26 @@ func (p *Pool) rotate(first *list.Element) {
 // Sweep ends the stay of records that cannot be in the block at height, which
 // is the next one, and drops those that were only heard of, 10 minutes ago.
 // After a change of epoch every record is judged again. It returns the final
-// rejections, which the caller keeps and then publishes. Call it about once a
-// second.
-func (p *Pool) Sweep(height uint64, now time.Time) []event.RecordRejected {
-	var rejected []event.RecordRejected
+// rejections, which the caller keeps and then publishes, and the ids of records
+// that it dropped although a later epoch may take them: see Final. Call it
+// about once a second.
+func (p *Pool) Sweep(height uint64, now time.Time) (rejected []event.RecordRejected, unlisted []chain.Hash) {
 	for _, e := range p.expire(height, now) {
 		rejected = append(rejected, rejection(e, height, consortium.Expired, "not_after has passed"))
 	}
-	rejected = append(rejected, p.judgeAgain(height)...)
+	again, unlisted := p.judgeAgain(height)
+	rejected = append(rejected, again...)
 	for _, r := range rejected {
 		p.refused.WithLabelValues(r.Reason).Inc()
 	}
-	return rejected
+	p.refused.WithLabelValues(string(consortium.UnknownAuthor)).Add(float64(len(unlisted)))
+	return rejected, unlisted
 }
+
+// Final reports whether the rule's refusal of a record that it took before
+// holds on every later tip. The list of authors may name one again; a height
+// or an epoch that has passed never comes back.
+func Final(bad *consortium.RecordError) bool { return bad.Reason != consortium.UnknownAuthor }
 
 func rejection(e *entry, height uint64, reason consortium.Reason, detail string) event.RecordRejected {
 	return event.RecordRejected{ID: e.id, Reason: string(reason), Detail: detail, Height: height - 1, Author: hex.EncodeToString(e.author[:]), Final: true}
@@ -127,15 +134,15 @@ func (p *Pool) expire(height uint64, now time.Time) (expired []*entry) {
 }
 
 // judgeAgain judges every record when the epoch is another than last time.
-func (p *Pool) judgeAgain(height uint64) (rejected []event.RecordRejected) {
+func (p *Pool) judgeAgain(height uint64) (rejected []event.RecordRejected, unlisted []chain.Hash) {
 	c := p.config()
 	if c == nil {
-		return nil
+		return nil, nil
 	}
 	p.mu.Lock()
 	if c.Epoch == p.epoch {
 		p.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	all := make([]*entry, 0, len(p.records))
 	for _, e := range p.records {
@@ -153,7 +160,9 @@ func (p *Pool) judgeAgain(height uint64) (rejected []event.RecordRejected) {
 			continue
 		case !errors.As(err, &bad):
 			p.log.Error("record not judged again", "id", e.id, "err", err)
-			return rejected // the next sweep starts anew
+			return rejected, unlisted // the next sweep starts anew
+		case !Final(bad):
+			unlisted = append(unlisted, e.id)
 		case bad.Reason != consortium.Duplicate:
 			rejected = append(rejected, rejection(e, height, bad.Reason, bad.Detail))
 		}
@@ -162,5 +171,5 @@ func (p *Pool) judgeAgain(height uint64) (rejected []event.RecordRejected) {
 	p.mu.Lock()
 	p.epoch = c.Epoch
 	p.mu.Unlock()
-	return rejected
+	return rejected, unlisted
 }

@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -413,6 +415,13 @@ func (p *Pool) Len() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.records)
+}
+
+// IDs lists the records that wait, in no order.
+func (p *Pool) IDs() []chain.Hash {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.records))
 }
 
 // Bytes counts the bytes of the records that wait.

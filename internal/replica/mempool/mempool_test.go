@@ -291,12 +291,12 @@ func TestSweep(t *testing.T) {
 		if _, err := p.Add(upgraded, ""); !errors.Is(err, chain.ErrKnown) {
 			t.Fatal(err)
 		}
-		if got := p.Sweep(7, time.Now()); got != nil || p.Len() != 4 {
+		if got, _ := p.Sweep(7, time.Now()); got != nil || p.Len() != 4 {
 			t.Fatalf("at its last height: %v", got)
 		}
 		author := consortium.PublicKeyOf(key("a"))
 		want := event.RecordRejected{ID: ends, Reason: "expired", Detail: "not_after has passed", Height: 7, Author: hex.EncodeToString(author[:]), Final: true}
-		if got := p.Sweep(8, time.Now()); len(got) != 1 || got[0] != want || p.Has(ends) {
+		if got, _ := p.Sweep(8, time.Now()); len(got) != 1 || got[0] != want || p.Has(ends) {
 			t.Fatalf("past its last height: %v", got)
 		}
 		if events, _ := sub.Take(9); len(events) != 0 {
@@ -304,24 +304,25 @@ func TestSweep(t *testing.T) {
 		}
 
 		time.Sleep(gossipAge)
-		if got := p.Sweep(8, time.Now()); got != nil || !p.Has(consortium.RecordID(heard)) {
+		if got, _ := p.Sweep(8, time.Now()); got != nil || !p.Has(consortium.RecordID(heard)) {
 			t.Fatalf("at the age: %v", got)
 		}
 		time.Sleep(time.Nanosecond)
-		if got := p.Sweep(8, time.Now()); got != nil || p.Has(consortium.RecordID(heard)) || !p.Has(consortium.RecordID(upgraded)) || !p.Has(stays) {
+		if got, _ := p.Sweep(8, time.Now()); got != nil || p.Has(consortium.RecordID(heard)) || !p.Has(consortium.RecordID(upgraded)) || !p.Has(stays) {
 			t.Fatalf("past the age: %v", got)
 		}
 
 		verdicts[stays] = consortium.Refuse(consortium.UnknownAuthor, "policy")
 		verdicts[consortium.RecordID(upgraded)] = consortium.Refuse(consortium.Duplicate, "")
-		if got := p.Sweep(8, time.Now()); got != nil || p.Len() != 2 {
+		if got, _ := p.Sweep(8, time.Now()); got != nil || p.Len() != 2 {
 			t.Fatalf("judged again within an epoch: %v", got)
 		}
 		cfg = &consortium.Config{Epoch: 1, Params: consortium.DefaultParams()}
-		if got := p.Sweep(9, time.Now()); len(got) != 1 || got[0].ID != stays || got[0].Reason != "unknown_author" || p.Len() != 0 {
-			t.Fatalf("after the change of epoch: %v, %d left", got, p.Len())
+		got, unlisted := p.Sweep(9, time.Now())
+		if len(got) != 0 || !slices.Equal(unlisted, []chain.Hash{stays}) || p.Len() != 0 {
+			t.Fatalf("after the change of epoch: rejected %v, unlisted %v, %d left", got, unlisted, p.Len())
 		}
-		if got := p.Sweep(9, time.Now()); got != nil {
+		if got, _ := p.Sweep(9, time.Now()); got != nil {
 			t.Fatalf("rejected again: %v", got)
 		}
 	})
