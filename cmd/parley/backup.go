@@ -35,7 +35,7 @@ func backupCreateCommand(g *globals) *cobra.Command {
 	var out string
 	var keys bool
 	c := &cobra.Command{
-		Use: "create --out FILE", Short: "Write a backup, while the node runs or while it is stopped", Args: cobra.NoArgs,
+		Use: "create --out FILE", Short: "Write a backup of a running or a stopped node", Args: cobra.NoArgs,
 		Long: "The file holds the whole chain and what the node keeps beside it, as one moment has it; never the log of a validator's votes.\n" +
 			"With --with-keys it holds the node's identity and the secret of its tokens as well: keep it like a key. It is not encrypted.",
 		Example: "parley backup create --out parley.tar.zst\nparley backup create --out parley.tar.zst --with-keys --data-dir /var/lib/parley",
@@ -162,7 +162,7 @@ func isSocketOf(node, dataDir string) bool {
 func backupVerifyCommand(g *globals) *cobra.Command {
 	var quick bool
 	c := &cobra.Command{
-		Use: "verify FILE", Short: "Check a backup: every file, and the whole chain in it; exit 4 when it is damaged", Args: cobra.ExactArgs(1),
+		Use: "verify FILE", Short: "Check a backup and its whole chain; exit 4 on damage", Args: cobra.ExactArgs(1),
 		Long:    "It unpacks the backup beside FILE for the time of the check, and verifies the chain in it like chain check. With --quick it compares the files with the manifest alone, and writes nothing.",
 		Example: "parley backup verify parley.tar.zst",
 		RunE: func(c *cobra.Command, args []string) error {

@@ -34,7 +34,7 @@ func newGlobals() *globals { return &globals{in: os.Stdin, out: os.Stdout, err: 
 
 func (g *globals) register(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&g.node, "node", "", "the node to ask: URL or unix:PATH (else the one of --data-dir, env PARLEY_NODE, "+defaultNode+")")
+	f.StringVar(&g.node, "node", "", "the node to ask: URL or unix:PATH (env PARLEY_NODE)")
 	f.StringVar(&g.tokenFile, "token-file", "", "file with an API token")
 	f.StringVarP(&g.output, "output", "o", "table", "table, wide, json, jsonl, yaml, csv or template=T")
 	f.BoolVar(&g.json, "json", false, "the API's answer as it is (= -o json)")
