@@ -95,8 +95,11 @@ func (s *Server) within(places *slots, serve http.HandlerFunc) http.HandlerFunc 
 			return
 		}
 		paced := &pacedWriter{ResponseWriter: w}
+		rc := http.NewResponseController(w)
+		_ = rc.SetWriteDeadline(time.Time{}) // of the writes alone: the answer may take long to make
 		defer func() {
 			leave()
+			_ = rc.SetWriteDeadline(time.Now().Add(slowGrace)) // what is still buffered
 			if paced.err != nil {
 				panic(http.ErrAbortHandler) // the reader is gone, or must go
 			}
@@ -123,6 +126,7 @@ func (w *pacedWriter) Write(b []byte) (n int, err error) {
 		_ = rc.SetWriteDeadline(began.Add(due - w.waited)) // not every connection has one
 		var took int
 		took, w.err = w.ResponseWriter.Write(part)
+		_ = rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes while the node works would end the stream
 		n, w.written, w.waited = n+took, w.written+took, w.waited+time.Since(began)
 	}
 	return n, w.err

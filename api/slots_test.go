@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"strings"
 	"sync"
@@ -111,6 +112,33 @@ type pipeWriter struct{ net.Conn }
 
 func (pipeWriter) Header() http.Header { return http.Header{} }
 func (pipeWriter) WriteHeader(int)     {}
+
+// dueWriter remembers the deadline of its writes.
+type dueWriter struct {
+	http.ResponseWriter
+	due time.Time
+}
+
+func (w *dueWriter) SetWriteDeadline(t time.Time) error { w.due = t; return nil }
+
+// TestLargeAnswersTakeTheirTime: no deadline runs while the node makes a large
+// answer; in HTTP/2 it would end the stream. One does while it is read.
+func TestLargeAnswersTakeTheirTime(t *testing.T) {
+	w := &dueWriter{ResponseWriter: httptest.NewRecorder(), due: time.Now().Add(writeTimeout)}
+	(&Server{}).within(newSlots(1, 0, ""), func(answer http.ResponseWriter, _ *http.Request) {
+		for range 3 {
+			if !w.due.IsZero() {
+				t.Errorf("the answer has to be made within %s", time.Until(w.due))
+			}
+			if _, err := answer.Write([]byte("part")); err != nil {
+				t.Error(err)
+			}
+		}
+	})(w, httptest.NewRequest("GET", "/", nil))
+	if w.due.IsZero() {
+		t.Error("no deadline for the rest")
+	}
+}
 
 // TestSlowReader writes an answer to readers of several speeds.
 func TestSlowReader(t *testing.T) {

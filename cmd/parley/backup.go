@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,7 @@ func backupCreateCommand(g *globals) *cobra.Command {
 	var out string
 	var keys bool
 	c := &cobra.Command{
-		Use: "create --out FILE", Short: "Write a backup, while the node runs or while it is stopped", Args: cobra.NoArgs,
+		Use: "create --out FILE", Short: "Write a backup of a running or a stopped node", Args: cobra.NoArgs,
 		Long: "The file holds the whole chain and what the node keeps beside it, as one moment has it; never the log of a validator's votes.\n" +
 			"With --with-keys it holds the node's identity and the secret of its tokens as well: keep it like a key. It is not encrypted.",
 		Example: "parley backup create --out parley.tar.zst\nparley backup create --out parley.tar.zst --with-keys --data-dir /var/lib/parley",
@@ -64,9 +65,13 @@ func (g *globals) createBackup(ctx context.Context, out string, keys bool) (err 
 	if err != nil {
 		return err
 	}
+	closed, taken := false, false
 	defer func() {
-		if f != nil {
-			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+		if !closed {
+			err = errors.Join(err, f.Close())
+		}
+		if !taken {
+			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
 	start := time.Now()
@@ -88,13 +93,14 @@ func (g *globals) createBackup(ctx context.Context, out string, keys bool) (err 
 		return backupFault(ctx, out, err)
 	}
 	info, err := f.Stat()
+	closed = true
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", out, err)
 	}
 	if err := os.Rename(f.Name(), out); err != nil {
 		return err
 	}
-	f = nil
+	taken = true
 	if err := syncDir(filepath.Dir(out)); err != nil {
 		return err
 	}
@@ -156,7 +162,7 @@ func isSocketOf(node, dataDir string) bool {
 func backupVerifyCommand(g *globals) *cobra.Command {
 	var quick bool
 	c := &cobra.Command{
-		Use: "verify FILE", Short: "Check a backup: every file, and the whole chain in it; exit 4 when it is damaged", Args: cobra.ExactArgs(1),
+		Use: "verify FILE", Short: "Check a backup and its whole chain; exit 4 on damage", Args: cobra.ExactArgs(1),
 		Long:    "It unpacks the backup beside FILE for the time of the check, and verifies the chain in it like chain check. With --quick it compares the files with the manifest alone, and writes nothing.",
 		Example: "parley backup verify parley.tar.zst",
 		RunE: func(c *cobra.Command, args []string) error {
@@ -184,14 +190,11 @@ func (g *globals) verifyBackup(ctx context.Context, file string, quick bool) (er
 		bar.end()
 		return g.showManifest(m, "backup", "good: every file is what was written", "took", time.Since(start).Round(time.Millisecond).String())
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(file), ".parley-verify-*.tmp")
-	if errors.Is(err, fs.ErrPermission) {
-		dir, err = os.MkdirTemp("", "parley-verify-*.tmp")
-	}
+	dir, done, err := verifyDir(filepath.Dir(file))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, done()) }()
 	m, err := parley.RestoreBackup(ctx, f, parley.RestoreOptions{
 		DataDir: filepath.Join(dir, "data"), Bytes: g.byteBar(bar, "unpacked"),
 		Blocks: func(done, total uint64) {
@@ -203,6 +206,57 @@ func (g *globals) verifyBackup(ctx context.Context, file string, quick bool) (er
 	}
 	bar.end()
 	return g.showManifest(m, "backup", "good: every file, and every block, certificate, record and index entry", "took", time.Since(start).Round(time.Millisecond).String())
+}
+
+// verifyDir makes a directory beside the backup, where there is room for it, or
+// where temporary files go: backups lie on read-only disks too. It is locked
+// until done, and what a killed verify left, which holds no lock, goes.
+func verifyDir(beside string) (dir string, done func() error, err error) {
+	for _, parent := range []string{beside, os.TempDir()} {
+		sweepVerify(parent)
+		if dir, err = os.MkdirTemp(parent, verifyName); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	lock, _ := lockedDir(dir) // without one it could be swept by another verify, and say so
+	return dir, func() error {
+		err := os.RemoveAll(dir)
+		if lock != nil {
+			err = errors.Join(err, lock.Close())
+		}
+		return err
+	}, nil
+}
+
+const verifyName = ".parley-verify-*.tmp"
+
+func sweepVerify(parent string) {
+	entries, _ := os.ReadDir(parent) // what can not be read is not swept
+	for _, e := range entries {
+		if old, _ := filepath.Match(verifyName, e.Name()); !old || !e.IsDir() {
+			continue
+		}
+		path := filepath.Join(parent, e.Name())
+		if lock, err := lockedDir(path); err == nil {
+			_ = os.RemoveAll(path) // what stays costs room, and is tried again
+			_ = lock.Close()
+		}
+	}
+}
+
+// lockedDir locks a directory until the file is closed, or its process ends.
+func lockedDir(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 func backupRestoreCommand(g *globals) *cobra.Command {

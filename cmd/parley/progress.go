@@ -54,16 +54,16 @@ func (b *bar) show(done, total int64, text string) {
 		fmt.Fprintf(b.w, "%3.0f%%  %s%s\n", part*100, text, left)
 		return
 	}
-	fmt.Fprint(b.w, clearLine, fit(fmt.Sprintf("%s  %s%s", cells(part), text, left), b.width))
+	fmt.Fprint(b.w, clearLine, fit(fmt.Sprintf("%s  %s%s", cells(part, barCells), text, left), b.width))
 }
 
 // clearLine goes back to the start of a terminal's line and wipes it.
 const clearLine = "\r\x1b[K"
 
-// cells draws a part of 1, which is not shown as whole before it is.
-func cells(part float64) string {
-	full := int(part * barCells)
-	return fmt.Sprintf("%s%s %3.0f%%", strings.Repeat("█", full), strings.Repeat("░", barCells-full), math.Floor(part*100))
+// cells draws a part of 1 in n cells, which is not shown as whole before it is.
+func cells(part float64, n int) string {
+	full := int(part * float64(n))
+	return fmt.Sprintf("%s%s %3.0f%%", strings.Repeat("█", full), strings.Repeat("░", n-full), math.Floor(part*100))
 }
 
 // fit cuts a line to what one line of the terminal takes.

@@ -13,6 +13,8 @@ import (
 	"github.com/parley-p2p/parley/event"
 )
 
+const syncCells = 12 // with the longest figures beside it the line has 100 columns
+
 // syncText says where a node stands: the state alone, or how far it is, how
 // fast, and how long it still takes.
 func syncText(s parley.Sync) string {
@@ -23,7 +25,7 @@ func syncText(s parley.Sync) string {
 		return fmt.Sprintf("%s, %s behind %d", s.State, count(s.LagBlocks, "block"), s.Target)
 	}
 	have := s.Target - s.LagBlocks
-	text := fmt.Sprintf("syncing %s  %s of %s blocks", cells(float64(have)/float64(s.Target)), humanize.Comma(int64(have)), humanize.Comma(int64(s.Target)))
+	text := fmt.Sprintf("syncing %s  %s of %s blocks", cells(float64(have)/float64(s.Target), syncCells), blocks(have), blocks(s.Target))
 	if s.BlocksS > 0 {
 		text += fmt.Sprintf(", %s/s, %s/s", count(uint64(s.BlocksS+0.5), "block"), humanize.Bytes(uint64(s.BytesS)))
 	}
@@ -31,6 +33,14 @@ func syncText(s parley.Sync) string {
 		text += ", " + seconds(s.ETAS) + " left"
 	}
 	return text
+}
+
+// blocks is a height, in full as long as the line stays within 100 columns.
+func blocks(n uint64) string {
+	if n < 1_000_000 {
+		return humanize.Comma(int64(n))
+	}
+	return fmt.Sprintf("%.2fM", float64(n/10_000)/100)
 }
 
 // screen is a terminal on which a log goes by above one line that stays.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/charmbracelet/x/term"
 
@@ -18,14 +19,20 @@ func TestSyncText(t *testing.T) {
 		{parley.Sync{State: "synced", Target: 812}, "synced"},
 		{parley.Sync{State: "waiting"}, "waiting"},
 		{parley.Sync{State: "synced", Target: 812, LagBlocks: 2}, "synced, 2 blocks behind 812"},
-		{parley.Sync{State: "syncing", Target: 10_000, LagBlocks: 5_000}, "syncing ████████████░░░░░░░░░░░░  50%  5,000 of 10,000 blocks"},
+		{parley.Sync{State: "syncing", Target: 10_000, LagBlocks: 5_000}, "syncing ██████░░░░░░  50%  5,000 of 10,000 blocks"},
 		{
 			parley.Sync{State: "syncing", Target: 10_000, LagBlocks: 1, ETAS: 192, BlocksS: 811.6, BytesS: 12_340_000},
-			"syncing ███████████████████████░  99%  9,999 of 10,000 blocks, 812 blocks/s, 12 MB/s, 3m left",
+			"syncing ███████████░  99%  9,999 of 10,000 blocks, 812 blocks/s, 12 MB/s, 3m left",
 		},
 	} {
 		if got := syncText(tt.sync); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.sync, got, tt.want)
+		}
+	}
+	for _, target := range []uint64{999_999, 9_999_999, 123_456_789} {
+		y := parley.Sync{State: "syncing", Target: target, LagBlocks: 1, ETAS: 35_999, BlocksS: 12_345, BytesS: 123_400_000}
+		if line := "sync        " + syncText(y); utf8.RuneCountInString(line) > 100 {
+			t.Errorf("%d columns: %q", utf8.RuneCountInString(line), line)
 		}
 	}
 }

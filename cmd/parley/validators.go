@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"slices"
@@ -275,6 +276,9 @@ func (f *changeFlags) admins(c *cobra.Command, _ []string) error {
 
 func (f *changeFlags) apply(c *cobra.Command, args []string) error {
 	raw, err := f.readInput(args[0], maxChange)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &codeError{exitNotFound, err}
+	}
 	if err != nil {
 		return err
 	}
@@ -309,13 +313,13 @@ func (f *changeFlags) change(ctx context.Context, cl *client, req parley.ChangeR
 	}
 	req.Force, req.AcceptTwo = req.Force || f.force, req.AcceptTwo || f.yes
 	req.DryRun = true
-	plan, _, err := f.post(ctx, cl, req)
+	plan, body, err := f.post(ctx, cl, req)
 	if err != nil {
 		return err
 	}
 	if plan.Status != parley.ChangePlanned {
 		f.say("nothing to do: this is in force since block %d", *plan.Height)
-		return nil
+		return f.show(body, func() (*table, error) { return viewChange(plan), nil })
 	}
 	f.tell(plan)
 	if err := f.confirmed(f.yes, "--yes", "this changes the chain for all its nodes"); err != nil {

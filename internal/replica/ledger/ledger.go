@@ -12,6 +12,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -146,6 +147,9 @@ func (l *Ledger) open(disk vfs.FS) error {
 		return fmt.Errorf("open ledger %s: the disk has %d MiB free, it needs %d: make room and start again", l.dir, u.AvailBytes>>20, minFree>>20)
 	}
 	lock, err := pebble.LockDirectory(l.dir, disk)
+	if l.readOnly && errors.Is(err, syscall.EROFS) {
+		lock, err = pebble.LockDirectory(l.dir, sealedFS{disk})
+	}
 	if errors.Is(err, fs.ErrPermission) && !lockHeld(err) {
 		return fmt.Errorf("open ledger %s: %w: give the directory to the user of this process", l.dir, err)
 	}
