@@ -35,6 +35,8 @@ var ErrQuarantined = errors.New("this validator may not vote before the next blo
 type Config struct {
 	Key    ed25519.PrivateKey // node key = validator key
 	WALDir string             // write-ahead log and crash marks
+	// LedgerDir names the store in errors.
+	LedgerDir string
 	// SoleValidator lets a validator vote although its write-ahead log is lost
 	// or damaged. It is safe only while no other validator can vote.
 	SoleValidator bool
@@ -115,6 +117,8 @@ type Engine struct {
 
 	since     uint64 // number of the last event before New
 	abandoned int    // Run's goroutine only
+	skew      skew
+	votes     voteWatch
 
 	mu     sync.Mutex // guards below
 	waived uint64     // 1 + height at which the last quarantine began
@@ -157,6 +161,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	if ok, err := e.firstVote(ctx); !ok || err != nil {
 		return err
 	}
+	defer func() {
+		if e.skew.stop() { // the next Run finds it again
+			e.clocksAgree()
+		}
+	}()
 	e.meet(ctx)
 	p := pace{wait: restartMin}
 	for {
@@ -190,6 +199,9 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	last, err := lastProposal(entries)
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
+	}
+	if ok, err := e.awaitTip(ctx); !ok || err != nil {
+		return err
 	}
 	if !e.reach(ctx, last) {
 		return nil
