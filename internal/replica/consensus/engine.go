@@ -38,7 +38,8 @@ type Config struct {
 	// LedgerDir names the store in errors.
 	LedgerDir string
 	// SoleValidator lets a validator vote although its write-ahead log is lost
-	// or damaged. It is safe only while no other validator can vote.
+	// or damaged. It is safe only while no other validator can vote, so that
+	// among several it covers one loss: it must have been off before.
 	SoleValidator bool
 	// InMemoryWAL keeps the log in Memory, and holds the engine's waits so that
 	// it can run in virtual time. For tests only: a killed process forgets.
@@ -84,6 +85,8 @@ type Ledger interface {
 	Committable(r *consortium.Record, id chain.Hash, height uint64) error
 	Mark() ([]byte, error)
 	SetMark(id []byte) error
+	Consent() ([]byte, error)
+	SetConsent(mark []byte) error
 	Born() (uint64, error)
 	SetBorn(height uint64) error
 }
@@ -157,6 +160,9 @@ func New(cfg Config, l Ledger, pool Pool, net Opener, catchUp func(context.Conte
 func (e *Engine) Run(ctx context.Context) error {
 	if err := e.mayStart(); err != nil {
 		return err
+	}
+	if n := e.ledger.Tip().Set.Len(); e.cfg.SoleValidator && n > 1 {
+		e.log.Warn("consortium.sole_validator is on although others can vote: take it out of the settings", "validators", n)
 	}
 	if ok, err := e.firstVote(ctx); !ok || err != nil {
 		return err
