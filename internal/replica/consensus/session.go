@@ -207,7 +207,7 @@ func (s *session) stop() error {
 // library sends its vote for it again and takes the proposal for known, so that
 // who never got it waits for a complaint.
 func (s *session) proposeAgain(entries [][]byte) {
-	set := s.ledger.Tip().Set
+	set, later := s.ledger.Tip().Set, uint64(0) // view that began after the proposal
 	for _, b := range slices.Backward(entries) {
 		m := &smartbftprotos.SavedMessage{}
 		if err := proto.Unmarshal(b, m); err != nil {
@@ -215,10 +215,11 @@ func (s *session) proposeAgain(entries [][]byte) {
 		}
 		p := m.GetProposedRecord().GetPrePrepare()
 		if p == nil {
+			later = max(later, m.GetNewView().GetViewId())
 			continue
 		}
 		ids := set.IDs()
-		if p.Seq != s.ledger.Tip().Head.Height+1 || p.View != s.view.Load() || ids[p.View%uint64(len(ids))] != s.id {
+		if p.Seq != s.ledger.Tip().Head.Height+1 || p.View < later || ids[p.View%uint64(len(ids))] != s.id {
 			return
 		}
 		for _, id := range ids {
