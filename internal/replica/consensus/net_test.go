@@ -263,8 +263,10 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 		return nil, errors.New("not connected")
 	}
 	a, b := net.Pipe()
-	link := net.Conn(a)
-	if n.net.delay != nil {
+	var link net.Conn
+	if n.net.delay == nil {
+		link = a
+	} else {
 		link = slow(a, n.net.delay, &n.wg)
 	}
 	ours, theirs := &lossy{link, other, n.dumb, n}, b
