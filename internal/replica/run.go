@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -43,7 +44,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	}, r.ledger, s, r.bus, r.base.With("room", "replica.chainsync"), r.reg)
 	engine, err := consensus.New(
 		consensus.Config{
-			Key: r.cfg.Key, WALDir: r.walDir(), SoleValidator: r.cfg.SoleValidator, InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL,
+			Key: r.cfg.Key, WALDir: r.walDir(), LedgerDir: filepath.Join(r.cfg.DataDir, "ledger"), SoleValidator: r.cfg.SoleValidator, InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL,
 			Proposed: work.proposed, Ahead: work.syncer.Ahead, Heads: work.heads,
 			Found: r.findings.set, Fork: r.keepFork, End: r.cfg.End, Clock: r.cfg.Clock,
 		},

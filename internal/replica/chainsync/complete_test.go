@@ -234,7 +234,7 @@ func TestMissingParts(t *testing.T) {
 		}
 		synctest.Wait()
 		now, _ := r.follower.traffic()
-		if body := int64(consortium.Body(b.Body[2:3]).Size()); now-in > body+256*32+2000 {
+		if body := int64(b.Body[2:3].Size()); now-in > body+256*32+2000 {
 			t.Errorf("%d bytes came for a subtree of %d", now-in, body)
 		}
 		if got := r.completed(); got != [3]int{0, 1, 0} {

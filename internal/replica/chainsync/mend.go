@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
-	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/wire"
 )
@@ -22,44 +20,94 @@ const (
 	mendFirst = 5 * time.Second // between two rounds of asking for a damaged block, then doubled
 	mendMost  = time.Minute
 	mendTime  = 30 * time.Second // for one peer to serve it
-	mendDepth = 128              // blocks in a row that are damaged
+	mendWait  = 256              // stretches that wait for a peer; a read of a further one tells of it again
 )
 
+// stretch is blocks [low, high] that are damaged. Those above low have no
+// readable header, and so each one is proven only once the one above it is
+// repaired.
+type stretch struct {
+	low, high uint64
+	wait      time.Duration // until it is tried again
+	due       time.Time
+}
+
 // Mend repairs the blocks that the ledger finds damaged when it reads them,
-// until ctx ends. A fault of ours, such as a store that cannot write, ends it.
+// until ctx ends. What no peer serves waits, and holds up nothing else. A fault
+// of ours, such as a store that cannot write, ends it.
 func (y *Syncer) Mend(ctx context.Context) error {
+	var waiting []stretch
+	again := time.NewTimer(mendMost)
+	defer again.Stop()
 	for {
 		select {
 		case height := <-y.ledger.Damaged():
-			if _, err := y.ledger.Block(height); err == nil {
-				continue // repaired meanwhile
+			known := slices.ContainsFunc(waiting, func(s stretch) bool { return s.low <= height && height <= s.high })
+			if known || len(waiting) >= mendWait || y.readable(height) {
+				continue
 			}
-			if err := y.MendBlock(ctx, height); err != nil {
-				return err
-			}
+			y.tellDamage(height)
+			waiting = append(waiting, stretch{low: height, high: height})
+		case <-again.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+		var err error
+		if waiting, err = y.mendDue(ctx, waiting); err != nil {
+			return err
+		}
+		next := mendMost
+		for _, s := range waiting {
+			next = min(next, time.Until(s.due))
+		}
+		again.Reset(next)
 	}
 }
 
-// MendBlock fetches the block of a height that we passed from whoever has it,
-// as often as it takes, and writes it in place of the damaged bytes.
-func (y *Syncer) MendBlock(ctx context.Context, height uint64) error {
-	y.log.Error("block is damaged on disk: asking peers for it", "height", height)
-	y.noteDamage(height, false)
-	for wait := mendFirst; ; wait = min(2*wait, mendMost) {
-		from, err := y.mend(ctx, height, mendDepth)
+// mendDue tries those whose time has come once, and returns what still waits.
+func (y *Syncer) mendDue(ctx context.Context, waiting []stretch) ([]stretch, error) {
+	var still []stretch
+	for _, s := range waiting {
+		if time.Now().Before(s.due) {
+			still = append(still, s)
+			continue
+		}
+		if y.readable(s.low) {
+			y.noteRepair(s.low) // meanwhile
+			continue
+		}
+		high, err := y.mend(ctx, s.low)
 		if err == nil {
-			y.log.Warn("block is repaired: check the disk", "height", height, "peer", from)
+			y.noteRepair(s.low)
+			continue
+		}
+		if !errors.Is(err, errNobody) {
+			return nil, err
+		}
+		y.noteDamage(s.low, true)
+		s.high, s.wait = high, nextMend(s.wait)
+		s.due = time.Now().Add(s.wait)
+		y.log.Warn("damaged block not repaired yet", "height", s.low, "up_to", high, "again_in", s.wait, "err", err)
+		still = append(still, s)
+	}
+	return still, nil
+}
+
+// MendBlock repairs the block of a height that we passed, and returns when that
+// is done, however long nobody serves it.
+func (y *Syncer) MendBlock(ctx context.Context, height uint64) error {
+	y.tellDamage(height)
+	for wait := nextMend(0); ; wait = nextMend(wait) {
+		high, err := y.mend(ctx, height)
+		if err == nil {
 			y.noteRepair(height)
 			return nil
 		}
 		if !errors.Is(err, errNobody) {
 			return err
 		}
-		y.log.Warn("damaged block not repaired yet: no peer serves it", "height", height, "again_in", wait)
 		y.noteDamage(height, true)
+		y.log.Warn("damaged block not repaired yet", "height", height, "up_to", high, "again_in", wait, "err", err)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -68,61 +116,52 @@ func (y *Syncer) MendBlock(ctx context.Context, height uint64) error {
 	}
 }
 
-// noteDamage makes a finding of a damaged block. unserved says that every peer
-// was asked for it.
-func (y *Syncer) noteDamage(height uint64, unserved bool) {
-	y.mu.Lock()
-	y.damaged[height] = unserved
-	f := y.damage()
-	y.mu.Unlock()
-	y.found(f)
+func nextMend(wait time.Duration) time.Duration { return min(max(2*wait, mendFirst), mendMost) }
+
+func (y *Syncer) tellDamage(height uint64) {
+	y.log.Error("block is damaged on disk: asking peers for it", "height", height)
+	y.noteDamage(height, false)
 }
 
-// noteRepair ends what noteDamage began.
-func (y *Syncer) noteRepair(height uint64) {
-	y.mu.Lock()
-	delete(y.damaged, height)
-	f := y.damage()
-	y.mu.Unlock()
-	if f.Severity == "ok" {
-		f.Why = fmt.Sprintf("block %d is repaired", height)
-	}
-	y.found(f)
-}
-
-// damage tells of the lowest block that no peer serves, else of the lowest that
-// is being fetched. y.mu is held.
-func (y *Syncer) damage() event.FindingChanged {
-	f := event.FindingChanged{Code: "PLY-104", Title: "block_damaged", Severity: "ok"}
-	const look = "look at the disk; for all damage stop the node and run parley chain check"
-	for _, height := range slices.Sorted(maps.Keys(y.damaged)) {
-		if y.damaged[height] {
-			f.Severity = "crit"
-			f.Why = fmt.Sprintf("block %d is damaged on disk and no peer serves it: connect a node that has it, or restore a backup; %s", height, look)
-			return f
-		}
-		if f.Severity == "ok" {
-			f.Severity = "warn"
-			f.Why = fmt.Sprintf("block %d is damaged on disk and is being fetched from peers; %s", height, look)
-		}
-	}
-	return f
-}
-
-func (y *Syncer) found(f event.FindingChanged) {
-	if y.cfg.Found != nil {
-		y.cfg.Found(f)
-	}
+func (y *Syncer) readable(height uint64) bool {
+	_, err := y.ledger.Block(height)
+	return err == nil
 }
 
 // errNobody means that no peer serves a block.
 var errNobody = errors.New("no peer serves it")
 
-// mend asks each peer once. Where the blocks above are damaged too, they come
-// first: a block is proven by the one above it.
-func (y *Syncer) mend(ctx context.Context, height uint64, depth int) (peer.ID, error) {
+// mend repairs the block of a height. Those above it whose headers are damaged
+// too come first, from the top down. It stops at the first one that no peer
+// serves, with errNobody, and returns its height; any other error is ours.
+func (y *Syncer) mend(ctx context.Context, low uint64) (high uint64, err error) {
+	high = low
+	for tip := y.ledger.Tip().Head.Height; high < tip; high++ {
+		if ctx.Err() != nil {
+			return high, ctx.Err()
+		}
+		if _, _, err := y.ledger.Header(high + 1); err == nil {
+			break
+		}
+	}
+	var from peer.ID
+	for ; high >= low; high-- {
+		if from, err = y.mendOne(ctx, high, from); err != nil {
+			return high, err
+		}
+		y.log.Warn("block is repaired: check the disk", "height", high, "peer", from)
+	}
+	return low, nil
+}
+
+// mendOne asks each peer once, first before all others, for a block that is
+// proven by what is above it, and writes it in place of the damaged bytes.
+func (y *Syncer) mendOne(ctx context.Context, height uint64, first peer.ID) (peer.ID, error) {
 	peers := y.peers.Peers()
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
+	if i := slices.IndexFunc(peers, func(p chain.Peer) bool { return p.ID == first }); i > 0 {
+		peers[0], peers[i] = peers[i], peers[0]
+	}
 	for _, p := range peers {
 		if p.Genesis != y.genesis || max(p.Claimed.Height, p.Validated.Height) < height {
 			continue
@@ -130,11 +169,6 @@ func (y *Syncer) mend(ctx context.Context, height uint64, depth int) (peer.ID, e
 		b, err := y.fetchBlock(ctx, p.ID, height)
 		if err == nil {
 			err = y.ledger.Repair(b)
-		}
-		if errors.Is(err, ledger.ErrUnproven) && depth > 0 {
-			if _, err = y.mend(ctx, height+1, depth-1); err == nil {
-				err = y.ledger.Repair(b)
-			}
 		}
 		var bad *chain.InvalidError
 		var quiet *silence
@@ -147,9 +181,11 @@ func (y *Syncer) mend(ctx context.Context, height uint64, depth int) (peer.ID, e
 			y.peers.Report(p.ID, bad.Offence, "sync: "+bad.Detail)
 		case errors.As(err, &quiet):
 			y.peers.Report(p.ID, quiet.Offence(), "sync: "+quiet.Error())
-		case errors.Is(err, errNobody), errors.Is(err, errNotServed):
+		case errors.Is(err, errNotServed):
+		case errors.Is(err, ledger.ErrUnproven): // what proves it got damaged as well: no peer can help here
+			return "", fmt.Errorf("block %d: %w: %w", height, errNobody, err)
 		default:
-			y.log.Warn("block not repaired", "height", height, "peer", p.ID, "err", err)
+			return "", fmt.Errorf("mend block %d: %w", height, err)
 		}
 	}
 	return "", fmt.Errorf("block %d: %w", height, errNobody)
@@ -188,5 +224,8 @@ func notServed(err error) error {
 	if errors.As(err, new(*chain.InvalidError)) || errors.As(err, new(*silence)) {
 		return err
 	}
-	return fmt.Errorf("%w: %v", errNotServed, err)
+	if err == nil {
+		return errNotServed
+	}
+	return fmt.Errorf("%w: %w", errNotServed, err)
 }

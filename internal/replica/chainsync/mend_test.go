@@ -2,12 +2,14 @@ package chainsync
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,4 +152,134 @@ func mend(t *testing.T, keys []string, read uint64) {
 		t.Error(err)
 	}
 	n.wg.Wait()
+}
+
+// headerKeys are the keys of the headers of the heights [from, to).
+func headerKeys(from, to uint64) (keys []string) {
+	for h := from; h < to; h++ {
+		keys = append(keys, "h"+string(binary.BigEndian.AppendUint64(nil, h)))
+	}
+	return keys
+}
+
+// counting counts the requests that a node serves.
+func counting(nd *node, requests *atomic.Int64) *node {
+	serve := nd.handle
+	nd.handle = func(ctx context.Context, st chain.Stream) error {
+		requests.Add(1)
+		return serve(ctx, st)
+	}
+	return nd
+}
+
+// TestMendMany: a stretch of damaged headers of any length is repaired from its
+// top down, each block asked for once.
+func TestMendMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ledgertest.New(t, 4)
+		full := openLedger(t, c, nil)
+		grow(t, c, full, 160)
+		const from, to = 3, 143
+		n := &lan{tb: t}
+		nd := n.join(c, damaged(t, c, full, headerKeys(from, to)...))
+		var requests atomic.Int64
+		for range 3 {
+			counting(n.join(c, full), &requests)
+		}
+		if high, err := nd.mend(t.Context(), from); err != nil {
+			t.Fatalf("at block %d: %v", high, err)
+		}
+		if got := requests.Load(); got != 2*(to-from) { // a header and a body
+			t.Errorf("%d requests for %d blocks", got, to-from)
+		}
+		sameChain(t, full, nd.ledger)
+		n.wg.Wait()
+	})
+}
+
+// TestMendUnserved: where nobody has the top of a stretch, a round asks each
+// peer once, and rounds are far apart, however long the stretch is.
+func TestMendUnserved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ledgertest.New(t, 4)
+		full := openLedger(t, c, nil)
+		grow(t, c, full, 30)
+		behind := openLedger(t, c, nil)
+		for h := uint64(1); h < 20; h++ {
+			b, err := full.Block(h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, behind, b)
+		}
+		n := &lan{tb: t}
+		nd := n.join(c, damaged(t, c, full, headerKeys(3, 21)...))
+		var requests atomic.Int64
+		for range 4 {
+			counting(n.join(c, behind), &requests)
+		}
+		if high, err := nd.mend(t.Context(), 3); !errors.Is(err, errNobody) || high != 20 || requests.Load() != 4 {
+			t.Errorf("stuck at block %d after %d requests: %v", high, requests.Load(), err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		end := make(chan error, 1)
+		go func() { end <- nd.Mend(ctx) }()
+		requests.Store(0)
+		for range 60 {
+			time.Sleep(10 * time.Second)
+			for h := uint64(3); h < 21; h++ {
+				_, _ = nd.ledger.Block(h) // readers meet all of them, again and again
+			}
+		}
+		if got := requests.Load(); got > 4*14*3 { // 4 peers, after 0, 5, 15, 35, 75 s and each minute then
+			t.Errorf("%d requests in ten minutes", got)
+		}
+		cancel()
+		if err := <-end; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		n.wg.Wait()
+	})
+}
+
+// TestMendGoesOn: a block that nobody serves holds up no other one.
+func TestMendGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := ledgertest.New(t, 4)
+		full := openLedger(t, c, nil)
+		grow(t, c, full, 30)
+		behind := openLedger(t, c, nil)
+		for h := uint64(1); h < 20; h++ {
+			b, err := full.Block(h)
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, behind, b)
+		}
+		n := &lan{tb: t}
+		nd := n.join(c, damaged(t, c, full, append(headerKeys(25, 26), headerKeys(5, 8)...)...))
+		n.join(c, behind)
+		ctx, cancel := context.WithCancel(t.Context())
+		end := make(chan error, 1)
+		go func() { end <- nd.Mend(ctx) }()
+		_, _ = nd.ledger.Block(25)
+		time.Sleep(time.Second)
+		_, _ = nd.ledger.Block(5)
+		time.Sleep(time.Second)
+		for h := uint64(5); h < 8; h++ {
+			if _, err := nd.ledger.Block(h); err != nil {
+				t.Error(err)
+			}
+		}
+		n.join(c, full)
+		time.Sleep(mendMost)
+		if _, err := nd.ledger.Block(25); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		if err := <-end; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		n.wg.Wait()
+	})
 }

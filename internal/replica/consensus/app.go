@@ -266,7 +266,7 @@ func (s *session) Sync() types.SyncResponse {
 	}
 	last, err := s.tipDecision()
 	if err != nil {
-		s.die(err.Error())
+		s.torn(err)
 	}
 	if s.ledger.Tip().Head.Height > before {
 		s.sweep()

@@ -35,8 +35,11 @@ var ErrQuarantined = errors.New("this validator may not vote before the next blo
 type Config struct {
 	Key    ed25519.PrivateKey // node key = validator key
 	WALDir string             // write-ahead log and crash marks
+	// LedgerDir names the store in errors.
+	LedgerDir string
 	// SoleValidator lets a validator vote although its write-ahead log is lost
-	// or damaged. It is safe only while no other validator can vote.
+	// or damaged. It is safe only while no other validator can vote, so that
+	// among several it covers one loss: it must have been off before.
 	SoleValidator bool
 	// InMemoryWAL keeps the log in Memory, and holds the engine's waits so that
 	// it can run in virtual time. For tests only: a killed process forgets.
@@ -82,6 +85,8 @@ type Ledger interface {
 	Committable(r *consortium.Record, id chain.Hash, height uint64) error
 	Mark() ([]byte, error)
 	SetMark(id []byte) error
+	Consent() ([]byte, error)
+	SetConsent(mark []byte) error
 	Born() (uint64, error)
 	SetBorn(height uint64) error
 }
@@ -115,6 +120,8 @@ type Engine struct {
 
 	since     uint64 // number of the last event before New
 	abandoned int    // Run's goroutine only
+	skew      skew
+	votes     voteWatch
 
 	mu     sync.Mutex // guards below
 	waived uint64     // 1 + height at which the last quarantine began
@@ -154,9 +161,17 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.mayStart(); err != nil {
 		return err
 	}
+	if n := e.ledger.Tip().Set.Len(); e.cfg.SoleValidator && n > 1 {
+		e.log.Warn("consortium.sole_validator is on although others can vote: take it out of the settings", "validators", n)
+	}
 	if ok, err := e.firstVote(ctx); !ok || err != nil {
 		return err
 	}
+	defer func() {
+		if e.skew.stop() { // the next Run finds it again
+			e.clocksAgree()
+		}
+	}()
 	e.meet(ctx)
 	p := pace{wait: restartMin}
 	for {
@@ -190,6 +205,9 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	last, err := lastProposal(entries)
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
+	}
+	if ok, err := e.awaitTip(ctx); !ok || err != nil {
+		return err
 	}
 	if !e.reach(ctx, last) {
 		return nil

@@ -263,8 +263,10 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 		return nil, errors.New("not connected")
 	}
 	a, b := net.Pipe()
-	var link net.Conn = a
-	if n.net.delay != nil {
+	var link net.Conn
+	if n.net.delay == nil {
+		link = a
+	} else {
 		link = slow(a, n.net.delay, &n.wg)
 	}
 	ours, theirs := &lossy{link, other, n.dumb, n}, b
@@ -339,52 +341,6 @@ func (h teeHandler) Handle(ctx context.Context, r slog.Record) error {
 		return h.Handler.Handle(ctx, r)
 	}
 	return errors.Join(h.also.Handle(ctx, r), h.Handler.Handle(ctx, r))
-}
-
-// delayed hands on each write after a while, in order.
-type delayed struct {
-	net.Conn
-	delay func() time.Duration
-	queue chan parcel
-	gone  chan struct{}
-	once  sync.Once
-}
-
-type parcel struct {
-	data []byte
-	due  time.Time
-}
-
-func slow(c net.Conn, delay func() time.Duration, wg *sync.WaitGroup) net.Conn {
-	d := &delayed{Conn: c, delay: delay, queue: make(chan parcel, 10_000), gone: make(chan struct{})}
-	wg.Go(func() {
-		for {
-			select {
-			case <-d.gone:
-				return
-			case p := <-d.queue:
-				wait(context.Background(), d.gone, time.Until(p.due))
-				if _, err := d.Conn.Write(p.data); err != nil {
-					_ = d.Close()
-				}
-			}
-		}
-	})
-	return d
-}
-
-func (d *delayed) Write(b []byte) (int, error) {
-	select {
-	case <-d.gone:
-		return 0, net.ErrClosed
-	case d.queue <- parcel{bytes.Clone(b), time.Now().Add(d.delay())}:
-		return len(b), nil
-	}
-}
-
-func (d *delayed) Close() error {
-	d.once.Do(func() { close(d.gone) })
-	return d.Conn.Close()
 }
 
 type pipe struct {

@@ -40,11 +40,11 @@ type session struct {
 	view    atomic.Uint64
 	named   atomic.Pointer[named] // the record that the library asked about last
 	early   early
-	votes   voteWatch
 	turn    turn
 	work    sync.WaitGroup // messages that are handed over late
 
 	jammed chan struct{} // the controller waits for a view that has ended
+	unread chan struct{} // the tip cannot be read
 	hangs  atomic.Bool   // a reconfiguration does not end
 	dead   atomic.Bool   // the library did not stop, and may do nothing more
 
@@ -54,7 +54,6 @@ type session struct {
 	bytes     int                    // of fed
 	pace      feedPace
 	complaint complaint
-	skewed    time.Time   // when a proposal was last ahead of our clock
 	gone      bool        // evicted is closed
 	stuck     *time.Timer // ends a reconfiguration that hangs
 	answer    *time.Timer // finds a controller that waits for ever
@@ -66,7 +65,7 @@ type session struct {
 func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session, error) {
 	s := &session{
 		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan struct{}, 1),
-		fed: map[chain.Hash]request{},
+		unread: make(chan struct{}, 1), fed: map[chain.Hash]request{},
 	}
 	if e.cfg.InMemoryWAL {
 		s.gate = newGate()
@@ -76,7 +75,7 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session,
 	s.peers = newPeers(e, s)
 	last, err := s.tipDecision()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errStalled, err) // and awaitTip comes next
 	}
 	md := &smartbftprotos.ViewMetadata{}
 	if err := proto.Unmarshal(last.Proposal.Metadata, md); err != nil {
@@ -168,6 +167,8 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 		case <-s.jammed:
 			s.log.Warn("engine begins anew: it waits for a view that has ended", "height", s.ledger.Tip().Head.Height)
 			return errStalled
+		case <-s.unread:
+			return errStalled
 		case now := <-tick.C:
 			if s.stalls(ctx, &w, now) {
 				return errStalled
@@ -206,7 +207,7 @@ func (s *session) stop() error {
 // library sends its vote for it again and takes the proposal for known, so that
 // who never got it waits for a complaint.
 func (s *session) proposeAgain(entries [][]byte) {
-	set := s.ledger.Tip().Set
+	set, later := s.ledger.Tip().Set, uint64(0) // view that began after the proposal
 	for _, b := range slices.Backward(entries) {
 		m := &smartbftprotos.SavedMessage{}
 		if err := proto.Unmarshal(b, m); err != nil {
@@ -214,10 +215,11 @@ func (s *session) proposeAgain(entries [][]byte) {
 		}
 		p := m.GetProposedRecord().GetPrePrepare()
 		if p == nil {
+			later = max(later, m.GetNewView().GetViewId())
 			continue
 		}
 		ids := set.IDs()
-		if p.Seq != s.ledger.Tip().Head.Height+1 || p.View != s.view.Load() || ids[p.View%uint64(len(ids))] != s.id {
+		if p.Seq != s.ledger.Tip().Head.Height+1 || p.View < later || ids[p.View%uint64(len(ids))] != s.id {
 			return
 		}
 		for _, id := range ids {

@@ -2,7 +2,10 @@ package consensus
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 
@@ -11,18 +14,27 @@ import (
 	"github.com/parley-p2p/parley/event"
 )
 
+const (
+	votesAhead = 3         // heights from the tip on whose votes are kept
+	votesTried = 8         // forged second votes of one place that are looked at
+	votesTold  = time.Hour // from one line about a validator to the next
+)
+
 // voteWatch finds validators that vote for two blocks in one place, which no
 // honest one does: a vote is on its disk before it is sent. It keeps the last
-// vote of each validator of the set.
+// vote of each validator at each height that may be next.
 type voteWatch struct {
-	mu   sync.Mutex // guards last
-	last map[uint64]votePlace
+	mu   sync.Mutex // guards below
+	of   map[uint64]*[votesAhead]votePlace
+	told map[uint64]time.Time // when a validator was named
 }
 
 type votePlace struct {
 	view, seq uint64
 	header    chain.Hash
 	sig       consortium.Signature
+	genuine   bool // the signature was checked
+	tried     int  // other votes that were looked at; votesTried: no more are
 }
 
 // votedHeader is the header that a signed vote is for.
@@ -35,45 +47,74 @@ func votedHeader(genesis chain.Hash, msg []byte, height uint64) (header chain.Ha
 	return header, string(consortium.VoteMessage(genesis, header, height)) == string(msg)
 }
 
-// note keeps a vote of a validator and returns its other vote in that place.
-func (w *voteWatch) note(from uint64, v votePlace) (other votePlace, twice bool) {
+// note keeps a vote of a validator and returns its other vote in that place, at
+// most once for each place. genuine checks a signature, which is asked where two
+// votes differ only.
+func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool) (other votePlace, twice bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.last == nil {
-		w.last = map[uint64]votePlace{}
+	if w.of == nil {
+		w.of, w.told = map[uint64]*[votesAhead]votePlace{}, map[uint64]time.Time{}
 	}
-	other, ok := w.last[from]
-	if ok && other.view == v.view && other.seq == v.seq {
-		return other, other.header != v.header
+	if w.of[from] == nil {
+		w.of[from] = &[votesAhead]votePlace{}
 	}
-	if v.seq >= other.seq { // late votes for the block before do not count
-		w.last[from] = v
+	kept := &w.of[from][v.seq%votesAhead]
+	switch {
+	case kept.seq != v.seq || kept.view < v.view: // nothing is kept here but of heights that are near the tip
+		*kept = v
+	case kept.view > v.view || kept.header == v.header || kept.tried >= votesTried:
+	default:
+		kept.tried++
+		if kept.genuine = kept.genuine || genuine(*kept); !kept.genuine {
+			v.tried = kept.tried
+			*kept = v
+		} else if genuine(v) {
+			kept.tried = votesTried
+			return *kept, true
+		}
 	}
 	return votePlace{}, false
 }
 
+// tell reports whether a validator is to be named, which is not done often: it
+// could fill the disk. keep says who is in the set.
+func (w *voteWatch) tell(from uint64, now time.Time, keep []uint64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gone := func(id uint64) bool { return !slices.Contains(keep, id) }
+	maps.DeleteFunc(w.of, func(id uint64, _ *[votesAhead]votePlace) bool { return gone(id) })
+	maps.DeleteFunc(w.told, func(id uint64, _ time.Time) bool { return gone(id) })
+	if last, ok := w.told[from]; ok && now.Sub(last) < votesTold {
+		return false
+	}
+	w.told[from] = now
+	return true
+}
+
 // watchVotes names a validator that votes twice. Both votes are in the line, so
-// that anybody can check them.
-func (s *session) watchVotes(from uint64, m *smartbftprotos.Message) {
+// that anybody can check them. It is a warning: this node does its work.
+func (e *Engine) watchVotes(from uint64, m *smartbftprotos.Message) {
 	c := m.GetCommit()
-	if c == nil || c.GetSignature().GetSigner() != from || len(c.Signature.Value) != len(consortium.Signature{}) {
+	tip := e.ledger.Tip()
+	if c == nil || c.Seq < tip.Head.Height || c.Seq >= tip.Head.Height+votesAhead ||
+		c.GetSignature().GetSigner() != from || len(c.Signature.Value) != len(consortium.Signature{}) {
 		return
 	}
-	header, ok := votedHeader(s.genesis, c.Signature.Msg, c.Seq)
-	if !ok {
+	header, ok := votedHeader(e.genesis, c.Signature.Msg, c.Seq)
+	key, in := tip.Set.Key(from)
+	if !ok || !in {
 		return
 	}
-	v := votePlace{c.View, c.Seq, header, consortium.Signature(c.Signature.Value)}
-	other, twice := s.votes.note(from, v)
-	if !twice {
+	v := votePlace{view: c.View, seq: c.Seq, header: header, sig: consortium.Signature(c.Signature.Value)}
+	other, twice := e.votes.note(from, v, func(v votePlace) bool { return consortium.VerifyVote(key, e.genesis, v.header, v.seq, v.sig) })
+	now := time.Now()
+	if !twice || !e.votes.tell(from, now, tip.Set.IDs()) {
 		return
 	}
-	key, ok := s.ledger.Tip().Set.Key(from)
-	if !ok || !consortium.VerifyVote(key, s.genesis, header, c.Seq, v.sig) || !consortium.VerifyVote(key, s.genesis, other.header, c.Seq, other.sig) {
-		return
-	}
-	s.log.Error("double_vote", "validator", from, "key", key, "height", c.Seq, "view", c.View,
+	e.log.Warn("double_vote", "validator", from, "key", key, "height", c.Seq, "view", c.View,
 		"header", header, "signature", fmt.Sprintf("%x", v.sig), "other_header", other.header, "other_signature", fmt.Sprintf("%x", other.sig))
-	s.found(event.FindingChanged{Code: "PLY-607", Severity: "crit", Title: "double_vote",
-		Why: fmt.Sprintf("validator %d (%s) signed two blocks at height %d: %s and %s; the log has both signatures: have it looked at, or removed from the set", from, key, c.Seq, header, other.header)})
+	e.found(event.FindingChanged{Code: "PLY-607", Severity: "warn", Title: "double_vote",
+		Why: fmt.Sprintf("at %s validator %d (%s) signed two blocks of height %d: %s and %s; the log has both signatures: have it looked at, or removed from the set",
+			now.UTC().Format(time.RFC3339), from, key, c.Seq, header, other.header)})
 }

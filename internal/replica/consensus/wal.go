@@ -78,6 +78,11 @@ func (e *Engine) openWAL() (walFile, [][]byte, error) {
 	if err := os.MkdirAll(e.cfg.WALDir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make write-ahead log directory: %w", err)
 	}
+	if !e.cfg.SoleValidator {
+		if err := e.noteConsent(); err != nil {
+			return nil, nil, fmt.Errorf("note that consortium.sole_validator is off: %w", err)
+		}
+	}
 	lost, err := e.lost()
 	if err != nil {
 		return nil, nil, err
@@ -122,6 +127,9 @@ func (e *Engine) openMemory() (walFile, [][]byte, error) {
 		if err == nil {
 			err = e.ledger.SetMark([]byte(id))
 		}
+	}
+	if err == nil {
+		err = e.noteConsent()
 	}
 	return e.cfg.Memory, e.cfg.Memory.content(), err
 }
@@ -174,7 +182,11 @@ func (e *Engine) rebuilt() (string, error) {
 // came since we began to wait, or nobody else votes.
 func (e *Engine) quarantine(why string) error {
 	height := e.ledger.Tip().Head.Height
-	if e.cfg.SoleValidator {
+	covered, err := e.consents()
+	if err != nil {
+		return err
+	}
+	if covered {
 		e.log.Warn("voting without the old write-ahead log, for this is the sole validator", "why", why, "height", height)
 		return nil
 	}
@@ -191,9 +203,50 @@ func (e *Engine) quarantine(why string) error {
 	return fmt.Errorf("%s: %w", why, ErrQuarantined)
 }
 
+// consents reports whether the operator lets us vote without our log. A consent
+// that was there before the log was lost is about an older loss.
+func (e *Engine) consents() (bool, error) {
+	if !e.cfg.SoleValidator || e.ledger.Tip().Set.Len() == 1 {
+		return e.cfg.SoleValidator, nil
+	}
+	mark, err := e.ledger.Mark()
+	if errors.Is(err, ledger.ErrNotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	old, err := e.ledger.Consent()
+	if err == nil && bytes.Equal(old, mark) {
+		e.log.Warn("consortium.sole_validator was on before this write-ahead log was lost, and does not cover it: start once without it, then with it if no other validator can vote")
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// noteConsent notes beside which log the operator's consent stands, or that it
+// is withdrawn.
+func (e *Engine) noteConsent() error {
+	var mark []byte
+	if e.cfg.SoleValidator {
+		var err error
+		if mark, err = e.ledger.Mark(); err != nil {
+			return err
+		}
+	}
+	old, err := e.ledger.Consent()
+	if err != nil || bytes.Equal(old, mark) {
+		return err
+	}
+	return e.ledger.SetConsent(mark)
+}
+
 // mark ties the log to the ledger, before the first vote.
 func (e *Engine) mark(w walFile) error {
 	err := e.writeMark()
+	if err == nil {
+		err = e.noteConsent()
+	}
 	if err == nil {
 		err = tidy(e.cfg.WALDir)
 	}

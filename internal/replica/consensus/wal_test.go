@@ -322,3 +322,49 @@ func TestCrashBrake(t *testing.T) {
 	tn.await(tn.submit(1))
 	tn.stop()
 }
+
+// Consent to vote without the log is for one loss: left on in a set of several,
+// it does not cover the next one, until it was taken away and given again.
+func TestConsentIsForOneLoss(t *testing.T) {
+	tn := newTestNet(t, 4)
+	tn.start()
+	tn.await(tn.submit(5))
+	for _, other := range tn.nodes[:3] {
+		other.stop() // no block frees it
+	}
+	n := tn.nodes[3]
+	n.stop()
+	lose := func() {
+		t.Helper()
+		if err := os.RemoveAll(n.dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	opens := func(sole bool) error {
+		t.Helper()
+		n.engine.cfg.SoleValidator, n.engine.waived = sole, 0
+		w, _, err := n.engine.openWAL()
+		if err == nil {
+			err = w.Close()
+		}
+		return err
+	}
+	for i, step := range []struct{ lost, sole, votes bool }{
+		{lost: true, sole: false},
+		{sole: true, votes: true},  // given for this loss
+		{sole: true, votes: true},  // left on
+		{lost: true, sole: true},   // the next loss
+		{sole: true},               // a restart changes nothing
+		{sole: false},              // taken away
+		{sole: true, votes: true},  // given again
+		{sole: false, votes: true}, // all is well
+	} {
+		if step.lost {
+			lose()
+		}
+		if err := opens(step.sole); step.votes != (err == nil) || err != nil && !errors.Is(err, ErrQuarantined) {
+			t.Fatalf("step %d: %v", i, err)
+		}
+	}
+	tn.stop()
+}

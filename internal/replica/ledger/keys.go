@@ -32,6 +32,7 @@ var (
 	keyGenesis = []byte("m/genesis") // genesis bytes; the hash follows from them
 	keyTip     = []byte("m/tip")     // u64 height, hash, u64 epoch, u64 records in all
 	keyMark    = []byte("m/mark")    // id of the write-ahead log that belongs to this store
+	keyConsent = []byte("m/consent") // mark of the log beside which the operator's consent stood already
 	keyBorn    = []byte("m/born")    // u64 head of the network when the store was created
 
 	keyUnverified = []byte("m/unverified") // u64 height up to which a backup is taken on trust

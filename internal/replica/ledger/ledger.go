@@ -342,6 +342,19 @@ func (l *Ledger) Mark() ([]byte, error) { return get(l.db, keyMark) }
 // SetMark stores the id of the write-ahead log, synced.
 func (l *Ledger) SetMark(id []byte) error { return l.set(keyMark, id) }
 
+// Consent is the mark that SetConsent stored last, empty without one.
+func (l *Ledger) Consent() ([]byte, error) {
+	id, err := get(l.db, keyConsent)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return id, err
+}
+
+// SetConsent stores, synced, the mark of the log whose loss the operator's
+// consent does not cover: it stood before. Empty means none.
+func (l *Ledger) SetConsent(id []byte) error { return l.set(keyConsent, id) }
+
 // Born is the head that the network had when this store was created,
 // ErrNotFound before SetBorn.
 func (l *Ledger) Born() (uint64, error) { return readUint64(l.db, keyBorn) }

@@ -12,8 +12,9 @@ import (
 )
 
 // ErrUnproven means that the bytes on disk do not prove which block a height
-// had, because those of the height above are damaged too: repair that first.
-var ErrUnproven = errors.New("the block above does not prove it")
+// had, because those of the height above are damaged too: repair that first. Or
+// the config that it was signed under is damaged.
+var ErrUnproven = errors.New("what is on disk does not prove it")
 
 // maxDamaged is how many heights wait to be repaired; each read of a damaged
 // block tells of it again.
@@ -50,7 +51,7 @@ func (l *Ledger) noteDamage(height uint64, err error) {
 // entries, in place of damaged bytes. Its header is proven by the tip or by the
 // header above, and by its certificate. The tip stays as it is. Errors:
 //   - chain.ErrOrphan: it is above the tip
-//   - ErrUnproven: the header above cannot be read
+//   - ErrUnproven: the header above or the config cannot be read
 //   - *chain.InvalidError: forged_block when it is not the block that the chain
 //     has at its height, invalid_block when the body does not fit
 //
@@ -119,7 +120,7 @@ func (l *Ledger) prove(tip Tip, b *consortium.Block) error {
 	if h.Epoch != config.Epoch {
 		var err error
 		if config, _, err = readConfig(l.db, h.Epoch); err != nil {
-			return fmt.Errorf("repair block %d: %w", h.Height, err)
+			return fmt.Errorf("repair block %d: %w: %w", h.Height, ErrUnproven, err)
 		}
 	}
 	if err := b.Certificate.Verify(h, config.Set()); err != nil {
