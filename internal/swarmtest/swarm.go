@@ -134,6 +134,8 @@ type Node struct {
 	wal   *consensus.MemoryWAL
 	life  atomic.Pointer[life] // nil while it does not run
 	runs  []checker.Run        // what ended lives told
+
+	limits network.ResourceManager // what it grants to others
 }
 
 // Add makes node i of the swarm, with an own address group. It does not start.
@@ -144,6 +146,7 @@ func (s *Swarm) Add(edit ...func(*config.Config)) *Node {
 	n := &Node{
 		Name: name, Key: ed25519.NewKeyFromSeed(seed[:]), Log: &Log{}, swarm: s,
 		ip: fmt.Sprintf("1.%d.0.1", i), mbps: mbps, disk: vfs.NewMem(), wal: &consensus.MemoryWAL{},
+		limits: &network.NullResourceManager{},
 	}
 	n.cfg = config.Default()
 	n.cfg.Node.Name, n.cfg.DataDir = name, filepath.Join(s.T.TempDir(), name)
@@ -188,7 +191,7 @@ func (n *Node) Start() {
 	env := parley.Env{
 		Registry: prometheus.NewRegistry(),
 		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, Resolve: resolve,
-		Host:     []libp2p.Option{l.quic(), libp2p.ResourceManager(&network.NullResourceManager{})},
+		Host:     []libp2p.Option{l.quic(), libp2p.ResourceManager(n.limits)},
 		LedgerFS: n.disk, MemoryWAL: n.wal, Listen: []multiaddr.Multiaddr{listen},
 	}
 	if n.swarm.PowerCuts {
