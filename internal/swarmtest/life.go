@@ -146,6 +146,7 @@ func (l *life) drain() {
 func (l *life) end() error {
 	l.mu.Lock()
 	l.closed = true
+	l.told.Whole = !l.dead.Load() // Run says all before it returns
 	l.mu.Unlock()
 	close(l.ending)
 	l.cancel()

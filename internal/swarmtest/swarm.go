@@ -203,6 +203,9 @@ func (n *Node) Start() {
 	}
 	n.Node, n.Registry = l.run, env.Registry
 	l.sub = l.run.Events().Subscribe()
+	if head := l.run.Status().Head; head != nil {
+		l.told.Start = head.Height
+	}
 	synctest.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
 	l.cancel = cancel
