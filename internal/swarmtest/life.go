@@ -102,7 +102,6 @@ func (l *life) die(unsynced int) {
 		select {
 		case <-done:
 		case <-time.After(patient): // a process would be gone: it stays behind, cut off
-			n.swarm.left.Add(1)
 		}
 	}()
 }
