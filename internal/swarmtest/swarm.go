@@ -61,7 +61,8 @@ type Swarm struct {
 }
 
 // Run runs f inside a bubble, and stops what f left running. SWARM_SEED is the
-// seed of what the network and the disks do, 1 where it is not set.
+// seed of what the network and the disks do, 1 where it is not set; with another
+// one each link has a latency of its own, so that things come in another order.
 func Run(t *testing.T, f func(s *Swarm)) {
 	t.Helper()
 	seed := uint64(1)
@@ -71,7 +72,12 @@ func Run(t *testing.T, f func(s *Swarm)) {
 			t.Fatalf("SWARM_SEED=%s: want a number", v)
 		}
 	}
-	RunSeed(t, seed, f)
+	RunSeed(t, seed, func(s *Swarm) {
+		if seed != 1 {
+			s.links.uneven = seed
+		}
+		f(s)
+	})
 }
 
 // RunSeed is Run with a seed of what the network and the disks lose.
