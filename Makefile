@@ -5,8 +5,11 @@
 #   make soak-processes  real processes under kill -9, cuts, bad disks, changes of the set, for FOR=10m; it goes on where the run
 #                        before ended (soak.out/soak.json), Ctrl-C prints the table so far; needs root
 #                        SOAK='-seed N' runs one round again, SOAK=-help tells the rest
-#   make soak-seeds      the stories in virtual time, COUNT=30 times, then make faults
-#   make faults          seeded faults in virtual time, SEEDS=1000 FROM=1; it goes on where it was stopped, and ends with sums
+#   make soak-seeds      the stories in virtual time and the engine's tests with COUNT=30 seeds each, then make faults
+#   make faults          seeded faults in virtual time, SEEDS=1000 FROM=1; it goes on where it was stopped, runs what failed
+#                        again, begins anew on another commit, and ends with sums
+#                        FOR=1h, where it is given, ends the stories and the faults too, each after that time and the seed
+#                        at work; the engine's tests and fuzzing are not bounded by it
 #   make fuzz            every fuzz target for FUZZTIME=1m
 GO       ?= go
 export GOFLAGS ?= -buildvcs=false
@@ -17,6 +20,9 @@ SEEDS    ?= 1000
 FROM     ?= 1
 FOR      ?= 10m
 SOAK     ?=
+# of seeds: none by itself
+LIMIT     = $(if $(filter file,$(origin FOR)),,$(FOR))
+COMMIT    = $(shell git rev-parse --short HEAD 2>/dev/null || echo none)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty-$$(git diff HEAD 2>/dev/null | cksum | cut -d' ' -f1))
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.3.0
 
@@ -60,24 +66,14 @@ soak-processes: build
 	bin/soak -parley $(BIN) -for $(FOR) $(SOAK)
 
 soak-seeds:
-	$(GO) test -count=$(COUNT) -timeout 24h ./internal/swarmtest/...
+	$(GO) test -c -o bin/stories/swarm.test ./internal/swarmtest
+	internal/swarmtest/seeds.sh stories bin/stories/swarm.test bin/stories 1 $(COUNT) $(COMMIT) $(LIMIT)
+	CONSENSUS_SEEDS=$(COUNT) $(GO) test -count=1 -timeout 24h ./internal/replica/consensus
 	$(MAKE) faults
 
-# One process a seed: a panic of the engine ends its own seed only. What is in
-# bin/faults/seeds is not run again; a seed that failed leaves its directory.
 faults:
-	@mkdir -p bin/faults && touch bin/faults/seeds
 	$(GO) test -c -o bin/faults/swarm.test ./internal/swarmtest
-	@for k in $$(seq $(FROM) $$(($(FROM) + $(SEEDS) - 1))); do \
-		grep -q "^seed $$k:" bin/faults/seeds && continue; \
-		(cd internal/swarmtest && SWARM_SEED=$$k SWARM_DIR=../../bin/faults ../../bin/faults/swarm.test \
-			-test.run '^TestFaults$$' -test.timeout 1h -test.v) > bin/faults/out 2>&1 && how=good || { how=FAILED; mv bin/faults/out bin/faults/seed-$$k.out; }; \
-		sum=$$(cat bin/faults/out bin/faults/seed-$$k.out 2>/dev/null | sed -n 's/.*\(acknowledged [0-9]*, .*disagreements [0-9]*\).*/\1/p' | head -1); \
-		echo "seed $$k: $$how $$sum" | tee -a bin/faults/seeds; \
-	done
-	@awk '{ n++; bad += $$3 == "FAILED"; for (i = 4; i < NF; i += 2) sum[$$i] += $$(i+1) } \
-		END { printf "%d seeds, %d failed: acknowledged %d, committed %d, rejected %d, lost %d, duplicated %d, disagreements %d\n", \
-		n, bad, sum["acknowledged"], sum["committed"], sum["rejected"], sum["lost"], sum["duplicated"], sum["disagreements"]; exit bad > 0 }' bin/faults/seeds
+	internal/swarmtest/seeds.sh faults bin/faults/swarm.test bin/faults $(FROM) $(SEEDS) $(COMMIT) $(LIMIT)
 
 fuzz:
 	@for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \

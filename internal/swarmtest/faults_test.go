@@ -352,28 +352,14 @@ func (s *Swarm) heads() (height uint64, same bool) {
 // check cuts the power of all, and judges what is left on the disks.
 func (r *faultRun) check() {
 	t := r.s.T
-	var nodes []checker.Node
 	for _, n := range r.s.nodes {
 		n.Kill(0)
 	}
 	for _, n := range r.s.nodes {
 		n.Stop()
-		c, err := checker.OpenChain(n.cfg.DataDir, n.disk)
-		if err != nil {
-			t.Errorf("%s: %v", n.Name, err)
-			continue
-		}
-		defer func() {
-			if err := c.Close(); err != nil {
-				t.Error(err)
-			}
-		}()
-		nodes = append(nodes, checker.Node{Name: n.Name, Chain: c, Runs: n.runs})
+		n.runs[len(n.runs)-1].Whole = true // it was at rest
 	}
-	report, err := checker.Judge(t.Context(), r.load.Told(), nodes, checker.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	report := r.s.judge(r.load, r.s.nodes...)
 	r.note("%s", report)
 	if report.OK() {
 		t.Log(report)

@@ -102,7 +102,6 @@ func (l *life) die(unsynced int) {
 		select {
 		case <-done:
 		case <-time.After(patient): // a process would be gone: it stays behind, cut off
-			n.swarm.left.Add(1)
 		}
 	}()
 }
@@ -146,6 +145,7 @@ func (l *life) drain() {
 func (l *life) end() error {
 	l.mu.Lock()
 	l.closed = true
+	l.told.Whole = !l.dead.Load() // Run says all before it returns
 	l.mu.Unlock()
 	close(l.ending)
 	l.cancel()

@@ -1,6 +1,7 @@
 package swarmtest
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -91,4 +92,19 @@ func TestLinks(t *testing.T) {
 		a.Submit("three", `{}`, parley.Committed)
 		s.Agree(time.Minute, a, b, c)
 	})
+}
+
+// Another seed is another run.
+func TestSeedOfRun(t *testing.T) {
+	seen := map[string]bool{}
+	for _, seed := range []string{"", "2", "3", "2"} {
+		t.Setenv("SWARM_SEED", seed)
+		Run(t, func(s *Swarm) {
+			a, b, c := s.Add(), s.Add(), s.Add()
+			seen[fmt.Sprint(s.seed, s.links.rnd.Uint64(), s.links.base(link{a.addr(), b.addr()}), s.links.base(link{a.addr(), c.addr()}))] = true
+		})
+	}
+	if len(seen) != 3 {
+		t.Errorf("four runs with three seeds gave %d: %v", len(seen), seen)
+	}
 }

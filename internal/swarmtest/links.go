@@ -30,6 +30,21 @@ type links struct {
 	mu  sync.Mutex // guards below
 	rnd *rand.Rand
 	of  map[link]quality // those that are not good
+
+	uneven uint64 // not 0: the seed of what each link adds to the latency of all
+}
+
+// most that an uneven link adds; it takes off as much.
+const unevenness = 15 * time.Millisecond
+
+// base is the latency of a link that is good.
+func (l *links) base(k link) time.Duration {
+	if l.uneven == 0 {
+		return latency
+	}
+	from, to := k.from.As4(), k.to.As4()
+	rnd := rand.New(rand.NewPCG(l.uneven, uint64(from[1])<<8|uint64(to[1])))
+	return latency + time.Duration(rnd.Int64N(int64(2*unevenness))) - unevenness
 }
 
 func newLinks(seed uint64) *links {
@@ -48,8 +63,9 @@ func (l *links) takes(from, to netip.Addr) bool {
 func (l *links) latency(p *simnet.Packet) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	q := l.of[link{addrOf(p.From), addrOf(p.To)}]
-	d := latency + q.delay
+	k := link{addrOf(p.From), addrOf(p.To)}
+	q := l.of[k]
+	d := l.base(k) + q.delay
 	if q.jitter > 0 {
 		d += time.Duration(l.rnd.Int64N(int64(q.jitter)))
 	}

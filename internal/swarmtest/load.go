@@ -22,6 +22,7 @@ type Load struct {
 	swarm   *Swarm
 	journal *checker.Journal
 	path    string
+	ask     []*Node
 	stop    context.CancelFunc
 	ended   sync.WaitGroup
 
@@ -32,11 +33,14 @@ type Load struct {
 const patience = 10 * time.Second // of a client that waits for its block
 
 // StartLoad lets that many clients write. Each asks another running node for
-// each record, and waits up to pause between two of them. The chain is that of
-// the last Genesis.
-func (s *Swarm) StartLoad(clients int, pause time.Duration) *Load {
+// each record, of those in ask if any, and waits up to pause between two of
+// them. The chain is that of the last Genesis.
+func (s *Swarm) StartLoad(clients int, pause time.Duration, ask ...*Node) *Load {
 	s.T.Helper()
-	l := &Load{swarm: s, path: filepath.Join(s.T.TempDir(), "journal.jsonl"), answers: map[checker.Kind]int{}}
+	if len(ask) == 0 {
+		ask = s.nodes
+	}
+	l := &Load{swarm: s, ask: ask, path: filepath.Join(s.T.TempDir(), "journal.jsonl"), answers: map[checker.Kind]int{}}
 	var err error
 	if l.journal, err = checker.OpenJournal(l.path, false); err != nil {
 		s.T.Fatal(err)
@@ -90,7 +94,7 @@ func (l *Load) client(ctx context.Context, i int, pause time.Duration) {
 		if rnd.IntN(2) == 0 {
 			ack = parley.Accepted
 		}
-		l.write(l.swarm.nodes[rnd.IntN(len(l.swarm.nodes))], r, ack)
+		l.write(l.ask[rnd.IntN(len(l.ask))], r, ack)
 	}
 }
 

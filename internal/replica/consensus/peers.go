@@ -148,6 +148,17 @@ func (p *peers) connected() int {
 }
 
 func (p *peers) send(to uint64, m *smartbftprotos.Message) {
+	memory := p.engine.cfg.Memory
+	if memory == nil || memory.Outgoing == nil {
+		p.put(to, m)
+		return
+	}
+	for _, m := range memory.Outgoing(to, m) {
+		p.put(to, m)
+	}
+}
+
+func (p *peers) put(to uint64, m *smartbftprotos.Message) {
 	p.mu.Lock()
 	o := p.out[to]
 	p.mu.Unlock()

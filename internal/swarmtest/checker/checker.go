@@ -35,6 +35,7 @@ const (
 	Damaged      Class = "damaged"      // a block that cannot be read, or whose body is not what its header fixes
 	Index        Class = "index"        // the stored indexes are not those of the blocks
 	Behind       Class = "behind"       // a node has a lower head than another one
+	BadProof     Class = "proof"        // the node's proof of an acknowledged record does not hold for who has the genesis alone
 	Events       Class = "events"       // what a node told is not its blocks in order
 	Reordered    Class = "reordered"    // handed in after a committed answer, and not behind it
 	BadJournal   Class = "journal"      // the journal itself contradicts itself
@@ -76,13 +77,13 @@ type Report struct {
 	Acknowledged  int // records answered accepted or committed
 	Committed     int // of the acknowledged ones, those on the chain
 	Rejected      int // of the acknowledged ones, those that were finally rejected
-	Open          int // of the acknowledged ones, those without an end that Options allow
 	Lost          int // of the acknowledged ones, those that break a promise
 	Duplicated    int
 	Disagreements int // heights
 
 	Height     uint64      // highest head
 	Records    int         // on the chain
+	Proofs     int         // that were verified
 	Violations []Violation // the first 1,000
 	More       int         // violations that are not listed
 }
@@ -93,12 +94,8 @@ func (r *Report) OK() bool { return len(r.Violations) == 0 }
 // String gives the counts on one line and each violation on its own.
 func (r *Report) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "acknowledged %d, committed %d, rejected %d, lost %d, duplicated %d, disagreements %d (height %d, %d records",
-		r.Acknowledged, r.Committed, r.Rejected, r.Lost, r.Duplicated, r.Disagreements, r.Height, r.Records)
-	if r.Open > 0 {
-		fmt.Fprintf(&b, ", %d without an end", r.Open)
-	}
-	b.WriteByte(')')
+	fmt.Fprintf(&b, "acknowledged %d, committed %d, rejected %d, lost %d, duplicated %d, disagreements %d (height %d, %d records, %d proofs)",
+		r.Acknowledged, r.Committed, r.Rejected, r.Lost, r.Duplicated, r.Disagreements, r.Height, r.Records, r.Proofs)
 	for _, v := range r.Violations {
 		b.WriteString("\n" + v.String())
 	}
@@ -121,6 +118,7 @@ type Chain interface {
 	Tip() ledger.Tip
 	Block(height uint64) (*consortium.Block, error)
 	Rejection(id chain.Hash) (ledger.Rejection, error)
+	Proof(id chain.Hash) (*consortium.Proof, error)
 	Check(ctx context.Context, progress func(done, total uint64)) error
 }
 
@@ -138,8 +136,6 @@ type Options struct {
 	// AllowBehind lets nodes have lower heads than others: what they do not
 	// hold yet is no loss.
 	AllowBehind bool
-	// AllowOpen lets accepted records have no end yet.
-	AllowOpen bool
 }
 
 // Judge compares what clients were told with what the nodes hold. The nodes
@@ -161,6 +157,7 @@ func Judge(ctx context.Context, told *Told, nodes []Node, o Options) (*Report, e
 	j.compareHeads()
 	j.checkAnswers()
 	j.checkOrder()
+	j.checkProofs()
 	for _, w := range j.walks {
 		j.checkEvents(w)
 	}

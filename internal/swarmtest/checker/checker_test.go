@@ -1,8 +1,10 @@
 package checker
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,7 +21,7 @@ func TestCleanRun(t *testing.T) {
 	if !r.OK() {
 		t.Fatal(r)
 	}
-	want := Report{Submitted: 37, Acknowledged: 37, Committed: 36, Rejected: 1, Height: labBlocks, Records: 36}
+	want := Report{Submitted: 37, Acknowledged: 37, Committed: 36, Rejected: 1, Height: labBlocks, Records: 36, Proofs: 96}
 	if got := fmt.Sprintf("%+v", *r); got != fmt.Sprintf("%+v", want) {
 		t.Errorf("report %s, want %+v", got, want)
 	}
@@ -40,6 +42,42 @@ func TestPlantedFaults(t *testing.T) {
 		want  []want
 		lost  int
 	}{
+		"a proof of another record": {
+			plant: func(l *lab) {
+				l.reprove(l.ids[12], func(c Chain) (*consortium.Proof, error) { return c.Proof(l.ids[13]) })
+			},
+			want: []want{{BadProof, "node2", 4}},
+		},
+		"a proof with a record that was altered": {
+			plant: func(l *lab) {
+				l.reprove(l.ids[12], func(c Chain) (*consortium.Proof, error) {
+					p, err := c.Proof(l.ids[12])
+					if err == nil {
+						p.Record[len(p.Record)-1] ^= 1
+					}
+					return p, err
+				})
+			},
+			want: []want{{BadProof, "node2", 4}},
+		},
+		"a proof that does not lead from the genesis": {
+			plant: func(l *lab) {
+				l.reprove(l.ids[12], func(c Chain) (*consortium.Proof, error) {
+					p, err := c.Proof(l.ids[12])
+					if err == nil {
+						p.Trail = p.Trail[:0]
+					}
+					return p, err
+				})
+			},
+			want: []want{{BadProof, "node2", 4}},
+		},
+		"no proof at all": {
+			plant: func(l *lab) {
+				l.reprove(l.ids[12], func(Chain) (*consortium.Proof, error) { return nil, errors.New("no") })
+			},
+			want: []want{{BadProof, "node2", 4}},
+		},
 		"a record deleted on one node": {
 			plant: func(l *lab) { l.editBody(5, func(r [][]byte) [][]byte { return append(r[:2], r[3:]...) }) },
 			want:  []want{{Damaged, "node2", 5}, {Lost, "node2", 5}, {Index, "node2", 0}}, lost: 3,
@@ -91,7 +129,7 @@ func TestPlantedFaults(t *testing.T) {
 					return change(db, heightKey('q', 6), func(v []byte) []byte { v[len(v)-1] ^= 1; return v })
 				})
 			},
-			want: []want{{Certificate, "node2", 6}, {Index, "node2", 0}},
+			want: []want{{Certificate, "node2", 6}, {Index, "node2", 0}, {BadProof, "node2", 6}},
 		},
 		"a header with another time": {
 			plant: func(l *lab) { l.edit(6, func(b *consortium.Block) { b.Header.Time = 1 }) },
@@ -111,7 +149,7 @@ func TestPlantedFaults(t *testing.T) {
 					return change(db, append([]byte{'t'}, l.ids[7][:]...), func(v []byte) []byte { v[11]++; return v })
 				})
 			},
-			want: []want{{Index, "node2", 0}},
+			want: []want{{Index, "node2", 0}, {BadProof, "node2", 2}},
 		},
 		"a missing index entry": {
 			plant: func(l *lab) {
@@ -119,7 +157,7 @@ func TestPlantedFaults(t *testing.T) {
 					return change(db, append([]byte{'t'}, l.ids[7][:]...), func([]byte) []byte { return nil })
 				})
 			},
-			want: []want{{Index, "node3", 0}},
+			want: []want{{Index, "node3", 0}, {BadProof, "node3", 2}},
 		},
 		"an index entry of no block": {
 			plant: func(l *lab) {
@@ -190,6 +228,7 @@ func TestPlantedFaults(t *testing.T) {
 		},
 		"a node left behind": {
 			plant: func(l *lab) {
+				l.stopListening()
 				b := l.chain.Next(l.chain.Record("more", nil))
 				for _, n := range l.open[:2] {
 					if err := n.Append(b, "own", ""); err != nil {
@@ -219,6 +258,42 @@ func TestPlantedFaults(t *testing.T) {
 				l.retell(func(n news) bool { return n.kind != newsRecord || n.height != 4 || n.index != 4 })
 			},
 			want: []want{{Events, "node2", 4}},
+		},
+		"the head not told": {
+			plant: func(l *lab) { l.retell(func(n news) bool { return n.height != labBlocks }) },
+			want:  []want{{Events, "node2", labBlocks}},
+		},
+		"the last record not told": {
+			plant: func(l *lab) {
+				l.retell(func(n news) bool { return n.kind != newsRecord || n.height != labBlocks || n.index != 4 })
+			},
+			want: []want{{Events, "node2", labBlocks}},
+		},
+		"nothing told in the last run": {
+			plant: func(l *lab) {
+				l.retell(func(n news) bool { return n.height < labBlocks })
+				l.nodes[1].Runs = append(l.nodes[1].Runs, Run{Whole: true, Start: labBlocks - 1})
+				l.nodes[1].Runs[0].Whole = false
+			},
+			want: []want{{Events, "node2", labBlocks}},
+		},
+		"a final rejection told as none": {
+			plant: func(l *lab) {
+				r := &l.nodes[0].Runs[0]
+				r.told = slices.DeleteFunc(r.told, func(n news) bool { return n.kind == newsRejected })
+				r.Add(0, event.RecordRejected{ID: l.late, Reason: "expired"})
+			},
+			want: []want{{Events, "node1", 0}},
+		},
+		"a refusal told as final": {
+			plant: func(l *lab) {
+				l.nodes[0].Runs[0].Add(0, event.RecordRejected{ID: chain.Hash{7}, Height: 3, Reason: "mempool_full", Final: true})
+			},
+			want: []want{{Events, "node1", 3}},
+		},
+		"a final rejection told of a committed record": {
+			plant: func(l *lab) { l.nodes[2].Runs = append(l.nodes[2].Runs, rejection(l.ids[7])) },
+			want:  []want{{Events, "node3", 0}},
 		},
 		"a block told again after a restart": {
 			plant: func(l *lab) {

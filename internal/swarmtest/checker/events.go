@@ -2,6 +2,7 @@ package checker
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
@@ -11,6 +12,11 @@ import (
 // Run is what one incarnation of a node told of its chain, in order. It keeps
 // no more of an event than the check needs. It is for one goroutine.
 type Run struct {
+	// Whole says that the node was heard from its start until it was at rest:
+	// nothing that it had to tell is missing.
+	Whole bool
+	Start uint64 // height at its start, where Whole
+
 	told []news
 }
 
@@ -20,6 +26,7 @@ const (
 	newsBlock newsKind = iota
 	newsRecord
 	newsRejected
+	newsMisflagged
 	newsLost // the reader was too slow: anything may have been told here
 )
 
@@ -42,9 +49,14 @@ func (r *Run) Add(lost int, events ...event.Event) {
 		case event.RecordCommitted:
 			r.told = append(r.told, news{kind: newsRecord, id: e.ID, place: place{e.Height, uint32(e.Index)}})
 		case event.RecordRejected:
-			if e.Peer == "" && e.Final { // else a hint of another node, or said at the door
-				r.told = append(r.told, news{kind: newsRejected, id: e.ID, place: place{height: e.Height}})
+			if e.Peer != "" || !e.Final { // a hint of another node, or said at the door
+				continue
 			}
+			kind := newsRejected
+			if !Final(consortium.Reason(e.Reason)) {
+				kind = newsMisflagged
+			}
+			r.told = append(r.told, news{kind: kind, id: e.ID, place: place{height: e.Height}})
 		}
 	}
 }
@@ -52,25 +64,44 @@ func (r *Run) Add(lost int, events ...event.Event) {
 // Final tells whether a rejection for this reason is for ever (LEDGER 5).
 func Final(r consortium.Reason) bool {
 	switch r {
-	case consortium.Expired, consortium.StaleConfig, consortium.NotAuthorised, consortium.UnknownAuthor:
+	case consortium.Expired, consortium.StaleConfig, consortium.NotAuthorised:
 		return true
 	}
 	return false
 }
 
 // checkEvents wants the events of a node to be its blocks in order: in one run
-// without a gap, over all runs no block twice, and of each block all records.
+// without a gap, over all runs no block twice, of each block all records, and
+// at the end of a whole run the head.
 func (j *judge) checkEvents(w *walked) {
 	e := &eventCheck{j: j, w: w, rejected: map[chain.Hash]int{}}
-	for _, r := range w.node.Runs {
+	whole := len(w.node.Runs) > 0
+	for i, r := range w.node.Runs {
 		e.begin()
 		for _, n := range r.told {
 			e.take(n)
 		}
+		whole = whole && r.Whole
+		if last := i == len(w.node.Runs)-1; last && r.Whole && !e.lost {
+			e.end(r)
+		}
 	}
 	for id, n := range e.rejected {
-		if n > 1 && j.told.records[id] != nil && len(j.told.records[id].accepted) > 0 {
+		if _, onChain := j.places[id]; onChain {
+			e.fault(0, id, "its final rejection was told, and it is committed")
+		}
+		if n > 1 {
 			j.add(Violation{Class: DoubleAnswer, Node: w.node.Name, Record: id, Detail: fmt.Sprintf("its final rejection was told %d times", n)})
+		}
+	}
+	if !whole || e.missed {
+		return // a crash may come between a rejection and its event
+	}
+	for _, id := range j.told.order {
+		if slices.Contains(j.told.records[id].accepted, w.node.Name) && e.rejected[id] == 0 {
+			if _, err := w.node.Chain.Rejection(id); err == nil && j.places[id] == (place{}) {
+				e.fault(0, id, "accepted and finally rejected, which was not told as final")
+			}
 		}
 	}
 }
@@ -81,6 +112,8 @@ type eventCheck struct {
 	w        *walked
 	height   uint64       // of the last block told, over all runs
 	gap      bool         // the next block may be any higher one
+	lost     bool         // this run was not heard in full
+	missed   bool         // nor was some run
 	due      []chain.Hash // records of that block that are still to be told
 	at       uint32       // index of the first of them
 	rejected map[chain.Hash]int
@@ -91,14 +124,31 @@ func (e *eventCheck) fault(height uint64, id chain.Hash, format string, args ...
 }
 
 // begin starts a run: the one before may have ended anywhere.
-func (e *eventCheck) begin() { e.gap, e.due = true, nil }
+func (e *eventCheck) begin() { e.gap, e.lost, e.due = true, false, nil }
+
+// end wants all of the last run, which was whole, to be told.
+func (e *eventCheck) end(r Run) {
+	told := e.height
+	if e.gap { // no block in this run
+		told = max(told, r.Start)
+	}
+	switch {
+	case told < e.w.height:
+		e.fault(e.w.height, chain.Hash{}, "the head was never told, the last block told is %d", told)
+	case len(e.due) > 0:
+		e.fault(e.height, e.due[0], "this record of index %d in the head was never told", e.at)
+	}
+}
 
 func (e *eventCheck) take(n news) {
 	switch n.kind {
 	case newsLost:
 		e.begin()
+		e.lost, e.missed = true, true
 	case newsRejected:
 		e.rejected[n.id]++
+	case newsMisflagged:
+		e.fault(n.height, n.id, "told as finally rejected, for a reason that is not final")
 	case newsBlock:
 		e.block(n)
 	case newsRecord:

@@ -60,8 +60,10 @@ func newLab(t *testing.T) *lab {
 	}
 	refusal := event.RecordRejected{ID: l.late, Reason: "expired"} // at the door, of one that was handed in once more
 	buses[0].Publish(refusal, event.RecordRejected{ID: l.late, Reason: "expired", Final: true}, refusal)
+	buses[1].Publish(refusal)
+	buses[2].Publish(event.RecordRejected{ID: l.late, Reason: "expired", Peer: "node1", Final: true}) // a hint
 	for i, s := range subs {
-		var r Run
+		r := Run{Whole: true}
 		events, lost := s.Take(1000)
 		for _, e := range events {
 			r.Add(0, e.Data)
@@ -257,6 +259,29 @@ func (l *lab) edit(height uint64, edit func(*consortium.Block)) {
 	}
 }
 
+// proving is a chain whose proofs are others than those of the store.
+type proving struct {
+	Chain
+	prove func(id chain.Hash) (*consortium.Proof, error)
+}
+
+func (p proving) Proof(id chain.Hash) (*consortium.Proof, error) { return p.prove(id) }
+
+// reprove changes what node2 gives as a proof of one record.
+func (l *lab) reprove(id chain.Hash, f func(c Chain) (*consortium.Proof, error)) {
+	l.wrap = func(node int, c Chain) Chain {
+		if node != 2 {
+			return c
+		}
+		return proving{c, func(of chain.Hash) (*consortium.Proof, error) {
+			if of == id {
+				return f(c)
+			}
+			return c.Proof(of)
+		}}
+	}
+}
+
 func rejection(id chain.Hash) (r Run) {
 	r.Add(0, event.RecordRejected{ID: id, Reason: "expired", Final: true})
 	return r
@@ -264,7 +289,7 @@ func rejection(id chain.Hash) (r Run) {
 
 // retell leaves out what node2 told.
 func (l *lab) retell(keep func(news) bool) {
-	var r Run
+	r := Run{Whole: true}
 	for _, n := range l.nodes[1].Runs[0].told {
 		if keep(n) {
 			r.told = append(r.told, n)
@@ -273,8 +298,16 @@ func (l *lab) retell(keep func(news) bool) {
 	l.nodes[1].Runs = []Run{r}
 }
 
+// stopListening lets the nodes go on unheard.
+func (l *lab) stopListening() {
+	for _, n := range l.nodes {
+		n.Runs[0].Whole = false
+	}
+}
+
 // fork lets node3 store another certified block than the others.
 func (l *lab) fork() {
+	l.stopListening()
 	theirs := l.chain.Build(l.chain.Record("theirs", nil))
 	raw := l.chain.Record("ours", nil)
 	ours := l.chain.Next(raw)
@@ -313,6 +346,7 @@ func (e extended) Block(height uint64) (*consortium.Block, error) {
 
 // twice lets all nodes show a certified block that holds a record again.
 func (l *lab) twice() {
+	l.stopListening()
 	old, err := l.open[0].Block(2)
 	if err != nil {
 		l.t.Fatal(err)

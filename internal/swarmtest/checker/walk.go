@@ -10,11 +10,12 @@ import (
 
 // walked is one node's chain, read from its genesis to its head.
 type walked struct {
-	node   Node
-	height uint64
-	hashes []chain.Hash            // of height i+1; zero where the block cannot be read
-	bad    map[uint64]string       // heights whose body does not count, and why
-	own    map[uint64][]chain.Hash // ids of blocks that differ from those of other nodes
+	node    Node
+	height  uint64
+	genesis chain.Hash
+	hashes  []chain.Hash            // of height i+1; zero where the block cannot be read
+	bad     map[uint64]string       // heights whose body does not count, and why
+	own     map[uint64][]chain.Hash // ids of blocks that differ from those of other nodes
 }
 
 // hash is the header hash at a height, zero where there is none.
@@ -44,7 +45,7 @@ func (j *judge) walk(ctx context.Context, n Node) (*walked, error) {
 		return w, nil
 	}
 	s := state{genesis: tip.Genesis.Hash(), time: tip.Genesis.Time}
-	s.prev = s.genesis
+	s.prev, w.genesis = s.genesis, s.genesis
 	s.use(&tip.Genesis.Config)
 	if j.configs[0] == nil {
 		j.configs[0] = s.config
