@@ -25,8 +25,11 @@ func (s *session) withoutDeadProposal(m *smartbftprotos.Message) *smartbftprotos
 	if err := proto.Unmarshal(data.InFlightProposal.Metadata, md); err != nil {
 		return m
 	}
-	begun := s.early.begunView()
-	if !dead(md.ViewId, begun, data.NextView, data.InFlightPrepared) {
+	view, begun := md.ViewId, s.early.begunView()
+	if at, ok := s.ballot.lastVote(md.LatestSequence); ok && data.InFlightPrepared {
+		view = max(view, at) // a later view may have brought it again
+	}
+	if !dead(view, begun, data.NextView, data.InFlightPrepared) {
 		return m
 	}
 	data.InFlightProposal, data.InFlightPrepared = nil, false

@@ -20,6 +20,7 @@ const (
 	// its new view, and a proposal with the votes on it and on the next one.
 	heldPerValidator = 8
 	heldVote         = 4 << 10 // bytes of a vote
+	earlyViews       = 16      // ahead of ours; who is further behind syncs
 )
 
 // early keeps what others say of a view before this node is in it. The library
@@ -81,7 +82,7 @@ func (e *early) hold(from uint64, m *smartbftprotos.Message, self uint64, ids []
 	switch {
 	case vote && (view <= e.begun || view != e.joined): // a view change that we are not in is the library's matter
 		return false
-	case !vote && view != e.joined+1:
+	case !vote && (view <= e.joined || view > e.joined+earlyViews):
 		return false
 	case vote && m.GetPrePrepare() == nil && proto.Size(m) > heldVote:
 		return false

@@ -194,12 +194,16 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	if !e.reach(ctx, last) {
 		return nil
 	}
+	own, err := recall(entries)
+	if err != nil {
+		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
+	}
 	entries, err = resume(entries, e.ledger.Tip().Head.Height)
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
 	}
 	self, _ := e.ledger.Tip().Set.ByKey(e.self)
-	s, err := e.newSession(self, wal, entries)
+	s, err := e.newSession(self, wal, entries, own)
 	if err != nil {
 		return err
 	}
