@@ -192,6 +192,10 @@ func (l *logger) note(template string, args []any) {
 	l.handover(template)
 	l.controller.line(template)
 	switch template {
+	case controllerStarts:
+		if view, ok := number(args, 0); ok {
+			l.early.restart(view)
+		}
 	case abortLine:
 		l.meetController()
 	case viewLine:

@@ -40,8 +40,12 @@ type heldMessage struct {
 	m    *smartbftprotos.Message
 }
 
-// changesTo is the view that m is about, ok only for view data and new views.
+// changesTo is the view that one has to be in for m, ok only for what belongs to
+// a view change.
 func changesTo(m *smartbftprotos.Message) (view uint64, ok bool) {
+	if v := m.GetViewChange(); v != nil && v.NextView > 0 {
+		return v.NextView - 1, true
+	}
 	signed := m.GetViewData()
 	if n := m.GetNewView(); n != nil && len(n.GetSignedViewData()) > 0 {
 		signed = n.GetSignedViewData()[0]
@@ -108,7 +112,7 @@ func (e *early) makeRoom(from uint64, m *smartbftprotos.Message) {
 			return false
 		}
 		same := m.GetViewData() != nil && h.m.GetViewData() != nil || m.GetNewView() != nil && h.m.GetNewView() != nil ||
-			m.GetPrePrepare() != nil && h.m.GetPrePrepare() != nil
+			m.GetPrePrepare() != nil && h.m.GetPrePrepare() != nil || m.GetViewChange() != nil && h.m.GetViewChange() != nil
 		if n >= heldPerValidator && !same {
 			n--
 			return true
@@ -134,6 +138,20 @@ func (e *early) at(joined, begun uint64) (due []heldMessage) {
 		return h.view <= reached
 	})
 	return due
+}
+
+// restart notes that the library begins with a view, at a reconfiguration
+// perhaps an earlier one than before.
+func (e *early) restart(view uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.joined, e.begun = view, view
+}
+
+func (e *early) joinedView() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.joined
 }
 
 func (e *early) begunView() uint64 {

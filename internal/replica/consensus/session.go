@@ -40,6 +40,7 @@ type session struct {
 	view       atomic.Uint64
 	named      atomic.Pointer[named] // the record that the library asked about last
 	early      early
+	help       help
 	votes      voteWatch
 	ballot     *ballot
 	ending     chan struct{} // closed before the library is stopped
