@@ -76,11 +76,17 @@ func (b *ballot) enterAt(metadata []byte) error {
 	return nil
 }
 
+// against reports whether a vote speaks against v: for another block, in the
+// same view or a later one.
+func (o ownVote) against(v ownVote) bool {
+	return o.seq == v.seq && o.header != v.header && o.view >= v.view
+}
+
 // cast notes a vote in the view of the proposal, false where we have left it.
 func (b *ballot) cast(v ownVote) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if v.view < b.next {
+	if v.view < b.next || b.vote.against(v) {
 		return false
 	}
 	b.vote = v
@@ -88,14 +94,18 @@ func (b *ballot) cast(v ownVote) bool {
 }
 
 // castInFlight notes a vote for a proposal that a new view brought, and reports
-// whether it is another one than before.
-func (b *ballot) castInFlight(v ownVote) bool {
+// whether it is another one than before, and whether it may be given: a leader
+// that starts again can make its new view twice, with two proposals.
+func (b *ballot) castInFlight(v ownVote) (other, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v.view = max(v.view, b.next)
-	other := b.vote.seq != v.seq || b.vote.header != v.header
+	if b.vote.against(v) {
+		return false, false
+	}
+	other = b.vote.seq != v.seq || b.vote.header != v.header
 	b.vote = v
-	return other
+	return other, true
 }
 
 // leave notes view data that are about to be signed, and reports whether they
@@ -129,13 +139,20 @@ func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool)
 		s.die("metadata to sign: " + err.Error())
 	}
 	v := ownVote{h.Height, h.Hash(), md.ViewId}
-	switch {
-	case !inFlight:
+	if !inFlight {
 		if !s.ballot.cast(v) {
-			s.log.Debug("no vote in a view that was left", "height", v.seq, "view", v.view)
+			s.log.Debug("no vote against what was signed", "height", v.seq, "view", v.view)
 			runtime.Goexit()
 		}
-	case s.ballot.castInFlight(v):
+		return
+	}
+	other, ok := s.ballot.castInFlight(v)
+	if !ok {
+		s.log.Debug("no second vote in a view", "height", v.seq)
+		s.anew(whyVote)
+		runtime.Goexit()
+	}
+	if other {
 		if err := s.keepVote(p, v.seq, md.ViewId, v.header); err != nil {
 			s.die("keep a vote: " + err.Error())
 		}

@@ -89,6 +89,16 @@ func TestBallot(t *testing.T) {
 	if b.cast(ownVote{6, h.Hash(), 3}) {
 		t.Error("the view change in the log is forgotten")
 	}
+	two := (&consortium.Header{Height: 5, Time: 1}).Hash()
+	if _, ok := b.castInFlight(ownVote{5, h.Hash(), 3}); !ok {
+		t.Error("no vote for the same block in a later view")
+	}
+	if _, ok := b.castInFlight(ownVote{5, two, 3}); ok || b.cast(ownVote{5, two, 4}) {
+		t.Error("two votes in one view")
+	}
+	if !b.cast(ownVote{5, two, 5}) {
+		t.Error("no vote in the next view")
+	}
 }
 
 // The leader's block is prepared by validator 2 alone. The next view brings it

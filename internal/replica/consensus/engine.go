@@ -160,9 +160,15 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.meet(ctx)
 	p := pace{wait: restartMin}
 	for {
+		pause := time.NewTimer(restartPause)
 		err := e.once(ctx, p.wait)
 		if !errors.Is(err, errStalled) {
+			pause.Stop()
 			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
 		}
 		p.next(e.ledger.Tip().Head.Height)
 	}

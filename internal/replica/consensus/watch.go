@@ -11,7 +11,8 @@ const (
 	stallMin     = 3 * time.Second // at the same height, while others are ahead
 	aheadEvery   = time.Second
 	aheadTimeout = 2 * time.Second
-	restartMin   = 5 * time.Second // from one start to the next
+	restartPause = time.Second     // from one start to the next
+	restartMin   = 5 * time.Second // the same, where a watch asks for it
 	restartMax   = 2 * time.Minute // where restarts do not help
 	maxAbandoned = 3               // libraries that do not stop, in one process
 )
