@@ -95,6 +95,9 @@ func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := s.ballot.enterAt(p.Metadata); err != nil {
+		return nil, err
+	}
 	err = verify(tip, s.genesis, is, now, s.ledger.Committable)
 	s.noteSkew(err, now)
 	if err != nil {
@@ -152,6 +155,7 @@ func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
 		s.log.Debug("no vote for a block that is stored", "height", h.Height)
 		runtime.Goexit()
 	}
+	s.voteFor(p, h, len(aux) == 0)
 	hash := h.Hash()
 	sig := consortium.SignVote(s.cfg.Key, s.genesis, hash, h.Height)
 	return &types.Signature{ID: s.id, Value: sig[:], Msg: consortium.VoteMessage(s.genesis, hash, h.Height)}
@@ -210,6 +214,7 @@ func (s *session) whole(p types.Proposal, maxBody int) (*piece, error) {
 // Sign signs view data.
 func (s *session) Sign(data []byte) []byte {
 	s.fence()
+	s.standBy(data)
 	sig := consortium.SignView(s.cfg.Key, s.genesis, data)
 	return sig[:]
 }
@@ -284,6 +289,7 @@ func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
 	if v := m.GetViewData(); v != nil {
 		m = s.withoutDeadProposal(m)
 	}
+	s.begunOnly(m)
 	s.peers.send(to, m)
 }
 

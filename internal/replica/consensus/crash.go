@@ -190,7 +190,14 @@ func (l *logger) warn(template string, args []any) {
 func (l *logger) note(template string, args []any) {
 	l.gate.line(template)
 	l.handover(template)
+	l.controller.line(template)
 	switch template {
+	case controllerStarts:
+		if view, ok := number(args, 0); ok {
+			l.early.restart(view)
+		}
+	case abortLine:
+		l.meetController()
 	case viewLine:
 		if view, ok := number(args, 0); ok {
 			l.viewStarted(view)
@@ -202,6 +209,10 @@ func (l *logger) note(template string, args []any) {
 		if view, ok := number(args, 1); ok {
 			l.reached(view, 0)
 		}
+	case inFlightLine:
+		l.awaitInFlight(true)
+	case inFlightDecided, inFlightSynced, inFlightLate, inFlightStopped:
+		l.awaitInFlight(false)
 	case "Starting reconfig":
 		l.reconfiguring(true)
 	case "Reconfig is done", "Evicted in reconfiguration, shutting down",

@@ -11,9 +11,9 @@ import (
 // anybody prepared it or not, and for ever: one leader that sends two blocks, or
 // two views that each get one block to a part of the validators, stop the chain.
 //
-// A proposal that we prepared is dead once a later view has begun: it began with
-// a quorum, and had the proposal been decided, one of them would have brought
-// it. One that we did not prepare says nothing, but where another prepared the
+// A proposal that we prepared is dead once a view after our vote has begun: it
+// began with a quorum, and had the proposal been decided, one of them would have
+// brought it; DESIGN.md has the argument and what it stands on. One that we did not prepare says nothing, but where another prepared the
 // same, it needs f+1 who have seen it: so it is left out of each second attempt
 // only.
 func (s *session) withoutDeadProposal(m *smartbftprotos.Message) *smartbftprotos.Message {
@@ -25,8 +25,11 @@ func (s *session) withoutDeadProposal(m *smartbftprotos.Message) *smartbftprotos
 	if err := proto.Unmarshal(data.InFlightProposal.Metadata, md); err != nil {
 		return m
 	}
-	begun := s.early.begunView()
-	if !dead(md.ViewId, begun, data.NextView, data.InFlightPrepared) {
+	view, begun := md.ViewId, s.early.begunView()
+	if at, ok := s.ballot.lastVote(md.LatestSequence); ok && data.InFlightPrepared {
+		view = max(view, at) // a later view may have brought it again
+	}
+	if !dead(view, begun, data.NextView, data.InFlightPrepared) {
 		return m
 	}
 	data.InFlightProposal, data.InFlightPrepared = nil, false

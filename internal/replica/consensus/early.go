@@ -20,6 +20,7 @@ const (
 	// its new view, and a proposal with the votes on it and on the next one.
 	heldPerValidator = 8
 	heldVote         = 4 << 10 // bytes of a vote
+	earlyViews       = 16      // ahead of ours; who is further behind syncs
 )
 
 // early keeps what others say of a view before this node is in it. The library
@@ -39,8 +40,12 @@ type heldMessage struct {
 	m    *smartbftprotos.Message
 }
 
-// changesTo is the view that m is about, ok only for view data and new views.
+// changesTo is the view that one has to be in for m, ok only for what belongs to
+// a view change.
 func changesTo(m *smartbftprotos.Message) (view uint64, ok bool) {
+	if v := m.GetViewChange(); v != nil && v.NextView > 0 {
+		return v.NextView - 1, true
+	}
 	signed := m.GetViewData()
 	if n := m.GetNewView(); n != nil && len(n.GetSignedViewData()) > 0 {
 		signed = n.GetSignedViewData()[0]
@@ -81,7 +86,7 @@ func (e *early) hold(from uint64, m *smartbftprotos.Message, self uint64, ids []
 	switch {
 	case vote && (view <= e.begun || view != e.joined): // a view change that we are not in is the library's matter
 		return false
-	case !vote && view != e.joined+1:
+	case !vote && (view <= e.joined || view > e.joined+earlyViews):
 		return false
 	case vote && m.GetPrePrepare() == nil && proto.Size(m) > heldVote:
 		return false
@@ -107,7 +112,7 @@ func (e *early) makeRoom(from uint64, m *smartbftprotos.Message) {
 			return false
 		}
 		same := m.GetViewData() != nil && h.m.GetViewData() != nil || m.GetNewView() != nil && h.m.GetNewView() != nil ||
-			m.GetPrePrepare() != nil && h.m.GetPrePrepare() != nil
+			m.GetPrePrepare() != nil && h.m.GetPrePrepare() != nil || m.GetViewChange() != nil && h.m.GetViewChange() != nil
 		if n >= heldPerValidator && !same {
 			n--
 			return true
@@ -133,6 +138,20 @@ func (e *early) at(joined, begun uint64) (due []heldMessage) {
 		return h.view <= reached
 	})
 	return due
+}
+
+// restart notes that the library begins with a view, at a reconfiguration
+// perhaps an earlier one than before.
+func (e *early) restart(view uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.joined, e.begun = view, view
+}
+
+func (e *early) joinedView() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.joined
 }
 
 func (e *early) begunView() uint64 {

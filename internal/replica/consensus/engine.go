@@ -175,9 +175,15 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.meet(ctx)
 	p := pace{wait: restartMin}
 	for {
+		pause := time.NewTimer(restartPause)
 		err := e.once(ctx, p.wait)
 		if !errors.Is(err, errStalled) {
+			pause.Stop()
 			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
 		}
 		p.next(e.ledger.Tip().Head.Height)
 	}
@@ -212,12 +218,16 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	if !e.reach(ctx, last) {
 		return nil
 	}
+	own, err := recall(entries)
+	if err != nil {
+		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
+	}
 	entries, err = resume(entries, e.ledger.Tip().Head.Height)
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
 	}
 	self, _ := e.ledger.Tip().Set.ByKey(e.self)
-	s, err := e.newSession(self, wal, entries)
+	s, err := e.newSession(self, wal, entries, own)
 	if err != nil {
 		return err
 	}

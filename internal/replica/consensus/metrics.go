@@ -9,6 +9,7 @@ type metrics struct {
 	viewChanges prometheus.Counter
 	order       prometheus.Histogram
 	dropped     prometheus.Counter
+	restarts    *prometheus.CounterVec
 }
 
 func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
@@ -30,12 +31,17 @@ func newMetrics(e *Engine, reg prometheus.Registerer) *metrics {
 			ConstLabels: prometheus.Labels{"state": g.state},
 		}, g.value)
 	}
-	return &metrics{
+	m := &metrics{
 		viewChanges: f.NewCounter(prometheus.CounterOpts{Name: "parley_consensus_view_changes_total", Help: "Views begun after the first."}),
 		order: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "parley_consensus_order_seconds", Help: "From the proposer's time of a block to its place on our disk.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}),
-		dropped: f.NewCounter(prometheus.CounterOpts{Name: "parley_consensus_dropped_total", Help: "Messages to validators dropped for a full queue."}),
+		restarts: f.NewCounterVec(prometheus.CounterOpts{Name: "parley_consensus_restarts_total", Help: "Engines begun anew because they stood still, by what was seen."}, []string{"why"}),
+		dropped:  f.NewCounter(prometheus.CounterOpts{Name: "parley_consensus_dropped_total", Help: "Messages to validators dropped for a full queue."}),
 	}
+	for why := range reasons {
+		m.restarts.WithLabelValues(string(why))
+	}
+	return m
 }

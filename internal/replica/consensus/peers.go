@@ -392,7 +392,7 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 		}
 		s.turn.hold(m, p.ended)
 		s.watchVotes(id, m)
-		if s.early.hold(id, m, s.id, s.Nodes()) {
+		if s.bringUp(id, m) || s.early.hold(id, m, s.id, s.Nodes()) {
 			continue
 		}
 		s.give(id, m)

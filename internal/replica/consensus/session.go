@@ -34,16 +34,21 @@ type session struct {
 	gate  *gate        // nil outside virtual time
 	pull  func() error // catches up, bounded by Run's context
 
-	started chan struct{} // closed when the library takes messages
-	evicted chan struct{} // closed when the set no longer holds us
-	room    chan struct{} // something left the library's pool
-	view    atomic.Uint64
-	named   atomic.Pointer[named] // the record that the library asked about last
-	early   early
-	turn    turn
-	work    sync.WaitGroup // messages that are handed over late
+	started    chan struct{} // closed when the library takes messages
+	evicted    chan struct{} // closed when the set no longer holds us
+	room       chan struct{} // something left the library's pool
+	view       atomic.Uint64
+	named      atomic.Pointer[named] // the record that the library asked about last
+	early      early
+	help       help
+	ballot     *ballot
+	ending     chan struct{} // closed before the library is stopped
+	controller controllerWatch
+	wal        walFile
+	turn       turn
+	work       sync.WaitGroup // messages that are handed over late
 
-	jammed chan struct{} // the controller waits for a view that has ended
+	jammed chan reason   // why the session has to begin anew
 	unread chan struct{} // the tip cannot be read
 	hangs  atomic.Bool   // a reconfiguration does not end
 	dead   atomic.Bool   // the library did not stop, and may do nothing more
@@ -57,16 +62,18 @@ type session struct {
 	gone      bool        // evicted is closed
 	stuck     *time.Timer // ends a reconfiguration that hangs
 	answer    *time.Timer // finds a controller that waits for ever
+	inFlight  *time.Timer // finds a view for the block in flight that does
 	look      time.Time   // when to catch up while the leader is ahead
 	sound     soundness   // of the last proposal that somebody voted for
 }
 
 // newSession builds the library on the ledger's tip. It starts nothing.
-func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session, error) {
+func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballot) (*session, error) {
 	s := &session{
-		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan struct{}, 1),
-		unread: make(chan struct{}, 1), fed: map[chain.Hash]request{},
+		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan reason, 1),
+		unread: make(chan struct{}, 1), fed: map[chain.Hash]request{}, ballot: own, ending: make(chan struct{}),
 	}
+	s.wal = fencedWAL{wal, s}
 	if e.cfg.InMemoryWAL {
 		s.gate = newGate()
 	}
@@ -84,7 +91,7 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte) (*session,
 	s.view.Store(md.ViewId)
 	s.early.joined, s.early.begun = md.ViewId, md.ViewId
 	s.bft = &smartbft.Consensus{
-		Config: settings(id, tip.Config.Params), Application: s, Assembler: s, WAL: fencedWAL{wal, s}, WALInitialContent: entries,
+		Config: settings(id, tip.Config.Params), Application: s, Assembler: s, WAL: s.wal, WALInitialContent: entries,
 		Comm: s, Signer: s, Verifier: s, MembershipNotifier: s, RequestInspector: s, Synchronizer: s,
 		Logger: &logger{session: s}, Metadata: md, LastProposal: last.Proposal, LastSignatures: last.Signatures,
 	}
@@ -154,7 +161,7 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 	defer healthy.Stop()
 	tick := time.NewTicker(aheadEvery)
 	defer tick.Stop()
-	w := watch{until: time.Now().Add(atLeast)}
+	w := watch{until: time.Now().Add(atLeast), stuck: stuck{since: time.Now()}}
 	for {
 		select {
 		case <-ctx.Done():
@@ -164,8 +171,8 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 			return nil
 		case <-healthy.C:
 			s.forgetCrashes()
-		case <-s.jammed:
-			s.log.Warn("engine begins anew: it waits for a view that has ended", "height", s.ledger.Tip().Head.Height)
+		case why := <-s.jammed:
+			s.restarts(why)
 			return errStalled
 		case <-s.unread:
 			return errStalled
@@ -181,6 +188,8 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 func (s *session) stop() error {
 	defer s.reconfiguring(false)
 	defer s.awaitAnswer(false)
+	defer s.awaitInFlight(false)
+	close(s.ending)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -412,10 +412,10 @@ func lastProposal(entries [][]byte) (uint64, error) {
 // A log that ends with a proposal that became a block is dropped: the library
 // would take the proposal up again at the next height.
 //
-// A log that ends with a vote and a view change loses the view change. With it
-// the library forgets the proposal that it voted for: two of four that crash
-// there and start again let a new view put another block in the place of one
-// that is stored elsewhere. Without it the node asks for the view change again.
+// A log with a vote loses the view changes behind it. With them the library
+// forgets the proposal that it voted for: two of four that crash there and start
+// again let a new view put another block in the place of one that is stored
+// elsewhere. Without them the node asks for the view change again.
 func resume(entries [][]byte, height uint64) ([][]byte, error) {
 	saved := make([]*smartbftprotos.SavedMessage, len(entries))
 	for i, b := range entries {
@@ -424,11 +424,7 @@ func resume(entries [][]byte, height uint64) ([][]byte, error) {
 			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
 	}
-	n := len(saved)
-	for n > 0 && saved[n-1].GetViewChange() != nil {
-		n--
-	}
-	if n > 0 && saved[n-1].GetCommit().GetCommit().GetSeq() == height+1 {
+	if n := liveVote(saved, height+1); n > 0 {
 		return besideProposal(entries[:n], saved), nil
 	}
 	if n := len(saved); n > 0 && saved[n-1].GetCommit() != nil { // for a block that is stored
@@ -438,6 +434,24 @@ func resume(entries [][]byte, height uint64) ([][]byte, error) {
 		return nil, nil
 	}
 	return entries, nil
+}
+
+// liveVote is the number of entries up to our last vote for a block, 0 where
+// there is none, or where a view after the one of that vote has begun.
+func liveVote(saved []*smartbftprotos.SavedMessage, seq uint64) (n int) {
+	var left, view uint64
+	for i, m := range saved {
+		if c := m.GetViewChange(); c != nil {
+			left = max(left, c.NextView+1)
+		}
+		if c := m.GetCommit().GetCommit(); c != nil && c.Seq == seq {
+			n, view = i+1, max(left, c.View)
+		}
+		if v := m.GetNewView(); v != nil && v.ViewId > view {
+			n = 0
+		}
+	}
+	return n
 }
 
 // besideProposal drops what stands between a vote, which is the last of the

@@ -11,7 +11,8 @@ const (
 	stallMin     = 3 * time.Second // at the same height, while others are ahead
 	aheadEvery   = time.Second
 	aheadTimeout = 2 * time.Second
-	restartMin   = 5 * time.Second // from one start to the next
+	restartPause = time.Second     // from one start to the next
+	restartMin   = 5 * time.Second // the same, where a watch asks for it
 	restartMax   = 2 * time.Minute // where restarts do not help
 	maxAbandoned = 3               // libraries that do not stop, in one process
 )
@@ -30,6 +31,7 @@ type watch struct {
 	ahead  time.Time // since when others are known to be above height, zero while they are not
 	asked  time.Time // when they were asked last
 	until  time.Time // before which the session goes on in any case
+	stuck  stuck
 }
 
 // due reports whether to ask if others are ahead.
@@ -64,11 +66,15 @@ func (w *watch) answer(ahead bool, height uint64, stall time.Duration, now time.
 func (s *session) stalls(ctx context.Context, w *watch, now time.Time) bool {
 	tip := s.ledger.Tip()
 	if s.hangs.Load() {
-		s.log.Warn("engine begins anew: a reconfiguration hangs", "height", tip.Head.Height)
+		s.restarts(whyReconfig)
 		return true
 	}
 	if !now.Before(w.until) && s.inVain(ctx, now) {
-		s.log.Warn("engine begins anew: nobody joined its complaint", "height", tip.Head.Height)
+		s.restarts(whyAlone)
+		return true
+	}
+	if s.isStuck(w, now) {
+		s.restarts(whyStuck)
 		return true
 	}
 	stall := max(stallMin, heartbeat(tip.Config.Params)*3/2)
@@ -80,7 +86,7 @@ func (s *session) stalls(ctx context.Context, w *watch, now time.Time) bool {
 	if !w.answer(s.cfg.Ahead(ctx), s.ledger.Tip().Head.Height, stall, now) {
 		return false
 	}
-	s.log.Warn("engine begins anew: others are ahead and it does not follow", "height", tip.Head.Height, "since", now.Sub(w.ahead).Round(time.Second))
+	s.restarts(whyAhead)
 	return true
 }
 
@@ -125,12 +131,7 @@ func (s *session) awaitAnswer(on bool) {
 		s.answer = nil
 	}
 	if on {
-		s.answer = time.AfterFunc(handoverTime, func() {
-			select {
-			case s.jammed <- struct{}{}:
-			default:
-			}
-		})
+		s.answer = time.AfterFunc(handoverTime, func() { s.anew(whyAnswer) })
 	}
 }
 

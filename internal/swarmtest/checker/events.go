@@ -74,12 +74,15 @@ func Final(r consortium.Reason) bool {
 // without a gap, over all runs no block twice, of each block all records, and
 // at the end of a whole run the head.
 func (j *judge) checkEvents(w *walked) {
-	e := &eventCheck{j: j, w: w, rejected: map[chain.Hash]int{}}
+	e := &eventCheck{j: j, w: w, rejected: map[chain.Hash]int{}, lately: map[chain.Hash]bool{}}
 	whole := len(w.node.Runs) > 0
 	for i, r := range w.node.Runs {
 		e.begin()
 		for _, n := range r.told {
 			e.take(n)
+		}
+		if !r.Whole { // it may have died between an event and the note of it, and tells once more
+			clear(e.lately)
 		}
 		whole = whole && r.Whole
 		if last := i == len(w.node.Runs)-1; last && r.Whole && !e.lost {
@@ -117,6 +120,7 @@ type eventCheck struct {
 	due      []chain.Hash // records of that block that are still to be told
 	at       uint32       // index of the first of them
 	rejected map[chain.Hash]int
+	lately   map[chain.Hash]bool // rejections that may not be told again
 }
 
 func (e *eventCheck) fault(height uint64, id chain.Hash, format string, args ...any) {
@@ -146,7 +150,10 @@ func (e *eventCheck) take(n news) {
 		e.begin()
 		e.lost, e.missed = true, true
 	case newsRejected:
-		e.rejected[n.id]++
+		if e.rejected[n.id] == 0 || e.lately[n.id] {
+			e.rejected[n.id]++
+		}
+		e.lately[n.id] = true
 	case newsMisflagged:
 		e.fault(n.height, n.id, "told as finally rejected, for a reason that is not final")
 	case newsBlock:

@@ -1,0 +1,213 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"github.com/hyperledger-labs/SmartBFT/pkg/types"
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
+)
+
+// ballot is what this validator signed and has to stand by, which the library
+// forgets in three ways: a sync or a restart in the middle of a view change
+// takes it back to a view that it has left by its view data; a vote for the
+// block in flight of a new view is kept nowhere; and a vote that is given while
+// the view data are put together is missing there. In each, two blocks of one
+// height can get a certificate although nobody cheats; DESIGN.md has the steps.
+type ballot struct {
+	mu   sync.Mutex // guards below
+	next uint64     // view that we signed view data for: there is no vote in an earlier one
+	vote ownVote    // the last
+}
+
+// ownVote is a vote for a block.
+type ownVote struct {
+	seq    uint64
+	header chain.Hash
+	view   uint64 // in which it was given; a new view brings proposals of earlier ones
+}
+
+// errLeft means that a proposal is of a view that we have left.
+var errLeft = errors.New("view left by view data")
+
+// recall is the ballot that a log tells of.
+func recall(entries [][]byte) (*ballot, error) {
+	b := &ballot{}
+	var last *smartbftprotos.PrePrepare
+	for i, raw := range entries {
+		m := &smartbftprotos.SavedMessage{}
+		if err := proto.Unmarshal(raw, m); err != nil {
+			return nil, fmt.Errorf("entry %d: %w", i, err)
+		}
+		if p := m.GetProposedRecord(); p != nil {
+			last = p.GetPrePrepare()
+		}
+		if c := m.GetViewChange(); c != nil { // it is for the view after that
+			b.next = max(b.next, c.NextView+1)
+		}
+		if c := m.GetCommit().GetCommit(); c != nil && last != nil && c.Seq == last.Seq {
+			h, err := consortium.DecodeHeader(last.GetProposal().GetHeader())
+			if err != nil {
+				return nil, fmt.Errorf("entry %d: %w", i, err)
+			}
+			b.vote = ownVote{c.Seq, h.Hash(), max(c.View, b.next)}
+		}
+	}
+	return b, nil
+}
+
+// enterAt returns an error where we may no longer vote in the view of a proposal.
+func (b *ballot) enterAt(metadata []byte) error {
+	md := &smartbftprotos.ViewMetadata{}
+	if err := proto.Unmarshal(metadata, md); err != nil {
+		return fmt.Errorf("view metadata: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if md.ViewId < b.next {
+		return fmt.Errorf("%w: proposal of view %d, view data for view %d", errLeft, md.ViewId, b.next)
+	}
+	return nil
+}
+
+// against reports whether a vote speaks against v: for another block, in the
+// same view or a later one.
+func (o ownVote) against(v ownVote) bool {
+	return o.seq == v.seq && o.header != v.header && o.view >= v.view
+}
+
+// cast notes a vote in the view of the proposal, false where we have left it.
+func (b *ballot) cast(v ownVote) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if v.view < b.next || b.vote.against(v) {
+		return false
+	}
+	b.vote = v
+	return true
+}
+
+// castInFlight notes a vote for a proposal that a new view brought, and reports
+// whether it is another one than before, and whether it may be given: a leader
+// that starts again can make its new view twice, with two proposals.
+func (b *ballot) castInFlight(v ownVote) (other, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v.view = max(v.view, b.next)
+	if b.vote.against(v) {
+		return false, false
+	}
+	other = b.vote.seq != v.seq || b.vote.header != v.header
+	b.vote = v
+	return other, true
+}
+
+// leave notes view data that are about to be signed, and reports whether they
+// say what we voted for. A vote is dead once a view after it has begun.
+func (b *ballot) leave(data *smartbftprotos.ViewData, begun uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next = max(b.next, data.NextView)
+	last := &smartbftprotos.ViewMetadata{}
+	if err := proto.Unmarshal(data.GetLastDecision().GetMetadata(), last); err != nil {
+		return false
+	}
+	if b.vote.seq != last.LatestSequence+1 || b.vote.view < begun {
+		return true
+	}
+	h, err := consortium.DecodeHeader(data.GetInFlightProposal().GetHeader())
+	return err == nil && data.InFlightPrepared && h.Hash() == b.vote.header
+}
+
+// lastVote is the view of our vote for a block, ok if that was the last.
+func (b *ballot) lastVote(seq uint64) (view uint64, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.vote.view, b.vote.seq == seq
+}
+
+// voteFor notes a vote before it is signed. A view that we have left ends here.
+func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool) {
+	md := &smartbftprotos.ViewMetadata{}
+	if err := proto.Unmarshal(p.Metadata, md); err != nil {
+		s.die("metadata to sign: " + err.Error())
+	}
+	v := ownVote{h.Height, h.Hash(), md.ViewId}
+	if !inFlight {
+		if !s.ballot.cast(v) {
+			s.log.Debug("no vote against what was signed", "height", v.seq, "view", v.view)
+			runtime.Goexit()
+		}
+		return
+	}
+	other, ok := s.ballot.castInFlight(v)
+	if !ok {
+		s.log.Debug("no second vote in a view", "height", v.seq)
+		s.anew(whyVote)
+		runtime.Goexit()
+	}
+	if other {
+		if err := s.keepVote(p, v.seq, md.ViewId, v.header); err != nil {
+			s.die("keep a vote: " + err.Error())
+		}
+	}
+}
+
+// keepVote writes a vote for a block in flight to the log, as the library does
+// with all others.
+func (s *session) keepVote(p types.Proposal, seq, view uint64, header chain.Hash) error {
+	digest := p.Digest()
+	sig := consortium.SignVote(s.cfg.Key, s.genesis, header, seq)
+	for _, m := range []*smartbftprotos.SavedMessage{
+		{Content: &smartbftprotos.SavedMessage_ProposedRecord{ProposedRecord: &smartbftprotos.ProposedRecord{
+			PrePrepare: &smartbftprotos.PrePrepare{View: view, Seq: seq, Proposal: &smartbftprotos.Proposal{
+				Header: p.Header, Payload: p.Payload, Metadata: p.Metadata, VerificationSequence: uint64(p.VerificationSequence),
+			}},
+			Prepare: &smartbftprotos.Prepare{View: view, Seq: seq, Digest: digest},
+		}}},
+		{Content: &smartbftprotos.SavedMessage_Commit{Commit: &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{
+			Commit: &smartbftprotos.Commit{View: view, Seq: seq, Digest: digest, Signature: &smartbftprotos.Signature{
+				Signer: s.id, Value: sig[:], Msg: consortium.VoteMessage(s.genesis, header, seq),
+			}},
+		}}}},
+	} {
+		raw, err := proto.Marshal(m)
+		if err != nil {
+			return err
+		}
+		if err := s.wal.Append(raw, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// standBy ends the view changer where it is about to sign view data without the
+// vote that we gave: the session begins anew out of the log, which has it.
+func (s *session) standBy(raw []byte) {
+	data := &smartbftprotos.ViewData{}
+	if err := proto.Unmarshal(raw, data); err != nil || data.LastDecision == nil {
+		s.die("view data to sign are malformed")
+	}
+	if s.ballot.leave(data, s.early.begunView()) {
+		return
+	}
+	s.log.Debug("view data without our vote are not signed", "next_view", data.NextView)
+	s.anew(whyVote)
+	runtime.Goexit()
+}
+
+// begunOnly makes our answer to who asks for our view name the last view that
+// has begun. The library raises the view a moment before the height, and an
+// asker would begin the view on a block that the new view has just decided.
+func (s *session) begunOnly(m *smartbftprotos.Message) {
+	if r := m.GetStateTransferResponse(); r != nil {
+		r.ViewNum = min(r.ViewNum, s.view.Load())
+	}
+}

@@ -1,0 +1,154 @@
+package consensus
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/parley-p2p/parley/consortium"
+)
+
+func marshal(t *testing.T, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// logOf is a log of a vote for block 5 in view 3, and what stands around it.
+func logOf(t *testing.T, h *consortium.Header, before, after []uint64) (entries [][]byte) {
+	change := func(view uint64) []byte {
+		return marshal(t, &smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_ViewChange{ViewChange: &smartbftprotos.ViewChange{NextView: view}}})
+	}
+	for _, v := range before {
+		entries = append(entries, change(v))
+	}
+	entries = append(entries,
+		marshal(t, &smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_ProposedRecord{ProposedRecord: &smartbftprotos.ProposedRecord{
+			PrePrepare: &smartbftprotos.PrePrepare{View: 3, Seq: 5, Proposal: &smartbftprotos.Proposal{Header: h.Encode()}},
+		}}}),
+		marshal(t, &smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_Commit{Commit: &smartbftprotos.Message{
+			Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{View: 3, Seq: 5}},
+		}}}))
+	for _, v := range after {
+		entries = append(entries, change(v))
+	}
+	return entries
+}
+
+// What was signed is stood by, also by who starts again.
+func TestBallot(t *testing.T) {
+	h := &consortium.Header{Height: 5}
+	last := &smartbftprotos.Proposal{Metadata: marshal(t, &smartbftprotos.ViewMetadata{ViewId: 2, LatestSequence: 4})}
+	ours := &smartbftprotos.Proposal{Header: h.Encode()}
+	other := &smartbftprotos.Proposal{Header: (&consortium.Header{Height: 5, Time: 1}).Encode()}
+	for _, tt := range []struct {
+		name          string
+		before, after []uint64 // view changes in the log
+		begun         uint64
+		inFlight      *smartbftprotos.Proposal
+		prepared      bool
+		sign          bool // view data for view 9
+	}{
+		{"with the vote", nil, nil, 3, ours, true, true},
+		{"without", nil, nil, 3, nil, false, false},
+		{"seen only", nil, nil, 3, ours, false, false},
+		{"another", nil, nil, 3, other, true, false},
+		{"a later view has begun", nil, []uint64{3}, 4, nil, false, true},
+		{"no later view has begun", nil, []uint64{3, 4, 5}, 3, nil, false, false},
+		{"brought by a later view", []uint64{5}, nil, 4, nil, false, false},
+		{"and a view after that has begun", []uint64{5}, nil, 7, nil, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b, err := recall(logOf(t, h, tt.before, tt.after))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := b.leave(&smartbftprotos.ViewData{NextView: 9, LastDecision: last, InFlightProposal: tt.inFlight, InFlightPrepared: tt.prepared}, tt.begun); got != tt.sign {
+				t.Errorf("signs: %v", got)
+			}
+			if b.cast(ownVote{6, h.Hash(), 8}) || !b.cast(ownVote{6, h.Hash(), 9}) {
+				t.Error("votes in a view that it has left, or not in the next")
+			}
+			old := marshal(t, &smartbftprotos.ViewMetadata{ViewId: 8})
+			if err := b.enterAt(old); !errors.Is(err, errLeft) {
+				t.Errorf("takes a proposal of a view that it has left: %v", err)
+			}
+		})
+	}
+	b, err := recall(logOf(t, h, nil, []uint64{3}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.cast(ownVote{6, h.Hash(), 3}) {
+		t.Error("the view change in the log is forgotten")
+	}
+	two := (&consortium.Header{Height: 5, Time: 1}).Hash()
+	if _, ok := b.castInFlight(ownVote{5, h.Hash(), 3}); !ok {
+		t.Error("no vote for the same block in a later view")
+	}
+	if _, ok := b.castInFlight(ownVote{5, two, 3}); ok || b.cast(ownVote{5, two, 4}) {
+		t.Error("two votes in one view")
+	}
+	if !b.cast(ownVote{5, two, 5}) {
+		t.Error("no vote in the next view")
+	}
+}
+
+// The leader's block is prepared by validator 2 alone. The next view brings it
+// to 3 and 4, which vote for it; 2 gets the votes, stores it, and is gone. 3 and
+// 4 must stand by their votes: with 1 they could agree on another block.
+func TestVoteForBlockInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 4, inVirtualTime)
+		first, second := tn.nodes[0], tn.nodes[1]
+		stage := 0
+		for _, n := range tn.nodes {
+			n.ahead = tn.aheadOf(n)
+			n.twist = func(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message {
+				tn.mu.Lock()
+				defer tn.mu.Unlock()
+				prepare, commit := m.GetPrepare() != nil, m.GetCommit() != nil
+				if stage == 1 && (prepare && to != second || commit) || stage == 2 && commit && to != second {
+					return nil
+				}
+				return m
+			}
+		}
+		at := func(s int) {
+			tn.mu.Lock()
+			defer tn.mu.Unlock()
+			stage = s
+		}
+		tn.start()
+		tn.await(tn.submit(1))
+		height := first.ledger.Tip().Head.Height
+		at(1)
+		ids := tn.submit(1)
+		time.Sleep(200 * time.Millisecond)
+		first.kill()
+		at(2)
+		for range 1000 {
+			time.Sleep(10 * time.Millisecond)
+			if second.ledger.Tip().Head.Height > height {
+				break
+			}
+		}
+		second.kill()
+		if second.ledger.Tip().Head.Height == height || tn.nodes[2].ledger.Tip().Head.Height > height || tn.nodes[3].ledger.Tip().Head.Height > height {
+			t.Fatal("the block in flight is not at validator 2 alone")
+		}
+		at(3)
+		first.start()
+		tn.await(append(ids, tn.submit(5)...))
+		second.start()
+		tn.await(tn.submit(5))
+		tn.stop()
+	})
+}

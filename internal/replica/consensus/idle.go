@@ -1,0 +1,70 @@
+package consensus
+
+import (
+	"runtime"
+	"sync"
+)
+
+// The lines around what the library's controller does. Its view changer hands it
+// an abort and waits until it is taken, for ever where the controller has ended
+// or never gets out of a decision: a reconfiguration, and the end of the library,
+// then wait for the view changer.
+const (
+	controllerStarts  = "Starting controller with view %d, sequence %d, and decisions %d"
+	controllerEnds    = "Exiting controller run; ID: %d"
+	controllerDecides = "Delivering to app from Controller decide the last decision proposal"
+	controllerDecided = "view(%d) + (decisionsInView(%d) / decisionsPerLeader(%d)), N(%d), blacklist(%v)"
+	abortLine         = "AbortView, the current view num is %d"
+)
+
+// controllerWatch knows whether the controller takes anything.
+type controllerWatch struct {
+	mu   sync.Mutex    // guards below
+	gone bool          // it has ended
+	idle chan struct{} // closed when it is out of its decision, nil outside one
+}
+
+func (w *controllerWatch) line(template string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch template {
+	case controllerStarts:
+		w.gone = false
+	case controllerDecides:
+		if w.idle == nil {
+			w.idle = make(chan struct{})
+		}
+	case controllerEnds, controllerDecided:
+		w.gone = template == controllerEnds
+		if w.idle != nil {
+			close(w.idle)
+			w.idle = nil
+		}
+	}
+}
+
+func (w *controllerWatch) state() (gone bool, idle chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.gone, w.idle
+}
+
+// meetController is called by the view changer, which waits here instead of
+// there, and ends where there is nobody to take its abort any more.
+func (s *session) meetController() {
+	for {
+		gone, idle := s.controller.state()
+		if idle == nil && !gone {
+			return
+		}
+		if !gone {
+			select {
+			case <-idle:
+				continue
+			case <-s.ending:
+			}
+		}
+		s.log.Debug("view changer ends: nobody takes its abort")
+		runtime.Goexit()
+	}
+}

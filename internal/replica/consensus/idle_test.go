@@ -1,0 +1,62 @@
+package consensus
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
+)
+
+// heldStore stores a block only when it may.
+type heldStore struct {
+	Ledger
+	hold atomic.Pointer[chan struct{}]
+}
+
+func (h *heldStore) Append(b *consortium.Block, source string, from peer.ID) error {
+	if hold := h.hold.Load(); hold != nil {
+		<-*hold
+	}
+	return h.Ledger.Append(b, source, from)
+}
+
+// While a validator stores a config block, the others ask it for a view change.
+// Its view changer has an abort for a controller that ends with that block.
+func TestConfigBlockInViewChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 4, inVirtualTime)
+		last := tn.nodes[3]
+		store := &heldStore{}
+		last.store = func(l Ledger) Ledger { store.Ledger = l; return store }
+		for _, n := range tn.nodes {
+			n.ahead = tn.aheadOf(n)
+		}
+		tn.start()
+		tn.await(tn.submit(1))
+		synctest.Wait()
+		hold := make(chan struct{})
+		store.hold.Store(&hold)
+		id := tn.change(func(c *consortium.Config) { c.Params.BatchRecords++ })
+		time.Sleep(200 * time.Millisecond)
+		s := last.engine.live.Load()
+		for _, from := range []uint64{1, 2, 3} {
+			s.give(from, &smartbftprotos.Message{Content: &smartbftprotos.Message_ViewChange{ViewChange: &smartbftprotos.ViewChange{NextView: 1}}})
+		}
+		time.Sleep(200 * time.Millisecond)
+		store.hold.Store(nil)
+		close(hold)
+		began := time.Now()
+		tn.await(append([]chain.Hash{id}, tn.submit(5)...))
+		if d := time.Since(began); d > reconfigTimeout || strings.Contains(last.told.String(), "left behind") {
+			t.Errorf("it took %v:\n%s", d, last.told.String())
+		}
+		tn.stop()
+	})
+}
