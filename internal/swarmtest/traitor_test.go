@@ -2,6 +2,7 @@ package swarmtest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,7 +76,10 @@ func betrayed(s *Swarm, treason treason, validators, traitors int, pause time.Du
 	}
 	named := 0
 	for _, n := range honest {
-		if strings.Contains(strings.Join(n.Node.Status().Reasons, "\n"), "double_vote: validator 1 (") && n.Log.Has("double_vote", "validator=1") {
+		told := slices.ContainsFunc(n.Node.Status().Reasons, func(why string) bool {
+			return strings.HasPrefix(why, "double_vote: ") && strings.Contains(why, " validator 1 (")
+		})
+		if told && n.Log.Has("double_vote", "validator=1") {
 			named++
 		}
 	}
