@@ -6,6 +6,8 @@ import (
 	"crypto/sha512"
 	"sync"
 
+	"filippo.io/edwards25519"
+	"filippo.io/edwards25519/field"
 	"github.com/oasisprotocol/curve25519-voi/curve"
 	"github.com/oasisprotocol/curve25519-voi/curve/scalar"
 )
@@ -13,7 +15,7 @@ import (
 // How many keys are remembered, so that who signs again and again is verified
 // faster.
 const (
-	keyTables  = 256  // of about 40 KiB each: the keys used last
+	keyTables  = 256  // of about 96 KiB each: the keys used last
 	keyCounts  = 4096 // keys without a table
 	tableAfter = 8    // signatures of one key: a table costs as much as it saves on them
 )
@@ -31,41 +33,74 @@ func (k PublicKey) verify(msg []byte, sig Signature) bool {
 }
 
 // verifyBy is verify with the multiples of −k, or without them for nil.
-func (k PublicKey) verifyBy(table *curve.EdwardsBasepointTable, msg []byte, sig Signature) bool {
-	var s, hram scalar.Scalar
+func (k PublicKey) verifyBy(table *multiples, msg []byte, sig Signature) bool {
+	if table == nil {
+		return k.verifyOnce(msg, sig)
+	}
+	var r extended
+	if !k.residue(&r, table, msg, sig) {
+		return false
+	}
+	var inverse field.Element
+	encoded := r.encode(inverse.Invert(&r.z))
+	return bytes.Equal(encoded[:], sig[:32])
+}
+
+// verifyOnce is verify without a table.
+func (k PublicKey) verifyOnce(msg []byte, sig Signature) bool {
+	var s, h scalar.Scalar
 	if _, err := s.SetCanonicalBytes(sig[32:]); err != nil {
 		return false
 	}
+	digest := k.challenge(msg, sig)
+	if _, err := h.SetBytesModOrderWide(digest[:]); err != nil {
+		return false
+	}
+	y := curve.CompressedEdwardsY(k)
+	var minus, r curve.EdwardsPoint
+	if _, err := minus.SetCompressedY(&y); err != nil {
+		return false
+	}
+	minus.Neg(&minus)
+	r.DoubleScalarMulBasepointVartime(&h, &minus, &s)
+	return bytes.Equal(y.SetEdwardsPoint(&r)[:], sig[:32])
+}
+
+// challenge is the hash of a signature, its key and what is signed.
+func (k PublicKey) challenge(msg []byte, sig Signature) (digest [sha512.Size]byte) {
 	h := sha512.New()
 	h.Write(sig[:32])
 	h.Write(k[:])
 	h.Write(msg)
-	var digest [sha512.Size]byte
-	if _, err := hram.SetBytesModOrderWide(h.Sum(digest[:0])); err != nil {
-		return false
-	}
-	var r, part curve.EdwardsPoint // r is [s]B − [hram]A
-	if table != nil {
-		r.MulBasepoint(curve.ED25519_BASEPOINT_TABLE, &s)
-		r.Add(&r, part.MulBasepoint(table, &hram))
-	} else if k.negated(&part) {
-		r.DoubleScalarMulBasepointVartime(&hram, &part, &s)
-	} else {
-		return false
-	}
-	var encoded curve.CompressedEdwardsY
-	return bytes.Equal(encoded.SetEdwardsPoint(&r)[:], sig[:32])
+	h.Sum(digest[:0])
+	return digest
 }
 
-// negated sets p to −A for the key A, and reports whether k is a point. Like the
-// standard library it takes encodings that are not canonical.
-func (k PublicKey) negated(p *curve.EdwardsPoint) bool {
-	y := curve.CompressedEdwardsY(k)
-	if _, err := p.SetCompressedY(&y); err != nil {
+// residue sets r to [s]B − [h]A, which has to be encoded as the signature says.
+// It reports whether s is reduced.
+func (k PublicKey) residue(r *extended, table *multiples, msg []byte, sig Signature) bool {
+	var s, h edwards25519.Scalar
+	if _, err := s.SetCanonicalBytes(sig[32:]); err != nil {
 		return false
 	}
-	p.Neg(p)
+	digest := k.challenge(msg, sig)
+	if _, err := h.SetUniformBytes(digest[:]); err != nil {
+		return false
+	}
+	r.zero()
+	r.addMultiple(baseMultiples(), (*[32]byte)(sig[32:]))
+	r.addMultiple(table, (*[32]byte)(h.Bytes()))
 	return true
+}
+
+// negated is −A for the key A, ok only where k is a point. Like the standard
+// library it takes encodings that are not canonical.
+func (k PublicKey) negated() (p *edwards25519.Point, ok bool) {
+	p, err := new(edwards25519.Point).SetBytes(k[:])
+	if err != nil {
+		return nil, false
+	}
+	return p.Negate(p), true
 }
 
 // keyCache holds multiples of keys that signed often.
@@ -82,12 +117,12 @@ func newKeyCache() *keyCache {
 
 type keyTable struct {
 	key   PublicKey
-	minus *curve.EdwardsBasepointTable // multiples of −A
+	minus *multiples // multiples of −A
 }
 
 // table returns the multiples of −k, nil for a key that has not signed often
 // lately or is none.
-func (c *keyCache) table(k PublicKey) *curve.EdwardsBasepointTable {
+func (c *keyCache) table(k PublicKey) *multiples {
 	c.mu.Lock()
 	if at := c.tables[k]; at != nil {
 		c.recent.MoveToFront(at)
@@ -106,11 +141,11 @@ func (c *keyCache) table(k PublicKey) *curve.EdwardsBasepointTable {
 	if !often {
 		return nil
 	}
-	var minus curve.EdwardsPoint
-	if !k.negated(&minus) {
+	minus, ok := k.negated()
+	if !ok {
 		return nil
 	}
-	t := &keyTable{k, curve.NewEdwardsBasepointTable(&minus)}
+	t := &keyTable{k, newMultiples(minus, keyBits)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.tables[k] == nil {
