@@ -17,7 +17,7 @@ import (
 const (
 	keyTables  = 256  // of about 96 KiB each: the keys used last
 	keyCounts  = 4096 // keys without a table
-	tableAfter = 8    // signatures of one key: a table costs as much as it saves on them
+	tableAfter = 16   // signatures of one key: a table costs as much as it saves on them
 )
 
 // verifiers is what this process knows about keys. It changes how long an
