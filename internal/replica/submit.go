@@ -58,7 +58,7 @@ func (r *Replica) Submit(ctx context.Context, raw []byte, wait bool) (Placed, er
 		done, forget = p.offers.wait(id)
 		defer forget()
 	}
-	err := error(chain.ErrKnown)
+	err := chain.ErrKnown
 	if p.offers.heldBack(id) == nil { // else it is ours, and waits for another epoch
 		err = p.pool.AddOwn(id, raw)
 	}

@@ -65,8 +65,7 @@ func TestCheckBlock(t *testing.T) {
 		"another hash":       checkBlock(&other, 5, records),
 		"a header in pieces": checkBlock(&parley.Block{Raw: parley.BlockRaw{Header: good.Raw.Header[2:]}}, 5, records),
 	} {
-		var wrong *wrongBytes
-		if !errors.As(err, &wrong) {
+		if _, wrong := errors.AsType[*wrongBytes](err); !wrong {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -180,7 +180,7 @@ func (l *load) pending(ctx context.Context, most int) (lines []string) {
 		waits := false
 		for _, n := range l.lab.nodes {
 			var r parley.Record
-			text := ""
+			var text string
 			if _, err := n.get(ctx, "records/"+id.String(), &r); err != nil {
 				text = err.Error()
 			} else if text = r.Status; r.Height != nil {

@@ -121,7 +121,7 @@ func removeSpace(ctx context.Context, space string) error {
 		return nil
 	}
 	pids, err := exec.CommandContext(ctx, "ip", "netns", "pids", space).Output()
-	for _, text := range strings.Fields(string(pids)) {
+	for text := range strings.FieldsSeq(string(pids)) {
 		if pid, bad := strconv.Atoi(text); bad == nil {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
 		}

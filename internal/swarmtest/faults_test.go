@@ -375,7 +375,7 @@ func (r *faultRun) open(t *testing.T, seed uint64) {
 	base := os.Getenv("SWARM_DIR")
 	var err error
 	if base == "" {
-		r.dir, err = os.MkdirTemp("", "swarm-"+name+"-")
+		r.dir, err = os.MkdirTemp("", "swarm-"+name+"-") //nolint:usetesting // what failed is kept
 	} else {
 		r.dir = filepath.Join(base, name)
 		err = os.MkdirAll(r.dir, 0o700)

@@ -69,7 +69,7 @@ func (o *operator) plan(least int) string {
 			out = append(out, n)
 		}
 	}
-	what := ""
+	var what string
 	if len(out) > 0 && (len(next.Validators) <= least || o.rnd.IntN(2) == 0) {
 		n := out[o.rnd.IntN(len(out))]
 		v := n.validator()

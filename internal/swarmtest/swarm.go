@@ -229,13 +229,6 @@ func (n *Node) Stop() {
 	}
 }
 
-// stop asks the run to end, and does not wait; Stop follows.
-func (n *Node) stop() {
-	if l := n.life.Load(); l != nil {
-		l.cancel()
-	}
-}
-
 // End waits for the run to end by itself and returns its error.
 func (n *Node) End() error {
 	l := n.life.Swap(nil)

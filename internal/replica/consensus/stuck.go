@@ -36,7 +36,7 @@ var reasons = map[reason]string{
 // restarts tells of a session that has to begin anew.
 func (s *session) restarts(why reason) {
 	s.metrics.restarts.WithLabelValues(string(why)).Inc()
-	s.log.Warn("engine begins anew: "+reasons[why], "height", s.ledger.Tip().Head.Height, "view", s.view.Load(), "waiting", s.pool.Len())
+	s.log.Warn("engine begins anew", "why", reasons[why], "height", s.ledger.Tip().Head.Height, "view", s.view.Load(), "waiting", s.pool.Len())
 }
 
 // anew ends the session soon.
