@@ -47,8 +47,9 @@ func TestStuckBeginsAnew(t *testing.T) {
 		for _, n := range tn.nodes {
 			sum += n.sessions()
 		}
-		if sum != len(tn.nodes)+1 {
-			t.Errorf("%d sessions, want one more than nodes", sum)
+		// A start takes a second, half a heartbeat, and then the next one is due.
+		if more := sum - len(tn.nodes); more < 1 || more > 2 {
+			t.Errorf("%d more sessions than nodes, want one or two", more)
 		}
 		tn.stop()
 	})
