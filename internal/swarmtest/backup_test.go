@@ -55,7 +55,7 @@ func (n *Node) signers(height uint64) []uint64 {
 	return b.Certificate.Signers
 }
 
-const waits = "not voting before the next block"
+const waits = "not voting before the others have committed later blocks"
 
 // A validator that comes back from a backup does not vote where it may have
 // voted before, however far behind the backup is; a block that the others

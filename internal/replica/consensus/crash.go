@@ -137,7 +137,7 @@ type BrakeError struct {
 }
 
 func (b *BrakeError) Error() string {
-	return fmt.Sprintf("%d crashes at height %d, the last: %s: %v, or before %s", b.crashes, b.height, b.last, ErrQuarantined, b.Until.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%d crashes at height %d, the last: %s: this validator does not vote before the next block, or before %s", b.crashes, b.height, b.last, b.Until.UTC().Format(time.RFC3339))
 }
 
 // Is makes it an ErrQuarantined.

@@ -26,10 +26,11 @@ func Protocol(net string) string { return "/parley/" + net + "/consensus/1" }
 
 // ErrQuarantined means that this validator may not vote yet: what it signed
 // before is not surely on its disk, or its engine crashed again and again at
-// one height. The caller follows the chain, and calls Run again when a block
-// above the present tip is stored, or at the time that a *BrakeError names; a
-// sole validator sets Config.SoleValidator.
-var ErrQuarantined = errors.New("this validator may not vote before the next block")
+// one height. The caller follows the chain, and calls Run again when nothing
+// that it signed can be undecided any more; after a *BrakeError at the next
+// block, or at the time that it names. A sole validator sets
+// Config.SoleValidator.
+var ErrQuarantined = errors.New("this validator may not vote before the others have committed later blocks")
 
 // Config is what the engine is told.
 type Config struct {

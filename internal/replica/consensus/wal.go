@@ -205,7 +205,7 @@ func (e *Engine) quarantine(why string) error {
 		e.waived = 0
 		return nil
 	}
-	e.log.Warn("not voting before the next block; set consortium.sole_validator = true if no other validator can vote", "why", why, "height", height)
+	e.log.Warn("not voting before the others have committed later blocks; set consortium.sole_validator = true if no other validator can vote", "why", why, "height", height)
 	return fmt.Errorf("%s: %w", why, ErrQuarantined)
 }
 

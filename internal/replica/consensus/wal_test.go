@@ -203,7 +203,7 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// A validator whose log is gone does not vote before the next block, but for a
+// A validator whose log is gone does not vote before later blocks of others, but for a
 // sole one that was told to.
 func TestQuarantine(t *testing.T) {
 	for _, tt := range []struct {
