@@ -88,10 +88,10 @@ func (w *running) promoted() func() bool {
 // ErrQuarantined.
 func (w *running) waitToVote(ctx context.Context, why error, free func() bool) error {
 	f := Finding{Code: "PLY-605", Title: "vote_waits", Severity: severityWarn}
-	f.Why = strings.TrimSuffix(why.Error(), ": "+consensus.ErrQuarantined.Error()) + ": this validator follows, and votes again after two blocks that the others commit"
+	f.Why = strings.TrimSuffix(why.Error(), ": "+consensus.ErrQuarantined.Error()) + ": this validator follows, and votes again when the others have committed two blocks"
 	if set := w.ledger.Tip().Set; set.Len()-1 < set.Quorum() {
 		f.Severity = severityCrit
-		f.Why += ", which they can not without it"
+		f.Why += ", which they can not do without it"
 	}
 	f.Why += "; only when no other validator can vote, and no old copy of this one runs: start it once with --set consortium.sole_validator=true"
 	w.findings.set(f)
