@@ -65,7 +65,7 @@ type Net struct {
 
 	mu       sync.Mutex
 	children map[string]*child // guarded by mu: nodes that this process started
-	clients  map[string]*client
+	clients  map[string]*Client
 }
 
 // Node is one node of a devnet, as devnet.json keeps it.
@@ -106,7 +106,7 @@ func Open(dir, binary string) (*Net, error) {
 }
 
 func newNet(dir, binary string) *Net {
-	return &Net{dir: dir, binary: binary, patience: stopTimeout, children: map[string]*child{}, clients: map[string]*client{}}
+	return &Net{dir: dir, binary: binary, patience: stopTimeout, children: map[string]*child{}, clients: map[string]*Client{}}
 }
 
 // Create opens the devnet in o.Dir, or makes its keys and genesis. It settles

@@ -187,7 +187,7 @@ func (l *loader) submit(stopping context.Context, i int) {
 		node := l.nodes[l.next.Add(1)%uint64(len(l.nodes))]
 		var r parley.Record
 		path := fmt.Sprintf("records?ack=committed&timeout=%s", commitLimit)
-		_, err := l.net.client(node.Name).do(ctx, http.MethodPost, path, draft, &r)
+		_, err := l.net.client(node.Name).Do(ctx, http.MethodPost, path, draft, &r)
 		if err == nil && r.Status == "committed" {
 			l.record(time.Since(begin), true, nil)
 			return
@@ -211,7 +211,7 @@ func (l *loader) submit(stopping context.Context, i int) {
 
 // later waits a moment where trying again may help: a node is away, or full.
 func (l *loader) later(ctx context.Context, err error) bool {
-	var refused *refusal
+	var refused *Refusal
 	if errors.As(err, &refused) && refused.Status != http.StatusTooManyRequests && refused.Status != http.StatusServiceUnavailable {
 		return false
 	}

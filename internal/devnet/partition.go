@@ -89,7 +89,7 @@ func (n *Net) cutAgain(ctx context.Context, names []string) error {
 				err = ended
 				return true
 			}
-			_, err = n.client(name).do(ctx, http.MethodPost, partitionPath, groupsBody(s.Partition), nil)
+			_, err = n.client(name).Do(ctx, http.MethodPost, partitionPath, groupsBody(s.Partition), nil)
 			return err == nil
 		})
 		if err != nil {
@@ -169,7 +169,7 @@ func (n *Net) tellAll(ctx context.Context, path string, body any) (down []string
 			down = append(down, node.Name)
 			continue
 		}
-		if _, err := n.client(node.Name).do(ctx, http.MethodPost, path, body, nil); err != nil {
+		if _, err := n.client(node.Name).Do(ctx, http.MethodPost, path, body, nil); err != nil {
 			return down, fmt.Errorf("%s: %w", node.Name, err)
 		}
 	}

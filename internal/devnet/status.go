@@ -68,7 +68,7 @@ func (n *Net) row(ctx context.Context, s *State, node Node) Row {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var status parley.Status
-	if _, err := n.client(node.Name).do(ctx, http.MethodGet, "status", nil, &status); err != nil {
+	if _, err := n.client(node.Name).Do(ctx, http.MethodGet, "status", nil, &status); err != nil {
 		if !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ECONNREFUSED) { // it does not listen yet
 			r.Why = err.Error()
 		}
@@ -84,7 +84,7 @@ func (n *Net) row(ctx context.Context, s *State, node Node) Row {
 	if status.Head != nil {
 		r.Height, r.Head = status.Head.Height, &status.Head.Hash
 		var c parley.Chain
-		if _, err := n.client(node.Name).do(ctx, http.MethodGet, "chain", nil, &c); err == nil {
+		if _, err := n.client(node.Name).Do(ctx, http.MethodGet, "chain", nil, &c); err == nil {
 			r.Records = c.RecordCount
 		}
 	}

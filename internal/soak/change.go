@@ -115,7 +115,7 @@ func (r *round) hand(ctx context.Context, admin *node, req parley.ChangeRequest)
 	ctx, cancel := context.WithTimeout(ctx, changeWait+askLimit)
 	defer cancel()
 	var c parley.Change
-	_, err := admin.do(ctx, http.MethodPost, "chain/validators?timeout="+changeWait.String(), req, &c)
+	_, err := admin.api.Do(ctx, http.MethodPost, "chain/validators?timeout="+changeWait.String(), req, &c)
 	return err
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/devnet"
 )
 
 const (
@@ -83,7 +84,7 @@ func newLab(ctx context.Context, dir, binary string, validators, followers int) 
 		name := fmt.Sprintf("n%d", i)
 		n := &node{index: i, name: name, validator: i <= validators, admin: i <= validators, space: w.space(i), binary: binary,
 			dir: filepath.Join(dir, name), config: filepath.Join(dir, name+".toml"), log: filepath.Join(dir, name+".log")}
-		n.http = newClient(n.dir)
+		n.api = devnet.NewClient(n.dir)
 		l.nodes = append(l.nodes, n)
 	}
 	if err := l.found(); err != nil {
@@ -237,7 +238,7 @@ func (l *lab) lock(yes bool) error {
 func (l *lab) close(ctx context.Context, keep bool) error {
 	for _, n := range l.nodes {
 		n.kill()
-		n.http.CloseIdleConnections()
+		n.api.HTTP.CloseIdleConnections()
 	}
 	err := l.network.remove(ctx)
 	if l.small != nil {

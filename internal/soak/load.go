@@ -17,6 +17,7 @@ import (
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/devnet"
 	"github.com/parley-p2p/parley/internal/swarmtest/checker"
 )
 
@@ -208,7 +209,7 @@ func (c *client) ask(ctx context.Context, n *node, r record, ack parley.Ack) che
 	defer cancel()
 	var got parley.Record
 	path := fmt.Sprintf("records?ack=%s&timeout=%s", ack, commitWait)
-	status, err := n.do(ctx, http.MethodPost, path, parley.Draft{Raw: r.raw}, &got)
+	status, err := n.api.Do(ctx, http.MethodPost, path, parley.Draft{Raw: r.raw}, &got)
 	e := judge(status, err, got)
 	e.Node, e.ID = n.name, r.id
 	if e.Kind == checker.Accepted && (n == c.fragile || !c.accept) {
@@ -240,11 +241,11 @@ func (c *client) count(k checker.Kind) *atomic.Int64 {
 
 // judge says what an answer promises.
 func judge(status int, err error, got parley.Record) checker.Entry {
-	var no *refusal
+	var no *devnet.Refusal
 	switch {
 	case errors.As(err, &no) && status == http.StatusGone:
-		return checker.Entry{Kind: checker.Rejected, Reason: no.reason}
-	case errors.As(err, &no) && status >= http.StatusInternalServerError && no.reason == "":
+		return checker.Entry{Kind: checker.Rejected, Reason: no.Reason}
+	case errors.As(err, &no) && status >= http.StatusInternalServerError && no.Reason == "":
 		return checker.Entry{Kind: checker.Unknown, Reason: no.Error()}
 	case errors.As(err, &no):
 		return checker.Entry{Kind: checker.Refused, Reason: no.Error()}

@@ -3,11 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +15,7 @@ import (
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/devnet"
 )
 
 const (
@@ -25,7 +23,6 @@ const (
 	stopLimit  = 20 * time.Second // for a node to drain; it promises 12 s
 	nurseEvery = time.Second      // between two starts of a node that ends by itself
 	configExit = 78               // exit code: a restart does not mend it
-	maxAnswer  = 16 << 20         // bytes; a block's records as JSON
 	tailBytes  = 2 << 10          // of a log, in a report
 )
 
@@ -40,7 +37,7 @@ type node struct {
 	dir      string // data directory
 	config   string // file
 	log      string // file
-	http     *http.Client
+	api      *devnet.Client
 	ended    func(n *node, code int) // the process ended, and nobody had asked it to
 	answered func(d time.Duration)   // it answered that long after its start
 
@@ -96,7 +93,7 @@ func (n *node) nurse(ctx context.Context, c *child) {
 	n.mu.Lock()
 	told := c.told
 	n.child = nil
-	n.http.CloseIdleConnections()
+	n.api.HTTP.CloseIdleConnections()
 	close(c.done)
 	n.mu.Unlock()
 	if told {
@@ -227,69 +224,8 @@ func (n *node) lastWords() string {
 	return string(bytes.TrimSpace(b[max(0, len(b)-tailBytes):]))
 }
 
-// newClient asks a node at its socket, for which it is no matter in which
-// namespace the node lives.
-func newClient(dataDir string) *http.Client {
-	path := parley.SocketPath(dataDir)
-	return &http.Client{Transport: &http.Transport{
-		MaxIdleConnsPerHost: 64,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
-	}}
-}
-
 func (n *node) get(ctx context.Context, path string, out any) (status int, err error) {
-	return n.do(ctx, http.MethodGet, path, nil, out)
-}
-
-// do sends body as JSON where there is one. An answer of 400 and above is left
-// as the status; out is for those below.
-func (n *node) do(ctx context.Context, method, path string, body, out any) (status int, err error) {
-	var r io.Reader
-	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return 0, err
-		}
-		r = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://localhost/api/v1/"+path, r)
-	if err != nil {
-		return 0, err
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := n.http.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil {
-		return 0, err
-	}
-	if res.StatusCode >= http.StatusBadRequest {
-		var p struct {
-			Reason string `json:"reason"`
-			Detail string `json:"detail"`
-		}
-		_ = json.Unmarshal(b, &p) // what is no problem has no reason
-		return res.StatusCode, &refusal{p.Reason, p.Detail}
-	}
-	return res.StatusCode, json.Unmarshal(b, out)
-}
-
-// refusal is an answer of 400 and above.
-type refusal struct{ reason, detail string }
-
-func (r *refusal) Error() string {
-	if r.reason != "" {
-		return r.reason + ": " + r.detail
-	}
-	return r.detail
+	return n.api.Do(ctx, http.MethodGet, path, nil, out)
 }
 
 // wipe empties the data directory of a node that does not run, but for its key.

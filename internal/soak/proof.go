@@ -9,6 +9,8 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/internal/swarmtest/checker"
+
+	"github.com/parley-p2p/parley/internal/devnet"
 )
 
 const (
@@ -54,7 +56,7 @@ func (n *node) proof(ctx context.Context, id chain.Hash) (*consortium.Proof, err
 	for {
 		var p consortium.Proof
 		_, err := n.get(ctx, "records/"+id.String()+"/proof", &p)
-		var no *refusal
+		var no *devnet.Refusal
 		if err == nil || errors.As(err, &no) || ctx.Err() != nil {
 			return &p, err
 		}

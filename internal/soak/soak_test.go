@@ -21,6 +21,7 @@ import (
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/devnet"
 	"github.com/parley-p2p/parley/internal/swarmtest/checker"
 )
 
@@ -296,10 +297,10 @@ func TestJudge(t *testing.T) {
 		{http.StatusOK, nil, parley.Record{Status: "committed", Height: &height, Index: &index, BlockHash: &hash}, checker.Committed},
 		{http.StatusOK, nil, parley.Record{Status: "committed"}, checker.Unknown},
 		{http.StatusAccepted, nil, parley.Record{Status: "pending"}, checker.Accepted},
-		{http.StatusGone, &refusal{reason: "expired"}, parley.Record{}, checker.Rejected},
-		{http.StatusConflict, &refusal{reason: "expired"}, parley.Record{}, checker.Refused},
-		{http.StatusServiceUnavailable, &refusal{reason: "mempool_full"}, parley.Record{}, checker.Refused},
-		{http.StatusInternalServerError, &refusal{detail: "broken"}, parley.Record{}, checker.Unknown},
+		{http.StatusGone, &devnet.Refusal{Reason: "expired"}, parley.Record{}, checker.Rejected},
+		{http.StatusConflict, &devnet.Refusal{Reason: "expired"}, parley.Record{}, checker.Refused},
+		{http.StatusServiceUnavailable, &devnet.Refusal{Reason: "mempool_full"}, parley.Record{}, checker.Refused},
+		{http.StatusInternalServerError, &devnet.Refusal{Detail: "broken"}, parley.Record{}, checker.Unknown},
 		{0, io.ErrUnexpectedEOF, parley.Record{}, checker.Unknown},
 	} {
 		if e := judge(c.status, c.err, c.got); e.Kind != c.want {

@@ -47,7 +47,7 @@ func (w *watch) read(ctx context.Context, n *node) {
 	if err != nil {
 		return
 	}
-	res, err := n.http.Do(req)
+	res, err := n.api.HTTP.Do(req)
 	if err != nil {
 		return
 	}
