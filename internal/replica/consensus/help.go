@@ -7,9 +7,12 @@ import (
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 )
 
+// A validator is helped so often in so long: more than its own votes, and few
+// enough that two who help each other come to an end. They are told by nothing
+// else: an answer looks like a vote, and those for several views go round at once.
 const (
-	helpEvery = 250 * time.Millisecond
-	helpMost  = 20 // times for one view; also two that help each other come to an end
+	helpMost = 20
+	helpSpan = 10 * time.Second
 )
 
 // help brings those up that are views behind us. The library takes a vote for a
@@ -21,28 +24,26 @@ type help struct {
 	last map[uint64]helped
 }
 
+// helped counts what a validator got since a moment.
 type helped struct {
-	view  uint64
+	since time.Time
 	count int
-	at    time.Time
 }
 
-// due reports whether to help a validator to a view now.
-func (h *help) due(id, view uint64, now time.Time) bool {
+// due reports whether to help a validator now, which counts.
+func (h *help) due(id uint64, now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.last == nil {
 		h.last = map[uint64]helped{}
 	}
 	l := h.last[id]
-	if l.view != view {
-		l = helped{view: view}
+	if now.Sub(l.since) >= helpSpan {
+		l = helped{since: now}
 	}
-	if l.count >= helpMost || now.Sub(l.at) < helpEvery {
-		return false
-	}
-	h.last[id] = helped{view, l.count + 1, now}
-	return true
+	l.count++
+	h.last[id] = l
+	return l.count <= helpMost
 }
 
 // bringUp answers a vote for a change to a view that we have reached with the
@@ -54,7 +55,7 @@ func (s *session) bringUp(id uint64, m *smartbftprotos.Message) bool {
 	if v == nil || v.NextView > s.early.joinedView() {
 		return false
 	}
-	if s.help.due(id, v.NextView, time.Now()) {
+	if s.help.due(id, time.Now()) {
 		s.peers.send(id, &smartbftprotos.Message{Content: &smartbftprotos.Message_ViewChange{ViewChange: &smartbftprotos.ViewChange{NextView: v.NextView}}})
 	}
 	return true

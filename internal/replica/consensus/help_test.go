@@ -36,22 +36,27 @@ func TestSpreadOverViews(t *testing.T) {
 	})
 }
 
-// Two that bring each other up come to an end, and a laggard is answered in
-// each view.
+// Two that answer each other's votes, for as many views as there are, come to an
+// end at once; who is still behind later is helped again.
 func TestHelpEnds(t *testing.T) {
-	var h help
-	now := time.Now()
+	sides, now := [2]help{}, time.Now()
+	votes := []int{0, 0, 1} // under way, by the side that gets them, one for each view
 	answers := 0
-	for range 10 * helpMost {
-		now = now.Add(helpEvery)
-		if h.due(2, 5, now) {
+	for len(votes) > 0 && answers < 1000 {
+		to := votes[0]
+		votes = votes[1:]
+		if sides[to].due(2, now) {
 			answers++
+			votes = append(votes, 1-to)
 		}
 	}
-	if answers != helpMost {
-		t.Errorf("%d answers", answers)
+	if answers != 2*helpMost {
+		t.Errorf("%d answers, want %d of each side", answers, helpMost)
 	}
-	if !h.due(2, 6, now) || h.due(2, 6, now) || !h.due(3, 5, now) {
-		t.Error("another view, too soon, another validator")
+	if sides[0].due(2, now.Add(helpSpan/2)) || !sides[0].due(3, now) {
+		t.Error("too soon, another validator")
+	}
+	if !sides[0].due(2, now.Add(helpSpan)) {
+		t.Error("it is not helped again")
 	}
 }
