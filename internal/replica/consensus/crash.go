@@ -153,6 +153,9 @@ type logger struct {
 	count  int
 }
 
+// reconfigLine is where the library begins to take another configuration.
+const reconfigLine = "Starting reconfig"
+
 // viewLine is the line by which the library tells its view.
 const viewLine = "Starting view with number %d, sequence %d, and decisions %d"
 
@@ -213,7 +216,7 @@ func (l *logger) note(template string, args []any) {
 		l.awaitInFlight(true)
 	case inFlightDecided, inFlightSynced, inFlightLate, inFlightStopped:
 		l.awaitInFlight(false)
-	case "Starting reconfig":
+	case reconfigLine:
 		l.reconfiguring(true)
 	case "Reconfig is done", "Evicted in reconfiguration, shutting down",
 		"Closing consensus since this node is not in the current set of nodes":

@@ -48,10 +48,9 @@ type session struct {
 	turn       turn
 	work       sync.WaitGroup // messages that are handed over late
 
-	jammed chan reason   // why the session has to begin anew
-	unread chan struct{} // the tip cannot be read
-	hangs  atomic.Bool   // a reconfiguration does not end
-	dead   atomic.Bool   // the library did not stop, and may do nothing more
+	jammed chan reason // why the session has to begin anew
+	hangs  atomic.Bool // a reconfiguration does not end
+	dead   atomic.Bool // the library did not stop, and may do nothing more
 
 	mu        sync.Mutex             // guards below
 	epoch     uint64                 // that the library knows
@@ -71,7 +70,7 @@ type session struct {
 func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballot) (*session, error) {
 	s := &session{
 		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan reason, 1),
-		unread: make(chan struct{}, 1), fed: map[chain.Hash]request{}, ballot: own, ending: make(chan struct{}),
+		fed: map[chain.Hash]request{}, ballot: own, ending: make(chan struct{}),
 	}
 	s.wal = fencedWAL{wal, s}
 	if e.cfg.InMemoryWAL {
@@ -173,8 +172,6 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 			s.forgetCrashes()
 		case why := <-s.jammed:
 			s.restarts(why)
-			return errStalled
-		case <-s.unread:
 			return errStalled
 		case now := <-tick.C:
 			if s.stalls(ctx, &w, now) {

@@ -20,6 +20,7 @@ const (
 	whyAnswer   reason = "answer"   // the controller waits for a view that has ended
 	whyInFlight reason = "inflight" // the view changer waits for votes that do not come
 	whyVote     reason = "vote"     // its view data would not say what we voted for
+	whyTorn     reason = "torn"     // the tip cannot be read
 	whyStuck    reason = "stuck"    // records wait, a quorum is there, and nothing else is known
 )
 
@@ -30,6 +31,7 @@ var reasons = map[reason]string{
 	whyAnswer:   "it waits for a view that has ended",
 	whyInFlight: "it waits for votes for the block in flight",
 	whyVote:     "its view data lack a vote that the log has",
+	whyTorn:     "its tip cannot be read",
 	whyStuck:    "records wait, a quorum is connected and no block comes",
 }
 

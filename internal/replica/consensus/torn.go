@@ -65,10 +65,7 @@ func (e *Engine) shown(height uint64) bool {
 // torn ends the session, and with it the library's goroutine that calls us:
 // there is no decision that it could be told.
 func (s *session) torn(err error) {
-	s.log.Error("engine begins anew: its tip cannot be read", "height", s.ledger.Tip().Head.Height, "err", err)
-	select {
-	case s.unread <- struct{}{}:
-	default:
-	}
+	s.log.Error("tip not read", "height", s.ledger.Tip().Head.Height, "err", err)
+	s.anew(whyTorn)
 	runtime.Goexit()
 }

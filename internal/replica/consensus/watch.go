@@ -118,7 +118,7 @@ func (s *session) handover(template string) {
 	switch template {
 	case "Node %d delivered proposal":
 		s.awaitAnswer(true)
-	case "view(%d) + (decisionsInView(%d) / decisionsPerLeader(%d)), N(%d), blacklist(%v)", "Starting reconfig":
+	case controllerDecided, reconfigLine:
 		s.awaitAnswer(false)
 	}
 }
