@@ -142,11 +142,11 @@ func (b *backup) items(dir string) ([]backupItem, error) {
 
 // sweepCheckpoints removes what a killed backup left.
 func sweepCheckpoints(dataDir string) {
-	old, err := filepath.Glob(filepath.Join(dataDir, checkpointName))
+	old, err := fs.Glob(os.DirFS(dataDir), checkpointName)
 	if err != nil {
 		return // the pattern is good
 	}
 	for _, dir := range old {
-		_ = os.RemoveAll(dir) // what stays costs room, and is tried again
+		_ = os.RemoveAll(filepath.Join(dataDir, dir)) // what stays costs room, and is tried again
 	}
 }

@@ -290,7 +290,7 @@ func TestRestoreBrokenOff(t *testing.T) {
 			if err := openDataDir(dir, "consortium"); err != nil {
 				t.Error(err)
 			}
-			if left, err := filepath.Glob(filepath.Join(escape(dir), "*.tmp")); err != nil || len(left) > 0 {
+			if left, err := fs.Glob(os.DirFS(dir), "*.tmp"); err != nil || len(left) > 0 {
 				t.Errorf("left: %v %v", left, err)
 			}
 		})

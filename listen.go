@@ -250,8 +250,8 @@ func openDataDir(dir, network string) error {
 	if !ownedByUs(info) {
 		return &StartError{104, fmt.Errorf("data directory %s belongs to another user: chown it to uid %d, or start as its owner", dir, os.Geteuid())}
 	}
-	if half, err := brokenOff(dir); err != nil || len(half) > 0 {
-		return &StartError{104, errors.Join(err, fmt.Errorf("data directory %s holds %s: a restore into it was broken off; restore again: parley backup restore FILE --data-dir %s", dir, strings.Join(half, ", "), dir))}
+	if half := brokenOff(dir); len(half) > 0 {
+		return &StartError{104, fmt.Errorf("data directory %s holds %s: a restore into it was broken off; restore again: parley backup restore FILE --data-dir %s", dir, strings.Join(half, ", "), dir)}
 	}
 	if err := checkMeta(dir, network); err != nil {
 		return err

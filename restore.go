@@ -112,10 +112,7 @@ func (o *RestoreOptions) open() (tmp string, was int, err error) {
 	if err != nil {
 		return "", was, fmt.Errorf("data directory: %w", err)
 	}
-	halves, err := brokenOff(dir)
-	if err != nil {
-		return "", was, err
-	}
+	halves := brokenOff(dir)
 	if len(halves) > 0 {
 		was = dirHalf
 	}
@@ -183,22 +180,14 @@ func notEmpty(dir, name string) error {
 // brokenOff names what restores left in a data directory that were killed
 // before all was in its place. One that was killed right after that left an
 // empty directory, which goes.
-func brokenOff(dir string) (names []string, err error) {
-	paths, err := filepath.Glob(filepath.Join(escape(dir), restoreName))
-	if err != nil {
-		return nil, fmt.Errorf("data directory: %w", err)
-	}
-	for _, path := range paths {
-		if os.Remove(path) != nil {
-			names = append(names, filepath.Base(path))
+func brokenOff(dir string) (names []string) {
+	left, _ := fs.Glob(os.DirFS(dir), restoreName) // the pattern is good
+	for _, name := range left {
+		if os.Remove(filepath.Join(dir, name)) != nil {
+			names = append(names, name)
 		}
 	}
-	return names, nil
-}
-
-// escape keeps a path from being a pattern.
-func escape(path string) string {
-	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
+	return names
 }
 
 // checkKeys looks at the keys that are where the backup's would go, of a killed

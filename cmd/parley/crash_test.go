@@ -72,7 +72,7 @@ func TestCrashes(t *testing.T) {
 		return string(b), err
 	}
 	status := func(want string) string {
-		for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(patience); ; { // each look is a process
 			text, err := ask("", "status")
 			if err == nil && strings.Contains(text, want) {
 				return text

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"time"
 
@@ -47,7 +46,7 @@ func loadCommand(g *globals) *cobra.Command {
 func (g *globals) loadFile(ctx context.Context, name, ack string) error {
 	r, total := g.in, int64(0)
 	if name != "-" {
-		f, err := os.Open(name)
+		f, err := openFile(name)
 		if err != nil {
 			return err
 		}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -126,9 +125,6 @@ func parseGenesisHash(c *cobra.Command, text string) (chain.Hash, error) {
 func (g *globals) readFile(name string, most int, what string) ([]byte, error) {
 	if name != "-" {
 		info, err := os.Stat(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &codeError{exitNotFound, err}
-		}
 		if err == nil && info.Size() > int64(most) {
 			return nil, fail(exitCheck, "%s has %d bytes, %s at most %d [PLY-008]", name, info.Size(), what, most)
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -119,7 +118,8 @@ func portFault(err error) error {
 	if taken.Key == "p2p.port" {
 		free = strings.TrimPrefix(free, ":")
 	}
-	return fmt.Errorf("%s %s is taken by %s: choose another, for example %s%s [PLY-201]", taken.Key, taken.Addr, cmp.Or(taken.Holder, "another process"), flag, free)
+	taken.Free = flag + free
+	return taken
 }
 
 func named(what string, err error) error {

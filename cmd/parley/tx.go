@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"strconv"
@@ -137,11 +139,20 @@ func draft(subject, mediaType string, body []byte) parley.Draft {
 
 const jsonMedia = "application/json"
 
+// openFile opens a file that the user names.
+func openFile(name string) (*os.File, error) {
+	f, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &codeError{exitNotFound, fmt.Errorf("no file %s: name one that is there [PLY-006]", name)}
+	}
+	return f, err
+}
+
 // readInput reads a file of at most most bytes, or stdin for "-".
 func (g *globals) readInput(name string, most int) ([]byte, error) {
 	r := g.in
 	if name != "-" {
-		f, err := os.Open(name)
+		f, err := openFile(name)
 		if err != nil {
 			return nil, err
 		}

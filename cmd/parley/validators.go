@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"os"
 	"slices"
@@ -275,10 +274,7 @@ func (f *changeFlags) admins(c *cobra.Command, _ []string) error {
 }
 
 func (f *changeFlags) apply(c *cobra.Command, args []string) error {
-	raw, err := f.readInput(args[0], maxChange)
-	if errors.Is(err, fs.ErrNotExist) {
-		return &codeError{exitNotFound, err}
-	}
+	raw, err := f.readFile(args[0], maxChange, "a change")
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,8 @@ import (
 const (
 	stopTimeout  = 10 * time.Second // as long as a node may drain
 	pollInterval = 100 * time.Millisecond
-	tailLines    = 12 // of a node's log in an error
+	portGone     = time.Second // for the ports of a node to be free: files of a killed process close after its memory
+	tailLines    = 12          // of a node's log in an error
 )
 
 // child is a process that we started and thus must wait for, lest it stays a
@@ -83,6 +84,10 @@ func (n *Net) abandon(ctx context.Context, s *State) error {
 // start starts one node in a session of its own: a Ctrl-C at our terminal does
 // not reach it.
 func (n *Net) start(ctx context.Context, s *State, node *Node) error {
+	last := node.OpsPort
+	wait, cancel := context.WithTimeout(ctx, portGone)
+	defer cancel()
+	poll(wait, 10*time.Millisecond, func() bool { return isFree(s.Bind, node.APIPort) && (last == 0 || isFree(s.Bind, last)) })
 	node.OpsPort = opsPort + slices.IndexFunc(s.Nodes, func(o Node) bool { return o.Name == node.Name })
 	if !isFree(s.Bind, node.OpsPort) {
 		node.OpsPort = 0

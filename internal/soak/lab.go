@@ -64,9 +64,11 @@ func (l *lab) admins() []*node {
 
 // spare is how many validators may be away while blocks are made.
 func (l *lab) spare() int {
-	n := len(l.validators())
-	faults := (n - 1) / 3
-	return n - (n+faults+2)/2
+	var set []consortium.Validator
+	for _, n := range l.validators() {
+		set = append(set, consortium.Validator{ID: uint64(n.index), Key: n.key})
+	}
+	return consortium.NewValidatorSet(set).Crashes()
 }
 
 // newLab makes keys, genesis, configurations and the network in dir, and

@@ -99,7 +99,7 @@ func (c *client) run(ctx context.Context) {
 		default:
 			c.write(ctx)
 		}
-		c.wait(ctx, time.Duration(5+c.rand.IntN(40))*time.Millisecond)
+		sleep(ctx, time.Duration(5+c.rand.IntN(40))*time.Millisecond)
 	}
 }
 
@@ -127,7 +127,7 @@ func (c *client) write(ctx context.Context) {
 		if c.rand.IntN(4) == 0 { // this client gives up: the record may come or not
 			return
 		}
-		c.wait(ctx, retryWait)
+		sleep(ctx, retryWait)
 		if ctx.Err() != nil {
 			return
 		}
@@ -141,13 +141,6 @@ func (c *client) pick() *node {
 		n = c.asks[c.rand.IntN(len(c.asks))]
 	}
 	return n
-}
-
-func (c *client) wait(ctx context.Context, d time.Duration) {
-	select {
-	case <-time.After(d):
-	case <-ctx.Done():
-	}
 }
 
 // sign makes a record; some can be committed for a few blocks only.

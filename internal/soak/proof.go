@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
-	"github.com/parley-p2p/parley/internal/swarmtest/checker"
-
 	"github.com/parley-p2p/parley/internal/devnet"
+	"github.com/parley-p2p/parley/internal/swarmtest/checker"
 )
 
 const (
@@ -36,7 +34,7 @@ func (r *round) prove(ctx context.Context) {
 		n := r.lab.nodes[i%len(r.lab.nodes)]
 		p, err := n.proof(ctx, e.ID)
 		if err == nil {
-			err = checkProof(p, r.lab.genesis, e)
+			err = checker.CheckProof(p, r.lab.genesis, e)
 		}
 		if ctx.Err() != nil {
 			return
@@ -62,17 +60,4 @@ func (n *node) proof(ctx context.Context, id chain.Hash) (*consortium.Proof, err
 		}
 		sleep(ctx, retryWait)
 	}
-}
-
-// checkProof holds a proof to the answer that a client was given.
-func checkProof(p *consortium.Proof, genesis chain.Hash, e checker.Entry) error {
-	proven, err := consortium.VerifyProof(p, genesis)
-	if err != nil {
-		return err
-	}
-	index, known := proven.Position()
-	if proven.ID != e.ID || proven.Hash != e.Block || proven.Header.Height != e.Height || known && index != int(e.Index) {
-		return fmt.Errorf("the proof is of record %s in block %d %s, index %d", proven.ID, proven.Header.Height, proven.Hash, index)
-	}
-	return nil
 }

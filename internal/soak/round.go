@@ -351,7 +351,7 @@ func (r *round) verdict(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, l.Close()) }()
 		nodes = append(nodes, checker.Node{Name: n.name, Chain: l, Runs: r.watch.told(n)})
 	}
-	report, err := checker.Judge(ctx, told, nodes, checker.Options{})
+	report, err := checker.Judge(ctx, told, nodes)
 	if err != nil {
 		return err
 	}

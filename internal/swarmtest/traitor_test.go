@@ -113,7 +113,7 @@ func (s *Swarm) judge(load *Load, nodes ...*Node) *checker.Report {
 		}()
 		held = append(held, checker.Node{Name: n.Name, Chain: c, Runs: n.runs})
 	}
-	report, err := checker.Judge(t.Context(), load.Told(), held, checker.Options{})
+	report, err := checker.Judge(t.Context(), load.Told(), held)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -339,15 +339,7 @@ func asDamage(err error) error {
 }
 
 func walNames(dir string) ([]string, error) {
-	paths, err := filepath.Glob(filepath.Join(dir, "????????????????.wal"))
-	if err != nil {
-		return nil, err
-	}
-	for i, p := range paths {
-		paths[i] = filepath.Base(p)
-	}
-	slices.Sort(paths)
-	return paths, nil
+	return fs.Glob(os.DirFS(dir), "????????????????.wal") // in order; a path may be no pattern
 }
 
 // setAside moves a lost log out of the way, for who wants to look at it.
@@ -371,13 +363,12 @@ func setAside(dir string) error {
 // tidy drops all but the newest copies of repaired files, and syncs the
 // directory, which the library does not.
 func tidy(dir string) error {
-	copies, err := filepath.Glob(filepath.Join(dir, "*.copy"))
+	copies, err := fs.Glob(os.DirFS(dir), "*.copy")
 	if err != nil {
 		return err
 	}
-	slices.Sort(copies)
 	for _, c := range copies[:max(0, len(copies)-keepCopies)] {
-		if err := os.Remove(c); err != nil {
+		if err := os.Remove(filepath.Join(dir, c)); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -367,4 +368,21 @@ func TestConsentIsForOneLoss(t *testing.T) {
 		}
 	}
 	tn.stop()
+}
+
+// A data directory may have a name that would be a pattern.
+func TestWALNamesTakeNoPattern(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "[d]a*")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"0000000000000002.wal", "0000000000000001.wal", "id"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names, err := walNames(dir)
+	if want := []string{"0000000000000001.wal", "0000000000000002.wal"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("%v, %v; want %v", names, err, want)
+	}
 }

@@ -74,9 +74,7 @@ func (j *judge) checkPlace(id chain.Hash, c Entry) bool {
 		hash := w.hash(c.Height)
 		switch {
 		case c.Height > w.height:
-			if !j.AllowBehind {
-				lost(w.node.Name, "the head is at %d", w.height)
-			}
+			lost(w.node.Name, "the head is at %d", w.height)
 			continue
 		case hash.IsZero():
 			lost(w.node.Name, "the block cannot be read")

@@ -131,21 +131,14 @@ type Node struct {
 	Runs []Run
 }
 
-// Options of Judge.
-type Options struct {
-	// AllowBehind lets nodes have lower heads than others: what they do not
-	// hold yet is no loss.
-	AllowBehind bool
-}
-
 // Judge compares what clients were told with what the nodes hold. The nodes
 // MUST be at rest. The error is ctx's, or that there is nothing to judge; what
 // a node cannot read is a violation.
-func Judge(ctx context.Context, told *Told, nodes []Node, o Options) (*Report, error) {
+func Judge(ctx context.Context, told *Told, nodes []Node) (*Report, error) {
 	if len(nodes) == 0 {
 		return nil, fmt.Errorf("check the chains: no node is given")
 	}
-	j := &judge{Report: &Report{}, Options: o, told: told, places: map[chain.Hash]place{}, configs: map[uint64]*consortium.Config{}}
+	j := &judge{Report: &Report{}, told: told, places: map[chain.Hash]place{}, configs: map[uint64]*consortium.Config{}}
 	j.checkJournal()
 	for _, n := range nodes {
 		w, err := j.walk(ctx, n)
@@ -175,7 +168,6 @@ func (p place) String() string { return fmt.Sprintf("height %d index %d", p.heig
 // judge is one run of Judge.
 type judge struct {
 	*Report
-	Options
 	told  *Told
 	walks []*walked
 

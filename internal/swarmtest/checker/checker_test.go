@@ -17,7 +17,7 @@ import (
 
 func TestCleanRun(t *testing.T) {
 	l := newLab(t)
-	r := l.judge(Options{})
+	r := l.judge()
 	if !r.OK() {
 		t.Fatal(r)
 	}
@@ -315,7 +315,7 @@ func TestPlantedFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			c.plant(l)
-			r := l.judge(Options{})
+			r := l.judge()
 			for _, w := range c.want {
 				found := false
 				for _, v := range r.Violations {
@@ -382,7 +382,7 @@ func TestAnyEntryCounts(t *testing.T) {
 			l.write(2, func(db *pebble.DB) error { return db.Set(key, old, pebble.Sync) })
 		}
 	}
-	if r := l.judge(Options{}); !r.OK() {
+	if r := l.judge(); !r.OK() {
 		t.Error(r)
 	}
 }

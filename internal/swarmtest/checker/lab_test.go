@@ -165,12 +165,12 @@ func (l *lab) write(node int, f func(db *pebble.DB) error) {
 	}
 }
 
-func (l *lab) judge(o Options) *Report {
+func (l *lab) judge() *Report {
 	l.t.Helper()
 	if err := l.reopen(); err != nil {
 		l.t.Fatal(err)
 	}
-	r, err := Judge(l.t.Context(), l.told, l.nodes, o)
+	r, err := Judge(l.t.Context(), l.told, l.nodes)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func (l *lab) try() (*Report, error) {
 	if err := l.reopen(); err != nil {
 		return nil, err
 	}
-	return l.judge(Options{}), nil
+	return l.judge(), nil
 }
 
 func (l *lab) reopen() error {

@@ -240,9 +240,6 @@ func (j *judge) compareHeader(w *walked, height uint64, hash chain.Hash) {
 }
 
 func (j *judge) compareHeads() {
-	if j.AllowBehind {
-		return
-	}
 	for _, w := range j.walks {
 		if w.height < j.Height {
 			j.add(Violation{Class: Behind, Node: w.node.Name, Height: w.height, Detail: fmt.Sprintf("the highest head is %d", j.Height)})
