@@ -17,9 +17,6 @@ import (
 // This file is what a node does that starts on a backup: it waits with its
 // vote, and verifies what it took on trust.
 
-// clockSkew is how far a proposer's clock may be before ours: see consensus.
-const clockSkew = 10 * time.Second
-
 // later makes a function that reports whether two blocks came after those that
 // this key may have signed, the upper one made after now by any clock that the
 // validators allow: from then on nothing that it signed before can be
@@ -30,7 +27,7 @@ const clockSkew = 10 * time.Second
 // q−1 other validators has, or helped to certify and has the block below it: so
 // the vote was for two above their highest head at most.
 func (w *running) later() func() bool {
-	after, head, at := uint64(time.Now().Add(clockSkew).UnixMilli()), false, uint64(0)
+	after, head, at := uint64(time.Now().Add(consensus.ClockSkew).UnixMilli()), false, uint64(0)
 	return func() bool {
 		tip := w.ledger.Tip()
 		if !head {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/internal/replica/chainsync"
+	"github.com/parley-p2p/parley/internal/replica/consensus"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 )
 
@@ -36,7 +37,7 @@ func TestLaterAllowsForClocks(t *testing.T) {
 		if later() {
 			t.Error("a block committed before the start frees the vote")
 		}
-		time.Sleep(clockSkew)
+		time.Sleep(consensus.ClockSkew)
 		b := c.Build()
 		b.Header.Height, b.Header.Prev, b.Header.Time = 2, old.Header.Hash(), uint64(time.Now().UnixMilli())
 		c.Seal(b)

@@ -155,7 +155,9 @@ func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
 		s.log.Debug("no vote for a block that is stored", "height", h.Height)
 		runtime.Goexit()
 	}
-	s.voteFor(p, h, len(aux) == 0)
+	if !s.voteFor(p, h, len(aux) == 0) {
+		return &types.Signature{ID: s.id} // goes nowhere: see SendConsensus
+	}
 	hash := h.Hash()
 	sig := consortium.SignVote(s.cfg.Key, s.genesis, hash, h.Height)
 	return &types.Signature{ID: s.id, Value: sig[:], Msg: consortium.VoteMessage(s.genesis, hash, h.Height)}
@@ -286,6 +288,9 @@ func (s *session) Nodes() []uint64 { return s.ledger.Tip().Set.IDs() }
 
 // SendConsensus queues a message. It never blocks.
 func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
+	if s.dead.Load() {
+		return
+	}
 	if v := m.GetViewData(); v != nil {
 		m = s.withoutDeadProposal(m)
 	}

@@ -133,7 +133,10 @@ func (b *ballot) lastVote(seq uint64) (view uint64, ok bool) {
 }
 
 // voteFor notes a vote before it is signed. A view that we have left ends here.
-func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool) {
+// It is false where there may be no second vote for the block in flight of a new
+// view: the library asks with a lock held, which it would hold for ever if its
+// goroutine ended, so it goes on behind the fence until the session begins anew.
+func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool) bool {
 	md := &smartbftprotos.ViewMetadata{}
 	if err := proto.Unmarshal(p.Metadata, md); err != nil {
 		s.die("metadata to sign: " + err.Error())
@@ -141,22 +144,24 @@ func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool)
 	v := ownVote{h.Height, h.Hash(), md.ViewId}
 	if !inFlight {
 		if !s.ballot.cast(v) {
-			s.log.Debug("no vote against what was signed", "height", v.seq, "view", v.view)
+			s.log.Debug("no vote against what was signed", "height", v.seq, "view", v.view, "header", v.header)
 			runtime.Goexit()
 		}
-		return
+		return true
 	}
 	other, ok := s.ballot.castInFlight(v)
 	if !ok {
-		s.log.Debug("no second vote in a view", "height", v.seq)
+		s.log.Debug("no second vote in a view", "height", v.seq, "view", v.view, "header", v.header)
+		s.dead.Store(true)
 		s.anew(whyVote)
-		runtime.Goexit()
+		return false
 	}
 	if other {
 		if err := s.keepVote(p, v.seq, md.ViewId, v.header); err != nil {
 			s.die("keep a vote: " + err.Error())
 		}
 	}
+	return true
 }
 
 // keepVote writes a vote for a block in flight to the log, as the library does

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,6 +150,37 @@ func TestVoteForBlockInFlight(t *testing.T) {
 		tn.await(append(ids, tn.submit(5)...))
 		second.start()
 		tn.await(tn.submit(5))
+		tn.stop()
+	})
+}
+
+// A leader can make its new view twice, with two blocks in flight. There is one
+// vote, and who is asked for a second one goes on in a new session, whose
+// library holds no lock for ever.
+func TestOneVoteForBlocksInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 4, inVirtualTime)
+		tn.start()
+		tn.await(tn.submit(1))
+		n := tn.nodes[2]
+		s, tip := n.engine.live.Load(), n.ledger.Tip()
+		vote := func(at time.Time) []byte {
+			h, body, bad, err := assemble(tip, tn.genesis.Hash(), metadata(t, 1, tip.Head.Height+1), nil, at, s.ledger.Committable)
+			if err != nil || len(bad) > 0 {
+				t.Fatal(bad, err)
+			}
+			return s.SignProposal(propose(h, body), nil).Value
+		}
+		if now := time.Now(); len(vote(now)) == 0 || len(vote(now)) == 0 {
+			t.Error("no vote for the same block again")
+		} else if len(vote(now.Add(time.Second))) > 0 {
+			t.Error("a second vote in one view")
+		}
+		time.Sleep(5 * time.Second)
+		tn.await(tn.submit(3))
+		if told := n.told.String(); n.sessions() != 2 || strings.Contains(told, "left behind") {
+			t.Errorf("%d sessions: %s", n.sessions(), told)
+		}
 		tn.stop()
 	})
 }

@@ -37,7 +37,7 @@ func (e *Engine) noteSkew(err error, now time.Time) {
 	tip := e.ledger.Tip()
 	if self, in := tip.Set.ByKey(e.self); in && bad.proposer == self {
 		f.Severity, f.Why = "crit", "our own proposal is out of time: "+bad.Error()
-	} else if timeOf(tip) > uint64(now.Add(clockSkew).UnixMilli()) {
+	} else if timeOf(tip) > uint64(now.Add(ClockSkew).UnixMilli()) {
 		f.Severity, f.Why = "crit", bad.Error()+", and a quorum has stored such a block: our clock is wrong; on this machine: timedatectl set-ntp true"
 	}
 	if news { // a proposer must not fill the disk

@@ -156,6 +156,10 @@ type logger struct {
 // reconfigLine is where the library begins to take another configuration.
 const reconfigLine = "Starting reconfig"
 
+// lateNewView is what the library dies of where a sync overtakes a new view that
+// it has already taken: see outdated for those that it has not.
+const lateNewView = "Node %d got an in flight proposal with sequence %d while its last decision was on sequence %d"
+
 // viewLine is the line by which the library tells its view.
 const viewLine = "Starting view with number %d, sequence %d, and decisions %d"
 
@@ -172,6 +176,10 @@ func (l *logger) Errorf(template string, args ...any) { l.warn(template, args) }
 // Panicf ends the process.
 func (l *logger) Panicf(template string, args ...any) {
 	l.fence()
+	if template == lateNewView {
+		l.anew(whyAhead)
+		runtime.Goexit()
+	}
 	l.die(line(template, args, maxLine))
 }
 
@@ -210,6 +218,9 @@ func (l *logger) note(template string, args []any) {
 	case joinedLine, informedLine:
 		l.complained(false)
 		if view, ok := number(args, 1); ok {
+			if template == informedLine {
+				l.early.dropNewViews(view)
+			}
 			l.reached(view, 0)
 		}
 	case inFlightLine:

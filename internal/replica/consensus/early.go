@@ -177,7 +177,18 @@ func (s *session) reached(joined, begun uint64) {
 
 // give hands a message to the library.
 func (s *session) give(from uint64, m *smartbftprotos.Message) {
+	if height := s.ledger.Tip().Head.Height; outdated(m, height, s.view.Load()) { // here: it may have been held
+		s.log.Debug("outdated new view dropped", "validator", from, "height", height)
+		return
+	}
 	s.gate.enter()
 	defer s.gate.leave()
 	s.bft.HandleMessage(from, m)
+}
+
+// dropNewViews forgets the new views up to one that a sync begins.
+func (e *early) dropNewViews(view uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.held = slices.DeleteFunc(e.held, func(h heldMessage) bool { return h.view <= view && h.m.GetNewView() != nil })
 }

@@ -33,8 +33,8 @@ func newGate() *gate {
 
 // gated are the log lines that move the gate.
 var gated = map[string]func(*gate){
-	"Node %d is creating a view %d for the in flight proposal": (*gate).shut,
-	"Node %d started a view %d for the in flight proposal":     (*gate).reopen,
+	inFlightLine: (*gate).shut,
+	"Node %d started a view %d for the in flight proposal": (*gate).reopen,
 	reconfigLine:       (*gate).settle,
 	"Reconfig is done": (*gate).reopen,
 	"Closing consensus since this node is not in the current set of nodes": (*gate).reopen,

@@ -416,10 +416,6 @@ func (s *session) receive(r io.Reader, id uint64) (*smartbftprotos.Message, erro
 	if err != nil {
 		return nil, chain.Invalid(chain.Malformed, "consensus message of validator %d: %v", id, err)
 	}
-	if height := s.ledger.Tip().Head.Height; outdated(m, height, s.view.Load()) {
-		s.log.Debug("outdated new view dropped", "validator", id, "height", height)
-		return nil, nil
-	}
 	return m, nil
 }
 

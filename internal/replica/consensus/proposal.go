@@ -16,9 +16,9 @@ import (
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
 
-// clockSkew is how far a proposer's clock may be before ours. Honest nodes may
+// ClockSkew is how far a proposer's clock may be before ours. Honest nodes may
 // differ on it; it cannot poison, for the next leader writes its own time.
-const clockSkew = 10 * time.Second
+const ClockSkew = 10 * time.Second
 
 // judge is the one rule for records. Proposer and verifier MUST use the same on
 // the same tip: where they differ, each leader's proposal is refused for ever.
@@ -208,7 +208,7 @@ type skewError struct {
 }
 
 func (e *skewError) Error() string {
-	return fmt.Sprintf("the clock of validator %d is %v ahead of ours, at most %v are allowed", e.proposer, e.ahead.Round(time.Millisecond), clockSkew)
+	return fmt.Sprintf("the clock of validator %d is %v ahead of ours, at most %v are allowed", e.proposer, e.ahead.Round(time.Millisecond), ClockSkew)
 }
 
 func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now time.Time) error {
@@ -236,7 +236,7 @@ func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now 
 		return fmt.Errorf("proposer is %d, want %d", h.Proposer, leader)
 	case h.Time <= timeOf(tip):
 		return fmt.Errorf("time %d is not after %d", h.Time, timeOf(tip))
-	case h.Time > uint64(now.Add(clockSkew).UnixMilli()):
+	case h.Time > uint64(now.Add(ClockSkew).UnixMilli()):
 		return &skewError{proposer: h.Proposer, ahead: time.UnixMilli(int64(h.Time)).Sub(now)}
 	}
 	return nil

@@ -50,7 +50,12 @@ type session struct {
 
 	jammed chan reason // why the session has to begin anew
 	hangs  atomic.Bool // a reconfiguration does not end
-	dead   atomic.Bool // the library did not stop, and may do nothing more
+
+	reconfig alarm // finds a reconfiguration that hangs
+	answer   alarm // finds a controller that waits for ever
+	inFlight alarm // finds a view for the block in flight that does
+
+	dead atomic.Bool // the library did not stop, and may do nothing more
 
 	mu        sync.Mutex             // guards below
 	epoch     uint64                 // that the library knows
@@ -58,12 +63,9 @@ type session struct {
 	bytes     int                    // of fed
 	pace      feedPace
 	complaint complaint
-	gone      bool        // evicted is closed
-	stuck     *time.Timer // ends a reconfiguration that hangs
-	answer    *time.Timer // finds a controller that waits for ever
-	inFlight  *time.Timer // finds a view for the block in flight that does
-	look      time.Time   // when to catch up while the leader is ahead
-	sound     soundness   // of the last proposal that somebody voted for
+	gone      bool      // evicted is closed
+	look      time.Time // when to catch up while the leader is ahead
+	sound     soundness // of the last proposal that somebody voted for
 }
 
 // newSession builds the library on the ledger's tip. It starts nothing.
@@ -301,14 +303,12 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 // under a lock that they need to complain about a leader, so it hangs when one
 // does that in this very moment, and the session begins anew.
 func (s *session) reconfiguring(on bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stuck != nil {
-		s.stuck.Stop()
-		s.stuck = nil
-	}
+	s.reconfig.clear()
 	if on {
-		s.stuck = time.AfterFunc(reconfigTimeout, func() { s.hangs.Store(true) })
+		s.reconfig.set(reconfigTimeout, func() {
+			s.hangs.Store(true)
+			s.anew(whyReconfig)
+		})
 	}
 }
 

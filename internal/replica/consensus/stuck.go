@@ -88,14 +88,8 @@ const (
 // in flight. It waits for ever where the others have decided that block, for
 // they do not vote again, and it looks at no other message.
 func (s *session) awaitInFlight(on bool) {
-	most := heartbeat(s.ledger.Tip().Config.Params)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.inFlight != nil {
-		s.inFlight.Stop()
-		s.inFlight = nil
-	}
+	s.inFlight.clear()
 	if on {
-		s.inFlight = time.AfterFunc(most, func() { s.anew(whyInFlight) })
+		s.inFlight.set(heartbeat(s.ledger.Tip().Config.Params), func() { s.anew(whyInFlight) })
 	}
 }

@@ -65,7 +65,7 @@ func (e *Engine) shown(height uint64) bool {
 // torn ends the session, and with it the library's goroutine that calls us:
 // there is no decision that it could be told.
 func (s *session) torn(err error) {
-	s.log.Error("tip not read", "height", s.ledger.Tip().Head.Height, "err", err)
+	s.log.Error("tip is damaged on disk: the engine begins anew, and waits for peers to serve it", "height", s.ledger.Tip().Head.Height, "err", err)
 	s.anew(whyTorn)
 	runtime.Goexit()
 }

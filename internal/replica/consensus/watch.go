@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"sync"
 	"time"
 )
 
@@ -65,10 +66,6 @@ func (w *watch) answer(ahead bool, height uint64, stall time.Duration, now time.
 // stalls reports whether the session has to begin anew.
 func (s *session) stalls(ctx context.Context, w *watch, now time.Time) bool {
 	tip := s.ledger.Tip()
-	if s.hangs.Load() {
-		s.restarts(whyReconfig)
-		return true
-	}
 	if !now.Before(w.until) && s.inVain(ctx, now) {
 		s.restarts(whyAlone)
 		return true
@@ -99,7 +96,7 @@ type pace struct {
 // next is called at each stall, and doubles the wait where the last start did
 // not move the tip.
 func (p *pace) next(height uint64) {
-	if p.wait > 0 && height == p.height {
+	if height == p.height {
 		p.wait = min(2*p.wait, restartMax)
 	} else {
 		p.wait = restartMin
@@ -124,14 +121,30 @@ func (s *session) handover(template string) {
 }
 
 func (s *session) awaitAnswer(on bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.answer != nil {
-		s.answer.Stop()
-		s.answer = nil
-	}
+	s.answer.clear()
 	if on {
-		s.answer = time.AfterFunc(handoverTime, func() { s.anew(whyAnswer) })
+		s.answer.set(handoverTime, func() { s.anew(whyAnswer) })
+	}
+}
+
+// alarm is a timer for one thing that has to end in time.
+type alarm struct {
+	mu    sync.Mutex // guards timer
+	timer *time.Timer
+}
+
+func (a *alarm) set(d time.Duration, f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.timer = time.AfterFunc(d, f)
+}
+
+func (a *alarm) clear() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.timer != nil {
+		a.timer.Stop()
+		a.timer = nil
 	}
 }
 

@@ -80,6 +80,11 @@ func (l *Ledger) FreeNew() error {
 	for _, e := range l.journal.open {
 		w.delete(heightKey(keyJournal, e.seq))
 	}
+	for _, x := range l.untold { // the other node tells
+		if err := l.setTold(&w, x.ID); err != nil {
+			return err
+		}
+	}
 	w.delete(keyMark)
 	if w.err == nil {
 		w.err = w.batch.Commit(pebble.Sync)
@@ -89,7 +94,7 @@ func (l *Ledger) FreeNew() error {
 	}
 	clear(l.journal.open)
 	l.journal.bytes = 0
-	l.untold = nil // the other node tells
+	l.untold = nil
 	return nil
 }
 

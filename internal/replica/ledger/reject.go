@@ -136,19 +136,9 @@ func (l *Ledger) Told(ids ...chain.Hash) error {
 	w := writer{batch: l.db.NewBatch()}
 	defer w.batch.Close()
 	for _, id := range ids {
-		r, err := l.Rejection(id)
-		if errors.Is(err, ErrNotFound) {
-			continue // too many came after it
-		}
-		if err != nil {
+		if err := l.setTold(&w, id); err != nil {
 			return err
 		}
-		r.Untold = false
-		v, err := json.Marshal(r)
-		if err != nil {
-			return fmt.Errorf("encode rejection of %s: %w", id, err)
-		}
-		w.set(hashKey(keyRejection, id), v)
 	}
 	if w.err == nil && !w.batch.Empty() {
 		w.err = w.batch.Commit(pebble.Sync)
@@ -156,6 +146,24 @@ func (l *Ledger) Told(ids ...chain.Hash) error {
 	if w.err != nil {
 		return fmt.Errorf("write rejections to ledger %s: %w", l.dir, w.err)
 	}
+	return nil
+}
+
+// setTold ends the mark of one rejection, where it is still kept.
+func (l *Ledger) setTold(w *writer, id chain.Hash) error {
+	r, err := l.Rejection(id)
+	if errors.Is(err, ErrNotFound) {
+		return nil // too many came after it
+	}
+	if err != nil {
+		return err
+	}
+	r.Untold = false
+	v, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode rejection of %s: %w", id, err)
+	}
+	w.set(hashKey(keyRejection, id), v)
 	return nil
 }
 
