@@ -68,8 +68,17 @@ func (g *globals) stream(ctx context.Context, types string, after uint64) error 
 		if err != nil {
 			return err
 		}
+		if e.Type == "hello" { // its snapshot is for dashboards
+			hello, err := decode[struct {
+				Seq uint64 `json:"seq"`
+			}](e.Data)
+			if err != nil {
+				return err
+			}
+			g.say("following what comes after event %d; Ctrl-C ends", hello.Seq)
+		}
 		if e.Type == "" || e.Type == "hello" {
-			continue // the snapshot is for dashboards
+			continue
 		}
 		shown++
 		if err := g.showEvent(message, e); err != nil {
