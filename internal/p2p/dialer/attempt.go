@@ -210,18 +210,25 @@ type work struct {
 	err  error         // how it ended; read after done
 }
 
-// alone connects unless another slot is at the same peer already. Then it waits
-// for that one, whose success and refusal are its own too: two at once would
-// get in each other's way.
+// alone makes the slot the peer's and connects.
 func (d *Dialer) alone(ctx context.Context, s *slot, who outcome) error {
 	d.host.ConnManager().Protect(who.id, s.tag())
+	d.mu.Lock()
+	s.id, s.dialled = who.id, who.dialled
+	d.mu.Unlock()
+	return d.single(ctx, who.id, func() error { return d.connect(ctx, s, who) })
+}
+
+// single runs f unless somebody is at the same peer already. Then it waits for
+// that one, whose success and refusal are its own too: two at once would get
+// in each other's way.
+func (d *Dialer) single(ctx context.Context, p peer.ID, f func() error) error {
 	mine := &work{done: make(chan struct{})}
 	for {
 		d.mu.Lock()
-		s.id, s.dialled = who.id, who.dialled
-		other := d.works[who.id]
+		other := d.works[p]
 		if other == nil {
-			d.works[who.id] = mine
+			d.works[p] = mine
 		}
 		d.mu.Unlock()
 		if other == nil {
@@ -230,16 +237,16 @@ func (d *Dialer) alone(ctx context.Context, s *slot, who outcome) error {
 		select {
 		case <-other.done:
 		case <-ctx.Done():
-			return fmt.Errorf("wait for another attempt at %s: %w", who.id, ctx.Err())
+			return fmt.Errorf("wait for another attempt at %s: %w", p, ctx.Err())
 		}
 		var refusal Refusal
 		if other.err == nil || errors.As(other.err, &refusal) {
 			return other.err
 		}
 	}
-	mine.err = d.connect(ctx, s, who)
+	mine.err = f()
 	d.mu.Lock()
-	delete(d.works, who.id)
+	delete(d.works, p)
 	d.mu.Unlock()
 	close(mine.done)
 	return mine.err
@@ -288,10 +295,8 @@ func (d *Dialer) mend(it *item) string {
 		return "" // the chain names it
 	case it.id != "":
 		return fmt.Sprintf("if the peer was set up anew, give its new id in %s", it.text)
-	case pinned && d.cfg.File != "":
-		return fmt.Sprintf("if %s was set up anew, stop this node and delete the line of %[1]s from %[2]s, or start it once without this static peer", it.text, d.cfg.File)
 	case pinned:
-		return fmt.Sprintf("if %s was set up anew, restart this node", it.text)
+		return fmt.Sprintf("if %s was set up anew, forget its old id: parley peers remove %[1]s, then parley peers add %[1]s", it.text)
 	}
 	return ""
 }
@@ -299,7 +304,14 @@ func (d *Dialer) mend(it *item) string {
 func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	return d.host.Connect(ctx, peer.AddrInfo{ID: p, Addrs: addrs})
+	if d.cfg.OptimiseRetries {
+		addrs = d.awake(p, addrs)
+	}
+	err := d.host.Connect(ctx, peer.AddrInfo{ID: p, Addrs: addrs})
+	if d.cfg.OptimiseRetries {
+		d.noteDial(p, err)
+	}
+	return err
 }
 
 // otherAddrs is where other items know the same peer to be.
@@ -386,11 +398,16 @@ func oneLine(err error) string {
 	return text
 }
 
-// letGo undoes what an attempt for a former member did; as with [Dialer.Keep],
-// the connection stays open.
+// letGo undoes what an attempt for a former item did. The connection with a
+// former member stays open, as with [Dialer.Keep]; what was removed by hand is
+// closed, as it would have been a moment before.
 func (d *Dialer) letGo(s *slot, p peer.ID) {
-	if p != "" && !d.Has(p) {
-		d.host.ConnManager().Unprotect(p, s.tag())
+	if p == "" || d.Has(p) {
+		return
+	}
+	d.host.ConnManager().Unprotect(p, s.tag())
+	if s.item.origin != OriginMember {
+		_ = d.host.Network().ClosePeer(p)
 	}
 }
 

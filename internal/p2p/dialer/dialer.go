@@ -27,8 +27,9 @@ import (
 // Tags under which connections are protected from being trimmed. Handshake
 // reads a peer's source from them.
 const (
-	tagStatic = "static"
-	tagMember = "member"
+	tagStatic  = "static"
+	tagMember  = "member"
+	tagTrusted = "trusted"
 )
 
 const (
@@ -41,9 +42,13 @@ const (
 // Config of a dialer.
 type Config struct {
 	Items       []string              // p2p.static_peers
+	Trusted     []peer.ID             // p2p.trusted_peers
 	DefaultPort int                   // of an item without one; 0 = 9906
 	Own         func() []ma.Multiaddr // where this node listens, no wildcards; nil = unknown
 	File        string                // static-peers.json; "" = nothing is kept
+	// OptimiseRetries lets addresses rest that failed for a lasting reason, as
+	// long as the peer has others.
+	OptimiseRetries bool
 	// DNSAddr resolves /dnsaddr; nil = the system's DNS.
 	DNSAddr network.MultiaddrDNSResolver
 }
@@ -72,17 +77,22 @@ type Dialer struct {
 	metrics metrics
 	wake    chan struct{} // the table changed: step again
 
-	fileMu sync.Mutex // one writer of the file at a time
+	changes sync.Mutex // one change by hand at a time; held over the file
+	fileMu  sync.Mutex // one writer of the file at a time
 
-	mu    sync.Mutex // guards below; nothing blocks under it
-	items []*item    // members last
-	works map[peer.ID]*work
-	kept  saved
+	mu      sync.Mutex // guards below; nothing blocks under it
+	items   []*item    // members last
+	works   map[peer.ID]*work
+	kept    saved
+	trusted map[peer.ID]string // → origin
+	hand    map[peer.ID]bool   // dialled by [Dialer.Connect], while it is connected
+	rests   restBook
 }
 
-// New reads the pins and takes over the items. An item that cannot be read is
-// told in the log and left out. Pins of items that are no longer there are
-// forgotten, in the file too.
+// New reads the pins, and takes over the items and trusted peers of the
+// configuration and those that were added at run time. An item that cannot be
+// read is told in the log and left out. Pins of items that are no longer there
+// are forgotten, in the file too.
 func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Dialer, error) {
 	kept, err := load(cfg.File)
 	if err != nil {
@@ -94,7 +104,7 @@ func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *even
 	}
 	d := &Dialer{
 		cfg: cfg, fns: fns, host: h, rep: rep, bus: bus, log: log, kept: kept,
-		metrics: newMetrics(reg), wake: make(chan struct{}, 1), works: map[peer.ID]*work{},
+		metrics: newMetrics(reg), wake: make(chan struct{}, 1), works: map[peer.ID]*work{}, trusted: map[peer.ID]string{}, hand: map[peer.ID]bool{},
 	}
 	now := time.Now()
 	for _, text := range cfg.Items {
@@ -107,8 +117,9 @@ func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *even
 			log.Warn("static peer left out", "item", text, "err", "it is listed twice")
 		}
 	}
+	changed := d.restore(now)
 	d.metrics.set(d.counts())
-	if d.forget() {
+	if d.forget() || changed {
 		if err := d.save(); err != nil {
 			return nil, err
 		}
@@ -212,7 +223,7 @@ func (d *Dialer) Has(p peer.ID) bool {
 type StaticPeer struct {
 	Item      string
 	ID        peer.ID // "" = not learned yet
-	Origin    string  // config | member
+	Origin    string  // config | api | member
 	State     State
 	Class     Class // of the last failure, "" = none since it was connected
 	Tries     int   // failed ones since then
@@ -227,12 +238,16 @@ func (d *Dialer) Static() []StaticPeer {
 	defer d.mu.Unlock()
 	list := []StaticPeer{}
 	for _, s := range d.shown() {
-		list = append(list, StaticPeer{
-			Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
-			LastError: s.lastErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled),
-		})
+		list = append(list, s.view())
 	}
 	return list
+}
+
+func (s *slot) view() StaticPeer { // mu held
+	return StaticPeer{
+		Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
+		LastError: s.lastErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled),
+	}
 }
 
 // shown is every slot but ourselves and second ways to one peer. mu held.
@@ -272,7 +287,7 @@ func (d *Dialer) save() error {
 	d.fileMu.Lock()
 	defer d.fileMu.Unlock()
 	d.mu.Lock()
-	now := saved{Pins: maps.Clone(d.kept.Pins)}
+	now := d.kept.clone()
 	d.mu.Unlock()
 	return now.write(d.cfg.File)
 }

@@ -19,6 +19,8 @@ import (
 const (
 	OriginConfig = "config"
 	OriginMember = "member"
+	OriginAPI    = "api"  // added at run time
+	originHand   = "hand" // dialled once, in no list
 )
 
 // item is one thing to be connected with: what the operator wrote, or a member

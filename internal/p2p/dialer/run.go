@@ -2,6 +2,7 @@ package dialer
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -138,6 +139,11 @@ func (d *Dialer) hear(sub *event.Subscription) {
 			if d.connected(v.Peer) {
 				continue
 			}
+			d.mu.Lock()
+			if dialling := d.hand[v.Peer]; !dialling {
+				delete(d.hand, v.Peer)
+			}
+			d.mu.Unlock()
 			d.each(v.Peer, func(s *slot) func() {
 				if s.retry.state != Connected {
 					return nil
@@ -152,6 +158,7 @@ func (d *Dialer) hear(sub *event.Subscription) {
 func (d *Dialer) recheck(now time.Time) {
 	d.mu.Lock()
 	ids := slotIDs(d.items)
+	maps.DeleteFunc(d.hand, func(p peer.ID, dialling bool) bool { return !dialling && !d.connected(p) })
 	d.mu.Unlock()
 	for _, p := range ids {
 		up := d.connected(p)

@@ -5,15 +5,23 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // saved is static-peers.json: what outlives a restart.
 type saved struct {
-	Pins map[string]peer.ID `json:"pins"` // item → the id that was learned for it
+	Pins    map[string]peer.ID `json:"pins"`              // item → the id that was learned for it
+	Added   []string           `json:"added,omitempty"`   // items of run time
+	Trusted []peer.ID          `json:"trusted,omitempty"` // at run time
+}
+
+func (s saved) clone() saved {
+	return saved{Pins: maps.Clone(s.Pins), Added: slices.Clone(s.Added), Trusted: slices.Clone(s.Trusted)}
 }
 
 // load reads the file at path; a missing one is an empty one.
@@ -30,7 +38,7 @@ func load(path string) (saved, error) {
 		return s, fmt.Errorf("read static peers: %w", err)
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
-		return s, fmt.Errorf("read static peers %s: %w; delete the file to learn the ids anew", path, err)
+		return s, fmt.Errorf("read static peers %s: %w; delete the file to learn the ids anew, and add again the peers that were added or trusted at run time", path, err)
 	}
 	if s.Pins == nil {
 		s.Pins = map[string]peer.ID{}

@@ -49,6 +49,9 @@ type Config struct {
 	APIPort        int
 	MaxPeers       int           // inbound peers, static ones not counted; 0 = no limit
 	StatusInterval time.Duration // of topic node_status; 0 = 10 s
+	// Source says who told us of a peer that we dialled, "" = nobody knows. It
+	// MUST be quick. Nil = nobody knows.
+	Source func(peer.ID) string
 }
 
 // Handshake greets peers, answers their greetings and knows who is ready. All

@@ -20,8 +20,9 @@ import (
 // Tags under which the dialer protects connections from being trimmed. They
 // are also the names of a peer's source.
 const (
-	tagStatic = "static"
-	tagMember = "member"
+	tagStatic  = "static"
+	tagMember  = "member"
+	tagTrusted = "trusted" // has a place like a static peer, wherever it came from
 )
 
 // Peer is a connected peer. What it says of itself is claimed, not proved, but
@@ -33,7 +34,7 @@ type Peer struct {
 	Addr        ma.Multiaddr
 	Transport   string // tcp | quic-v1 | ws
 	Security    string // noise | tls
-	Source      string // static | member | inbound | outbound
+	Source      string // static | member | inbound, else what Config.Source says, else outbound
 	Slot        string // static | inbound | outbound
 	Agent       string
 	Name        string
@@ -135,7 +136,14 @@ func (s *Handshake) source(p peer.ID, c network.Conn) (source, slot string) {
 			return tag, tagStatic
 		}
 	}
-	return direction(c), direction(c)
+	source, slot = direction(c), direction(c)
+	if s.cfg.Source != nil && source == "outbound" {
+		source = cmp.Or(s.cfg.Source(p), source)
+	}
+	if s.host.ConnManager().IsProtected(p, tagTrusted) {
+		slot = tagStatic
+	}
+	return source, slot
 }
 
 func direction(c network.Conn) string {
