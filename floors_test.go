@@ -28,6 +28,7 @@ var floors = map[string][]string{
 	// left wing: keepers, then doers
 	"internal/p2p/host":       {},
 	"internal/p2p/reputation": {},
+	"internal/p2p/history":    {},
 	"internal/p2p/handshake":  {"internal/p2p/host", "internal/p2p/reputation"},
 	"internal/p2p/dialer":     {"internal/p2p/host", "internal/p2p/reputation"},
 	"internal/p2p/gossip":     {"internal/p2p/host", "internal/p2p/reputation"},
@@ -42,7 +43,7 @@ var floors = map[string][]string{
 		"internal/replica/consensus"},
 
 	// the node: the only place where rooms are wired
-	"": {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip",
+	"": {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip", "internal/p2p/history",
 		"internal/replica", "internal/replica/ledger", "internal/replica/consensus"},
 
 	// roof
@@ -63,6 +64,8 @@ var outside = map[string][]string{
 	"github.com/libp2p/go-libp2p-pubsub":        {"internal/p2p/gossip"},
 	"github.com/hyperledger-labs/SmartBFT":      {"internal/replica/consensus"},
 	"github.com/cockroachdb/pebble/v2":          {"internal/replica/ledger", "internal/replica", "", "internal/swarmtest", "internal/swarmtest/checker", "bench"},
+	"modernc.org/sqlite":                        {"internal/p2p/history"},
+	"github.com/pressly/goose/v3":               {"internal/p2p/history"},
 	"github.com/coder/websocket":                {"api", "cmd/parley", "internal/devnet"},
 	"github.com/danielgtaylor/huma/v2":          {"api"},
 	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip"},

@@ -123,7 +123,7 @@ func (n *Node) Health() Health {
 		store.OK, store.Note, h.Status = false, err.Error(), "dead"
 	}
 	have, want := len(n.shake.Ready()), 0
-	if len(n.cfg.P2P.StaticPeers) > 0 {
+	if n.dial.Configured() > 0 {
 		want = n.cfg.P2P.MinPeers
 	}
 	peers := Check{Name: "peers", OK: have >= want, Have: &have, Want: &want}
@@ -180,7 +180,7 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 		ID: p.ID, State: "connected", Ready: p.Ready, Direction: p.Direction, Slot: p.Slot, Source: p.Source,
 		Address: n.peerAddress(p), Addr: p.Addr.String(), Transport: p.Transport, Security: p.Security, Agent: p.Agent, Name: p.Name,
 		BaseURL: p.BaseURL, Services: p.Status.Services.Names(), LatencyMS: float64(p.Latency.Microseconds()) / 1000,
-		ConnectedAt: inMS(p.ConnectedAt), LastSeen: inMS(p.LastSeen), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID),
+		ConnectedAt: inMS(p.ConnectedAt), LastSeen: inMS(p.LastSeen), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID), Trusted: n.dial.Trusted(p.ID),
 		Claimed: headOf(p.Claimed), Validated: headOf(p.Validated), Mesh: n.gossip.MeshOf(p.ID),
 		Score: score.Score, Points: score.Points, Standing: string(score.Standing), GossipScore: n.gossip.Score(p.ID),
 	}

@@ -176,7 +176,7 @@ func (n *Node) Start() {
 	l := &life{node: n, done: make(chan error, 1), ending: make(chan struct{}), ended: make(chan struct{})}
 	env := parley.Env{
 		Registry: prometheus.NewRegistry(),
-		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, Resolve: resolve,
+		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, NoHistory: true, Resolve: resolve,
 		Host:     []libp2p.Option{l.quic(), libp2p.ResourceManager(n.limits)},
 		LedgerFS: n.disk, MemoryWAL: n.wal, Listen: []multiaddr.Multiaddr{listen},
 	}

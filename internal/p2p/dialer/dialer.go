@@ -219,6 +219,19 @@ func (d *Dialer) Has(p peer.ID) bool {
 	return false
 }
 
+// Configured counts the items but members.
+func (d *Dialer) Configured() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, it := range d.items {
+		if it.origin != OriginMember {
+			n++
+		}
+	}
+	return n
+}
+
 // StaticPeer is one supervised peer.
 type StaticPeer struct {
 	Item      string
