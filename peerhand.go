@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
@@ -59,11 +60,18 @@ type PeerNote struct {
 // PeerDetail is all about one peer.
 type PeerDetail struct {
 	Peer
-	Protocols  []string       `json:"protocols"`
-	Addresses  []string       `json:"addresses"` // as far as the host knows them now
-	Streams    map[string]int `json:"streams"`   // open ones, by protocol
-	Reputation Reputation     `json:"reputation"`
-	Supervisor *StaticPeer    `json:"static_peer,omitempty"` // how trying goes, of one that is kept
+	Protocols  []string      `json:"protocols"`
+	Addresses  []string      `json:"addresses"` // as far as the host knows them now
+	Streams    []PeerStreams `json:"streams"`
+	Reputation Reputation    `json:"reputation"`
+	Supervisor *StaticPeer   `json:"static_peer,omitempty"` // how trying goes, of one that is kept
+}
+
+// PeerStreams counts the open streams of one protocol.
+type PeerStreams struct {
+	Protocol string `json:"protocol"`
+	In       int    `json:"in"`
+	Out      int    `json:"out"`
 }
 
 // Reputation is how a peer behaved.
@@ -240,7 +248,8 @@ func (n *Node) addrsOf(id peer.ID) []multiaddr.Multiaddr {
 
 // DisconnectPeer says goodbye to a connected peer and closes the connection.
 func (n *Node) DisconnectPeer(ctx context.Context, id peer.ID) (PeerNote, error) {
-	if _, ok := n.shake.Peer(id); !ok {
+	p, ok := n.Peer(id)
+	if !ok {
 		return PeerNote{}, fmt.Errorf("%w: %s is not connected", ErrNotFound, id)
 	}
 	n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
@@ -248,7 +257,8 @@ func (n *Node) DisconnectPeer(ctx context.Context, id peer.ID) (PeerNote, error)
 	if n.dial.Has(id) {
 		note = "this node keeps the peer and connects again: parley peers remove ends that for a static peer"
 	}
-	return n.noted(id, note), nil
+	p.State, p.Ready = "known", false // the table forgets it a moment later
+	return PeerNote{p, note}, nil
 }
 
 // TrustPeer makes a peer, which need not be known, a trusted one: it is never
@@ -322,7 +332,7 @@ func (n *Node) KnownPeers() []Peer {
 
 // PeerDetail tells all about a peer that is connected or known.
 func (n *Node) PeerDetail(id peer.ID) (PeerDetail, bool) {
-	d := PeerDetail{Protocols: []string{}, Addresses: texts(n.host.Peerstore().Addrs(id)), Streams: map[string]int{}, Reputation: n.rep.Score(id)}
+	d := PeerDetail{Protocols: []string{}, Addresses: texts(n.host.Peerstore().Addrs(id)), Streams: n.streamsOf(id), Reputation: n.rep.Score(id)}
 	p, ok := n.Peer(id)
 	if !ok {
 		known := n.KnownPeers()
@@ -344,11 +354,6 @@ func (n *Node) PeerDetail(id peer.ID) (PeerDetail, bool) {
 		}
 		slices.Sort(d.Protocols)
 	}
-	for _, c := range n.host.Network().ConnsToPeer(id) {
-		for _, s := range c.GetStreams() {
-			d.Streams[string(s.Protocol())]++
-		}
-	}
 	if d.Reputation.Reasons == nil {
 		d.Reputation.Reasons = []reputation.Reason{}
 	}
@@ -358,6 +363,28 @@ func (n *Node) PeerDetail(id peer.ID) (PeerDetail, bool) {
 		}
 	}
 	return d, true
+}
+
+// streamsOf counts the open streams with a peer, in the order of protocols.
+func (n *Node) streamsOf(id peer.ID) []PeerStreams {
+	list := []PeerStreams{}
+	for _, c := range n.host.Network().ConnsToPeer(id) {
+		for _, st := range c.GetStreams() {
+			name := string(st.Protocol())
+			i := slices.IndexFunc(list, func(s PeerStreams) bool { return s.Protocol == name })
+			if i < 0 {
+				i = len(list)
+				list = append(list, PeerStreams{Protocol: name})
+			}
+			if st.Stat().Direction == network.DirInbound {
+				list[i].In++
+			} else {
+				list[i].Out++
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b PeerStreams) int { return cmp.Compare(a.Protocol, b.Protocol) })
+	return list
 }
 
 // PeerHistory lists what happened with connections, newest first: of one peer,

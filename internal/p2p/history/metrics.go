@@ -15,7 +15,7 @@ func newMetrics(h *History) *metrics {
 			Name: "parley_history_written_total", Help: "Entries of the history of connections that were written.",
 		}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "parley_history_dropped_total", Help: "What the history of connections lacks: a flood of strangers, a disk that takes nothing, a bus too fast.",
+			Name: "parley_history_dropped_total", Help: "What the history of connections lacks: a flood of strangers, a full disk, a bus too fast.",
 		}, []string{"reason"}),
 		pending: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "parley_history_pending", Help: "Entries of the history of connections that wait for the disk.",
