@@ -30,6 +30,8 @@ type globals struct {
 	out, err io.Writer
 }
 
+const defaultTimeout = 10 * time.Second
+
 func newGlobals() *globals { return &globals{in: os.Stdin, out: os.Stdout, err: os.Stderr} }
 
 func (g *globals) register(root *cobra.Command) {
@@ -41,7 +43,7 @@ func (g *globals) register(root *cobra.Command) {
 	f.DurationVar(&g.watch, "watch", 0, "show again every 2s, or --watch=5s")
 	f.Lookup("watch").NoOptDefVal = "2s"
 	f.IntVar(&g.limit, "limit", 0, "at most so many rows")
-	f.DurationVar(&g.timeout, "timeout", 10*time.Second, "for the node to answer")
+	f.DurationVar(&g.timeout, "timeout", defaultTimeout, "for the node to answer")
 	f.StringVar(&g.config, "config", "", "configuration file (default: ./parley.toml, the user's, /etc/parley)")
 	f.StringVar(&g.dataDir, "data-dir", "", "data directory of the node to run or to ask")
 	f.StringVar(&g.color, "color", "auto", "auto, always or never")
