@@ -188,7 +188,7 @@ func (n *Node) open() error {
 func (n *Node) openHistory() (*history.History, error) {
 	cfg := history.Config{Keep: n.cfg.History.Keep}
 	if !n.env.NoHistory {
-		cfg.File = filepath.Join(n.cfg.DataDir, "history.db")
+		cfg.File = filepath.Join(n.cfg.DataDir, historyName)
 	}
 	return history.Open(cfg, n.bus, n.room("p2p.history"), n.env.Registry)
 }

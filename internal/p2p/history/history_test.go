@@ -363,6 +363,44 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// A copy of a file that is in use is whole, and opens as a history of its own.
+func TestCopy(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{File: filepath.Join(dir, "history.db")})
+	defer l.close()
+	p, to := newID(t), filepath.Join(dir, "copy.db")
+	l.bus.Publish(ready(p), gone(p, "us", "x", 0, ""))
+	l.take()
+	l.flush(t.Context(), time.Now())
+	if err := Copy(t.Context(), l.cfg.File, to); err != nil {
+		t.Fatal(err)
+	}
+	if err := Copy(t.Context(), l.cfg.File, to); err == nil {
+		t.Error("a file was overwritten")
+	}
+	if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	c := open(t, Config{File: to})
+	if got := words(c.page("", 0, 10)); got != "disconnected x; connected" || c.log.Len() > 0 {
+		t.Errorf("the copy has %s: %s", got, c.log)
+	}
+	c.close()
+	for name, from := range map[string]string{"none": filepath.Join(dir, "none.db"), "text": filepath.Join(dir, "text.db")} {
+		if name == "text" {
+			if err := os.WriteFile(from, bytes.Repeat([]byte("no database "), 100), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := Copy(t.Context(), from, filepath.Join(dir, name+".copy")); err == nil {
+			t.Errorf("%s was copied", name)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "none.db")); err == nil {
+			t.Error("copying made its source")
+		}
+	}
+}
+
 // A broken file is set aside and never keeps a node from starting.
 func TestBrokenFile(t *testing.T) {
 	dir := t.TempDir()

@@ -58,8 +58,7 @@ func openSQLite(ctx context.Context, path string) (store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open history: %w", err)
 	}
-	name := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: pragmas}
-	db, err := sql.Open("sqlite", name.String())
+	db, err := sql.Open("sqlite", dataSource(path, pragmas))
 	if err != nil {
 		return nil, fmt.Errorf("open history %s: %w", path, err)
 	}
@@ -68,6 +67,32 @@ func openSQLite(ctx context.Context, path string) (store, error) {
 		return nil, errors.Join(fmt.Errorf("open history %s: %w", path, err), db.Close())
 	}
 	return &file{db}, nil
+}
+
+// dataSource names a file to the library, whatever is in its path.
+func dataSource(path, query string) string {
+	u := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query}
+	return u.String()
+}
+
+// Copy writes the history in the file from, which may be in use, to a new file.
+func Copy(ctx context.Context, from, to string) (err error) {
+	db, err := sql.Open("sqlite", dataSource(from, "mode=ro&_pragma=busy_timeout(5000)"))
+	if err != nil {
+		return fmt.Errorf("copy history: %w", err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	made, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // sqlite takes an empty file
+	if err == nil {
+		err = made.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("copy history: %w", err)
+	}
+	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", to); err != nil {
+		return fmt.Errorf("copy history: %w", err)
+	}
+	return nil
 }
 
 func migrate(ctx context.Context, db *sql.DB) error {
