@@ -255,18 +255,10 @@ func (h *History) open(ctx context.Context, now time.Time) {
 	}
 	h.openAt = now.Add(openEvery)
 	var s store = &memory{}
+	var last uint64
 	var err error
 	if h.cfg.File != "" {
-		s, err = openFile(ctx, h.cfg.File, h.log)
-	}
-	var last uint64
-	if err == nil {
-		if err = s.prune(ctx, now.Add(-h.cfg.Keep)); err == nil {
-			last, err = s.last(ctx)
-		}
-		if err != nil {
-			_ = s.close()
-		}
+		s, last, err = openFile(ctx, h.cfg.File, now.Add(-h.cfg.Keep), h.log)
 	}
 	if err != nil {
 		if now.Sub(h.warnAt) >= warnEvery {

@@ -189,6 +189,33 @@ func TestReadWhileWriting(t *testing.T) {
 	wg.Wait()
 }
 
+// flushing writes what is pending just before it is read.
+type flushing struct {
+	store
+	l *lab
+}
+
+func (f flushing) page(ctx context.Context, p peer.ID, before uint64, limit int) ([]Entry, error) {
+	f.l.flush(ctx, time.Now())
+	return f.store.page(ctx, p, before, limit)
+}
+
+// What moves from memory to disk between two looks is seen once.
+func TestReadAcrossAFlush(t *testing.T) {
+	l := open(t, Config{File: filepath.Join(t.TempDir(), "history.db")})
+	defer l.close()
+	l.store = flushing{l.store, l}
+	p := newID(t)
+	l.bus.Publish(ready(p), gone(p, "us", "1", 0, ""))
+	l.take()
+	l.flush(t.Context(), time.Now())
+	l.bus.Publish(gone(p, "us", "2", 0, ""), gone(p, "us", "3", 0, ""))
+	l.take()
+	if got := words(l.page("", 0, 10)); got != "disconnected 3; disconnected 2; disconnected 1; connected" {
+		t.Errorf("read: %s", got)
+	}
+}
+
 // In virtual time the history is in memory: it writes by its timer, and ends.
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

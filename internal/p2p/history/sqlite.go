@@ -30,24 +30,37 @@ const (
 	fileConns = 2 // one writes, one reads
 )
 
-// openFile opens or makes the file. A broken one is set aside, in place of the
-// one before, and a new one is made.
-func openFile(ctx context.Context, path string, log *slog.Logger) (store, error) {
-	f, err := openSQLite(ctx, path)
-	if err == nil || !isBroken(err) {
-		return f, err
+// openFile opens or makes the file, pruned, and finds its highest Seq. A broken
+// one is set aside, in place of the one before, and a new one is made.
+func openFile(ctx context.Context, path string, oldest time.Time, log *slog.Logger) (s store, last uint64, err error) {
+	s, last, err = tryFile(ctx, path, oldest)
+	if !isBroken(err) {
+		return s, last, err
 	}
 	aside := path + ".broken"
 	if err := os.Rename(path, aside); err != nil {
-		return nil, fmt.Errorf("set the broken history aside: %w", err)
+		return nil, 0, fmt.Errorf("set the broken history aside: %w", err)
 	}
 	for _, end := range []string{"-wal", "-shm"} { // they are of the file that was broken
 		if err := os.Remove(path + end); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("remove what is left of the broken history: %w", err)
+			return nil, 0, fmt.Errorf("remove what is left of the broken history: %w", err)
 		}
 	}
 	log.Warn("history is broken: set aside, and begun anew", "file", path, "aside", aside, "err", err)
-	return openSQLite(ctx, path)
+	return tryFile(ctx, path, oldest)
+}
+
+func tryFile(ctx context.Context, path string, oldest time.Time) (s store, last uint64, err error) {
+	if s, err = openSQLite(ctx, path); err != nil {
+		return nil, 0, err
+	}
+	if err = s.prune(ctx, oldest); err == nil {
+		last, err = s.last(ctx)
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, s.close())
+	}
+	return s, last, nil
 }
 
 func openSQLite(ctx context.Context, path string) (store, error) {
