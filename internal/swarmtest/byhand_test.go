@@ -8,6 +8,7 @@ import (
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/event"
 )
 
 // connected reports whether n has x as a ready peer.
@@ -33,9 +34,18 @@ func TestPeersByHand(t *testing.T) {
 		ctx := s.T.Context()
 
 		// once: an operator's connection is told as such and does not come back
+		sub := a.Events().Subscribe()
+		defer sub.Close()
 		p, err := a.ConnectPeer(ctx, b.Addr())
 		if err != nil || p.ID != b.ID() || !p.Ready || p.Source != "operator" || p.Static {
 			t.Fatalf("connect: %+v, %v", p, err)
+		}
+		events, _ := sub.Take(1000)
+		if !slices.ContainsFunc(events, func(e event.Envelope) bool {
+			c, ok := e.Data.(event.PeerConnected)
+			return ok && c.Peer == b.ID() && c.Source == "operator"
+		}) {
+			t.Errorf("the stream does not tell that it was by hand: %+v", events)
 		}
 		if _, err := a.DisconnectPeer(ctx, b.ID()); err != nil {
 			t.Fatal(err)
