@@ -174,6 +174,7 @@ type StaticPeer struct {
 	LastError string     `json:"last_error"`
 	NextAt    *time.Time `json:"next_at"`
 	Addresses []string   `json:"addresses"`
+	Resting   []string   `json:"resting"` // of them: not tried for now, since they failed for a lasting reason
 }
 
 // Chain sums up the chain.

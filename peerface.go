@@ -234,7 +234,7 @@ func (n *Node) StaticPeers() []StaticPeer {
 	list := []StaticPeer{}
 	for _, s := range n.dial.Static() {
 		v := StaticPeer{Item: s.Item, ID: s.ID, Origin: s.Origin, State: string(s.State), Class: string(s.Class), Tries: s.Tries,
-			LastError: s.LastError, Addresses: texts(s.Addresses)}
+			LastError: s.LastError, Addresses: texts(s.Addresses), Resting: texts(s.Resting)}
 		if !s.NextAt.IsZero() {
 			at := inMS(s.NextAt)
 			v.NextAt = &at

@@ -163,19 +163,22 @@ func viewPeer(p parley.PeerDetail) *table {
 		}
 		t.add("trying", fmt.Sprintf("%s, %s, next %s", s.State, plural(s.Tries, "failed attempt", "failed attempts"), next))
 		t.add("last error", s.Class+": "+s.LastError)
+		if len(s.Resting) > 0 {
+			t.add("resting", strings.Join(s.Resting, ", "))
+		}
 	}
 	return t
 }
 
 func viewStatic(l list[parley.StaticPeer]) *table {
 	t := &table{columns: []column{{name: "ITEM"}, {name: "STATE"}, {name: "ORIGIN"}, {name: "TRIES", right: true}, {name: "NEXT"}, {name: "PEER"}, {name: "CLASS"},
-		{name: "LAST ERROR"}, {name: "PEER ID", wide: true}}, empty: "no peers are kept: parley peers add HOST:PORT, or PEERS"}
+		{name: "LAST ERROR"}, {name: "PEER ID", wide: true}, {name: "RESTING", wide: true}}, empty: "no peers are kept: parley peers add HOST:PORT, or PEERS"}
 	for _, p := range l.Items {
 		next := ""
 		if p.NextAt != nil {
 			next = when(*p.NextAt)
 		}
-		t.add(p.Item, p.State, p.Origin, strconv.Itoa(p.Tries), next, short(p.ID.String()), p.Class, p.LastError, p.ID.String())
+		t.add(p.Item, p.State, p.Origin, strconv.Itoa(p.Tries), next, short(p.ID.String()), p.Class, p.LastError, p.ID.String(), strings.Join(p.Resting, " "))
 	}
 	return t
 }
