@@ -220,7 +220,7 @@ func peerProblem(err error) *problem {
 	var dial *parley.DialError
 	switch {
 	case errors.As(err, &dial):
-		p := dialFailed.problem(dial.Error())
+		p := dialFailed.problem(string(dial.Class) + ": " + dial.Error())
 		p.Class = string(dial.Class)
 		return p
 	case errors.Is(err, parley.ErrBadPeer):
