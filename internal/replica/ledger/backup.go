@@ -73,6 +73,8 @@ func (l *Ledger) FreeNew() error {
 	if restored, err := l.Restored(); err != nil || !restored {
 		return err
 	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	l.journal.mu.Lock()
 	defer l.journal.mu.Unlock()
 	w := writer{batch: l.db.NewBatch()}
