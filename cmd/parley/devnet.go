@@ -50,7 +50,7 @@ func devnetCommand(g *globals) *cobra.Command {
 	up := devnetSub("up", "Start the devnet and watch it; Ctrl-C stops it", cobra.NoArgs, d.up)
 	for _, c := range []*cobra.Command{c, up} {
 		c.Flags().IntVar(&d.nodes, "nodes", 0, fmt.Sprintf("validators of a new devnet (default %d)", devnet.DefaultNodes))
-		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("port of the first node's API, the others follow (default %d, or as before)", devnet.DefaultBasePort))
+		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("first node's API port, then up (default %d, or as before)", devnet.DefaultBasePort))
 		c.Flags().StringVar(&d.bind, "bind", "", fmt.Sprintf("address of API and p2p (default %s, or as before)", devnet.DefaultBind))
 		c.Flags().BoolVar(&d.detach, "detach", false, "return when all agree; the nodes go on")
 	}

@@ -74,7 +74,7 @@ func (g *globals) prove(ctx context.Context, id, out string) error {
 func verifyProofCommand(g *globals, name string) *cobra.Command {
 	var genesis string
 	c := &cobra.Command{
-		Use: name + " FILE|-", Short: "Check a proof offline, by the genesis hash alone; exit 4 when it does not hold", Args: cobra.ExactArgs(1),
+		Use: name + " FILE|-", Short: "Check a proof by the genesis hash alone; exit 4: it does not hold", Args: cobra.ExactArgs(1),
 		Long:    "It asks no node. The genesis hash names the chain: take it from somebody that you trust, not from the file.",
 		Example: "parley tx verify proof.json --genesis 93ff…",
 		RunE: func(c *cobra.Command, args []string) error {
