@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -308,15 +307,12 @@ func devnetSummary(rows []devnet.Row, now time.Time) string {
 // print shows the nodes in the format that the user chose.
 func (d *devnetFlags) print(rows []devnet.Row) error {
 	missing := devnet.Missing(rows)
-	body, err := json.Marshal(struct {
+	v := struct {
 		list[devnet.Row]
 		Agree   bool   `json:"agree"`
 		Missing string `json:"missing,omitempty"`
-	}{list[devnet.Row]{Items: rows, Count: len(rows)}, missing == "", missing})
-	if err != nil {
-		return err
-	}
-	return d.show(body, func() (*table, error) { return viewDevnet(rows, false), nil })
+	}{list[devnet.Row]{Items: rows, Count: len(rows)}, missing == "", missing}
+	return d.showValue(v, func() *table { return viewDevnet(rows, false) })
 }
 
 func (d *devnetFlags) status(c *cobra.Command, _ []string) error {

@@ -169,9 +169,5 @@ func (g *globals) showFraud(a, b *sealedFile, keys []consortium.PublicKey) error
 	if len(keys) == 0 {
 		t.add("signed both", "nobody: the two sets of validators are not the same, so an earlier block was forged already")
 	}
-	body, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return g.show(body, func() (*table, error) { return t, nil })
+	return g.showValue(v, func() *table { return t })
 }

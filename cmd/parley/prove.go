@@ -102,11 +102,7 @@ func (g *globals) verifyProof(c *cobra.Command, file, genesis string) error {
 	if err != nil {
 		return &codeError{exitCheck, fmt.Errorf("%s proves nothing: %w [PLY-003]", file, err)}
 	}
-	body, err := json.Marshal(viewProven(proven))
-	if err != nil {
-		return err
-	}
-	return g.show(body, func() (*table, error) { return provenTable(proven), nil })
+	return g.showValue(viewProven(proven), func() *table { return provenTable(proven) })
 }
 
 // parseGenesisHash reads --genesis, without which nothing can be proven.
