@@ -256,7 +256,7 @@ func (r *Replica) CheckStatus(remote chain.Status) error {
 	p := r.live.Load()
 	if p == nil {
 		if c := r.cfg.Chain; c.GenesisHash != "" && c.GenesisHash != remote.Genesis.String() || c.ChainID != "" && c.ChainID != remote.ChainID {
-			return &chain.MismatchError{Code: chain.WrongGenesis, Text: fmt.Sprintf("we wait for %s, you are on %s with genesis %s", pinned(c), remote.ChainID, remote.Genesis.Short())}
+			return &chain.MismatchError{Code: chain.WrongGenesis, Text: fmt.Sprintf("we wait for %s, you are on %s with genesis %s", pinned(c), remote.ChainID, remote.Genesis)}
 		}
 		return nil
 	}

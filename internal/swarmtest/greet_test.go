@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
 )
 
@@ -85,6 +88,45 @@ func TestRestartGreetsOnce(t *testing.T) {
 		cancel()
 		if err := errors.Join(<-done, run.Close(), l.sockets.Close()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestStrangersAreTold: a node whose PEERS are of another chain than the one it
+// waits for, or has, says so, with both and with what to do.
+func TestStrangersAreTold(t *testing.T) {
+	Run(t, func(s *Swarm) {
+		t := s.T
+		a := s.Add()
+		a.Start()
+		pin := strings.Repeat("ab", 32)
+		pinned := s.Add(Peers(a.Addr()), func(c *config.Config) { c.Consortium.GenesisHash = pin })
+		pinned.Start()
+		named := s.Add(Peers(a.Addr()), func(c *config.Config) { c.Consortium.ChainID = "story-other" })
+		named.Start()
+		other := s.Add()
+		other.Start()
+		other.Stop()
+		other.cfg.P2P.StaticPeers = []string{a.Addr()}
+		other.Start()
+		on, err := a.Chain()
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs := on.GenesisHash.String()
+		for _, c := range []struct {
+			node *Node
+			want []string
+		}{
+			{pinned, []string{a.Addr(), pin, theirs, "correct consortium.genesis_hash, or PEERS; parley config show --origin"}},
+			{named, []string{a.Addr(), "story-other", on.ChainID, "correct consortium.chain_id, or PEERS"}},
+			{other, []string{a.Addr(), a.Node.Status().ChainID, "or start on another --data-dir"}},
+		} {
+			s.Until(c.node.Name+" tells why", 30*time.Second, func() bool {
+				reasons := strings.Join(c.node.Node.Status().Reasons, "; ")
+				return !slices.ContainsFunc(c.want, func(part string) bool { return !strings.Contains(reasons, part) })
+			})
+			t.Log(c.node.Node.Status().Reasons)
 		}
 	})
 }
