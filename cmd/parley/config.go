@@ -138,7 +138,11 @@ func configValidateCommand(g *globals) *cobra.Command {
 			return err
 		}
 		g.warn(cfg)
-		_, err = fmt.Fprintln(g.out, "the configuration is good")
+		from := "no file was found, so it is that of environment and flags"
+		if len(cfg.Files) > 0 {
+			from = "read " + strings.Join(cfg.Files, ", ")
+		}
+		_, err = fmt.Fprintf(g.out, "the configuration is good: %s\n", from)
 		return err
 	}
 	return c
