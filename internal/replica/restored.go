@@ -126,7 +126,7 @@ func (r *Replica) Verification() Verification {
 }
 
 // verify verifies the chain of a backup from its genesis on, once: what is
-// found good is noted in the store. Damage is told and ends nothing, for what
+// found good is noted in the store, and a restart goes on from there. Damage is told and ends nothing, for what
 // comes on top is verified as ever.
 func (w *running) verify(ctx context.Context) error {
 	height, err := w.ledger.Unverified()
@@ -138,10 +138,13 @@ func (w *running) verify(ctx context.Context) error {
 	}
 	w.log.Info("verifying the chain of the backup from its genesis on", "height", height)
 	began := time.Now()
-	block := began
-	err = w.ledger.Check(ctx, func(done, total uint64) {
+	block, first := began, uint64(0)
+	err = w.ledger.CheckOn(ctx, func(done, total uint64) {
+		if first == 0 { // an earlier run came that far
+			first = done
+		}
 		v := &Verification{State: Running, Done: done, Total: total}
-		v.ETA = time.Duration(float64(time.Since(began)) * float64(total-done) / float64(done))
+		v.ETA = time.Duration(float64(time.Since(began)) * float64(total-done) / float64(done-first+1))
 		w.proved.Store(v)
 		rest(ctx, time.Since(block)) // half of the time is for the node's work
 		block = time.Now()
