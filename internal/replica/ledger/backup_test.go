@@ -35,23 +35,7 @@ func TestCheckOn(t *testing.T) {
 	if err := l.MarkRestored(); err != nil {
 		t.Fatal(err)
 	}
-	// run verifies until block end, and tells the first and last.
-	run := func(end uint64) (first, last uint64, err error) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		err = l.CheckOn(ctx, func(done, total uint64) {
-			if total != blocks {
-				t.Fatalf("block %d of %d, want %d", done, total, blocks)
-			}
-			if first == 0 {
-				first = done
-			}
-			if last = done; done == end {
-				cancel()
-			}
-		})
-		return first, last, err
-	}
+	run := func(end uint64) (first, last uint64, err error) { return checkOn(t, l, end) }
 	reopen := func() {
 		t.Helper()
 		if err := l.Close(); err != nil {
@@ -90,6 +74,25 @@ func TestCheckOn(t *testing.T) {
 	}
 }
 
+// checkOn verifies until block end, and tells the first and last.
+func checkOn(t *testing.T, l *ledger.Ledger, end uint64) (first, last uint64, err error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err = l.CheckOn(ctx, func(done, total uint64) {
+		if tip := l.Tip().Head.Height; total != tip {
+			t.Errorf("block %d of %d, want %d", done, total, tip)
+		}
+		if first == 0 {
+			first = done
+		}
+		if last = done; done == end {
+			cancel()
+		}
+	})
+	return first, last, err
+}
+
 // TestCheckOnFindsDamage: what is damaged above or beside the part that was
 // verified before is found, and a note that is not of this chain counts nothing.
 func TestCheckOnFindsDamage(t *testing.T) {
@@ -119,12 +122,7 @@ func TestCheckOnFindsDamage(t *testing.T) {
 			if err := l.MarkRestored(); err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			if err := l.CheckOn(ctx, func(done, _ uint64) {
-				if done == note+1 {
-					cancel()
-				}
-			}); !errors.Is(err, context.Canceled) {
+			if _, _, err := checkOn(t, l, note+1); !errors.Is(err, context.Canceled) {
 				t.Fatal(err)
 			}
 			if err := l.Close(); err != nil {
@@ -138,12 +136,7 @@ func TestCheckOnFindsDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			l = open(t, ledger.Options{FS: fs})
-			var first uint64
-			err = l.CheckOn(t.Context(), func(done, _ uint64) {
-				if first == 0 {
-					first = done
-				}
-			})
+			first, _, err := checkOn(t, l, 0)
 			var bad *ledger.CorruptError
 			if found := errors.As(err, &bad); found != (damage.height > 0) || found && bad.Height != damage.height || first != damage.first {
 				t.Errorf("from block %d: %v; want damage at height %d from block %d", first, err, damage.height, damage.first)
