@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,7 +21,7 @@ func TestHelpFits(t *testing.T) {
 	walk = func(c *cobra.Command, path []string) {
 		paths = append(paths, path)
 		for _, sub := range c.Commands() {
-			walk(sub, append(path[:len(path):len(path)], sub.Name()))
+			walk(sub, append(slices.Clip(path), sub.Name()))
 		}
 	}
 	walk(rootCommand(newGlobals()), nil)
