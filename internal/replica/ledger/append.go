@@ -228,6 +228,9 @@ func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *
 		w.set(hashKey(keySubtree, consortium.SubtreeID(ids)), binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint64(nil, h.Height), uint16(i)))
 	}
 	for i := range entries {
+		if l.learning {
+			l.ids.add(entries[i].id) // before the store has it
+		}
 		w.setIndexes(&entries[i], Position{Height: h.Height, Index: uint32(i)})
 	}
 	if config != nil {
