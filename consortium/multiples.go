@@ -12,7 +12,7 @@ import (
 // memory and the processor's cache, fewer cost additions.
 const (
 	baseBits = 8 // of the base point, of which there is one table: 480 KiB
-	keyBits  = 5 // of a key: 96 KiB
+	keyBits  = 7 // of a key: 278 KiB
 )
 
 // multiples are what a scalar of bits times a point is added up from: for each
@@ -74,26 +74,36 @@ func newMultiples(p *edwards25519.Point, bits int) *multiples {
 	return &multiples{bits, affineOf(points)}
 }
 
-// affineOf divides by all Z with one inversion. No Z is 0.
+// affineOf divides by all Z. No Z is 0.
 func affineOf(points []extended) []affine {
-	before := make([]field.Element, len(points)) // product of the Z before each
-	product := *new(field.Element).One()
-	for i := range points {
-		before[i] = product
-		product.Multiply(&product, &points[i].z)
-	}
-	product.Invert(&product)
 	out := make([]affine, len(points))
-	for i := len(points) - 1; i >= 0; i-- {
-		var inverse, x, y field.Element
-		inverse.Multiply(&product, &before[i])
-		product.Multiply(&product, &points[i].z)
+	for i, inverse := range inversesOf(points) {
+		var x, y field.Element
 		x.Multiply(&points[i].x, &inverse)
 		y.Multiply(&points[i].y, &inverse)
 		out[i].yPlusX.Add(&y, &x)
 		out[i].yMinusX.Subtract(&y, &x)
 		out[i].xy2d.Multiply(&x, &y)
 		out[i].xy2d.Multiply(&out[i].xy2d, &twiceD)
+	}
+	return out
+}
+
+// inversesOf gives 1/Z of each point, with one inversion. No Z is 0.
+func inversesOf(points []extended) []field.Element {
+	if len(points) == 0 {
+		return nil
+	}
+	out := make([]field.Element, len(points)) // at first the product of the Z before each
+	product := *new(field.Element).One()
+	for i := range points {
+		out[i] = product
+		product.Multiply(&product, &points[i].z)
+	}
+	product.Invert(&product)
+	for i := len(points) - 1; i >= 0; i-- {
+		out[i].Multiply(&out[i], &product)
+		product.Multiply(&product, &points[i].z)
 	}
 	return out
 }
