@@ -61,7 +61,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, f := range []func(context.Context) error{
 		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, r.disk.watch, work.watchQuorum,
-		work.syncer.Mend, work.syncer.AwaitFork, work.ledger.Broken,
+		work.syncer.Mend, work.syncer.AwaitFork, work.ledger.Broken, work.ledger.Learn,
 	} {
 		g.Go(func() error { return f(gctx) })
 	}

@@ -79,8 +79,8 @@ type Opener interface {
 // Ledger is what the engine needs of the store.
 type Ledger interface {
 	Tip() ledger.Tip
-	// Append stores b on top; it is on disk when Append returns.
-	Append(b *consortium.Block, source string, from peer.ID) error
+	// AppendPrepared stores a block on top; it is on disk when it returns.
+	AppendPrepared(p *ledger.Prepared, source string, from peer.ID) error
 	Block(height uint64) (*consortium.Block, error)
 	Committed(id chain.Hash) bool
 	Committable(r *consortium.Record, id chain.Hash, height uint64) error

@@ -136,9 +136,10 @@ func parseHeader(p types.Proposal) (*consortium.Header, error) {
 // piece is a proposal that is of one piece: header, body and the rest fit each
 // other. Nothing of it was held against a tip.
 type piece struct {
-	header *consortium.Header
-	body   consortium.Body
-	ids    []chain.Hash // of the records, in their order
+	header  *consortium.Header
+	body    consortium.Body
+	ids     []chain.Hash // of the records, in their order
+	records []*consortium.Record
 }
 
 // parse is the inverse of propose. The records alias the payload.
@@ -155,7 +156,17 @@ func parse(p types.Proposal, maxBody int) (*piece, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &piece{h, body, ids}, nil
+	records := make([]*consortium.Record, 0, len(ids))
+	for _, st := range body {
+		for _, raw := range st.Records {
+			r, err := consortium.DecodeRecord(raw)
+			if err != nil {
+				return nil, fmt.Errorf("record %s: %w", ids[len(records)], err)
+			}
+			records = append(records, r)
+		}
+	}
+	return &piece{h, body, ids, records}, nil
 }
 
 // verify judges a proposal against tip.
@@ -166,34 +177,26 @@ func verify(tip ledger.Tip, genesis chain.Hash, p *piece, now time.Time, ok judg
 	}
 	seen := make(map[chain.Hash]bool, len(p.ids))
 	nextSet := tip.Set.Hash()
-	at := 0
-	for _, st := range p.body {
-		for _, raw := range st.Records {
-			id := p.ids[at]
-			at++
-			r, err := consortium.DecodeRecord(raw)
-			if err == nil {
-				err = ok(r, id, h.Height)
-			}
-			if err != nil {
-				return fmt.Errorf("record %s: %w", id, err)
-			}
-			if seen[id] {
-				return fmt.Errorf("record %s stands twice", id)
-			}
-			seen[id] = true
-			if r.Kind != consortium.KindConfig {
-				continue
-			}
-			if h.Records != 1 {
-				return fmt.Errorf("config record %s is not alone in its block", id)
-			}
-			change, err := consortium.DecodeConfigChange(r.Body)
-			if err != nil {
-				return err
-			}
-			nextSet = change.Config.Set().Hash()
+	for i, r := range p.records {
+		id := p.ids[i]
+		if err := ok(r, id, h.Height); err != nil {
+			return fmt.Errorf("record %s: %w", id, err)
 		}
+		if seen[id] {
+			return fmt.Errorf("record %s stands twice", id)
+		}
+		seen[id] = true
+		if r.Kind != consortium.KindConfig {
+			continue
+		}
+		if h.Records != 1 {
+			return fmt.Errorf("config record %s is not alone in its block", id)
+		}
+		change, err := consortium.DecodeConfigChange(r.Body)
+		if err != nil {
+			return err
+		}
+		nextSet = change.Config.Set().Hash()
 	}
 	if h.NextSet != nextSet {
 		return fmt.Errorf("next validator set is %s, want %s", h.NextSet, nextSet)

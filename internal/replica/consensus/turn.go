@@ -132,9 +132,5 @@ func (p *peers) allPresent() bool {
 
 // change reports whether a proposal that was judged holds a config record.
 func (p *piece) change() bool {
-	if len(p.ids) != 1 {
-		return false
-	}
-	r, err := consortium.DecodeRecord(p.body[0].Records[0])
-	return err == nil && r.Kind == consortium.KindConfig
+	return len(p.records) == 1 && p.records[0].Kind == consortium.KindConfig
 }
