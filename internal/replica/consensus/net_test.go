@@ -67,6 +67,7 @@ type testNode struct {
 	dumb   *atomic.Bool  // what it sends is lost, in this life
 	unread bool          // it reads nothing of its streams
 	told   bytes.Buffer  // what was logged at Info and above
+	log    slog.Handler  // not nil: is told too
 	ended  chan struct{} // closed when Run has returned
 
 	// for start; nil as in Config
@@ -153,6 +154,9 @@ func (n *testNode) start() {
 	n.net.t.Helper()
 	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory, SoleValidator: n.sole, Ahead: n.ahead, Heads: n.heads, Clock: n.clock, Found: n.find}
 	log := slog.New(teeHandler{testLog(n.net.t).With("node", n.id.ShortString()).Handler(), slog.NewTextHandler(&n.told, nil)})
+	if n.log != nil {
+		log = slog.New(teeHandler{log.Handler(), n.log})
+	}
 	var store Ledger = n.ledger
 	if n.store != nil {
 		store = n.store(store)

@@ -1,11 +1,8 @@
 package consensus
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -351,72 +348,6 @@ func (p *peers) flush(o *outbox, st chain.Stream) error {
 		}
 	}
 	return nil
-}
-
-// handle serves a stream from another validator.
-func (s *session) handle(ctx context.Context, st chain.Stream) error {
-	p := s.peers
-	from := st.Peer()
-	id, old, ok := p.accept(from, st)
-	if !ok {
-		return chain.ErrUnready
-	}
-	if old != nil {
-		_ = old.Reset()
-	}
-	defer p.release(from, st)
-	stop := context.AfterFunc(ctx, func() { _ = st.Reset() })
-	defer stop()
-	if err := st.SetReadDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("consensus stream of %s: %w", from, err)
-	}
-	r := bufio.NewReaderSize(st, 64<<10)
-	for {
-		m, err := s.receive(r, id)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if !p.present(id, from) {
-			return chain.ErrUnready
-		}
-		if m == nil {
-			continue
-		}
-		select {
-		case <-s.started:
-		case <-p.ended:
-			return chain.ErrUnready
-		}
-		s.turn.hold(m, p.ended)
-		s.watchVotes(id, m)
-		if s.bringUp(id, m) || s.early.hold(id, m, s.id, s.Nodes()) {
-			continue
-		}
-		s.give(id, m)
-		if beat := m.GetHeartBeat(); beat != nil && id == s.Leader() && s.lags(beat.Seq, time.Now()) {
-			s.nudge()
-		}
-	}
-}
-
-// receive reads one message, nil for one that says nothing.
-func (s *session) receive(r io.Reader, id uint64) (*smartbftprotos.Message, error) {
-	tip := s.ledger.Tip()
-	frame, err := wire.ReadFrame(r, maxFrame(tip.Set.Quorum(), tip.Config.Params))
-	if err != nil {
-		return nil, wire.Fault(err)
-	}
-	if len(frame) == 0 {
-		return nil, nil
-	}
-	m, err := decodeMessage(frame)
-	if err != nil {
-		return nil, chain.Invalid(chain.Malformed, "consensus message of validator %d: %v", id, err)
-	}
-	return m, nil
 }
 
 // accept lets a stream in if it is of another validator, in place of the old
