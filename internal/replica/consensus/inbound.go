@@ -31,7 +31,7 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 	if err := st.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("consensus stream of %s: %w", from, err)
 	}
-	next, end := s.hears(id)
+	next, end := s.listen(id)
 	defer end()
 	r := bufio.NewReaderSize(st, 64<<10)
 	for {
@@ -42,7 +42,7 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 		if err != nil {
 			return err
 		}
-		if !p.present(id, from) {
+		if !p.hears(id, from) {
 			return chain.ErrUnready
 		}
 		if m == nil {
@@ -61,10 +61,10 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 	}
 }
 
-// hears takes what a validator says in a goroutine of its own, for the library
+// listen takes what a validator says in a goroutine of its own, for the library
 // may never come back from a message. end waits for it, unless the library was
 // left behind.
-func (s *session) hears(id uint64) (next chan<- *smartbftprotos.Message, end func()) {
+func (s *session) listen(id uint64) (next chan<- *smartbftprotos.Message, end func()) {
 	heard, done := make(chan *smartbftprotos.Message), make(chan struct{})
 	go func() {
 		defer close(done)

@@ -48,6 +48,8 @@ type testNet struct {
 
 	mu   sync.Mutex
 	live map[peer.ID]*testNode
+	away map[*testNode]bool        // cut off from all that are not
+	over map[net.Conn][2]*testNode // pipes that stand, with their ends
 }
 
 type testNode struct {
@@ -91,7 +93,7 @@ type netOption func(*testNet, *consortium.Params)
 // newTestNet makes n validators and starts none.
 func newTestNet(t testing.TB, n int, options ...netOption) *testNet {
 	t.Helper()
-	tn := &testNet{t: t, author: ledgertest.Key("author"), live: map[peer.ID]*testNode{}}
+	tn := &testNet{t: t, author: ledgertest.Key("author"), live: map[peer.ID]*testNode{}, away: map[*testNode]bool{}, over: map[net.Conn][2]*testNode{}}
 	params := consortium.DefaultParams()
 	for _, o := range options {
 		o(tn, &params)
@@ -263,7 +265,7 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 	defer n.net.mu.Unlock()
 	other := n.net.live[to]
 	self := n.net.live[n.id]
-	if other == nil || self != n || protocol != Protocol(n.net.genesis.Net()) {
+	if other == nil || self != n || n.net.away[n] != n.net.away[other] || protocol != Protocol(n.net.genesis.Net()) {
 		return nil, errors.New("not connected")
 	}
 	a, b := net.Pipe()
@@ -274,6 +276,7 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 		link = slow(a, n.net.delay, &n.wg)
 	}
 	ours, theirs := &lossy{link, other, n.dumb, n}, b
+	n.net.over[b] = [2]*testNode{n, other}
 	other.wg.Go(func() {
 		if other.unread {
 			<-other.ctx.Done()
@@ -281,6 +284,9 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 			_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
 		}
 		_ = theirs.Close()
+		n.net.mu.Lock()
+		defer n.net.mu.Unlock()
+		delete(n.net.over, b)
 	})
 	return &pipe{ours, to}, nil
 }
@@ -356,12 +362,20 @@ func (p *pipe) Peer() peer.ID     { return p.peer }
 func (p *pipe) CloseWrite() error { return p.Close() }
 func (p *pipe) Reset() error      { return p.Close() }
 
+// reachable are the running nodes on this side of a partition.
+func (n *testNode) reachable() []*testNode {
+	up := n.net.running()
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	return slices.DeleteFunc(up, func(o *testNode) bool { return n.net.away[n] != n.net.away[o] })
+}
+
 // catchUp copies what the others have.
 func (n *testNode) catchUp(ctx context.Context) error {
 	if n.pull != nil && n.pull(ctx) {
 		return ctx.Err()
 	}
-	for _, other := range n.net.running() {
+	for _, other := range n.reachable() {
 		for h := n.ledger.Tip().Head.Height + 1; h <= other.ledger.Tip().Head.Height; h++ {
 			b, err := other.ledger.Block(h)
 			if err != nil {

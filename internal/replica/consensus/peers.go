@@ -27,6 +27,8 @@ const (
 	writeTimeout = 10 * time.Second
 	flushTimeout = time.Second
 	openTimeout  = 5 * time.Second
+	aliveEvery   = time.Second    // an empty frame says that we are there
+	silentAfter  = 3 * aliveEvery // a stream can stand long after its network is gone
 	backoffMin   = 50 * time.Millisecond
 	backoffMax   = time.Second
 )
@@ -42,12 +44,13 @@ type peers struct {
 	mu      sync.Mutex // guards below
 	out     map[uint64]*outbox
 	inbound map[peer.ID]chain.Stream // the newest of each
+	heard   map[uint64]time.Time     // when each was heard last
 	closed  bool
 }
 
 func newPeers(e *Engine, s *session) *peers {
 	p := &peers{engine: e, session: s, changed: make(chan struct{}, 1), ended: make(chan struct{}), came: make(chan struct{}, 1),
-		out: map[uint64]*outbox{}, inbound: map[peer.ID]chain.Stream{}}
+		out: map[uint64]*outbox{}, inbound: map[peer.ID]chain.Stream{}, heard: map[uint64]time.Time{}}
 	p.update()
 	return p
 }
@@ -71,6 +74,7 @@ func (p *peers) replace(set *consortium.ValidatorSet) (left []chain.Stream) {
 		if key, ok := set.Key(id); !ok || key != o.key {
 			o.close()
 			delete(p.out, id)
+			delete(p.heard, id)
 		}
 	}
 	for _, id := range set.IDs() {
@@ -144,31 +148,47 @@ func (p *peers) connected() int {
 	return n
 }
 
-func (p *peers) send(to uint64, m *smartbftprotos.Message) {
-	memory := p.engine.cfg.Memory
-	if memory == nil || memory.Outgoing == nil {
-		p.put(to, m)
-		return
+// audible is to how many a stream stands that were heard a moment ago.
+func (p *peers) audible(now time.Time) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for id, o := range p.out {
+		if o.isUp() && now.Sub(p.heard[id]) < silentAfter {
+			n++
+		}
 	}
-	for _, m := range memory.Outgoing(to, m) {
-		p.put(to, m)
-	}
+	return n
 }
 
-func (p *peers) put(to uint64, m *smartbftprotos.Message) {
+func (p *peers) send(to uint64, m *smartbftprotos.Message) {
 	p.mu.Lock()
 	o := p.out[to]
 	p.mu.Unlock()
 	if o == nil {
 		return // it left the set
 	}
-	b, err := proto.Marshal(m)
-	if err != nil {
-		p.session.die("encode a message: " + err.Error())
+	for _, b := range p.encode(to, m) {
+		if !o.put(b, time.Now()) {
+			p.engine.metrics.dropped.Inc()
+		}
 	}
-	if !o.put(b, time.Now()) {
-		p.engine.metrics.dropped.Inc()
+}
+
+// encode is what goes over the wire for m: m, but where a test makes us lie.
+func (p *peers) encode(to uint64, m *smartbftprotos.Message) (frames [][]byte) {
+	all := []*smartbftprotos.Message{m}
+	if memory := p.engine.cfg.Memory; memory != nil && memory.Outgoing != nil {
+		all = memory.Outgoing(to, m)
 	}
+	for _, m := range all {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			p.session.die("encode a message: " + err.Error())
+		}
+		frames = append(frames, b)
+	}
+	return frames
 }
 
 // outbox is the queue to one validator. When it is full the newest message is
@@ -319,6 +339,15 @@ func (p *peers) write(o *outbox, st chain.Stream, broken <-chan error) (err erro
 	}
 	o.connect(true, time.Now())
 	p.tellCame()
+	for _, m := range p.session.again(o.id) {
+		for _, b := range p.encode(o.id, m) {
+			if err := send(b); err != nil {
+				return err, false
+			}
+		}
+	}
+	alive := time.NewTicker(aliveEvery)
+	defer alive.Stop()
 	for {
 		b, ok := o.take()
 		if ok {
@@ -333,6 +362,10 @@ func (p *peers) write(o *outbox, st chain.Stream, broken <-chan error) (err erro
 		case err := <-broken:
 			return err, true
 		case <-o.wake:
+		case <-alive.C:
+			if err := send(nil); err != nil {
+				return err, false
+			}
 		}
 	}
 }
@@ -360,10 +393,7 @@ func (p *peers) accept(from peer.ID, st chain.Stream) (id uint64, old chain.Stre
 	}
 	old = p.inbound[from]
 	p.inbound[from] = st
-	select {
-	case p.out[id].redial <- struct{}{}:
-	default:
-	}
+	p.out[id].hurry()
 	p.tellCame()
 	return id, old, true
 }
@@ -383,10 +413,15 @@ func (p *peers) release(from peer.ID, st chain.Stream) {
 	}
 }
 
-// present reports whether id is still in the set, and still that peer.
-func (p *peers) present(id uint64, from peer.ID) bool {
+// hears notes that id was heard, and reports whether it is still in the set, and
+// still that peer.
+func (p *peers) hears(id uint64, from peer.ID) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	o := p.out[id]
-	return o != nil && o.to == from && !p.closed
+	if o == nil || o.to != from || p.closed {
+		return false
+	}
+	p.heard[id] = time.Now()
+	return true
 }

@@ -38,6 +38,7 @@ type session struct {
 	named      atomic.Pointer[named] // the record that the library asked about last
 	early      early
 	help       help
+	said       said
 	ballot     *ballot
 	ending     chan struct{} // closed before the library is stopped
 	controller controllerWatch
@@ -130,6 +131,7 @@ func (s *session) run(ctx context.Context, entries [][]byte, atLeast time.Durati
 	defer s.live.Store(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.peers.run(ctx) })
+	wg.Go(func() { s.peers.redialReady(ctx) })
 	err := s.bft.Start()
 	if err != nil {
 		err = fmt.Errorf("start the engine: %w", err)
