@@ -178,8 +178,8 @@ func (p *peers) send(to uint64, m *smartbftprotos.Message) {
 // encode is what goes over the wire for m: m, but where a test makes us lie.
 func (p *peers) encode(to uint64, m *smartbftprotos.Message) (frames [][]byte) {
 	all := []*smartbftprotos.Message{m}
-	if memory := p.engine.cfg.Memory; memory != nil && memory.Outgoing != nil {
-		all = memory.Outgoing(to, m)
+	if lie := p.engine.cfg.Outgoing; lie != nil {
+		all = lie(to, m)
 	}
 	for _, m := range all {
 		b, err := proto.Marshal(m)

@@ -85,9 +85,9 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballo
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStalled, err) // and awaitTip comes next
 	}
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(last.Proposal.Metadata, md); err != nil {
-		return nil, fmt.Errorf("view metadata of block %d: %w", tip.Head.Height, err)
+	md, err := metadataOf(last.Proposal.Metadata)
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", tip.Head.Height, err)
 	}
 	s.view.Store(md.ViewId)
 	s.early.joined, s.early.begun = md.ViewId, md.ViewId
@@ -293,6 +293,7 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 		s.turn.begin(tip.Head.Height) // ends with the library's reconfiguration
 		s.peers.update()
 		s.judgeAgain()
+		s.votersLeft()
 	} else {
 		s.turn.end()
 	}
