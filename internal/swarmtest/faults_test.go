@@ -141,9 +141,8 @@ func (r *faultRun) start(validators int, traitor bool) {
 	}
 	s.Genesis("faults", s.nodes[:validators]...)
 	if traitor {
-		n := s.nodes[r.rnd.IntN(validators)]
-		r.suspect = n.suspect()
-		r.note("%s is a traitor", n.Name)
+		r.suspect = s.nodes[0].suspect() // the first leader
+		r.note("%s", r.conspire())
 	}
 	for _, n := range s.nodes {
 		n.cfg.Consortium.GenesisFile = s.nodes[0].cfg.Consortium.GenesisFile
@@ -309,9 +308,13 @@ func (r *faultRun) betray() string {
 	if r.rnd.IntN(4) == 0 {
 		return name + " is honest for a while"
 	}
+	return r.conspire()
+}
+
+func (r *faultRun) conspire() string {
 	t := treasons[r.rnd.IntN(len(treasons))]
 	r.plot = r.s.betray(t, r.rnd.Uint64(), r.suspect)
-	return name + " " + t.name
+	return r.suspect.node.Name + " " + t.name
 }
 
 // repent makes the traitor an honest node.
