@@ -48,6 +48,7 @@ type Config struct {
 	LedgerFS      vfs.FS                       // nil = the disk; else for virtual time
 	MemoryWAL     *consensus.MemoryWAL         // nil = the disk; else for virtual time
 	Clock         func() time.Time             // nil = time.Now; else for tests of wrong clocks
+	Outgoing      consensus.Outgoing           // nil = honest; else for tests of traitors
 	End           func()                       // ends the process where no error can be returned; nil = a panic
 }
 

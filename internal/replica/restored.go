@@ -3,7 +3,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -81,11 +80,10 @@ func (w *running) promoted() func() bool {
 	}
 }
 
-// waitToVote follows until the vote is free, and says so meanwhile. why is an
-// ErrQuarantined.
-func (w *running) waitToVote(ctx context.Context, why error, free func() bool) error {
+// waitToVote follows until the vote is free, and says so meanwhile.
+func (w *running) waitToVote(ctx context.Context, lost *consensus.LostError, free func() bool) error {
 	f := Finding{Code: "PLY-605", Title: "vote_waits", Severity: severityWarn}
-	f.Why = strings.TrimSuffix(why.Error(), ": "+consensus.ErrQuarantined.Error()) + ": this validator follows, and votes again when the others have committed two blocks"
+	f.Why = lost.Why + ": this validator follows, and votes again when the others have committed two blocks"
 	if set := w.ledger.Tip().Set; set.Len()-1 < set.Quorum() {
 		f.Severity = severityCrit
 		f.Why += ", which they can not do without it"

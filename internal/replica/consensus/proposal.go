@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/pkg/types"
-	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
@@ -104,9 +102,9 @@ func timeOf(tip ledger.Tip) uint64 {
 
 // proposer is the leader of the view that the engine's metadata names.
 func proposer(set *consortium.ValidatorSet, metadata []byte) (uint64, error) {
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(metadata, md); err != nil {
-		return 0, fmt.Errorf("view metadata: %w", err)
+	md, err := metadataOf(metadata)
+	if err != nil {
+		return 0, err
 	}
 	ids := set.IDs()
 	return ids[md.ViewId%uint64(len(ids))], nil
@@ -219,8 +217,8 @@ func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now 
 	if err != nil {
 		return err
 	}
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(h.Metadata, md); err != nil {
+	md, err := metadataOf(h.Metadata)
+	if err != nil {
 		return err
 	}
 	set := tip.Set.Hash()
