@@ -56,6 +56,7 @@ type Env struct {
 	LedgerFS    vfs.FS                // nil = the disk
 	MemoryWAL   *consensus.MemoryWAL  // nil = the disk
 	Clock       func() time.Time      // of the validator; nil = time.Now
+	Outgoing    consensus.Outgoing    // nil = an honest validator
 	Listen      []multiaddr.Multiaddr // nil = by configuration
 }
 
@@ -153,7 +154,7 @@ func (n *Node) open() error {
 	n.replica, err = replica.New(replica.Config{
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
 		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers),
-		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
+		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL, Outgoing: n.env.Outgoing,
 		Clock: n.env.Clock, End: n.env.End,
 	}, n.bus, n.log, n.env.Registry)
 	if err != nil {

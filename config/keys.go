@@ -78,7 +78,7 @@ var knobs = []knob{
 	{name: "consortium.mempool_bytes", unit: "bytes", help: "their bytes at most",
 		at: func(c *Config) any { return &c.Consortium.MempoolBytes }, low: 1 << 20, high: 1 << 40}, // low: room for several records of 64 KiB
 
-	{name: "api.listen", flag: "api-listen", help: "host:port or unix:PATH; a ? at the end = skip if taken",
+	{name: "api.listen", flag: "api-listen", help: "host:port, unix:PATH; ? = skip if taken",
 		at: func(c *Config) any { return &c.API.Listen }, check: checkAPIListen},
 	{name: "api.public_read", help: "reading needs no token", at: func(c *Config) any { return &c.API.PublicRead }},
 	{name: "api.jwt_secret_file", help: "secrets of API tokens, one a line, at least 32 bytes, in data_dir; made at first run",
@@ -100,7 +100,7 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.P2P.Listen }, check: checkP2PListen},
 	{name: "p2p.websocket", help: "also WebSocket on p2p.port", at: func(c *Config) any { return &c.P2P.WebSocket }},
 	{name: "p2p.on_api_port", help: "libp2p also on the port of the first api.listen", at: func(c *Config) any { return &c.P2P.OnAPIPort }},
-	{name: staticPeersKey, flag: "peers", help: "peers to stay connected to: host[:port], http(s)://host:port or multiaddr; empty = bootstrap",
+	{name: staticPeersKey, flag: "peers", help: "peers to keep: host[:port], http(s)://host:port or multiaddr; empty = bootstrap",
 		at: func(c *Config) any { return &c.P2P.StaticPeers }, check: checkStaticPeers},
 	{name: "p2p.trusted_peers", help: "peer IDs: never evicted, never refused for points",
 		at: func(c *Config) any { return &c.P2P.TrustedPeers }, check: checkTrustedPeers},

@@ -121,7 +121,8 @@ type Node struct {
 	life  atomic.Pointer[life] // nil while it does not run
 	runs  []checker.Run        // what ended lives told
 
-	limits network.ResourceManager // what it grants to others
+	limits   network.ResourceManager // what it grants to others
+	outgoing consensus.Outgoing      // what a traitor sends, nil for an honest node
 }
 
 // Add makes node i of the swarm, with an own address group. It does not start.
@@ -178,7 +179,7 @@ func (n *Node) Start() {
 		Registry: prometheus.NewRegistry(),
 		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, NoHistory: true, Resolve: resolve,
 		Host:     []libp2p.Option{l.quic(), libp2p.ResourceManager(n.limits)},
-		LedgerFS: n.disk, MemoryWAL: n.wal, Listen: []multiaddr.Multiaddr{listen},
+		LedgerFS: n.disk, MemoryWAL: n.wal, Outgoing: n.outgoing, Listen: []multiaddr.Multiaddr{listen},
 	}
 	if n.swarm.PowerCuts {
 		env.LedgerFS = errorfs.Wrap(n.disk, l)
