@@ -29,6 +29,7 @@ var floors = map[string][]string{
 	// left wing: keepers, then doers
 	"internal/p2p/host":       {},
 	"internal/p2p/reputation": {},
+	"internal/p2p/addrbook":   {},
 	"internal/p2p/history":    {},
 	"internal/p2p/handshake":  {"internal/p2p/reputation"},
 	"internal/p2p/dialer":     {"internal/p2p/reputation"},
@@ -56,7 +57,8 @@ var floors = map[string][]string{
 	"internal/swarmtest/checker": {"internal/replica/ledger"},
 	"internal/swarmtest":         {"", "internal/replica/consensus", "internal/swarmtest/checker"},
 	"internal/soak":              {"", "internal/devnet", "internal/swarmtest/checker"},
-	"bench":                      {"", "internal/devnet", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
+	"bench":                      {"", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
+	"internal/swarmtest/attack":  {"internal/p2p/addrbook"},                                                                                                      // with the tag attack
 }
 
 // outside limits who may import a module that is not ours: a chain never sees
@@ -145,7 +147,7 @@ func checkOutside(t *testing.T, room, imp string, used map[arrow]bool) {
 
 func packages(t *testing.T) []goPackage {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,Imports", "./...").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-tags=attack", "-json=ImportPath,Doc,Imports", "./...").Output()
 	if err != nil {
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			t.Fatalf("go list: %s", exit.Stderr)
