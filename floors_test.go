@@ -58,7 +58,7 @@ var floors = map[string][]string{
 	"internal/swarmtest":         {"", "internal/replica/consensus", "internal/swarmtest/checker"},
 	"internal/soak":              {"", "internal/devnet", "internal/swarmtest/checker"},
 	"bench":                      {"", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
-	"internal/swarmtest/attack":  {"internal/p2p/addrbook"},                                                                                                      // with the tag attack
+	"internal/swarmtest/attack":  {},                                                                                                                             // tests alone, with the tag attack
 }
 
 // outside limits who may import a module that is not ours: a chain never sees

@@ -217,6 +217,9 @@ func (p *plot) tamper(_ *Node, _ uint64, m *smartbftprotos.Message) []*smartbftp
 	}
 	c = proto.Clone(c).(*smartbftprotos.PrePrepare)
 	p.edit(c.Proposal, func(_ *consortium.Header, b consortium.Body) {
+		if len(b) == 0 {
+			return // a block without records has none to alter
+		}
 		records := b[p.rnd.IntN(len(b))].Records
 		raw := records[p.rnd.IntN(len(records))]
 		r, err := consortium.DecodeRecord(raw)
