@@ -125,6 +125,15 @@ func (b *ballot) leave(data *smartbftprotos.ViewData, begun uint64) bool {
 	return err == nil && data.InFlightPrepared && h.Hash() == b.vote.header
 }
 
+// alone forgets which views were left: a sole validator has nobody whose votes
+// could meet its own in another view, and nobody who would help it to the view
+// that its view data were for.
+func (b *ballot) alone() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.next = 0
+}
+
 // lastVote is the view of our vote for a block, ok if that was the last.
 func (b *ballot) lastVote(seq uint64) (view uint64, ok bool) {
 	b.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 )
 
@@ -183,4 +184,37 @@ func TestOneVoteForBlocksInFlight(t *testing.T) {
 		}
 		tn.stop()
 	})
+}
+
+// The set shrinks to a validator that has left the view of the last block by
+// view data for one that never began. Nobody can help it there.
+func TestSoleValidatorLeftItsView(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			tn := newTestNet(t, 3, inVirtualTime)
+			last := tn.nodes[2]
+			tn.start()
+			tn.await(tn.submit(5))
+			view := last.engine.live.Load().view.Load()
+			last.engine.live.Load().ballot.leave(&smartbftprotos.ViewData{
+				NextView:     view + 1,
+				LastDecision: &smartbftprotos.Proposal{Metadata: marshal(t, &smartbftprotos.ViewMetadata{ViewId: view, LatestSequence: last.ledger.Tip().Head.Height})},
+			}, view)
+			tn.await([]chain.Hash{tn.change(func(c *consortium.Config) { c.Validators = c.Validators[2:] })})
+			if restart {
+				last.stop()
+				last.start()
+			}
+			ids := tn.submitTo(tn.nodes[2:], 5)
+			last.until(func() bool { return last.hasAll(ids) })
+			for _, n := range tn.nodes[:2] {
+				<-n.ended
+				n.stop()
+				if err := n.catchUp(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			tn.stop()
+		})
+	}
 }

@@ -80,6 +80,9 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballo
 	}
 	tip := e.ledger.Tip()
 	s.epoch = tip.Config.Epoch
+	if len(tip.Set.IDs()) == 1 {
+		own.alone()
+	}
 	s.peers = newPeers(e, s)
 	last, err := s.tipDecision()
 	if err != nil {
@@ -290,6 +293,9 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 	s.gone = s.gone || evict
 	s.mu.Unlock()
 	if changed {
+		if member && len(nodes) == 1 {
+			s.ballot.alone()
+		}
 		s.turn.begin(tip.Head.Height) // ends with the library's reconfiguration
 		s.peers.update()
 		s.judgeAgain()
