@@ -1,0 +1,98 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+
+	levent "github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+)
+
+// ears are what the room listens to.
+type ears struct {
+	lib levent.Subscription
+	bus *event.Subscription
+}
+
+func (d *Discovery) listen() (ears, error) {
+	lib, err := d.host.EventBus().Subscribe(new(levent.EvtPeerIdentificationCompleted), eventbus.BufSize(256))
+	if err != nil {
+		return ears{}, err
+	}
+	return ears{lib: lib, bus: d.bus.Subscribe()}, nil
+}
+
+// hear takes the signed record of each peer that identifies itself, and turns
+// to each that becomes ready.
+func (d *Discovery) hear(ctx context.Context, e ears) {
+	defer e.bus.Close()
+	defer e.lib.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case v, open := <-e.lib.Out():
+			if !open {
+				return
+			}
+			if done, ok := v.(levent.EvtPeerIdentificationCompleted); ok {
+				d.learn(done)
+			}
+		case <-e.bus.Wake():
+			events, _ := e.bus.Take(256)
+			for _, v := range events {
+				if r, ok := v.Data.(event.PeerReady); ok {
+					d.greeted(r.Peer)
+				}
+			}
+		}
+	}
+}
+
+// learn stores what a peer says of itself, with its signature.
+func (d *Discovery) learn(e levent.EvtPeerIdentificationCompleted) {
+	if e.SignedPeerRecord == nil || e.Conn == nil {
+		return
+	}
+	envelope, err := e.SignedPeerRecord.Marshal()
+	if err != nil {
+		return
+	}
+	err = d.intake.record(d.origin(e.Peer, e.Conn), envelope)
+	if errors.Is(err, ErrForged) {
+		d.metrics.refuse("bad_record")
+		d.fns.Report(e.Peer, chain.BadRecord, "its own peer record: "+err.Error())
+	}
+}
+
+// origin says how we came to a peer.
+func (d *Discovery) origin(p peer.ID, c network.Conn) Source {
+	src := Source{Kind: Inbound, Peer: p, IP: remoteIP(c)}
+	if c.Stat().Direction == network.DirInbound {
+		return src
+	}
+	if from, ok := d.visits.cause(p); ok {
+		return from
+	}
+	src.Kind = Static // only static peers are dialled without being in the book
+	if e, ok := d.intake.book.Get(p); ok && len(e.Sources) > 0 {
+		src = e.Sources[0]
+	}
+	return src
+}
+
+// greeted turns to a peer that is ready now.
+func (d *Discovery) greeted(p peer.ID) {
+	k, x := d.parts()
+	if k != nil {
+		k.offer(p)
+	}
+	if x != nil {
+		x.offer(p)
+	}
+}
