@@ -31,8 +31,10 @@ func isPublic(ip netip.Addr) bool {
 	return ip.IsValid() && ip.IsGlobalUnicast() && !ip.IsPrivate() && !shared.Contains(ip)
 }
 
-// dialable leaves in what may be dialled, at most maxAddrs.
-func (d *Discovery) dialable(p peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr {
+// dialable leaves in what may be dialled, at most maxAddrs. told is where the
+// word came from: only a teller on this machine can name its loopback. An
+// invalid one is our own word.
+func (d *Discovery) dialable(p peer.ID, addrs []ma.Multiaddr, told netip.Addr) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for _, a := range addrs {
 		ip, ok := ipOf(a)
@@ -40,6 +42,7 @@ func (d *Discovery) dialable(p peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr {
 		case len(out) == maxAddrs:
 			return out
 		case !ok || ip.IsUnspecified() || ip.IsMulticast(), !isPublic(ip) && !d.cfg.Private, d.fns.Banned(p, ip):
+		case ip.IsLoopback() && told.IsValid() && !told.IsLoopback():
 		default:
 			out = append(out, a)
 		}

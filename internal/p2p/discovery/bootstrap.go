@@ -10,6 +10,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const bootAtOnce = 4 // bootstrap peers that are asked at once
@@ -93,7 +95,7 @@ func (d *Discovery) askBoot(ctx context.Context, it bootItem) {
 		if info.ID == d.host.ID() || info.ID == "" {
 			continue
 		}
-		src := Source{Kind: Bootstrap, Peer: info.ID, IP: firstIP(info.Addrs)}
+		src := addrbook.Source{Kind: addrbook.Bootstrap, Peer: info.ID, IP: firstIP(info.Addrs)}
 		if err := d.intake.bare(src, info); err != nil {
 			d.log.Debug("bootstrap peer not stored", "peer", info.ID, "err", err)
 		}
@@ -105,7 +107,7 @@ func (d *Discovery) askBoot(ctx context.Context, it bootItem) {
 
 // visit connects to a peer, asks it for others and lets go of it. Before the
 // network is known there is nothing to ask: the address is all that counts.
-func (d *Discovery) visit(ctx context.Context, info peer.AddrInfo, src Source) error {
+func (d *Discovery) visit(ctx context.Context, info peer.AddrInfo, src addrbook.Source) error {
 	k, x := d.parts()
 	if k == nil && x == nil {
 		return nil

@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -8,126 +9,229 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/record"
 
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
-func verifyRecord(envelope []byte) (peer.ID, error) {
-	e, rec, err := record.ConsumeEnvelope(envelope, peer.PeerRecordEnvelopeDomain)
-	if err != nil {
-		return "", err
-	}
-	r, ok := rec.(*peer.PeerRecord)
-	if !ok || !r.PeerID.MatchesPublicKey(e.PublicKey) {
-		return "", errors.New("another key")
-	}
-	return r.PeerID, nil
-}
-
-// 30 nodes, each of which met two others, find, put, get and provide.
-func TestDHTByHand(t *testing.T) {
+// 32 nodes, each of which met two others, use their DHT in all ways. Two more
+// of another network are met too and stay outside.
+func TestSwarm(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
-		nodes := l.swarm(30, onlyDHT)
-		time.Sleep(3 * time.Minute)
-		a, z := nodes[0], nodes[29]
+		nodes := l.swarm(32, onlyDHT)
+		strangers := []*node{l.node(options{net: "ffffffff", cfg: onlyDHT}), l.node(options{net: "ffffffff", cfg: onlyDHT})}
+		for _, s := range strangers {
+			s.meet(nodes[0])
+			s.meet(nodes[20])
+		}
+		time.Sleep(4 * time.Minute)
 		for i, n := range nodes {
-			if s := n.Status(); s.Peers < 10 || s.Mode != config.DHTServer || s.Protocol != "/parley/"+testNet+"/kad/1.0.0" {
+			s := n.Status()
+			if s.Peers < 15 || s.Mode != config.DHTServer || s.Protocol != "/parley/"+testNet+"/kad/1.0.0" {
 				t.Fatalf("node %d: %+v", i, s)
 			}
-		}
-		var seen []Step
-		found, err := a.FindNode(t.Context(), z.host.ID(), func(s Step) { seen = append(seen, s) })
-		if err != nil || len(found.Peers) < 20 || found.Peers[0].ID != z.host.ID() || len(found.Peers[0].Addrs) == 0 {
-			t.Fatalf("find node: %v %d peers", err, len(found.Peers))
-		}
-		if len(seen) != len(found.Steps) || len(seen) == 0 || found.Paths != 4 {
-			t.Errorf("%d steps told, %d in the answer", len(seen), len(found.Steps))
-		}
-		used := map[peer.ID]int{}
-		for _, s := range found.Steps {
-			if used[s.Asked]++; used[s.Asked] > 1 {
-				t.Errorf("%s is on two paths", s.Asked)
+			if s.NetworkSize < 16 || s.NetworkSize > 64 || s.RegionAlarm {
+				t.Errorf("node %d takes 32 nodes for %d, alarm %v", i, s.NetworkSize, s.RegionAlarm)
+			}
+			if known := len(n.book.Entries()); known < 20 {
+				t.Errorf("node %d learnt of %d peers", i, known)
 			}
 		}
-
-		key := Key("note", a.host.ID())
-		stored, err := a.PutValue(t.Context(), key, []byte("one"), nil)
-		if err != nil || stored.Peers < 15 {
-			t.Fatalf("put: %v at %d peers", err, stored.Peers)
+		if n := nodes[31].from(addrbook.DHT); n < 10 {
+			t.Errorf("the last node learnt of %d peers by the DHT", n)
 		}
-		got, err := z.GetValue(t.Context(), key, 0, nil)
-		if err != nil || string(got.Value.Data) != "one" || got.Value.Author != a.host.ID() || got.Copies < 15 || got.Disagreement {
-			t.Fatalf("get: %v %+v", err, got.Value)
-		}
-		if _, err = a.PutValue(t.Context(), key, []byte("two"), nil); err != nil {
-			t.Fatal(err)
-		}
-		again, err := nodes[15].GetValue(t.Context(), key, 3, nil)
-		if err != nil || string(again.Value.Data) != "two" || again.Value.Seq <= got.Value.Seq {
-			t.Fatalf("get after a second put: %v %+v", err, again.Value)
-		}
-		if again.Copies < 3 || len(again.Steps) >= len(got.Steps) {
-			t.Errorf("quorum 3: %d copies after %d steps, all are %d", again.Copies, len(again.Steps), len(got.Steps))
-		}
-
-		pk, err := ProviderKey("a file")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if p, err := nodes[7].Provide(t.Context(), pk, nil); err != nil || p.Peers < 15 {
-			t.Fatalf("provide: %v at %d peers", err, p.Peers)
-		}
-		provs, err := z.FindProviders(t.Context(), pk, 1, nil)
-		if err != nil || len(provs.Peers) != 1 || provs.Peers[0].ID != nodes[7].host.ID() || len(provs.Peers[0].Addrs) == 0 {
-			t.Fatalf("find providers: %v %+v", err, provs.Peers)
-		}
-		if none, err := z.FindProviders(t.Context(), []byte("nobody has this"), 0, nil); err != nil || len(none.Peers) != 0 {
-			t.Errorf("providers of nothing: %v %v", err, none.Peers)
-		}
-		if _, err := z.GetValue(t.Context(), Key("none", a.host.ID()), 0, nil); !errors.Is(err, ErrNotFound) {
-			t.Errorf("a value that nobody put: %v", err)
-		}
+		apart(t, nodes, strangers)
+		findNode(t, nodes[1], nodes[29])
+		putAndGet(t, nodes)
+		provide(t, nodes)
+		rendezvous(t, nodes, strangers[0])
+		crawlAndTable(t, nodes)
+		leavesAgain(t, nodes)
 	})
 }
 
-func TestCrawlAndTable(t *testing.T) {
-	bubble(t, func(t *testing.T, l *lab) {
-		nodes := l.swarm(30, onlyDHT)
-		time.Sleep(2 * time.Minute)
-		told := 0
-		list, err := nodes[3].Crawl(t.Context(), func(Crawled) { told++ })
-		if err != nil || len(list) != 29 || told != 29 {
-			t.Fatalf("crawled %d peers of 29, told %d, %v", len(list), told, err)
+// apart: nobody of one network is in a table of the other.
+func apart(t *testing.T, nodes, strangers []*node) {
+	for _, s := range strangers {
+		if st := s.Status(); st.Peers != 0 {
+			t.Errorf("a node of another network has %d peers in its table", st.Peers)
 		}
-		for _, c := range list {
-			if !c.OK || c.Neighbors < 5 {
-				t.Errorf("%s: %d neighbors, %v", c.ID, c.Neighbors, c.Err)
+		for _, n := range nodes {
+			if n.tableHas(s.host.ID()) {
+				t.Error("a node of another network is in a table")
 			}
 		}
-		table, err := nodes[3].Table()
-		if err != nil || len(table) == 0 {
+	}
+}
+
+func (n *node) tableHas(p peer.ID) bool {
+	k, _ := n.parts()
+	return k.table().Find(p) != ""
+}
+
+func findNode(t *testing.T, a, z *node) {
+	var seen []Step
+	found, err := a.FindNode(t.Context(), z.host.ID(), func(s Step) { seen = append(seen, s) })
+	if err != nil || len(found.Peers) < 20 || found.Peers[0].ID != z.host.ID() || len(found.Peers[0].Addrs) == 0 {
+		t.Fatalf("find node: %v, %d peers", err, len(found.Peers))
+	}
+	if len(seen) != len(found.Steps) || len(seen) == 0 || found.Paths != 4 {
+		t.Errorf("%d steps told, %d in the answer", len(seen), len(found.Steps))
+	}
+	asked, used := map[peer.ID]bool{}, map[int]bool{}
+	for _, s := range found.Steps {
+		if asked[s.Asked] {
+			t.Errorf("%s was asked twice", s.Asked)
+		}
+		asked[s.Asked], used[s.Path] = true, true
+		if s.Took <= 0 || s.Path < 0 || s.Path > 4 {
+			t.Errorf("step %+v", s)
+		}
+	}
+	if !used[1] || !used[2] || !used[3] || !used[4] {
+		t.Errorf("paths that were used: %v", used)
+	}
+}
+
+func putAndGet(t *testing.T, nodes []*node) {
+	a, z := nodes[0], nodes[29]
+	key := Key("note", a.host.ID())
+	stored, err := a.PutValue(t.Context(), key, []byte("one"), nil)
+	if err != nil || stored.Peers < 15 {
+		t.Fatalf("put: %v at %d peers", err, stored.Peers)
+	}
+	got, err := z.GetValue(t.Context(), key, 0, nil)
+	if err != nil || string(got.Value.Data) != "one" || got.Value.Author != a.host.ID() || got.Copies < 15 || got.Disagreement {
+		t.Fatalf("get: %v %+v", err, got.Value)
+	}
+	if _, err = a.PutValue(t.Context(), key, []byte("two"), nil); err != nil {
+		t.Fatal(err)
+	}
+	again, err := nodes[15].GetValue(t.Context(), key, 3, nil)
+	if err != nil || string(again.Value.Data) != "two" || again.Value.Seq <= got.Value.Seq {
+		t.Fatalf("get after a second put: %v %+v", err, again.Value)
+	}
+	if again.Copies < 3 || len(again.Steps) >= len(got.Steps) {
+		t.Errorf("quorum 3: %d copies after %d steps, all are %d", again.Copies, len(again.Steps), len(got.Steps))
+	}
+	if _, err := z.GetValue(t.Context(), Key("none", a.host.ID()), 0, nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a value that nobody put: %v", err)
+	}
+	if _, err := z.PutValue(t.Context(), key, []byte("three"), nil); err == nil || !strings.Contains(err.Error(), Key("note", z.host.ID())) {
+		t.Errorf("put under another's key: %v", err)
+	}
+	if _, err := a.PutValue(t.Context(), key, make([]byte, 4096), nil); err == nil {
+		t.Error("a value over the limit is taken")
+	}
+	if _, err := a.GetValue(t.Context(), "/ipns/x", 0, nil); err == nil {
+		t.Error("a key of another system is taken")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := z.GetValue(ctx, Key("none", a.host.ID()), 0, nil); err == nil {
+		t.Error("a lookup goes on after its context has ended")
+	}
+}
+
+func provide(t *testing.T, nodes []*node) {
+	key, err := ProviderKey("a file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := nodes[7].Provide(t.Context(), key, nil); err != nil || p.Peers < 15 {
+		t.Fatalf("provide: %v at %d peers", err, p.Peers)
+	}
+	found, err := nodes[29].FindProviders(t.Context(), key, 1, nil)
+	if err != nil || len(found.Peers) != 1 || found.Peers[0].ID != nodes[7].host.ID() || len(found.Peers[0].Addrs) == 0 {
+		t.Fatalf("find providers: %v %+v", err, found.Peers)
+	}
+	if none, err := nodes[29].FindProviders(t.Context(), []byte("nobody has this"), 0, nil); err != nil || len(none.Peers) != 0 {
+		t.Errorf("providers of nothing: %v %v", err, none.Peers)
+	}
+	if _, err := nodes[29].Provide(t.Context(), make([]byte, 81), nil); err == nil {
+		t.Error("a key of 81 bytes is taken")
+	}
+}
+
+func rendezvous(t *testing.T, nodes []*node, stranger *node) {
+	for _, n := range []*node{nodes[4], nodes[11]} {
+		if _, err := n.Advertise(t.Context(), "blocks"); err != nil {
 			t.Fatal(err)
 		}
-		n := 0
-		for i, b := range table {
-			n += len(b.Peers)
-			if i > 0 && b.Bits <= table[i-1].Bits {
-				t.Error("buckets are not in order")
+	}
+	found, err := nodes[27].FindTopic(t.Context(), "blocks", 2)
+	if err != nil || len(found.Peers) != 2 {
+		t.Fatalf("find a topic: %v %d peers", err, len(found.Peers))
+	}
+	for _, p := range found.Peers {
+		if p.ID != nodes[4].host.ID() && p.ID != nodes[11].host.ID() {
+			t.Errorf("%s advertised nothing", p.ID)
+		}
+	}
+	if other, err := nodes[27].FindTopic(t.Context(), "records", 0); err != nil || len(other.Peers) != 0 {
+		t.Errorf("another topic: %v %v", err, other.Peers)
+	}
+	if _, err := stranger.FindTopic(t.Context(), "blocks", 0); !errors.Is(err, ErrNoPeers) {
+		t.Errorf("a node of another network asks: %v", err)
+	}
+}
+
+func crawlAndTable(t *testing.T, nodes []*node) {
+	told := 0
+	list, err := nodes[3].Crawl(t.Context(), func(Crawled) { told++ })
+	if err != nil || len(list) != len(nodes)-1 || told != len(list) {
+		t.Fatalf("crawled %d peers of %d, told %d, %v", len(list), len(nodes)-1, told, err)
+	}
+	for _, c := range list {
+		if !c.OK || c.Neighbors < 10 || len(c.Addrs) == 0 {
+			t.Errorf("%s: %d neighbors, %d addresses, %v", c.ID, c.Neighbors, len(c.Addrs), c.Err)
+		}
+	}
+	table, err := nodes[3].Table()
+	if err != nil || len(table) == 0 {
+		t.Fatal(err)
+	}
+	n := 0
+	for i, b := range table {
+		n += len(b.Peers)
+		if i > 0 && b.Bits <= table[i-1].Bits {
+			t.Error("buckets are not in order")
+		}
+	}
+	if n != nodes[3].Status().Peers {
+		t.Errorf("%d peers in buckets, %d in the table", n, nodes[3].Status().Peers)
+	}
+}
+
+// leavesAgain: what a query dialled is closed; what a dialer wants stays.
+func leavesAgain(t *testing.T, nodes []*node) {
+	time.Sleep(3 * time.Minute)
+	for i, n := range nodes[2:] {
+		wanted := 0
+		for _, p := range n.host.Network().Peers() {
+			for _, o := range nodes {
+				if o.host.ID() == p && (n.host.ConnManager().IsProtected(p, "") || o.host.ConnManager().IsProtected(n.host.ID(), "")) {
+					wanted++
+				}
 			}
 		}
-		if n != nodes[3].Status().Peers {
-			t.Errorf("%d peers in buckets, %d in the table", n, nodes[3].Status().Peers)
+		if conns := len(n.host.Network().Peers()); conns > wanted+2 { // strangers
+			t.Errorf("node %d: %d connections, %d of them wanted", i+2, conns, wanted)
 		}
-		// What a query dialled is closed again; what a dialer wants stays.
-		time.Sleep(5 * time.Minute)
-		if conns := len(nodes[3].host.Network().Peers()); conns > 8 {
-			t.Errorf("%d connections are left", conns)
+		if !slices.Contains(n.host.Network().Peers(), nodes[i+1].host.ID()) {
+			t.Errorf("node %d: a connection that somebody wants was closed", i+2)
 		}
-		if !slices.Contains(nodes[3].host.Network().Peers(), nodes[2].host.ID()) {
-			t.Error("a connection that somebody wants was closed")
+	}
+	found := 0.0
+	for _, n := range nodes {
+		found += n.counter("parley_discovery_lookups_total", "ok")
+		if n.counter("parley_discovery_dht_peers", "") < 15 {
+			t.Error("the gauge of the table is wrong")
 		}
-	})
+	}
+	if found < 32*9 {
+		t.Errorf("%v lookups are counted", found)
+	}
 }
 
 func TestOffAndNotStarted(t *testing.T) {
@@ -152,6 +256,10 @@ func TestOffAndNotStarted(t *testing.T) {
 		}
 		if _, err := New(Config{Bootstrap: []string{"/ip4/1.2.3.4/tcp/1"}}, Functions{}, alone.host, alone.book, alone.bus, alone.log, nil); err == nil {
 			t.Error("a bootstrap peer without id is taken")
+		}
+		public := l.node(options{net: "-", cfg: Config{Discovery: config.Discovery{DHTProtocol: "/ipfs"}}})
+		if err := public.Start(testNet); err == nil {
+			t.Error("the DHT of IPFS is joined")
 		}
 	})
 }

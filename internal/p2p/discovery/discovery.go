@@ -21,6 +21,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 // Config of the room.
@@ -111,7 +112,7 @@ type Discovery struct {
 }
 
 // New starts nothing; reg may be nil.
-func New(cfg Config, fns Functions, h host.Host, book Book, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Discovery, error) {
+func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Discovery, error) {
 	items, err := parseBoot(cfg.Bootstrap)
 	if err != nil {
 		return nil, err
@@ -129,6 +130,18 @@ func New(cfg Config, fns Functions, h host.Host, book Book, bus *event.Bus, log 
 	d.visits = newVisits(d)
 	d.alarms = newAlarms(bus, log)
 	return d, nil
+}
+
+// Kinds counts the kinds of sources that are asked, for the quota of the address
+// book. Peers that come to us are none of them.
+func Kinds(cfg Config) int {
+	n := 0
+	for _, on := range []bool{len(cfg.Bootstrap) > 0, len(cfg.DNS) > 0, cfg.DHT != config.DHTOff, cfg.PEX, cfg.MDNS} {
+		if on {
+			n++
+		}
+	}
+	return n
 }
 
 // Start begins what carries the network's name: DHT, peer exchange, rendezvous

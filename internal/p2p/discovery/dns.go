@@ -10,6 +10,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 // Bounds of one walk through DNS: whoever owns a name could send us round and
@@ -161,7 +163,7 @@ func (d *Discovery) askDNS(ctx context.Context) {
 			d.log.Info("name leads to no peers", "name", item, "err", err)
 		}
 		for _, info := range infos {
-			if err := d.intake.bare(Source{Kind: DNS, Peer: info.ID, IP: firstIP(info.Addrs)}, info); err != nil {
+			if err := d.intake.bare(addrbook.Source{Kind: addrbook.DNS, Peer: info.ID, IP: firstIP(info.Addrs)}, info); err != nil {
 				d.log.Debug("peer of a name not stored", "name", item, "peer", info.ID, "err", err)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 // ears are what the room listens to.
@@ -64,22 +65,22 @@ func (d *Discovery) learn(e levent.EvtPeerIdentificationCompleted) {
 		return
 	}
 	err = d.intake.record(d.origin(e.Peer, e.Conn), envelope)
-	if errors.Is(err, ErrForged) {
+	if errors.Is(err, addrbook.ErrForged) {
 		d.metrics.refuse("bad_record")
 		d.fns.Report(e.Peer, chain.BadRecord, "its own peer record: "+err.Error())
 	}
 }
 
 // origin says how we came to a peer.
-func (d *Discovery) origin(p peer.ID, c network.Conn) Source {
-	src := Source{Kind: Inbound, Peer: p, IP: remoteIP(c)}
+func (d *Discovery) origin(p peer.ID, c network.Conn) addrbook.Source {
+	src := addrbook.Source{Kind: addrbook.Inbound, Peer: p, IP: remoteIP(c)}
 	if c.Stat().Direction == network.DirInbound {
 		return src
 	}
 	if from, ok := d.visits.cause(p); ok {
 		return from
 	}
-	src.Kind = Static // only static peers are dialled without being in the book
+	src.Kind = addrbook.Static // only static peers are dialled without being in the book
 	if e, ok := d.intake.book.Get(p); ok && len(e.Sources) > 0 {
 		src = e.Sources[0]
 	}

@@ -2,35 +2,35 @@ package discovery
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/record"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 // intake is the one way from here into the book, and counts what was new to it.
 // Rates and quotas are the book's.
 type intake struct {
-	book    Book
+	book    *addrbook.Book
 	metrics *metrics
 }
 
 // record takes a signed peer record. What the book refuses is returned as it is.
-func (in *intake) record(src Source, envelope []byte) error {
+func (in *intake) record(src addrbook.Source, envelope []byte) error {
 	id, err := signer(envelope)
 	if err != nil {
-		in.metrics.refuse("book")
-		return fmt.Errorf("%w: %w", ErrForged, err)
+		id = "" // the book says what is wrong with it
 	}
 	return in.take(src.Kind, id, func() error { return in.book.Add(src, envelope) })
 }
 
 // bare takes addresses without proof.
-func (in *intake) bare(src Source, info peer.AddrInfo) error {
+func (in *intake) bare(src addrbook.Source, info peer.AddrInfo) error {
 	return in.take(src.Kind, info.ID, func() error { return in.book.AddBare(src, info) })
 }
 
-func (in *intake) take(kind Kind, id peer.ID, add func() error) error {
+func (in *intake) take(kind addrbook.Kind, id peer.ID, add func() error) error {
 	_, known := in.book.Get(id)
 	if err := add(); err != nil {
 		in.metrics.refuse("book")

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const (
@@ -77,7 +79,7 @@ func newKad(d *Discovery, net string) (*kad, error) {
 		dht.DisableAutoRefresh(), // our own lookups keep the table
 		dht.RoutingTablePeerDiversityFilter(newDiversity(d)),
 		dht.RoutingTableFilter(func(_ any, p peer.ID) bool { return k.admits(p) }),
-		dht.AddressFilter(func(addrs []ma.Multiaddr) []ma.Multiaddr { return d.dialable("", addrs) }),
+		dht.AddressFilter(func(addrs []ma.Multiaddr) []ma.Multiaddr { return d.dialable("", addrs, netip.Addr{}) }),
 		dht.LookupCheckConcurrency(16),
 		dht.WithCustomMessageSender(func(host.Host, []protocol.ID) pb.MessageSenderWithDisconnect { return send }),
 	)
@@ -146,7 +148,7 @@ func (k *kad) question(ctx context.Context, c *candidate, ask func(context.Conte
 	if told == "" {
 		told = c.id
 	}
-	from := Source{Kind: DHT, Peer: told, IP: k.d.peerIP(told)}
+	from := addrbook.Source{Kind: addrbook.DHT, Peer: told, IP: k.d.peerIP(told)}
 	err := k.d.visits.enter(ctx, peer.AddrInfo{ID: c.id, Addrs: c.addrs}, from, k.private())
 	if err != nil {
 		k.missed(ctx, c.id)
@@ -159,6 +161,7 @@ func (k *kad) question(ctx context.Context, c *candidate, ask func(context.Conte
 		return answer{}, err
 	}
 	k.answered(c.id)
+	a.ip = k.d.peerIP(c.id)
 	return a, nil
 }
 

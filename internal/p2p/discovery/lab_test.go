@@ -24,12 +24,12 @@ import (
 	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/x/simlibp2p"
 	"github.com/marcopolo/simnet"
-	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
 )
@@ -136,7 +136,7 @@ type node struct {
 	l    *lab
 	host host.Host
 	hand *handshake.Handshake
-	book *memBook
+	book *addrbook.Book
 	bus  *event.Bus
 	reg  *prometheus.Registry
 	stop func()
@@ -163,7 +163,12 @@ func (l *lab) node(o options) *node {
 		o.ip = l.address()
 	}
 	h := l.host(o.ip, o.key)
-	n := &node{l: l, host: h, book: newMemBook(), bus: event.NewBus(1024), reg: prometheus.NewRegistry()}
+	n := &node{l: l, host: h, bus: event.NewBus(1024), reg: prometheus.NewRegistry()}
+	book, err := addrbook.Open(addrbook.Config{Net: testNet, Self: h.ID(), Private: o.cfg.Private, Sources: Kinds(o.cfg)}, n.bus, nil, nil)
+	if err != nil {
+		l.Fatal(err)
+	}
+	n.book = book
 	rep, err := reputation.New(reputation.Config{}, n.bus, nil, nil)
 	if err != nil {
 		l.Fatal(err)
@@ -301,80 +306,13 @@ func (f fakeChain) CheckStatus(remote chain.Status) error {
 	return nil
 }
 
-// memBook is a book without limits.
-type memBook struct {
-	mu      sync.Mutex
-	sources map[peer.ID]Source
-	records map[peer.ID][]byte
-	bare    map[peer.ID][]ma.Multiaddr
-	err     func(src Source) error
-}
-
-func newMemBook() *memBook {
-	return &memBook{sources: map[peer.ID]Source{}, records: map[peer.ID][]byte{}, bare: map[peer.ID][]ma.Multiaddr{}}
-}
-
-func (b *memBook) Add(src Source, envelope []byte) error {
-	id, err := verifyRecord(envelope)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrForged, err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.err != nil {
-		if err := b.err(src); err != nil {
-			return err
+// from counts the peers of the book that a kind of source brought first.
+func (n *node) from(k addrbook.Kind) int {
+	count := 0
+	for _, e := range n.book.Entries() {
+		if len(e.Sources) > 0 && e.Sources[0].Kind == k {
+			count++
 		}
 	}
-	if _, known := b.sources[id]; !known {
-		b.sources[id] = src
-	}
-	b.records[id] = envelope
-	return nil
-}
-
-func (b *memBook) AddBare(src Source, info peer.AddrInfo) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if _, known := b.sources[info.ID]; !known {
-		b.sources[info.ID] = src
-	}
-	b.bare[info.ID] = info.Addrs
-	return nil
-}
-
-func (b *memBook) Asked(peer.ID) {}
-
-func (b *memBook) Share(Source) [][]byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var list [][]byte
-	for _, r := range b.records {
-		list = append(list, r)
-	}
-	return list
-}
-
-func (b *memBook) Get(p peer.ID) (Entry, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	src, ok := b.sources[p]
-	return Entry{ID: p, Sources: []Source{src}}, ok
-}
-
-func (b *memBook) GroupOf(ip netip.Addr) string {
-	p, _ := ip.Prefix(16)
-	return p.String()
-}
-
-func (b *memBook) count(k Kind) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	n := 0
-	for _, s := range b.sources {
-		if s.Kind == k {
-			n++
-		}
-	}
-	return n
+	return count
 }

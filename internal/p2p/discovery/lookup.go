@@ -3,6 +3,7 @@ package discovery
 import (
 	"bytes"
 	"context"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -59,6 +60,7 @@ type answer struct {
 	closer    []*peer.AddrInfo
 	providers []*peer.AddrInfo
 	value     []byte
+	ip        netip.Addr // where it came from
 }
 
 type result struct {
@@ -255,7 +257,7 @@ func (l *lookup) take(r result) {
 	} else {
 		r.c.state = answered
 		w.good++
-		step.Got = l.add(r.c, r.a.closer)
+		step.Got = l.add(r.c, r.a.closer, r.a.ip)
 		if l.hear != nil && l.hear(r.c, r.a) {
 			l.done = true
 		}
@@ -268,13 +270,13 @@ func (l *lookup) take(r result) {
 
 // add takes peers that one told of: so many of an answer and of a group. It
 // reports how many there were.
-func (l *lookup) add(from *candidate, list []*peer.AddrInfo) int {
+func (l *lookup) add(from *candidate, list []*peer.AddrInfo, told netip.Addr) int {
 	groups := map[string]int{}
 	for _, info := range list[:min(len(list), answerPeers)] {
 		if info.ID == l.k.d.host.ID() || info.ID.Validate() != nil || len(l.all) >= maxFound {
 			continue
 		}
-		addrs := l.k.d.dialable(info.ID, info.Addrs)
+		addrs := l.k.d.dialable(info.ID, info.Addrs, told)
 		if len(addrs) == 0 {
 			continue
 		}

@@ -6,6 +6,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 // runMDNS tells and hears of peers on the same LAN until ctx ends.
@@ -44,7 +46,7 @@ func (l lan) HandlePeerFound(info peer.AddrInfo) {
 		return
 	}
 	info.Addrs = addrs
-	if err := l.d.intake.bare(Source{Kind: MDNS, Peer: info.ID, IP: firstIP(addrs)}, info); err != nil {
+	if err := l.d.intake.bare(addrbook.Source{Kind: addrbook.MDNS, Peer: info.ID, IP: firstIP(addrs)}, info); err != nil {
 		l.d.log.Debug("peer of the LAN not stored", "peer", info.ID, "err", err)
 	}
 }

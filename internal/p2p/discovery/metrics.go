@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 // metrics are the row "discovery" of the interface page. Labels come from
@@ -49,7 +51,9 @@ func newMetrics(reg prometheus.Registerer, tableSize func() int) (*metrics, erro
 			Name: "parley_discovery_dht_peers", Help: "Peers in the table of the DHT.",
 		}, func() float64 { return float64(tableSize()) }),
 	}
-	for _, k := range []Kind{Bootstrap, DNS, DHT, PEX, MDNS, Inbound, Static, Operator} {
+	for _, k := range []addrbook.Kind{
+		addrbook.Bootstrap, addrbook.DNS, addrbook.DHT, addrbook.PEX, addrbook.MDNS, addrbook.Inbound, addrbook.Static, addrbook.Operator,
+	} {
 		m.found.WithLabelValues(string(k))
 	}
 	for _, r := range refusals {

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -195,7 +196,7 @@ func (x *pex) ask(ctx context.Context, p peer.ID) error {
 		x.charge(p, err)
 		return fmt.Errorf("peers of %s: %w", p, err)
 	}
-	x.take(Source{Kind: PEX, Peer: p, IP: remoteIP(st.Conn())}, answer.Records)
+	x.take(addrbook.Source{Kind: addrbook.PEX, Peer: p, IP: remoteIP(st.Conn())}, answer.Records)
 	return nil
 }
 
@@ -209,16 +210,16 @@ func (x *pex) charge(p peer.ID, err error) {
 
 // take hands records to the book. A forged one proves that who sent it did not
 // look either; a list of which most is refused is spam.
-func (x *pex) take(src Source, records [][]byte) {
+func (x *pex) take(src addrbook.Source, records [][]byte) {
 	taken, refused, forged := 0, 0, error(nil)
 	for _, r := range records {
 		switch err := x.d.intake.record(src, r); {
 		case err == nil:
 			taken++
-		case errors.Is(err, ErrForged):
+		case errors.Is(err, addrbook.ErrForged), errors.Is(err, addrbook.ErrTooLarge):
 			refused++
 			forged = err
-		case errors.Is(err, ErrNotDialable), errors.Is(err, ErrRate):
+		case errors.Is(err, addrbook.ErrNotDialable), errors.Is(err, addrbook.ErrRate):
 			refused++
 		}
 	}
@@ -276,7 +277,7 @@ func (x *pex) serve(st network.Stream, p peer.ID) error {
 		x.d.fns.Report(p, chain.Violation, "peer exchange: a second request on one connection")
 		return nil
 	}
-	records := x.d.intake.book.Share(Source{Kind: PEX, Peer: p, IP: remoteIP(st.Conn())})
+	records := x.d.intake.book.Share(addrbook.Source{Kind: addrbook.PEX, Peer: p, IP: remoteIP(st.Conn())})
 	if err := wire.WriteFrame(st, wire.PEXAnswer{Records: fitting(records, int(req.Max))}.Encode()); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -79,7 +80,7 @@ func (d *Discovery) FindNode(ctx context.Context, id peer.ID, progress func(Step
 func (k *kad) infoOf(c *candidate) peer.AddrInfo {
 	info := peer.AddrInfo{ID: c.id, Addrs: c.addrs}
 	if len(info.Addrs) == 0 {
-		info.Addrs = k.d.dialable(c.id, k.d.host.Peerstore().Addrs(c.id))
+		info.Addrs = k.d.dialable(c.id, k.d.host.Peerstore().Addrs(c.id), netip.Addr{})
 	}
 	return info
 }
@@ -379,10 +380,10 @@ func (k *kad) findProviders(ctx context.Context, key []byte, limit int, progress
 	}
 	limit = min(limit, maxFoundProv)
 	found := map[peer.ID]peer.AddrInfo{}
-	add := func(info peer.AddrInfo) {
+	add := func(info peer.AddrInfo, told netip.Addr) {
 		if len(found) < limit && info.ID.Validate() == nil {
 			if old, known := found[info.ID]; !known || len(old.Addrs) == 0 {
-				found[info.ID] = peer.AddrInfo{ID: info.ID, Addrs: k.d.dialable(info.ID, info.Addrs)}
+				found[info.ID] = peer.AddrInfo{ID: info.ID, Addrs: k.d.dialable(info.ID, info.Addrs, told)}
 			}
 		}
 	}
@@ -391,7 +392,7 @@ func (k *kad) findProviders(ctx context.Context, key []byte, limit int, progress
 		return Providers{}, fmt.Errorf("find providers of %x: %w", key, err)
 	}
 	for _, info := range local {
-		add(info)
+		add(info, netip.Addr{})
 	}
 	l := k.newLookup(string(key), func(ctx context.Context, p peer.ID) (answer, error) {
 		provs, closer, err := k.messenger.GetProviders(ctx, p, key)
@@ -400,7 +401,7 @@ func (k *kad) findProviders(ctx context.Context, key []byte, limit int, progress
 	l.progress = progress
 	l.hear = func(_ *candidate, a answer) bool {
 		for _, info := range a.providers[:min(len(a.providers), maxFoundProv)] {
-			add(*info)
+			add(*info, a.ip)
 		}
 		return len(found) >= limit
 	}

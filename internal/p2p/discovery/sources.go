@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const (
@@ -16,7 +17,7 @@ const (
 // source is something that can be asked for peers. Its fields belong to the
 // goroutine of askSources, but for done.
 type source struct {
-	kind Kind
+	kind addrbook.Kind
 	rest time.Duration // between two questions
 	ask  func(ctx context.Context)
 
@@ -39,20 +40,20 @@ func (s *source) busy() bool {
 func (d *Discovery) sources() []*source {
 	var list []*source
 	if len(d.items) > 0 {
-		list = append(list, &source{kind: Bootstrap, rest: 30 * time.Second, ask: d.askBootstrap})
+		list = append(list, &source{kind: addrbook.Bootstrap, rest: 30 * time.Second, ask: d.askBootstrap})
 	}
 	if len(d.cfg.DNS) > 0 {
-		list = append(list, &source{kind: DNS, rest: 30 * time.Second, ask: d.askDNS})
+		list = append(list, &source{kind: addrbook.DNS, rest: 30 * time.Second, ask: d.askDNS})
 	}
 	if d.cfg.PEX {
-		list = append(list, &source{kind: PEX, rest: 10 * time.Second, ask: func(ctx context.Context) {
+		list = append(list, &source{kind: addrbook.PEX, rest: 10 * time.Second, ask: func(ctx context.Context) {
 			if _, x := d.parts(); x != nil {
 				x.askSome(ctx)
 			}
 		}})
 	}
 	if d.cfg.DHT != config.DHTOff {
-		list = append(list, &source{kind: DHT, rest: 20 * time.Second, ask: func(ctx context.Context) {
+		list = append(list, &source{kind: addrbook.DHT, rest: 20 * time.Second, ask: func(ctx context.Context) {
 			if k, _ := d.parts(); k != nil {
 				k.seek(ctx)
 			}

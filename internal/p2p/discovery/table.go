@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -79,7 +80,7 @@ func (d *Discovery) Table() ([]Bucket, error) {
 			byBits[bits] = b
 		}
 		b.Peers = append(b.Peers, TablePeer{
-			AddrInfo: peer.AddrInfo{ID: info.Id, Addrs: d.dialable(info.Id, d.host.Peerstore().Addrs(info.Id))},
+			AddrInfo: peer.AddrInfo{ID: info.Id, Addrs: d.dialable(info.Id, d.host.Peerstore().Addrs(info.Id), netip.Addr{})},
 			Group:    k.groupOf(info.Id), AddedAt: info.AddedAt, UsefulAt: info.LastUsefulAt,
 		})
 	}
@@ -121,7 +122,7 @@ func (d *Discovery) Crawl(ctx context.Context, progress func(Crawled)) ([]Crawle
 	defer cancel()
 	c := &crawl{k: k, seen: map[peer.ID]bool{d.host.ID(): true}}
 	for _, p := range k.table().ListPeers() {
-		c.add(peer.AddrInfo{ID: p}, "")
+		c.add(peer.AddrInfo{ID: p}, "", netip.Addr{})
 	}
 	if len(c.next) == 0 {
 		return nil, ErrNoPeers
@@ -145,7 +146,7 @@ func (d *Discovery) Crawl(ctx context.Context, progress func(Crawled)) ([]Crawle
 		}()
 		for r := range results {
 			for _, info := range r.told {
-				c.add(info, r.ID)
+				c.add(info, r.ID, r.ip)
 			}
 			list = append(list, r.Crawled)
 			if progress != nil {
@@ -165,13 +166,14 @@ type crawl struct {
 type crawledPeer struct {
 	Crawled
 	told []peer.AddrInfo
+	ip   netip.Addr
 }
 
-func (c *crawl) add(info peer.AddrInfo, from peer.ID) {
+func (c *crawl) add(info peer.AddrInfo, from peer.ID, ip netip.Addr) {
 	if c.seen[info.ID] || len(c.seen) > maxCrawl || info.ID.Validate() != nil {
 		return
 	}
-	addrs := c.k.d.dialable(info.ID, info.Addrs)
+	addrs := c.k.d.dialable(info.ID, info.Addrs, ip)
 	if from != "" && len(addrs) == 0 {
 		return
 	}
@@ -183,7 +185,7 @@ func (c *crawl) add(info peer.AddrInfo, from peer.ID) {
 func (c *crawl) ask(ctx context.Context, one *candidate) crawledPeer {
 	start := time.Now()
 	told := map[peer.ID]peer.AddrInfo{}
-	_, err := c.k.question(ctx, one, func(ctx context.Context, p peer.ID) (answer, error) {
+	a, err := c.k.question(ctx, one, func(ctx context.Context, p peer.ID) (answer, error) {
 		for bits := range crawlBits {
 			closer, err := c.k.messenger.GetClosestPeers(ctx, p, peer.ID(keyNear(kb.ConvertPeerID(p), bits)))
 			if err != nil {
@@ -201,7 +203,7 @@ func (c *crawl) ask(ctx context.Context, one *candidate) crawledPeer {
 		}
 		return answer{}, nil
 	})
-	r := crawledPeer{Crawled: Crawled{AddrInfo: c.k.infoOf(one), OK: err == nil, Neighbors: len(told), Err: err, Took: time.Since(start)}}
+	r := crawledPeer{Crawled: Crawled{AddrInfo: c.k.infoOf(one), OK: err == nil, Neighbors: len(told), Err: err, Took: time.Since(start)}, ip: a.ip}
 	for _, info := range told {
 		r.told = append(r.told, info)
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const (
@@ -28,9 +30,9 @@ type visits struct {
 
 type visit struct {
 	users int
-	ours  bool      // there was no connection before
-	idle  time.Time // since then without a user
-	from  Source    // who told us of the peer
+	ours  bool            // there was no connection before
+	idle  time.Time       // since then without a user
+	from  addrbook.Source // who told us of the peer
 }
 
 func newVisits(d *Discovery) *visits { return &visits{d: d, open: map[peer.ID]*visit{}} }
@@ -41,7 +43,7 @@ func (v *visits) connected(p peer.ID) bool {
 
 // enter connects to a peer, where it is not yet, and keeps the connection until
 // leave, which MUST be called after nil. from tells how we heard of it.
-func (v *visits) enter(ctx context.Context, info peer.AddrInfo, from Source, needReady bool) error {
+func (v *visits) enter(ctx context.Context, info peer.AddrInfo, from addrbook.Source, needReady bool) error {
 	v.mu.Lock()
 	e := v.open[info.ID]
 	if e == nil {
@@ -89,13 +91,13 @@ func (v *visits) leave(p peer.ID) {
 }
 
 // cause tells how we heard of a peer to whom we connected ourselves.
-func (v *visits) cause(p peer.ID) (Source, bool) {
+func (v *visits) cause(p peer.ID) (addrbook.Source, bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if e := v.open[p]; e != nil && e.ours {
 		return e.from, true
 	}
-	return Source{}, false
+	return addrbook.Source{}, false
 }
 
 func (v *visits) run(ctx context.Context) {
@@ -127,18 +129,26 @@ func (v *visits) sweep(ctx context.Context, now time.Time) {
 	}
 }
 
-// part leaves a peer unless somebody wants it, or it came to us as well.
+// part leaves a peer unless somebody wants it. Where it came to us as well, only
+// our own way to it is closed.
 func (v *visits) part(ctx context.Context, p peer.ID) {
-	conns := v.d.host.Network().ConnsToPeer(p)
-	if len(conns) == 0 || v.d.host.ConnManager().IsProtected(p, "") {
+	if v.d.host.ConnManager().IsProtected(p, "") {
 		return
 	}
+	var ours []network.Conn
+	conns := v.d.host.Network().ConnsToPeer(p)
 	for _, c := range conns {
-		if c.Stat().Direction == network.DirInbound {
-			return
+		if c.Stat().Direction == network.DirOutbound {
+			ours = append(ours, c)
 		}
 	}
-	v.d.fns.Leave(ctx, p)
+	if len(ours) == len(conns) && len(ours) > 0 {
+		v.d.fns.Leave(ctx, p)
+		return
+	}
+	for _, c := range ours {
+		_ = c.Close()
+	}
 }
 
 // closeAll parts with everybody whom we only asked.
