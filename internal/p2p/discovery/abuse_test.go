@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -357,6 +358,84 @@ func TestPoisonedRouters(t *testing.T) {
 		}
 		if len(got.Steps) > 150 {
 			t.Errorf("%d questions", len(got.Steps))
+		}
+	})
+}
+
+// Bad answers to our questions cost who gave them, and the lookup goes on.
+func TestBadDHTAnswers(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: publicDHT, fns: func(f *Functions) { f.Connect = nil }})
+		good := l.node(options{cfg: publicDHT, fns: func(f *Functions) { f.Connect = nil }})
+		good.meet(n)
+		for name, tt := range map[string]struct {
+			raw     []byte
+			offence chain.Offence
+		}{
+			"noise":     {[]byte{2, 0xff, 0xff}, chain.Malformed},
+			"too large": {[]byte{0xff, 0xff, 0xff, 0x7f}, chain.Oversize},
+			"nothing":   {nil, ""},
+		} {
+			h := l.host(l.address(), newKey(t))
+			h.SetStreamHandler(kadID, func(st network.Stream) {
+				defer st.Close()
+				_, _ = wire.ReadFrame(st, 1<<20)
+				_, _ = st.Write(tt.raw)
+			})
+			if err := h.Connect(t.Context(), n.info()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if n.tableHas(h.ID()) {
+				t.Errorf("%s: it is in the table", name)
+			}
+			if tt.offence != "" && n.charged(tt.offence) == 0 {
+				t.Errorf("%s: charged %v, want %s", name, n.offences, tt.offence)
+			}
+		}
+		if found, err := n.FindNode(t.Context(), good.host.ID(), nil); err != nil || found.Peers[0].ID != good.host.ID() {
+			t.Errorf("the lookup did not go on: %v", err)
+		}
+	})
+}
+
+// A value lives as long as its author publishes it, and 48 h longer.
+func TestPublishedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		var nodes []*node
+		for range 3 {
+			n := l.node(options{cfg: onlyDHT})
+			for _, o := range nodes {
+				n.meet(o)
+			}
+			nodes = append(nodes, n)
+		}
+		time.Sleep(time.Minute)
+		author, reader := nodes[0], nodes[2]
+		key := Key("note", author.host.ID())
+		if _, err := author.PutValue(t.Context(), key, []byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+		pk, _ := ProviderKey("file")
+		if _, err := author.Provide(t.Context(), pk, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(60 * time.Hour)
+		got, err := reader.GetValue(t.Context(), key, 0, nil)
+		if err != nil || time.Since(got.Value.Issued) > 13*time.Hour {
+			t.Errorf("after 60 h: %v, issued %s ago", err, time.Since(got.Value.Issued))
+		}
+		if p, err := reader.FindProviders(t.Context(), pk, 0, nil); err != nil || len(p.Peers) != 1 {
+			t.Errorf("providers after 60 h: %v %v", p.Peers, err)
+		}
+		author.stop()
+		_ = author.host.Close()
+		time.Sleep(50 * time.Hour)
+		if _, err := reader.GetValue(t.Context(), key, 0, nil); !errors.Is(err, ErrNotFound) {
+			t.Errorf("50 h after its author went: %v", err)
+		}
+		if p, err := reader.FindProviders(t.Context(), pk, 0, nil); err != nil || len(p.Peers) != 0 {
+			t.Errorf("providers 50 h after: %v %v", p.Peers, err)
 		}
 	})
 }

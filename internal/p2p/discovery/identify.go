@@ -1,18 +1,23 @@
 package discovery
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"time"
 
 	levent "github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
+
+const relearnEvery = 10 * time.Minute
 
 // ears are what the room listens to.
 type ears struct {
@@ -33,10 +38,14 @@ func (d *Discovery) listen() (ears, error) {
 func (d *Discovery) hear(ctx context.Context, e ears) {
 	defer e.bus.Close()
 	defer e.lib.Close()
+	tick := time.NewTicker(relearnEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-tick.C:
+			d.relearn()
 		case v, open := <-e.lib.Out():
 			if !open {
 				return
@@ -68,6 +77,32 @@ func (d *Discovery) learn(e levent.EvtPeerIdentificationCompleted) {
 	if errors.Is(err, addrbook.ErrForged) {
 		d.metrics.refuse("bad_record")
 		d.fns.Report(e.Peer, chain.BadRecord, "its own peer record: "+err.Error())
+	}
+}
+
+// relearn stores the newer records that connected peers sent since they
+// identified themselves, such as after a change of their address.
+func (d *Discovery) relearn() {
+	certified, ok := peerstore.GetCertifiedAddrBook(d.host.Peerstore())
+	if !ok {
+		return
+	}
+	for _, p := range d.host.Network().Peers() {
+		signed := certified.GetPeerRecord(p)
+		conns := d.host.Network().ConnsToPeer(p)
+		if signed == nil || len(conns) == 0 {
+			continue
+		}
+		envelope, err := signed.Marshal()
+		if err != nil {
+			continue
+		}
+		if e, known := d.intake.book.Get(p); known && e.Record != nil && bytes.Equal(e.Record.Envelope, envelope) {
+			continue
+		}
+		if err := d.intake.record(d.origin(p, conns[0]), envelope); err != nil {
+			d.log.Debug("newer peer record not stored", "peer", p, "err", err)
+		}
 	}
 }
 

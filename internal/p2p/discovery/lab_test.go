@@ -316,3 +316,12 @@ func (n *node) from(k addrbook.Kind) int {
 	}
 	return count
 }
+
+func addrOf(t testing.TB, ip string) netip.Addr {
+	t.Helper()
+	a, err := netip.ParseAddr(ip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -86,6 +87,17 @@ func (x *pex) mark(c network.Conn, field func(*pexConn) *bool) bool {
 	return first
 }
 
+// forget drops connections that closed while they were being noted.
+func (x *pex) forget() {
+	live := map[string]bool{}
+	for _, c := range x.d.host.Network().Conns() {
+		live[c.ID()] = true
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	maps.DeleteFunc(x.conns, func(id string, _ *pexConn) bool { return !live[id] })
+}
+
 func askedField(e *pexConn) *bool  { return &e.asked }
 func servedField(e *pexConn) *bool { return &e.served }
 
@@ -115,6 +127,7 @@ func (x *pex) run(ctx context.Context) {
 		case p := <-x.offers:
 			x.askOne(ctx, p)
 		case <-tick.C:
+			x.forget()
 			if list := x.fresh(); len(list) > 0 {
 				x.askOne(ctx, list[rand.IntN(len(list))])
 			}

@@ -43,7 +43,7 @@ func (k *kad) run(ctx context.Context) {
 				wake.Reset(time.Second) // there is somebody to ask at last
 			}
 		case now := <-upkeep.C:
-			k.scope.forget(now)
+			k.forget(now)
 			k.publish(ctx, now)
 		case <-wake.C:
 			k.refresh(ctx)

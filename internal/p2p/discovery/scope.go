@@ -124,6 +124,14 @@ func (s *scope) drop(st network.Stream, a *asker) {
 	s.running.Done()
 }
 
+// forget drops what is kept of peers that are gone.
+func (k *kad) forget(now time.Time) {
+	k.scope.forget(now)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.fails, func(p peer.ID, _ int) bool { return k.table().Find(p) == "" })
+}
+
 // forget drops the budgets of peers that asked nothing for a minute: theirs are
 // full again by then.
 func (s *scope) forget(now time.Time) {

@@ -19,8 +19,10 @@ const (
 type source struct {
 	kind addrbook.Kind
 	rest time.Duration // between two questions
+	is   func() bool   // it can be asked by now; nil = always
 	ask  func(ctx context.Context)
 
+	owed bool // a question, since the start or the last Need
 	last time.Time
 	done chan struct{} // closed when the last question is answered; nil = never asked
 }
@@ -46,48 +48,78 @@ func (d *Discovery) sources() []*source {
 		list = append(list, &source{kind: addrbook.DNS, rest: 30 * time.Second, ask: d.askDNS})
 	}
 	if d.cfg.PEX {
-		list = append(list, &source{kind: addrbook.PEX, rest: 10 * time.Second, ask: func(ctx context.Context) {
-			if _, x := d.parts(); x != nil {
-				x.askSome(ctx)
-			}
-		}})
+		list = append(list, &source{
+			kind: addrbook.PEX, rest: 10 * time.Second,
+			is:  func() bool { _, x := d.parts(); return x != nil },
+			ask: func(ctx context.Context) { _, x := d.parts(); x.askSome(ctx) },
+		})
 	}
 	if d.cfg.DHT != config.DHTOff {
-		list = append(list, &source{kind: addrbook.DHT, rest: 20 * time.Second, ask: func(ctx context.Context) {
-			if k, _ := d.parts(); k != nil {
-				k.seek(ctx)
-			}
-		}})
+		list = append(list, &source{
+			kind: addrbook.DHT, rest: 20 * time.Second,
+			is:  func() bool { k, _ := d.parts(); return k != nil },
+			ask: func(ctx context.Context) { k, _ := d.parts(); k.seek(ctx) },
+		})
 	}
 	return list
 }
 
 // askSources asks each source once at the start, and again at each Need: in
-// turns, another one first each time.
-func (d *Discovery) askSources(ctx context.Context) {
+// turns, another one first each time. Who rests is asked when it has rested.
+func (d *Discovery) askSources(ctx context.Context) { d.askThese(ctx, d.sources()) }
+
+func (d *Discovery) askThese(ctx context.Context, list []*source) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	list := d.sources()
+	owe(list)
 	started := d.started
+	retry := time.NewTimer(0)
+	defer retry.Stop()
 	for first := 0; ; first++ {
-		d.askAll(ctx, &wg, list, first)
 		select {
 		case <-ctx.Done():
 			return
-		case <-started: // now they can be asked who need the network's name
+		case <-retry.C: // the start, or somebody has rested
+		case <-started: // now there is a network to ask for
 			started = nil
+			for _, s := range list {
+				s.last = time.Time{}
+			}
+			owe(list)
 		case <-d.need:
+			owe(list)
+		}
+		if wait := d.askAll(ctx, &wg, list, first); wait > 0 {
+			retry.Reset(wait)
 		}
 	}
 }
 
-func (d *Discovery) askAll(ctx context.Context, wg *sync.WaitGroup, list []*source, first int) {
+func owe(list []*source) {
+	for _, s := range list {
+		s.owed = true
+	}
+}
+
+// askAll asks all whom a question is owed and who can be asked. It returns how
+// long the first of those rests who cannot, 0 = nobody does.
+func (d *Discovery) askAll(ctx context.Context, wg *sync.WaitGroup, list []*source, first int) (wait time.Duration) {
 	for i := range list {
 		s := list[(first+i)%len(list)]
-		if s.busy() || !s.last.IsZero() && time.Since(s.last) < s.rest {
+		if !s.owed || s.is != nil && !s.is() {
 			continue
 		}
-		s.last, s.done = time.Now(), make(chan struct{})
+		if s.busy() {
+			s.owed = false // its answer is to come
+			continue
+		}
+		if left := s.rest - time.Since(s.last); !s.last.IsZero() && left > 0 {
+			if wait == 0 || left < wait {
+				wait = left
+			}
+			continue
+		}
+		s.owed, s.last, s.done = false, time.Now(), make(chan struct{})
 		done := s.done
 		wg.Go(func() {
 			defer close(done)
@@ -97,9 +129,10 @@ func (d *Discovery) askAll(ctx context.Context, wg *sync.WaitGroup, list []*sour
 		})
 		select {
 		case <-ctx.Done():
-			return
+			return 0
 		case <-done:
 		case <-time.After(turn):
 		}
 	}
+	return wait
 }
