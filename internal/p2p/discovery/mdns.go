@@ -36,12 +36,20 @@ func (l lan) HandlePeerFound(info peer.AddrInfo) {
 	if info.ID == l.d.host.ID() {
 		return
 	}
-	var addrs []ma.Multiaddr
+	var addrs, here []ma.Multiaddr
 	for _, a := range info.Addrs {
-		if ip, ok := ipOf(a); ok && !isPublic(ip) && !ip.IsUnspecified() && len(addrs) < maxAddrs {
+		switch ip, ok := ipOf(a); {
+		case !ok || isPublic(ip) || ip.IsUnspecified():
+		case ip.IsLoopback(): // every machine tells its own; it counts where there is nothing else
+			here = append(here, a)
+		default:
 			addrs = append(addrs, a)
 		}
 	}
+	if len(addrs) == 0 {
+		addrs = here
+	}
+	addrs = addrs[:min(len(addrs), maxAddrs)]
 	if len(addrs) == 0 {
 		return
 	}

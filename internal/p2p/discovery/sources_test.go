@@ -227,11 +227,11 @@ func TestLAN(t *testing.T) {
 		n := l.node(options{cfg: Config{Private: true, Discovery: config.Discovery{DHT: config.DHTOff}}})
 		p, q := idOf(t, newKey(t)), idOf(t, newKey(t))
 		lan{n.Discovery}.HandlePeerFound(peer.AddrInfo{ID: p, Addrs: []ma.Multiaddr{
-			ma.StringCast("/ip4/8.8.8.8/udp/1/quic-v1"), ma.StringCast("/ip4/192.168.1.7/udp/1/quic-v1"),
+			ma.StringCast("/ip4/127.0.0.1/udp/1/quic-v1"), ma.StringCast("/ip4/8.8.8.8/udp/1/quic-v1"), ma.StringCast("/ip4/192.168.1.7/udp/1/quic-v1"),
 		}})
 		lan{n.Discovery}.HandlePeerFound(peer.AddrInfo{ID: q, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/8.8.8.8/udp/1/quic-v1")}})
 		e, ok := n.book.Get(p)
-		if !ok || len(e.Addrs) != 1 || e.Sources[0].Kind != addrbook.MDNS {
+		if !ok || len(e.Addrs) != 1 || e.Addrs[0].String() != "/ip4/192.168.1.7/udp/1/quic-v1" || e.Sources[0].Kind != addrbook.MDNS {
 			t.Errorf("a peer of the LAN: %v %+v", ok, e)
 		}
 		if _, ok := n.book.Get(q); ok {
