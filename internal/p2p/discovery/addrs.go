@@ -76,6 +76,14 @@ func remoteIP(c network.Conn) netip.Addr {
 	return ip
 }
 
+// lastIP is where a peer is or was, as far as we know.
+func (d *Discovery) lastIP(p peer.ID) netip.Addr {
+	if ip := d.peerIP(p); ip.IsValid() {
+		return ip
+	}
+	return firstIP(d.host.Peerstore().Addrs(p))
+}
+
 // peerIP is where a connected peer is; invalid without a connection.
 func (d *Discovery) peerIP(p peer.ID) netip.Addr {
 	for _, c := range d.host.Network().ConnsToPeer(p) {

@@ -103,12 +103,12 @@ type Discovery struct {
 	items   []bootItem
 	need    chan struct{}
 	started chan struct{} // closed once net is set
-	ended   chan struct{} // closed when Run returns
 
-	mu  sync.Mutex // guards below
-	net string     // "" = not known yet
-	kad *kad       // nil = off, or not started yet
-	pex *pex       // nil = off, or not started yet
+	mu   sync.Mutex // guards below
+	net  string     // "" = not known yet
+	over bool       // Run has returned, or is about to
+	kad  *kad       // nil = off, or not started yet
+	pex  *pex       // nil = off, or not started yet
 }
 
 // New starts nothing; reg may be nil.
@@ -121,7 +121,7 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	cfg.DHTScope = cmp.Or(cfg.DHTScope, config.DHTScopePrivate)
 	d := &Discovery{
 		cfg: cfg, fns: fns.withDefaults(h), host: h, bus: bus, log: log, items: items,
-		need: make(chan struct{}, 1), started: make(chan struct{}), ended: make(chan struct{}),
+		need: make(chan struct{}, 1), started: make(chan struct{}),
 	}
 	if d.metrics, err = newMetrics(reg, d.tableSize); err != nil {
 		return nil, fmt.Errorf("register discovery metrics: %w", err)
@@ -152,6 +152,9 @@ func (d *Discovery) Start(net string) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.over {
+		return fmt.Errorf("discovery of network %q: it has ended", net)
+	}
 	if d.net != "" {
 		return fmt.Errorf("discovery of network %q: it runs for %q already", net, d.net)
 	}
@@ -221,7 +224,6 @@ func (d *Discovery) Need() {
 // ctx ends. Then it closes the connections that it made and did not hand over.
 func (d *Discovery) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	defer close(d.ended)
 	sub, err := d.listen()
 	if err != nil {
 		return fmt.Errorf("listen to identify: %w", err)
@@ -256,7 +258,10 @@ func (d *Discovery) carry(ctx context.Context, wg *sync.WaitGroup) {
 }
 
 func (d *Discovery) stop() error {
-	k, x := d.parts()
+	d.mu.Lock()
+	d.over = true
+	k, x := d.kad, d.pex
+	d.mu.Unlock()
 	if x != nil {
 		x.close()
 	}

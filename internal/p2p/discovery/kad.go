@@ -105,8 +105,10 @@ func (k *kad) table() *kb.RoutingTable { return k.lib.RoutingTable() }
 
 func (k *kad) private() bool { return k.d.cfg.DHTScope == config.DHTScopePrivate }
 
-// admits reports whether p may ask us and stand in our table.
-func (k *kad) admits(p peer.ID) bool { return !k.private() || k.d.fns.Ready(p) }
+// admits reports whether p may ask us and enter our table.
+func (k *kad) admits(p peer.ID) bool {
+	return (!k.private() || k.d.fns.Ready(p)) && !k.d.fns.Banned(p, k.d.peerIP(p))
+}
 
 // groupOf is the address group of a peer of the table, connected or not.
 func (k *kad) groupOf(p peer.ID) string {
@@ -148,10 +150,12 @@ func (k *kad) question(ctx context.Context, c *candidate, ask func(context.Conte
 	if told == "" {
 		told = c.id
 	}
-	from := addrbook.Source{Kind: addrbook.DHT, Peer: told, IP: k.d.peerIP(told)}
+	from := addrbook.Source{Kind: addrbook.DHT, Peer: told, IP: k.d.lastIP(told)}
 	err := k.d.visits.enter(ctx, peer.AddrInfo{ID: c.id, Addrs: c.addrs}, from, k.private())
 	if err != nil {
-		k.missed(ctx, c.id)
+		if !errors.Is(err, errManyVisits) {
+			k.missed(ctx, c.id)
+		}
 		return answer{}, err
 	}
 	defer k.d.visits.leave(c.id)

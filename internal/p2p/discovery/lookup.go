@@ -222,9 +222,11 @@ func (l *lookup) alive(want func(*candidate) bool) []*candidate {
 			list = append(list, c)
 		}
 	}
-	slices.SortFunc(list, func(a, b *candidate) int { return bytes.Compare(a.far, b.far) })
+	slices.SortFunc(list, byDistance)
 	return list
 }
+
+func byDistance(a, b *candidate) int { return bytes.Compare(a.far, b.far) }
 
 func (l *lookup) lies(p peer.ID) bool {
 	w := l.words[p]
@@ -257,6 +259,9 @@ func (l *lookup) take(r result) {
 	} else {
 		r.c.state = answered
 		w.good++
+		if len(r.a.closer) > 0 {
+			l.k.d.intake.book.Asked(r.c.id) // it may tell the book of as many as we asked for
+		}
 		step.Got = l.add(r.c, r.a.closer, r.a.ip)
 		if l.hear != nil && l.hear(r.c, r.a) {
 			l.done = true

@@ -62,6 +62,8 @@ func (d *Discovery) FindNode(ctx context.Context, id peer.ID, progress func(Step
 	l := k.newLookup(string(id), k.askNode(string(id)))
 	l.progress = progress
 	near := k.timed(ctx, lookNode, l)
+	slices.SortFunc(near, byDistance)
+	near = near[:min(len(near), nearest)]
 	n := Nodes{Query: queryOf(l)}
 	if c := l.all[id]; c != nil {
 		n.Peers = append(n.Peers, k.infoOf(c))
@@ -112,8 +114,7 @@ func (c *copies) take(from peer.ID, path int, data []byte) {
 	if len(data) == 0 {
 		return
 	}
-	v, err := c.k.open(c.key, data)
-	if err != nil {
+	if _, err := c.k.open(c.key, data); err != nil {
 		if errors.Is(err, errOldValue) {
 			c.k.d.metrics.refuse("old_record")
 			return
@@ -124,7 +125,6 @@ func (c *copies) take(from peer.ID, path int, data []byte) {
 		}
 		return
 	}
-	_ = v
 	if c.who[string(data)] == nil {
 		c.who[string(data)] = map[int]int{}
 	}

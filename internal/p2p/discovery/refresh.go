@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"slices"
@@ -119,7 +118,7 @@ func (k *kad) measure(ctx context.Context) bool {
 		return false
 	}
 	// Dense ones count too: nobody can be near all random keys, and networks grow.
-	slices.SortFunc(near, func(a, b *candidate) int { return bytes.Compare(a.far, b.far) })
+	slices.SortFunc(near, byDistance)
 	k.sizes.add(sample{size: density(nearest, near[nearest-1].far), groups: groupsOf(near[:nearest])})
 	return true
 }

@@ -124,9 +124,15 @@ func (s *scope) drop(st network.Stream, a *asker) {
 	s.running.Done()
 }
 
-// forget drops what is kept of peers that are gone.
+// forget drops what is kept of peers that are gone, and takes banned ones out of
+// the table: they are not given out either.
 func (k *kad) forget(now time.Time) {
 	k.scope.forget(now)
+	for _, p := range k.table().ListPeers() {
+		if k.d.fns.Banned(p, k.d.lastIP(p)) {
+			k.table().RemovePeer(p)
+		}
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	maps.DeleteFunc(k.fails, func(p peer.ID, _ int) bool { return k.table().Find(p) == "" })

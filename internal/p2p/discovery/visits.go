@@ -18,7 +18,10 @@ const (
 	maxVisits = 256              // peers to whom we are connected only to ask
 )
 
-var errNotReady = errors.New("it is connected and no peer of ours")
+var (
+	errNotReady   = errors.New("it is connected and no peer of ours")
+	errManyVisits = fmt.Errorf("%d peers are being asked already", maxVisits)
+)
 
 // visits are the connections that discovery makes to ask somebody. They are
 // closed soon after the last question, unless somebody else protects them.
@@ -49,7 +52,7 @@ func (v *visits) enter(ctx context.Context, info peer.AddrInfo, from addrbook.So
 	if e == nil {
 		if len(v.open) >= maxVisits {
 			v.mu.Unlock()
-			return fmt.Errorf("visit %s: %d peers are being asked already", info.ID, maxVisits)
+			return fmt.Errorf("visit %s: %w", info.ID, errManyVisits)
 		}
 		e = &visit{ours: !v.connected(info.ID), from: from}
 		v.open[info.ID] = e
