@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-base32"
+	ma "github.com/multiformats/go-multiaddr"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
@@ -330,13 +331,13 @@ func TestPoisonedRouters(t *testing.T) {
 		time.Sleep(time.Minute)
 		a, z := nodes[2], nodes[13]
 		key := Key("note", a.host.ID())
-		fakes := make([]*pb.Message_Peer, 20)
-		for i := range fakes {
-			_, id := idNear(t, key, 6)
-			addr := nodes[0].host.Addrs()[0]
-			fakes[i] = &pb.Message_Peer{Id: []byte(id), Addrs: [][]byte{addr.Bytes()}}
-		}
 		for i := range 8 {
+			fakes := make([]*pb.Message_Peer, 20)
+			for j := range fakes {
+				_, id := idNear(t, key, 5)
+				addr := ma.StringCast(fmt.Sprintf("/ip4/101.%d.0.1/udp/9906/quic-v1", i*20+j)) // nobody is there
+				fakes[j] = &pb.Message_Peer{Id: []byte(id), Addrs: [][]byte{addr.Bytes()}}
+			}
 			p := l.poisoner(func([]byte) []*pb.Message_Peer { return fakes })
 			for j := range 4 {
 				if err := p.Connect(t.Context(), nodes[(i*4+j)%16].info()); err != nil {
@@ -356,8 +357,15 @@ func TestPoisonedRouters(t *testing.T) {
 		if took := time.Since(start); took > lookupTime+reachTimeout {
 			t.Errorf("it took %s", took)
 		}
-		if len(got.Steps) > 150 {
-			t.Errorf("%d questions", len(got.Steps))
+		missed := 0
+		for _, step := range got.Steps {
+			if step.Err != nil {
+				missed++
+			}
+		}
+		t.Logf("found after %s, %d questions, %d without an answer", time.Since(start), len(got.Steps), missed)
+		if missed > 60 { // of 160 peers that do not exist
+			t.Errorf("%d of %d questions went to peers that do not exist", missed, len(got.Steps))
 		}
 	})
 }

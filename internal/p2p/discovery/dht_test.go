@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	levent "github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/config"
@@ -260,6 +262,49 @@ func TestOffAndNotStarted(t *testing.T) {
 		public := l.node(options{net: "-", cfg: Config{Discovery: config.Discovery{DHTProtocol: "/ipfs"}}})
 		if err := public.Start(testNet); err == nil {
 			t.Error("the DHT of IPFS is joined")
+		}
+	})
+}
+
+// A client asks and is in nobody's table; auto is a server until it is known
+// that nobody reaches us, and again when somebody does.
+func TestModes(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		with := func(mode string) Config {
+			return Config{Discovery: config.Discovery{DHT: mode}}
+		}
+		server, client, auto := l.node(options{cfg: with(config.DHTServer)}), l.node(options{cfg: with(config.DHTClient)}), l.node(options{cfg: with(config.DHTAuto)})
+		client.meet(server)
+		auto.meet(server)
+		time.Sleep(time.Minute)
+		if server.tableHas(client.host.ID()) || !server.tableHas(auto.host.ID()) {
+			t.Errorf("in the server's table: client %v, auto %v", server.tableHas(client.host.ID()), server.tableHas(auto.host.ID()))
+		}
+		if s := client.Status(); s.Mode != config.DHTClient || s.Auto || s.Peers != 2 {
+			t.Errorf("client: %+v", s)
+		}
+		if found, err := client.FindNode(t.Context(), auto.host.ID(), nil); err != nil || found.Peers[0].ID != auto.host.ID() {
+			t.Errorf("the client finds nobody: %v", err)
+		}
+		emit, err := auto.host.EventBus().Emitter(new(levent.EvtLocalReachabilityChanged))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer emit.Close()
+		for _, step := range []struct {
+			reach network.Reachability
+			mode  string
+		}{{network.ReachabilityPrivate, config.DHTClient}, {network.ReachabilityPublic, config.DHTServer}} {
+			if err := emit.Emit(levent.EvtLocalReachabilityChanged{Reachability: step.reach}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(30 * time.Second)
+			if s := auto.Status(); s.Mode != step.mode || !s.Auto {
+				t.Errorf("after %s: %+v", step.reach, s)
+			}
+			if server.tableHas(auto.host.ID()) != (step.mode == config.DHTServer) {
+				t.Errorf("after %s it is in the server's table: %v", step.reach, server.tableHas(auto.host.ID()))
+			}
 		}
 	})
 }

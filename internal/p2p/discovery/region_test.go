@@ -124,7 +124,7 @@ func (l *lab) sybil(key string, ip string, like func() []*pb.Message_Peer, value
 	return h
 }
 
-// 20 Sybils in two groups sit on a key. The network is taken for larger than
+// 20 Sybils in ten groups sit on a key. The network is taken for larger than
 // it is here, so that the statistics apply: the alarm sounds, more peers are
 // asked, and the value is stored and found all the same. An old value that the
 // Sybils give loses, and is told.
@@ -146,7 +146,7 @@ func TestSybilsOnAKey(t *testing.T) {
 		var like []*pb.Message_Peer
 		var give []byte
 		for i := range 20 {
-			s := l.sybil(key, fmt.Sprintf("66.%d.0.%d", i%2, 1+i), func() []*pb.Message_Peer { return like }, func() []byte { return give })
+			s := l.sybil(key, fmt.Sprintf("66.%d.0.%d", i%10, 1+i), func() []*pb.Message_Peer { return like }, func() []byte { return give })
 			like = append(like, &pb.Message_Peer{Id: []byte(s.ID()), Addrs: [][]byte{s.Addrs()[0].Bytes()}})
 			for _, n := range []*node{nodes[i%12], nodes[(i+5)%12]} {
 				if err := s.Connect(t.Context(), n.info()); err != nil {
