@@ -26,7 +26,7 @@ func TestSwarm(t *testing.T) {
 			s.meet(nodes[0])
 			s.meet(nodes[20])
 		}
-		time.Sleep(4 * time.Minute)
+		time.Sleep(80 * time.Second)
 		for i, n := range nodes {
 			s := n.Status()
 			if s.Peers < 15 || s.Mode != config.DHTServer || s.Protocol != "/parley/"+testNet+"/kad/1.0.0" {

@@ -199,8 +199,30 @@ func (k *kad) missed(ctx context.Context, p peer.ID) {
 	}
 }
 
-func (k *kad) alarmRegion(target kb.ID, r region) {
+// seeds implements [ground], as do those below.
+func (k *kad) seeds(target kb.ID) []peer.ID { return k.table().NearestPeers(target, nearest) }
+
+func (k *kad) heed(info *peer.AddrInfo, told netip.Addr) ([]ma.Multiaddr, string) {
+	if info.ID == k.d.host.ID() || info.ID.Validate() != nil {
+		return nil, ""
+	}
+	addrs := k.d.dialable(info.ID, info.Addrs, told)
+	return addrs, k.d.group(addrs)
+}
+
+// told lets a peer whom we asked tell the book of as many as it named.
+func (k *kad) told(p peer.ID) { k.d.intake.book.Asked(p) }
+
+func (k *kad) region(target kb.ID, near []*candidate) (region, float64) {
 	size, _ := k.sizes.estimate()
+	r := k.sizes.judge(near)
+	if r.Dense {
+		k.alarmRegion(target, r, size)
+	}
+	return r, size
+}
+
+func (k *kad) alarmRegion(target kb.ID, r region, size float64) {
 	k.d.alarms.raise(alarmRegion,
 		fmt.Sprintf("the peers nearest to one key are too dense for a network of %.0f, or too much alike: more of them are asked", size),
 		map[string]any{"key_hash": hex.EncodeToString(target), "x": r.X, "groups": r.Groups, "network_size": size})

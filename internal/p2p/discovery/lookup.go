@@ -73,9 +73,27 @@ type result struct {
 // word is how good one peer's word is, by who of those it told of answered.
 type word struct{ good, bad int }
 
-// lookup is one search. Its fields belong to the goroutine of run, but for k.
+// ground is what a lookup stands on: the DHT, or a model of one.
+type ground interface {
+	// seeds gives the peers of our table that are nearest to a target.
+	seeds(target kb.ID) []peer.ID
+	// groupOf is the address group of a peer of the table.
+	groupOf(p peer.ID) string
+	// heed judges what a peer at told says of another: what can be dialled of it
+	// and its group. No addresses = it is no use.
+	heed(info *peer.AddrInfo, told netip.Addr) (addrs []ma.Multiaddr, group string)
+	// question puts a question to a peer; called by several goroutines.
+	question(ctx context.Context, c *candidate, ask func(context.Context, peer.ID) (answer, error)) (answer, error)
+	// told hears that p named others.
+	told(p peer.ID)
+	// region judges the nearest peers; what is dense is told to the operator.
+	region(target kb.ID, near []*candidate) (r region, size float64)
+}
+
+// lookup is one search. Its fields belong to the goroutine of run, but for on.
 type lookup struct {
-	k      *kad
+	on     ground
+	width  int // paths
 	target kb.ID
 	// ask puts the question; called by several goroutines.
 	ask func(ctx context.Context, p peer.ID) (answer, error)
@@ -94,7 +112,11 @@ type lookup struct {
 }
 
 func (k *kad) newLookup(key string, ask func(context.Context, peer.ID) (answer, error)) *lookup {
-	return &lookup{k: k, target: kb.ConvertKey(key), ask: ask, all: map[peer.ID]*candidate{}, words: map[peer.ID]*word{}}
+	return newLookup(k, key, ask)
+}
+
+func newLookup(on ground, key string, ask func(context.Context, peer.ID) (answer, error)) *lookup {
+	return &lookup{on: on, width: paths, target: kb.ConvertKey(key), ask: ask, all: map[peer.ID]*candidate{}, words: map[peer.ID]*word{}}
 }
 
 // run asks over the paths and then the nearest peers of all of them. Where
@@ -108,10 +130,9 @@ func (l *lookup) run(ctx context.Context) []*candidate {
 	l.last = true
 	l.drive(ctx, l.pickNearest)
 	near := l.alive(func(c *candidate) bool { return c.state == answered })
-	l.dense = l.k.sizes.judge(near)
-	if l.dense.Dense {
-		l.k.alarmRegion(l.target, l.dense)
-		l.widen()
+	var size float64
+	if l.dense, size = l.on.region(l.target, near); l.dense.Dense {
+		l.widen(size)
 		l.asked = 0
 		l.drive(ctx, l.pickWider)
 		near = l.alive(func(c *candidate) bool { return c.state == answered })
@@ -124,13 +145,13 @@ func (l *lookup) run(ctx context.Context) []*candidate {
 // group go to one path.
 func (l *lookup) seed() {
 	byGroup := map[string]int{}
-	var load [paths + 1]int
-	for _, p := range l.k.table().NearestPeers(l.target, nearest) {
-		group := l.k.groupOf(p)
+	load := make([]int, l.width+1)
+	for _, p := range l.on.seeds(l.target) {
+		group := l.on.groupOf(p)
 		path, known := byGroup[group]
 		if !known || group == "" {
 			path = 1
-			for i := 2; i <= paths; i++ {
+			for i := 2; i <= l.width; i++ {
 				if load[i] < load[path] {
 					path = i
 				}
@@ -172,7 +193,7 @@ func (l *lookup) drive(ctx context.Context, pick func() *candidate) {
 // pickOnPath names the next one of a path that has room: the nearest that was
 // not asked, where it is among the path's nearest.
 func (l *lookup) pickOnPath() *candidate {
-	for path := 1; path <= paths; path++ {
+	for path := 1; path <= l.width; path++ {
 		list := l.alive(func(c *candidate) bool { return c.path == path })
 		list = list[:min(len(list), pathWidth)]
 		for _, c := range list {
@@ -238,7 +259,7 @@ func (l *lookup) put(ctx context.Context, c *candidate) result {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
 	start := time.Now()
-	a, err := l.k.question(ctx, c, l.ask)
+	a, err := l.on.question(ctx, c, l.ask)
 	return result{c: c, a: a, took: time.Since(start), err: err}
 }
 
@@ -260,7 +281,7 @@ func (l *lookup) take(r result) {
 		r.c.state = answered
 		w.good++
 		if len(r.a.closer) > 0 {
-			l.k.d.intake.book.Asked(r.c.id) // it may tell the book of as many as we asked for
+			l.on.told(r.c.id)
 		}
 		step.Got = l.add(r.c, r.a.closer, r.a.ip)
 		if l.hear != nil && l.hear(r.c, r.a) {
@@ -278,14 +299,13 @@ func (l *lookup) take(r result) {
 func (l *lookup) add(from *candidate, list []*peer.AddrInfo, told netip.Addr) int {
 	groups := map[string]int{}
 	for _, info := range list[:min(len(list), answerPeers)] {
-		if info.ID == l.k.d.host.ID() || info.ID.Validate() != nil || len(l.all) >= maxFound {
-			continue
+		if len(l.all) >= maxFound {
+			break
 		}
-		addrs := l.k.d.dialable(info.ID, info.Addrs, told)
+		addrs, group := l.on.heed(info, told)
 		if len(addrs) == 0 {
 			continue
 		}
-		group := l.k.d.group(addrs)
 		if groups[group]++; group != "" && groups[group] > answerGroup {
 			continue
 		}
@@ -300,8 +320,7 @@ func (l *lookup) add(from *candidate, list []*peer.AddrInfo, told netip.Addr) in
 
 // widen adds to whom is asked, after an alarm: all that are as near as the
 // nearest should be in a network of this size, and three times as many behind.
-func (l *lookup) widen() {
-	size, _ := l.k.sizes.estimate()
+func (l *lookup) widen(size float64) {
 	limit := within(nearest, size)
 	l.wider = map[peer.ID]bool{}
 	behind := 0
