@@ -12,10 +12,11 @@ import (
 
 // refreshFirst is when a young table is refreshed, after which it is each
 // refreshEvery.
-var refreshFirst = []time.Duration{30 * time.Second, 2 * time.Minute}
+var refreshFirst = []time.Duration{10 * time.Second, 2 * time.Minute}
 
 const (
 	refreshEvery = 10 * time.Minute
+	emptyEvery   = 5 * time.Second // while nobody is known
 	publishEvery = 12 * time.Hour
 	pingAfter    = 20 * time.Minute // a peer of the table that was not asked for that long
 )
@@ -45,26 +46,29 @@ func (k *kad) run(ctx context.Context) {
 			k.forget(now)
 			k.publish(ctx, now)
 		case <-wake.C:
-			k.refresh(ctx)
-			next := refreshEvery
-			if rounds < len(refreshFirst) {
-				next = refreshFirst[rounds]
+			switch {
+			case !k.refresh(ctx):
+				rounds = 0
+				wake.Reset(emptyEvery)
+			case rounds < len(refreshFirst):
+				wake.Reset(refreshFirst[rounds])
+				rounds++
+			default:
+				wake.Reset(refreshEvery)
 			}
-			rounds++
-			wake.Reset(next)
 		}
 	}
 }
 
 // refresh looks ourselves and random keys up: several at first, until the size
-// of the network is known.
-func (k *kad) refresh(ctx context.Context) {
+// of the network is known. It reports false where nobody is there to ask.
+func (k *kad) refresh(ctx context.Context) bool {
 	if k.table().Size() == 0 {
 		for _, p := range k.d.host.Network().Peers() {
 			k.consider(ctx, p)
 		}
 		if k.table().Size() == 0 {
-			return
+			return false
 		}
 	}
 	k.ping(ctx)
@@ -75,6 +79,7 @@ func (k *kad) refresh(ctx context.Context) {
 		}
 	}
 	k.table().MarkAllPeersIrreplaceable()
+	return true
 }
 
 // lookUp goes to a key and gives its nearest peers.
