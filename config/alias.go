@@ -41,6 +41,10 @@ var aliases = []alias{
 	{name: "p2p_port", key: "p2p.port", envOnly: true, convert: unlessEmpty},
 	{name: "p2p_static_peers", key: staticPeersKey, envOnly: true, convert: teranodeList},
 	{name: "p2p_optimise_retries", key: "p2p.optimise_retries", envOnly: true, convert: unlessEmpty},
+	{name: "p2p_bootstrapAddresses", key: bootstrapPeersKey, envOnly: true, convert: teranodeList},
+	{name: "p2p_bootstrap_peers", key: bootstrapPeersKey, envOnly: true, convert: teranodeList},
+	{name: "p2p_dht_protocol_id", key: "discovery.dht_protocol", envOnly: true, convert: unlessEmpty},
+	{name: "p2p_dht_use_private", key: "discovery.dht_scope", envOnly: true, convert: dhtScope},
 	{name: "p2p_httpListenAddress", key: "api.listen", envOnly: true, edits: true, convert: addListener},
 	{name: "p2p_grpcListenAddress", key: "api.listen", envOnly: true, edits: true, convert: addListener},
 	{name: "asset_httpAddress", key: "node.base_url", envOnly: true, convert: unlessEmpty},
@@ -55,12 +59,12 @@ var aliases = []alias{
 	{name: "p2p-quic-port", key: "p2p.quic_port", fileOnly: true},
 	{name: "p2p-max-peers", key: "p2p.max_peers", fileOnly: true},
 	{name: "peer", key: staticPeersKey, fileOnly: true},
+	{name: "bootstrap-node", key: bootstrapPeersKey, fileOnly: true},
 }
 
 // idleEnv are Teranode's settings that this version cannot follow. Whoever sets one hears so once.
 var idleEnv = []string{
-	"ban_default_duration", "ban_max_entries", "banlist_db", "p2p_ban_duration", "p2p_ban_threshold", "p2p_bootstrapAddresses",
-	"p2p_bootstrap_peers", "p2p_dht_protocol_id", "p2p_dht_use_private", "p2p_peer_id",
+	"ban_default_duration", "ban_max_entries", "banlist_db", "p2p_ban_duration", "p2p_ban_threshold", "p2p_peer_id",
 }
 
 // guardEnv are Teranode's settings that guard a node and that this version cannot follow, and why it does not start with

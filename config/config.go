@@ -38,6 +38,7 @@ type Config struct {
 	Consortium  Consortium
 	API         API
 	P2P         P2P
+	Discovery   Discovery
 	Gossip      Gossip
 }
 
@@ -97,6 +98,8 @@ type P2P struct {
 	WebSocket   bool
 	OnAPIPort   bool
 	StaticPeers []string // each valid by ParsePeer, none twice
+	// BootstrapPeers are asked for others and left: each valid by ParsePeer, none twice; a multiaddr names the peer's id.
+	BootstrapPeers []string
 	// TrustedPeers are peer IDs, none twice.
 	TrustedPeers []string
 	Advertise    []string // IPs, names, host:port or multiaddrs
@@ -105,6 +108,27 @@ type P2P struct {
 	// OptimiseRetries lets addresses rest that failed for a lasting reason.
 	OptimiseRetries bool
 }
+
+// Discovery says by which ways peers are found.
+type Discovery struct {
+	DHT         string   // auto, server, client or off
+	DHTScope    string   // private: only peers with whom we shook hands; public: all that speak our protocol
+	DHTProtocol string   // prefix of the DHT's protocol, "" = /parley/<net>; never /ipfs
+	Rendezvous  bool     // advertise and find by topic; needs the DHT
+	PEX         bool     // swap signed peer records
+	MDNS        bool     // find peers on the same LAN
+	DNS         []string // names with dnsaddr TXT records, or host[:port] of nodes' APIs
+}
+
+// Values of Discovery.DHT and Discovery.DHTScope.
+const (
+	DHTAuto         = "auto" // a server unless we know that nobody reaches us
+	DHTServer       = "server"
+	DHTClient       = "client"
+	DHTOff          = "off"
+	DHTScopePrivate = "private"
+	DHTScopePublic  = "public"
+)
 
 // Gossip names the topics and their pace.
 type Gossip struct {
@@ -134,7 +158,8 @@ func Default() Config {
 			Listen:     []string{":8080", "127.0.0.1:3500?", "127.0.0.1:8545?"},
 			PublicRead: true, JWTSecretFile: "jwt.hex", Rate: 50, MaxClients: 1000, EventBuffer: 16384,
 		},
-		P2P: P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100, OptimiseRetries: true},
+		P2P:       P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100, OptimiseRetries: true},
+		Discovery: Discovery{DHT: DHTAuto, DHTScope: DHTScopePrivate, Rendezvous: true, PEX: true},
 		Gossip: Gossip{
 			Topics: Topics{
 				Block: "block", Subtree: "subtree", Record: "record", MiningOn: "mining_on", RejectedTx: "rejected_tx",

@@ -104,6 +104,8 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.P2P.StaticPeers }, check: checkStaticPeers},
 	{name: "p2p.trusted_peers", help: "peer IDs: never evicted, never refused for points",
 		at: func(c *Config) any { return &c.P2P.TrustedPeers }, check: checkTrustedPeers},
+	{name: bootstrapPeersKey, help: "peers to ask for others and to leave: multiaddr with /p2p/ID, /dnsaddr, host[:port] or http(s)://host:port of their API",
+		at: func(c *Config) any { return &c.P2P.BootstrapPeers }, check: checkBootstrapPeers},
 	{name: "p2p.advertise", help: "addresses told to others: IP, name, host:port or multiaddr",
 		at: func(c *Config) any { return &c.P2P.Advertise }, check: checkAdvertise},
 	{name: "p2p.min_peers", unit: "peers", help: "with fewer than that /readyz fails, once peers are configured",
@@ -111,6 +113,18 @@ var knobs = []knob{
 	{name: "p2p.max_peers", unit: "peers", help: "connected peers at most", at: func(c *Config) any { return &c.P2P.MaxPeers }, low: 1, high: 100_000},
 	{name: "p2p.optimise_retries", help: "let addresses rest that failed for a lasting reason, while the peer has others",
 		at: func(c *Config) any { return &c.P2P.OptimiseRetries }},
+
+	{name: "discovery.dht", help: "DHT of this network alone; auto = server unless we know that nobody reaches us",
+		at: func(c *Config) any { return &c.Discovery.DHT }, oneOf: []string{DHTAuto, DHTServer, DHTClient, DHTOff}},
+	{name: "discovery.dht_scope", help: "private = only peers with whom we shook hands; public = all that speak our protocol",
+		at: func(c *Config) any { return &c.Discovery.DHTScope }, oneOf: []string{DHTScopePrivate, DHTScopePublic}},
+	{name: "discovery.dht_protocol", help: "prefix of the DHT's protocol, the same on all nodes of a network; empty = /parley/<net>",
+		at: func(c *Config) any { return &c.Discovery.DHTProtocol }, check: checkDHTProtocol},
+	{name: "discovery.rendezvous", help: "advertise and find by topic, through the DHT", at: func(c *Config) any { return &c.Discovery.Rendezvous }},
+	{name: "discovery.pex", help: "swap signed peer records with peers", at: func(c *Config) any { return &c.Discovery.PEX }},
+	{name: "discovery.mdns", help: "find peers on the same LAN by multicast", at: func(c *Config) any { return &c.Discovery.MDNS }},
+	{name: "discovery.dns", help: "names with dnsaddr TXT records, or host[:port] whose addresses are nodes",
+		at: func(c *Config) any { return &c.Discovery.DNS }, check: checkDNS},
 
 	topicKnob("block", "blocks", func(c *Config) *string { return &c.Gossip.Topics.Block }),
 	topicKnob("subtree", "subtrees", func(c *Config) *string { return &c.Gossip.Topics.Subtree }),
@@ -129,6 +143,8 @@ const (
 	jwtFileKey     = "api.jwt_secret_file"
 	staticPeersKey = "p2p.static_peers"
 	topicsPrefix   = "gossip.topics."
+
+	bootstrapPeersKey = "p2p.bootstrap_peers"
 )
 
 func topicKnob(name, about string, at func(*Config) *string) knob {

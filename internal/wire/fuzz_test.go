@@ -60,6 +60,9 @@ func FuzzSyncRequest(f *testing.F)       { fuzz(f, "SyncRequest") }
 func FuzzHeaderAnswer(f *testing.F)      { fuzz(f, "HeaderAnswer") }
 func FuzzSubtreeAnswer(f *testing.F)     { fuzz(f, "SubtreeAnswer") }
 func FuzzConfigAnswer(f *testing.F)      { fuzz(f, "ConfigAnswer") }
+func FuzzPEXRequest(f *testing.F)        { fuzz(f, "PEXRequest") }
+func FuzzPEXAnswer(f *testing.F)         { fuzz(f, "PEXAnswer") }
+func FuzzDHTValue(f *testing.F)          { fuzz(f, "DHTValue") }
 
 func FuzzRecords(f *testing.F) {
 	f.Add(EncodeRecords([][]byte{{1}, {2, 3}}))

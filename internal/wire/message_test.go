@@ -59,6 +59,14 @@ func fullSubtree() [][]byte {
 	return records
 }
 
+func fullPEX() [][]byte {
+	records := make([][]byte, MaxPEXRecords)
+	for i := range records {
+		records[i] = bytes.Repeat([]byte{byte(i)}, MaxPEXRecord)
+	}
+	return records
+}
+
 func fullVersion() Version {
 	return Version{
 		Protocol: math.MaxUint32, Network: text(MaxNetwork), ChainID: text(MaxChainID), GenesisHash: hash(1),
@@ -100,6 +108,9 @@ func messages(t testing.TB) []message {
 		of(MaxSyncAnswer, HeaderAnswer{make([]byte, MaxHeader), make([]byte, MaxCertificate)}, DecodeHeaderAnswer),
 		of(MaxSyncAnswer, SubtreeAnswer{maxNumber, MaxSubtrees - 1, fullSubtree()}, DecodeSubtreeAnswer),
 		of(MaxSyncAnswer, ConfigAnswer{maxNumber, make([]byte, MaxConfig)}, DecodeConfigAnswer),
+		of(MaxPEXRequest, PEXRequest{MaxPEXRecords}, DecodePEXRequest),
+		of(MaxPEXAnswer, PEXAnswer{fullPEX()}, DecodePEXAnswer),
+		of(MaxDHTValue, DHTValue{text(MaxDHTKind), math.MaxUint64, maxNumber, make([]byte, MaxDHTData)}, DecodeDHTValue),
 	}
 }
 
@@ -226,6 +237,11 @@ func TestBounds(t *testing.T) {
 		{"empty record", "SubtreeAnswer", records(1, ""), ErrMalformed},
 		{"record too large", "SubtreeAnswer", records(1, text(MaxRecord+1)), ErrTooLarge},
 		{"subtree too large", "SubtreeAnswer", records(7, text(MaxRecord)), ErrTooLarge},
+		{"251 peer records wanted", "PEXRequest", number(1, MaxPEXRecords+1), ErrMalformed},
+		{"251 peer records", "PEXAnswer", bytes.Repeat([]byte{0x0a, 1, 7}, MaxPEXRecords+1), ErrTooLarge},
+		{"empty peer record", "PEXAnswer", []byte{0x0a, 0}, ErrMalformed},
+		{"peer record too large", "PEXAnswer", putBytes(nil, 1, make([]byte, MaxPEXRecord+1)), ErrTooLarge},
+		{"value too large", "DHTValue", putBytes(nil, 4, make([]byte, MaxDHTData+1)), ErrTooLarge},
 	}
 	byName := map[string]message{}
 	for _, m := range messages(t) {
@@ -371,6 +387,8 @@ func TestDecodersTakeLittleMemory(t *testing.T) {
 			func(b []byte) error { _, err := DecodeRecords(b); return err }, 2 * MaxRecords},
 		{"smallest records of a subtree", fill(MaxSyncAnswer, []byte{0x1a, 1, 7}),
 			func(b []byte) error { _, err := DecodeSubtreeAnswer(b); return err }, 24 << 10},
+		{"smallest peer records", fill(MaxPEXAnswer, []byte{0x0a, 1, 7}),
+			func(b []byte) error { _, err := DecodePEXAnswer(b); return err }, 24 << 10},
 	}
 	for _, tt := range tests {
 		var err error

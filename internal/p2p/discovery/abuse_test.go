@@ -1,0 +1,449 @@
+package discovery
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	ds "github.com/ipfs/go-datastore"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p-kad-dht/records"
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	recpb "github.com/libp2p/go-libp2p-record/pb"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-base32"
+	ma "github.com/multiformats/go-multiaddr"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+var publicDHT = Config{Discovery: config.Discovery{DHT: config.DHTServer, DHTScope: config.DHTScopePublic, Rendezvous: true}}
+
+const kadID = "/parley/" + testNet + "/kad/1.0.0"
+
+// say sends bytes as one frame and waits until the other side closes or resets;
+// it returns what came back.
+func say(t *testing.T, h host.Host, p peer.ID, frame []byte) ([]byte, error) {
+	t.Helper()
+	st, err := h.NewStream(t.Context(), p, kadID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Reset()
+	_ = st.SetDeadline(time.Now().Add(20 * time.Second))
+	if err := wire.WriteFrame(st, frame); err != nil {
+		return nil, err
+	}
+	_ = st.CloseWrite()
+	return io.ReadAll(st)
+}
+
+func encode(t testing.TB, m *pb.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func putMessage(t testing.TB, key string, data []byte) []byte {
+	return encode(t, &pb.Message{Type: pb.Message_PUT_VALUE, Key: []byte(key), Record: &recpb.Record{Key: []byte(key), Value: data}})
+}
+
+// sealAs signs a value with any key, for any network and time.
+func sealAs(t testing.TB, net string, key crypto.PrivKey, kind string, seq uint64, issued time.Time, data []byte) []byte {
+	t.Helper()
+	b, err := (&kad{net: net}).seal(key, wire.DHTValue{Kind: kind, Seq: seq, TimeMS: uint64(issued.UnixMilli()), Data: data})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func idOf(t testing.TB, key crypto.PrivKey) peer.ID {
+	t.Helper()
+	id, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// Each bad value that is sent to a node is refused and counted, and costs what
+// it should cost.
+func TestBadValues(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: publicDHT})
+		key, other := newKey(t), newKey(t)
+		bad := l.host(l.address(), key)
+		if err := bad.Connect(t.Context(), n.info()); err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		mine, theirs := Key("note", bad.ID()), Key("note", idOf(t, other))
+		good := sealAs(t, testNet, key, "note", 5, now, []byte("good"))
+		spoilt := append([]byte(nil), good...)
+		spoilt[len(spoilt)-1] ^= 1
+		for _, tt := range []struct {
+			name    string
+			frame   []byte
+			offence chain.Offence // "" = none
+			refused bool
+		}{
+			{"good", putMessage(t, mine, good), "", false},
+			{"older than what is there", putMessage(t, mine, sealAs(t, testNet, key, "note", 4, now, nil)), "", true},
+			{"another's, well signed", putMessage(t, theirs, sealAs(t, testNet, other, "note", 1, now, nil)), "", false},
+			{"own, signature spoilt", putMessage(t, mine, spoilt), chain.BadRecord, true},
+			{"own key, signed by another", putMessage(t, mine, sealAs(t, testNet, other, "note", 9, now, nil)), chain.BadRecord, true},
+			{"another's key, signed by us", putMessage(t, theirs, sealAs(t, testNet, key, "note", 9, now, nil)), chain.Malformed, true},
+			{"of another network", putMessage(t, mine, sealAs(t, "ffffffff", key, "note", 9, now, nil)), chain.BadRecord, true},
+			{"of another kind", putMessage(t, mine, sealAs(t, testNet, key, "memo", 9, now, nil)), chain.BadRecord, true},
+			{"to come", putMessage(t, mine, sealAs(t, testNet, key, "note", 9, now.Add(time.Hour), nil)), chain.BadRecord, true},
+			{"too old", putMessage(t, mine, sealAs(t, testNet, key, "note", 9, now.Add(-49*time.Hour), nil)), "", true},
+			{"key of no kind", putMessage(t, "/parley/x", good), chain.Malformed, true},
+			{"of IPFS", putMessage(t, "/ipns/x", good), chain.Malformed, true},
+			{"5 KiB", putMessage(t, mine, make([]byte, 5<<10)), chain.Oversize, true},
+			{"frame of 20 KiB", putMessage(t, mine, make([]byte, 20<<10)), chain.Oversize, true},
+			{"noise", []byte{0xff, 0xff, 0xff}, chain.Malformed, true},
+		} {
+			before := n.charged(tt.offence)
+			total := len(n.offences)
+			_, err := say(t, bad, n.host.ID(), tt.frame)
+			if tt.refused != (err != nil) {
+				t.Errorf("%s: %v", tt.name, err)
+			}
+			switch {
+			case tt.offence == "" && len(n.offences) != total:
+				t.Errorf("%s: charged with %s", tt.name, n.offences[total:])
+			case tt.offence != "" && n.charged(tt.offence) != before+1:
+				t.Errorf("%s: charged with %v, want %s", tt.name, n.offences[total:], tt.offence)
+			}
+		}
+		if s := n.Status(); s.Values != 2 {
+			t.Errorf("%d values are stored, want 2", s.Values)
+		}
+		for _, reason := range []string{"bad_record", "malformed", "oversize", "old_record"} {
+			if n.counter("parley_discovery_refused_total", reason) == 0 {
+				t.Errorf("%s is not counted", reason)
+			}
+		}
+	})
+}
+
+// Providers: for oneself alone, so many of one peer.
+func TestBadProviders(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: publicDHT})
+		bad := l.host(l.address(), newKey(t))
+		if err := bad.Connect(t.Context(), n.info()); err != nil {
+			t.Fatal(err)
+		}
+		provide := func(key string, who ...peer.ID) ([]byte, error) {
+			m := &pb.Message{Type: pb.Message_ADD_PROVIDER, Key: []byte(key)}
+			for _, p := range who {
+				m.ProviderPeers = append(m.ProviderPeers, &pb.Message_Peer{Id: []byte(p), Addrs: [][]byte{bad.Addrs()[0].Bytes()}})
+			}
+			return say(t, bad, n.host.ID(), encode(t, m))
+		}
+		if _, err := provide("k", n.host.ID()); err == nil {
+			t.Error("a provider that is somebody else is taken")
+		}
+		if _, err := provide("k", bad.ID(), n.host.ID()); err == nil || n.charged(chain.Violation) != 1 {
+			t.Errorf("two providers in one request: %v, %v", err, n.offences)
+		}
+		refused := 0
+		for i := range maxPerProvider + 40 {
+			if _, err := provide(fmt.Sprint("key", i), bad.ID()); err != nil {
+				refused++
+			}
+		}
+		if s := n.Status(); s.Providers != maxPerProvider || refused != 40 {
+			t.Errorf("%d entries of one peer, %d refused; want %d and 40", s.Providers, refused, maxPerProvider)
+		}
+		// The budget of 20 a second held it up, and nobody was charged for that.
+		if n.charged(chain.Spam) > 0 {
+			t.Error("a slow flood is spam")
+		}
+		time.Sleep(26 * time.Hour)
+		if s := n.Status(); s.Providers != 0 {
+			t.Errorf("%d entries are left after a day", s.Providers)
+		}
+	})
+}
+
+// A node of the private scope serves nobody before the handshake, and nobody
+// more streams than it can use.
+func TestWhoMayAsk(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		closed := l.node(options{cfg: onlyDHT})
+		open := l.node(options{cfg: publicDHT})
+		h := l.host(l.address(), newKey(t))
+		ask := encode(t, &pb.Message{Type: pb.Message_FIND_NODE, Key: []byte(h.ID())})
+		for _, n := range []*node{closed, open} {
+			if err := h.Connect(t.Context(), n.info()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := say(t, h, closed.host.ID(), ask); err == nil || closed.counter("parley_discovery_refused_total", "not_ready") != 1 {
+			t.Errorf("a stranger is answered: %v", err)
+		}
+		if b, err := say(t, h, open.host.ID(), ask); err != nil || len(b) == 0 {
+			t.Errorf("the public scope does not answer: %v", err)
+		}
+		var streams []network.Stream
+		for range 2000 {
+			st, err := h.NewStream(t.Context(), open.host.ID(), kadID)
+			if err != nil {
+				break
+			}
+			_, _ = st.Write([]byte{1}) // half a frame
+			streams = append(streams, st)
+		}
+		time.Sleep(time.Second)
+		if open.counter("parley_discovery_refused_total", "streams") < 1900 || open.charged(chain.Spam) == 0 {
+			t.Errorf("%v streams refused, charged %v", open.counter("parley_discovery_refused_total", "streams"), open.offences)
+		}
+		for _, st := range streams {
+			_ = st.Reset()
+		}
+		time.Sleep(2 * time.Minute)
+		if _, err := say(t, h, open.host.ID(), ask); err != nil {
+			t.Errorf("the flood is over and it still refuses: %v", err)
+		}
+		k, _ := open.parts()
+		k.scope.mu.Lock()
+		defer k.scope.mu.Unlock()
+		if len(k.scope.held) > 1 {
+			t.Errorf("%d streams are held", len(k.scope.held))
+		}
+	})
+}
+
+func TestStoreIsBounded(t *testing.T) {
+	self := idOf(t, newKey(t))
+	group := "9.9"
+	s := newStore(self, func(peer.ID) string { return group })
+	valueKey := func(i int) ds.Key {
+		return ds.NewKey("/parley/" + base32.RawStdEncoding.EncodeToString(fmt.Appendf(nil, "/parley/k/%d", i)))
+	}
+	for i := range 3 * maxValues {
+		_ = s.Put(t.Context(), valueKey(i), []byte("v"))
+	}
+	if len(s.values) != maxValues {
+		t.Fatalf("%d values", len(s.values))
+	}
+	// Those that were kept are nearer than those that were not.
+	var far, near []byte
+	for i := range 3 * maxValues {
+		d := s.distance(valueKey(i))
+		if ok, _ := s.Has(t.Context(), valueKey(i)); ok {
+			if far == nil || string(d) > string(far) {
+				far = d
+			}
+		} else if near == nil || string(d) < string(near) {
+			near = d
+		}
+	}
+	if string(far) > string(near) {
+		t.Error("a farther value was kept than one that was dropped")
+	}
+	put := func(key string, p peer.ID) error {
+		return s.Put(t.Context(), ds.NewKey(records.ProvidersKeyPrefix+base32.RawStdEncoding.EncodeToString([]byte(key))+"/"+base32.RawStdEncoding.EncodeToString([]byte(p))), []byte("t"))
+	}
+	for i := range 2 * maxPerKey { // one key
+		_ = put("popular", peer.ID(fmt.Sprint("p", i)))
+	}
+	if s.entries != maxPerKey {
+		t.Errorf("%d providers of one key", s.entries)
+	}
+	for i := range maxProviders { // one group
+		_ = put(fmt.Sprint("k", i), peer.ID(fmt.Sprint("p", i)))
+	}
+	if s.entries != maxProviders/maxPerGroupPart {
+		t.Errorf("%d entries of one group", s.entries)
+	}
+	for i := range 3 * maxProviders { // many groups
+		group = fmt.Sprint("g", i%500)
+		_ = put(fmt.Sprint("m", i), peer.ID(fmt.Sprint("q", i)))
+	}
+	if s.entries != maxProviders {
+		t.Errorf("%d entries in all", s.entries)
+	}
+}
+
+// poisoner answers each question with peers that are not there, near the key.
+func (l *lab) poisoner(fake func(key []byte) []*pb.Message_Peer) host.Host {
+	h := l.host(l.address(), newKey(l.T))
+	h.SetStreamHandler(kadID, func(st network.Stream) {
+		defer st.Close()
+		_ = st.SetDeadline(time.Now().Add(10 * time.Second))
+		b, err := wire.ReadFrame(st, 1<<20)
+		var m pb.Message
+		if err != nil || proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		m.CloserPeers = fake(m.GetKey())
+		out, _ := proto.Marshal(&m)
+		_ = wire.WriteFrame(st, out)
+	})
+	return h
+}
+
+// idNear grinds a peer id whose hash shares so many leading bits with a key's.
+func idNear(t testing.TB, key string, bits int) (crypto.PrivKey, peer.ID) {
+	t.Helper()
+	target := kb.ConvertKey(key)
+	for {
+		k, _, err := crypto.GenerateEd25519Key(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id := idOf(t, k); kb.CommonPrefixLen(target, kb.ConvertPeerID(id)) >= bits {
+			return k, id
+		}
+	}
+}
+
+// A third of the routers lie: they tell of 20 peers near the key that do not
+// exist. Values are still found, and the time is bounded.
+func TestPoisonedRouters(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		noGreet := func(f *Functions) { f.Connect = nil }
+		var nodes []*node
+		for i := range 16 {
+			n := l.node(options{cfg: publicDHT, fns: noGreet})
+			if i > 0 {
+				n.meet(nodes[i-1])
+				n.meet(nodes[i/2])
+			}
+			nodes = append(nodes, n)
+		}
+		time.Sleep(time.Minute)
+		a, z := nodes[2], nodes[13]
+		key := Key("note", a.host.ID())
+		for i := range 8 {
+			fakes := make([]*pb.Message_Peer, 20)
+			for j := range fakes {
+				_, id := idNear(t, key, 5)
+				addr := ma.StringCast(fmt.Sprintf("/ip4/101.%d.0.1/udp/9906/quic-v1", i*20+j)) // nobody is there
+				fakes[j] = &pb.Message_Peer{Id: []byte(id), Addrs: [][]byte{addr.Bytes()}}
+			}
+			p := l.poisoner(func([]byte) []*pb.Message_Peer { return fakes })
+			for j := range 4 {
+				if err := p.Connect(t.Context(), nodes[(i*4+j)%16].info()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(3 * time.Minute)
+		if s, err := a.PutValue(t.Context(), key, []byte("here"), nil); err != nil || s.Peers < 8 {
+			t.Fatalf("put among liars: %v at %d", err, s.Peers)
+		}
+		start := time.Now()
+		got, err := z.GetValue(t.Context(), key, 0, nil)
+		if err != nil || string(got.Value.Data) != "here" {
+			t.Fatalf("get among liars: %v after %s, %d steps", err, time.Since(start), len(got.Steps))
+		}
+		if took := time.Since(start); took > lookupTime+reachTimeout {
+			t.Errorf("it took %s", took)
+		}
+		missed := 0
+		for _, step := range got.Steps {
+			if step.Err != nil {
+				missed++
+			}
+		}
+		t.Logf("found after %s, %d questions, %d without an answer", time.Since(start), len(got.Steps), missed)
+		if missed > 60 { // of 160 peers that do not exist
+			t.Errorf("%d of %d questions went to peers that do not exist", missed, len(got.Steps))
+		}
+	})
+}
+
+// Bad answers to our questions cost who gave them, and the lookup goes on.
+func TestBadDHTAnswers(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: publicDHT, fns: func(f *Functions) { f.Connect = nil }})
+		good := l.node(options{cfg: publicDHT, fns: func(f *Functions) { f.Connect = nil }})
+		good.meet(n)
+		for name, tt := range map[string]struct {
+			raw     []byte
+			offence chain.Offence
+		}{
+			"noise":     {[]byte{2, 0xff, 0xff}, chain.Malformed},
+			"too large": {[]byte{0xff, 0xff, 0xff, 0x7f}, chain.Oversize},
+			"nothing":   {nil, ""},
+		} {
+			h := l.host(l.address(), newKey(t))
+			h.SetStreamHandler(kadID, func(st network.Stream) {
+				defer st.Close()
+				_, _ = wire.ReadFrame(st, 1<<20)
+				_, _ = st.Write(tt.raw)
+			})
+			if err := h.Connect(t.Context(), n.info()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if n.tableHas(h.ID()) {
+				t.Errorf("%s: it is in the table", name)
+			}
+			if tt.offence != "" && n.charged(tt.offence) == 0 {
+				t.Errorf("%s: charged %v, want %s", name, n.offences, tt.offence)
+			}
+		}
+		if found, err := n.FindNode(t.Context(), good.host.ID(), nil); err != nil || found.Peers[0].ID != good.host.ID() {
+			t.Errorf("the lookup did not go on: %v", err)
+		}
+	})
+}
+
+// A value lives as long as its author publishes it, and 48 h longer.
+func TestPublishedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		var nodes []*node
+		for range 3 {
+			n := l.node(options{cfg: onlyDHT})
+			for _, o := range nodes {
+				n.meet(o)
+			}
+			nodes = append(nodes, n)
+		}
+		time.Sleep(time.Minute)
+		author, reader := nodes[0], nodes[2]
+		key := Key("note", author.host.ID())
+		if _, err := author.PutValue(t.Context(), key, []byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+		pk, _ := ProviderKey("file")
+		if _, err := author.Provide(t.Context(), pk, nil); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(60 * time.Hour)
+		got, err := reader.GetValue(t.Context(), key, 0, nil)
+		if err != nil || time.Since(got.Value.Issued) > 13*time.Hour {
+			t.Errorf("after 60 h: %v, issued %s ago", err, time.Since(got.Value.Issued))
+		}
+		if p, err := reader.FindProviders(t.Context(), pk, 0, nil); err != nil || len(p.Peers) != 1 {
+			t.Errorf("providers after 60 h: %v %v", p.Peers, err)
+		}
+		author.stop()
+		_ = author.host.Close()
+		time.Sleep(50 * time.Hour)
+		if _, err := reader.GetValue(t.Context(), key, 0, nil); !errors.Is(err, ErrNotFound) {
+			t.Errorf("50 h after its author went: %v", err)
+		}
+		if p, err := reader.FindProviders(t.Context(), pk, 0, nil); err != nil || len(p.Peers) != 0 {
+			t.Errorf("providers 50 h after: %v %v", p.Peers, err)
+		}
+	})
+}

@@ -1,0 +1,217 @@
+package discovery
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	recpb "github.com/libp2p/go-libp2p-record/pb"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+func randomFar(t testing.TB) []byte {
+	t.Helper()
+	b := make([]byte, 32)
+	if _, err := rand.Read(b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// nearOf gives the 20 nearest of n random places, the first attackers of which
+// are within the nearest part of the key space.
+func nearOf(t testing.TB, n, attackers int) []*candidate {
+	var list []*candidate
+	for i := range n {
+		c := &candidate{far: randomFar(t), group: fmt.Sprint("g", i)}
+		if i < attackers {
+			c.far[0], c.far[1] = 0, 0 // nearer than 1 in 65,536
+		}
+		list = append(list, c)
+	}
+	slices.SortFunc(list, func(a, b *candidate) int { return bytes.Compare(a.far, b.far) })
+	return list[:nearest]
+}
+
+// The alarm is silent on honest regions, and sounds when 17 of the 20 nearest
+// are one hand's (DEFENCE 5.4: 4e-5 and .97).
+func TestRegionAlarm(t *testing.T) {
+	const n = 1000
+	var s sizes
+	if r := s.judge(nearOf(t, n, 20)); r.Dense {
+		t.Error("an alarm without knowing the size")
+	}
+	for range sizeSamples {
+		near := nearOf(t, n, 0)
+		s.add(sample{size: density(nearest, near[nearest-1].far), groups: groupsOf(near)})
+	}
+	size, groups := s.estimate()
+	if size < n*0.8 || size > n*1.25 || groups != nearest {
+		t.Fatalf("a network of %d is taken for %.0f, %d groups", n, size, groups)
+	}
+	false1, found := 0, 0
+	for range 300 {
+		if s.judge(nearOf(t, n, 0)).Dense {
+			false1++
+		}
+		if s.judge(nearOf(t, n, 18)).Dense {
+			found++
+		}
+	}
+	if false1 > 3 || found < 285 {
+		t.Errorf("%d false alarms and %d true ones of 300", false1, found)
+	}
+	crowd := nearOf(t, n, 0)
+	for i, c := range crowd {
+		c.group = fmt.Sprint("g", i%4)
+	}
+	if r := s.judge(crowd); !r.Dense || r.Groups != 4 {
+		t.Errorf("four groups among the nearest: %+v", r)
+	}
+	for _, c := range crowd {
+		c.group = ""
+	}
+	if r := s.judge(crowd); r.Dense || r.Groups != -1 {
+		t.Errorf("a network without public addresses: %+v", r)
+	}
+	for range 3 * sizeSamples {
+		s.add(sample{size: 10})
+	}
+	if len(s.samples) != sizeSamples {
+		t.Errorf("%d samples are kept", len(s.samples))
+	}
+}
+
+func TestWithin(t *testing.T) {
+	for _, n := range []float64{20, 64, 1000, 1e6} {
+		got := share(within(20, n)) * n
+		if math.Abs(got-20) > 0.001 {
+			t.Errorf("of %.0f peers %.3f are within, want 20", n, got)
+		}
+	}
+}
+
+// sybil is a host near a key that serves the DHT by the letter and keeps
+// values from being found: it stores nothing and tells of its like alone.
+func (l *lab) sybil(key string, ip string, like func() []*pb.Message_Peer, value func() []byte) host.Host {
+	k, _ := idNear(l.T, key, 8)
+	h := l.host(ip, k)
+	h.SetStreamHandler(kadID, func(st network.Stream) {
+		defer st.Close()
+		_ = st.SetDeadline(time.Now().Add(10 * time.Second))
+		b, err := wire.ReadFrame(st, 1<<20)
+		var m pb.Message
+		if err != nil || proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		m.CloserPeers = like()
+		if v := value(); m.GetType() == pb.Message_GET_VALUE && v != nil {
+			m.Record = &recpb.Record{Key: m.GetKey(), Value: v}
+		}
+		out, _ := proto.Marshal(&m)
+		_ = wire.WriteFrame(st, out)
+	})
+	return h
+}
+
+// 20 Sybils in ten groups sit on a key. The network is taken for larger than
+// it is here, so that the statistics apply: the alarm sounds, more peers are
+// asked, and the value is stored and found all the same. An old value that the
+// Sybils give loses, and is told.
+func TestSybilsOnAKey(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		noGreet := func(f *Functions) { f.Connect = nil }
+		var nodes []*node
+		for i := range 12 {
+			n := l.node(options{cfg: publicDHT, fns: noGreet})
+			if i > 0 {
+				n.meet(nodes[i-1])
+				n.meet(nodes[i/2])
+			}
+			nodes = append(nodes, n)
+		}
+		author, reader := nodes[1], nodes[9]
+		key := Key("note", author.host.ID())
+		old := sealAs(t, testNet, author.host.Peerstore().PrivKey(author.host.ID()), "note", 1, time.Now(), []byte("old"))
+		var like []*pb.Message_Peer
+		var give []byte
+		for i := range 20 {
+			s := l.sybil(key, fmt.Sprintf("66.%d.0.%d", i%10, 1+i), func() []*pb.Message_Peer { return like }, func() []byte { return give })
+			like = append(like, &pb.Message_Peer{Id: []byte(s.ID()), Addrs: [][]byte{s.Addrs()[0].Bytes()}})
+			for _, n := range []*node{nodes[i%12], nodes[(i+5)%12]} {
+				if err := s.Connect(t.Context(), n.info()); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		time.Sleep(time.Minute)
+		for _, n := range nodes {
+			k, _ := n.parts()
+			k.sizes.mu.Lock()
+			k.sizes.samples = slices.Repeat([]sample{{size: 300, groups: 15}}, sizeSamples)
+			k.sizes.mu.Unlock()
+		}
+		sub := reader.bus.Subscribe()
+		stored, err := author.PutValue(t.Context(), key, []byte("new"), nil)
+		if err != nil || !stored.Dense || stored.Peers < 8 {
+			t.Fatalf("put among Sybils: %v, dense %v, %d peers", err, stored.Dense, stored.Peers)
+		}
+		give = old
+		got, err := reader.GetValue(t.Context(), key, 0, nil)
+		if err != nil || string(got.Value.Data) != "new" {
+			t.Fatalf("get among Sybils: %v %q", err, got.Value.Data)
+		}
+		if !got.Dense || !reader.Status().RegionAlarm || !got.Disagreement {
+			t.Errorf("dense %v, alarm %v, disagreement %v", got.Dense, reader.Status().RegionAlarm, got.Disagreement)
+		}
+		var raised, cleared, differ int
+		count := func() {
+			events, _ := sub.Take(4096)
+			for _, e := range events {
+				switch v := e.Data.(type) {
+				case event.AlarmRaised:
+					if v.Code == alarmRegion && v.Evidence["network_size"] != nil {
+						raised++
+					}
+				case event.AlarmCleared:
+					cleared++
+				case event.DHTDisagreement:
+					if v.Key == key && len(v.Authors) == 1 && v.Authors[0] == author.host.ID() {
+						differ++
+					}
+				}
+			}
+		}
+		count()
+		if raised != 1 || differ != 1 || cleared != 0 {
+			t.Errorf("events: %d raised, %d cleared, %d disagreements", raised, cleared, differ)
+		}
+	})
+}
+
+func TestAlarmsEnd(t *testing.T) {
+	bus := event.NewBus(64)
+	sub := bus.Subscribe()
+	a := newAlarms(bus, quiet())
+	a.raise(alarmRegion, "x", nil)
+	a.raise(alarmRegion, "x", nil)
+	a.clear(time.Now().Add(alarmHold - time.Minute))
+	if !a.on(alarmRegion) {
+		t.Error("it ended too early")
+	}
+	a.clear(time.Now().Add(alarmHold))
+	events, _ := sub.Take(9)
+	if a.on(alarmRegion) || len(events) != 2 || events[1].Type != "alarm.cleared" {
+		t.Errorf("%d events, on %v", len(events), a.on(alarmRegion))
+	}
+}

@@ -1,0 +1,241 @@
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+)
+
+// A newcomer knows one bootstrap peer: it asks it and leaves, and knows others.
+func TestBootstrap(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		both := Config{Discovery: config.Discovery{DHT: config.DHTServer, PEX: true, Rendezvous: true}}
+		nodes := l.swarm(8, both)
+		boot := nodes[0]
+		boot.good(60)
+		cfg := both
+		cfg.Bootstrap = []string{boot.p2p(), "/ip4/20.1.0.250/udp/9906/quic-v1/p2p/" + idOf(t, newKey(t)).String()} // the other one is down
+		n := l.node(options{cfg: cfg})
+		time.Sleep(5 * time.Second)
+		if n.from(addrbook.Bootstrap) != 2 {
+			t.Errorf("%d bootstrap peers are in the book", n.from(addrbook.Bootstrap))
+		}
+		if got := n.from(addrbook.PEX); got < 8 {
+			t.Errorf("%d peers by exchange", got)
+		}
+		time.Sleep(time.Minute)
+		if got := n.Status().Peers; got < 7 {
+			t.Errorf("%d peers in the table of the DHT", got)
+		}
+		time.Sleep(4 * time.Minute)
+		if peers := n.host.Network().Peers(); len(peers) > 0 {
+			t.Errorf("%d connections are left", len(peers))
+		}
+		if e, ok := n.book.Get(nodes[7].host.ID()); !ok || e.Record == nil {
+			t.Error("a peer that the DHT found is not in the book by its own record")
+		}
+	})
+}
+
+// Before the chain is known nobody is asked, but their addresses are there for
+// the dialer; once it is known they are asked at once.
+func TestBootstrapOfAJoiner(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		boot := l.node(options{cfg: onlyPEX})
+		boot.good(100)
+		cfg := onlyPEX
+		cfg.Bootstrap = []string{boot.p2p()}
+		n := l.node(options{cfg: cfg, net: "-"})
+		time.Sleep(time.Minute)
+		if n.from(addrbook.Bootstrap) != 1 || len(n.host.Network().Peers()) != 0 {
+			t.Errorf("%d in the book, %d connections", n.from(addrbook.Bootstrap), len(n.host.Network().Peers()))
+		}
+		if err := n.Start(testNet); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if n.from(addrbook.PEX) < 15 {
+			t.Errorf("%d peers by exchange", n.from(addrbook.PEX))
+		}
+	})
+}
+
+// One bootstrap peer after an outage: Need has it asked again.
+func TestNeedAsksAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		key, ip := newKey(t), l.address()
+		cfg := onlyPEX
+		cfg.Bootstrap = []string{"/ip4/" + ip + "/udp/9906/quic-v1/p2p/" + idOf(t, key).String()}
+		n := l.node(options{cfg: cfg})
+		time.Sleep(time.Hour)
+		if n.from(addrbook.PEX) != 0 {
+			t.Fatal("peers came from nowhere")
+		}
+		boot := l.node(options{cfg: onlyPEX, key: key, ip: ip})
+		boot.good(100)
+		time.Sleep(time.Minute)
+		if n.from(addrbook.PEX) != 0 {
+			t.Error("it was asked without need")
+		}
+		n.Need()
+		time.Sleep(10 * time.Second)
+		if n.from(addrbook.PEX) < 15 {
+			t.Errorf("%d peers by exchange after Need", n.from(addrbook.PEX))
+		}
+	})
+}
+
+// Sources take turns of 2 s: one that hangs holds up nobody, and is not asked
+// twice at once; one that rests is asked when it has rested.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		asked := map[string][]time.Duration{}
+		start := time.Now()
+		ask := func(name string, takes time.Duration) func(context.Context) {
+			return func(ctx context.Context) {
+				mu.Lock()
+				asked[name] = append(asked[name], time.Since(start))
+				mu.Unlock()
+				select {
+				case <-time.After(takes):
+				case <-ctx.Done():
+				}
+			}
+		}
+		list := []*source{
+			{kind: addrbook.Bootstrap, rest: 10 * time.Second, ask: ask("hangs", time.Hour)},
+			{kind: addrbook.DNS, rest: 10 * time.Second, ask: ask("slow", 5*time.Second)},
+			{kind: addrbook.PEX, rest: 10 * time.Second, ask: ask("fast", 0)},
+		}
+		d := &Discovery{need: make(chan struct{}, 1), started: make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { d.askThese(ctx, list) })
+		time.Sleep(5 * time.Second)
+		d.Need()
+		time.Sleep(10 * time.Minute)
+		cancel()
+		wg.Wait()
+		got := fmt.Sprint(asked["hangs"], asked["slow"], asked["fast"])
+		if got != "[0s] [2s] [4s 14s]" { // the slow one still had its first answer to give at the Need
+			t.Errorf("asked at %s", got)
+		}
+	})
+}
+
+func TestDNSAddr(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		ids := make([]peer.ID, 6)
+		for i := range ids {
+			ids[i] = idOf(t, newKey(t))
+		}
+		at := func(i int) string { return fmt.Sprintf("dnsaddr=/ip4/77.%d.0.1/udp/9906/quic-v1/p2p/%s", i+1, ids[i]) }
+		l.texts["_dnsaddr.boot.example"] = []string{
+			at(0), "v=spf1", "dnsaddr=junk", "dnsaddr=/ip4/77.9.0.1/udp/1/quic-v1", // no id
+			"dnsaddr=/dnsaddr/two.example", "dnsaddr=/dnsaddr/boot.example", // a loop
+			"dnsaddr=/dns4/host.example/udp/9906/quic-v1/p2p/" + ids[1].String(),
+			"dnsaddr=" + strings.Repeat("/ip4/1.2.3.4", 100),
+		}
+		l.texts["_dnsaddr.two.example"] = []string{at(2), "dnsaddr=/dnsaddr/three.example", "dnsaddr=/dnsaddr/boot.example"}
+		l.texts["_dnsaddr.three.example"] = []string{at(3), "dnsaddr=/dnsaddr/four.example"}
+		l.texts["_dnsaddr.four.example"] = []string{at(4)} // too deep
+		for _, ip := range []string{"77.2.0.1", "77.2.0.2", "2001:db8::1"} {
+			l.names["host.example"] = append(l.names["host.example"], addrOf(t, ip))
+		}
+		cfg := Config{Discovery: config.Discovery{DHT: config.DHTOff, DNS: []string{"boot.example", "nothing.example"}}}
+		n := l.node(options{cfg: cfg})
+		time.Sleep(5 * time.Second)
+		var got []int
+		for i, id := range ids {
+			if e, ok := n.book.Get(id); ok && e.Sources[0].Kind == addrbook.DNS {
+				got = append(got, i)
+			}
+		}
+		if !slices.Equal(got, []int{0, 1, 2, 3}) {
+			t.Errorf("found %v, want 0 to 3", got)
+		}
+		if e, _ := n.book.Get(ids[1]); len(e.Addrs) != 2 {
+			t.Errorf("a name of two IPv4 addresses: %v", e.Addrs)
+		}
+	})
+}
+
+// Whoever owns a name can send us round, wide and deep: the walk is bounded.
+func TestDNSAddrIsBounded(t *testing.T) {
+	asked := 0
+	bubble(t, func(t *testing.T, l *lab) {
+		fns := func(f *Functions) {
+			f.TXT = func(_ context.Context, name string) (texts []string, _ error) {
+				asked++
+				for i := range 1000 {
+					texts = append(texts, fmt.Sprintf("dnsaddr=/dnsaddr/%d.%s", i, strings.TrimPrefix(name, "_dnsaddr.")))
+					texts = append(texts, fmt.Sprintf("dnsaddr=/ip4/77.1.0.1/udp/%d/quic-v1/p2p/%s", 1+i, idOf(t, newKey(t))))
+				}
+				return texts, nil
+			}
+		}
+		n := l.node(options{cfg: Config{Discovery: config.Discovery{DHT: config.DHTOff}}, fns: fns})
+		infos, err := n.newWalk().follow(t.Context(), ma.StringCast("/dnsaddr/evil.example"))
+		if err != nil || len(infos) > maxWalkPeers || asked > maxWalkNames {
+			t.Errorf("%d peers after %d lookups, %v", len(infos), asked, err)
+		}
+		if _, err := (&walk{d: n.Discovery, names: map[string]bool{"x.example": true}, found: map[peer.ID]*peer.AddrInfo{}}).
+			follow(t.Context(), ma.StringCast("/dnsaddr/x.example")); err == nil {
+			t.Error("a loop alone leads somewhere")
+		}
+	})
+}
+
+// A name without dnsaddr records is a host, or several, that is asked who it is.
+func TestDNSHosts(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		l.names["nodes.example"] = append(l.names["nodes.example"], addrOf(t, "77.1.0.1"), addrOf(t, "77.2.0.1"), addrOf(t, "77.3.0.1"))
+		id := map[string]peer.ID{"77.1.0.1:8080": idOf(t, newKey(t)), "77.2.0.1:8080": idOf(t, newKey(t))}
+		fns := func(f *Functions) {
+			f.Identity = func(_ context.Context, at string) (peer.AddrInfo, error) {
+				if p, ok := id[at]; ok {
+					ip, _, _ := strings.Cut(at, ":")
+					return peer.AddrInfo{ID: p, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/" + ip + "/tcp/8080")}}, nil
+				}
+				return peer.AddrInfo{}, errors.New("nobody there")
+			}
+		}
+		n := l.node(options{cfg: Config{Discovery: config.Discovery{DHT: config.DHTOff, DNS: []string{"nodes.example:8080"}}}, fns: fns})
+		time.Sleep(5 * time.Second)
+		if n.from(addrbook.DNS) != 2 {
+			t.Errorf("%d peers of a name with three hosts, one of them down", n.from(addrbook.DNS))
+		}
+	})
+}
+
+// mDNS brings non-public addresses alone.
+func TestLAN(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: Config{Private: true, Discovery: config.Discovery{DHT: config.DHTOff}}})
+		p, q := idOf(t, newKey(t)), idOf(t, newKey(t))
+		lan{n.Discovery}.HandlePeerFound(peer.AddrInfo{ID: p, Addrs: []ma.Multiaddr{
+			ma.StringCast("/ip4/127.0.0.1/udp/1/quic-v1"), ma.StringCast("/ip4/8.8.8.8/udp/1/quic-v1"), ma.StringCast("/ip4/192.168.1.7/udp/1/quic-v1"),
+		}})
+		lan{n.Discovery}.HandlePeerFound(peer.AddrInfo{ID: q, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/8.8.8.8/udp/1/quic-v1")}})
+		e, ok := n.book.Get(p)
+		if !ok || len(e.Addrs) != 1 || e.Addrs[0].String() != "/ip4/192.168.1.7/udp/1/quic-v1" || e.Sources[0].Kind != addrbook.MDNS {
+			t.Errorf("a peer of the LAN: %v %+v", ok, e)
+		}
+		if _, ok := n.book.Get(q); ok {
+			t.Error("a public address came by mDNS")
+		}
+	})
+}
