@@ -189,6 +189,28 @@ type ValidatorsChanged struct {
 	Quorum  int      `json:"quorum"`  // of the new set
 }
 
+// DHTDisagreement says that two paths of a lookup brought different records of
+// one key, each validly signed. The one with the higher sequence was taken.
+type DHTDisagreement struct {
+	Key     string    `json:"key"`
+	Authors []peer.ID `json:"authors"` // who signed them, each once
+}
+
+// AlarmRaised says that something looks like an attack, or like a fault that
+// would help one. It stands until AlarmCleared with the same code.
+type AlarmRaised struct {
+	Code     string         `json:"code"` // sybil_region, dht_disagreement …
+	Text     string         `json:"text"`
+	Evidence map[string]any `json:"evidence"`
+}
+
+// AlarmCleared says that an alarm is over.
+type AlarmCleared struct {
+	Code     string         `json:"code"`
+	Text     string         `json:"text"`
+	Evidence map[string]any `json:"evidence"`
+}
+
 // FindingChanged says that something of the node's state was found that an
 // operator should know, or that it is over.
 type FindingChanged struct {
@@ -229,5 +251,8 @@ func (SyncChanged) Type() string       { return "sync.changed" }
 func (LedgerChecked) Type() string     { return "ledger.checked" }
 func (ViewChanged) Type() string       { return "view.changed" }
 func (ValidatorsChanged) Type() string { return "validators.changed" }
+func (DHTDisagreement) Type() string   { return "dht.disagreement" }
+func (AlarmRaised) Type() string       { return "alarm.raised" }
+func (AlarmCleared) Type() string      { return "alarm.cleared" }
 func (FindingChanged) Type() string    { return "finding.changed" }
 func (StatsSampled) Type() string      { return "stats.sampled" }

@@ -47,6 +47,9 @@ func samples(t *testing.T) []Event {
 		LedgerChecked{OK: true, Height: 812, Detail: "the certificate is wrong"},
 		ViewChanged{View: 3, Leader: 2, Why: "leader_failed"},
 		ValidatorsChanged{Height: 812, Added: []uint64{4, 5}, Removed: []uint64{1}, Quorum: 3},
+		DHTDisagreement{Key: "/parley/note/" + id.String(), Authors: []peer.ID{id}},
+		AlarmRaised{Code: "sybil_region", Text: "too many peers near one key", Evidence: map[string]any{"key": "ab", "groups": 3}},
+		AlarmCleared{Code: "sybil_region", Text: "nothing seen for 30m0s", Evidence: map[string]any{"lookups": 12}},
 		FindingChanged{Code: "PLY-105", Severity: "crit", Title: "disk_low", Why: "12 MiB are free"},
 		StatsSampled{Inbound: 1, Outbound: 2, BytesInS: 3, BytesOutS: 4, MessagesS: map[string]float64{"block": 1}, RecordsS: 5, Mempool: 6},
 	}
