@@ -30,7 +30,7 @@ var floors = map[string][]string{
 	"internal/p2p/reputation": {},
 	"internal/p2p/addrbook":   {},
 	"internal/p2p/handshake":  {"internal/p2p/host", "internal/p2p/reputation"},
-	"internal/p2p/dialer":     {"internal/p2p/host", "internal/p2p/reputation"},
+	"internal/p2p/dialer":     {"internal/p2p/addrbook", "internal/p2p/host", "internal/p2p/reputation"},
 	"internal/p2p/gossip":     {"internal/p2p/host", "internal/p2p/reputation"},
 
 	// right wing: one chain each
