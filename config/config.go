@@ -94,7 +94,17 @@ type P2P struct {
 	Advertise   []string // IPs, names, host:port or multiaddrs
 	MinPeers    int
 	MaxPeers    int
+	TargetPeers int    // outbound
+	Addresses   string // which ones the address book takes
+	ASMapFile   string // routes and their systems, for the groups of the address book; "" = none
 }
+
+// Values of P2P.Addresses.
+const (
+	AddressesAuto    = "auto"   // as private, for a node that does not know where it is reached
+	AddressesPublic  = "public" // public ones alone
+	AddressesPrivate = "private"
+)
 
 // Gossip names the topics and their pace.
 type Gossip struct {
@@ -123,7 +133,7 @@ func Default() Config {
 			Listen:     []string{":8080", "127.0.0.1:3500?", "127.0.0.1:8545?"},
 			PublicRead: true, JWTSecretFile: "jwt.hex", Rate: 50, MaxClients: 1000, EventBuffer: 16384,
 		},
-		P2P: P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100},
+		P2P: P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100, TargetPeers: 8, Addresses: AddressesAuto},
 		Gossip: Gossip{
 			Topics: Topics{
 				Block: "block", Subtree: "subtree", Record: "record", MiningOn: "mining_on", RejectedTx: "rejected_tx",

@@ -103,6 +103,11 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.P2P.Advertise }, check: checkAdvertise},
 	{name: "p2p.min_peers", unit: "peers", help: "with fewer than that /readyz fails, once peers are configured",
 		at: func(c *Config) any { return &c.P2P.MinPeers }, low: 0, high: 100_000},
+	{name: "p2p.target_peers", unit: "peers", help: "outbound peers that are kept, of those that were found", at: func(c *Config) any { return &c.P2P.TargetPeers }, low: 0, high: 1_000},
+	{name: "p2p.addresses", help: "public = the address book takes public addresses alone; private = also those of LANs and containers; auto = private",
+		at: func(c *Config) any { return &c.P2P.Addresses }, oneOf: []string{AddressesAuto, AddressesPublic, AddressesPrivate}},
+	{name: "p2p.as_map_file", help: "file with routes and the number of their system, for the groups of the address book; empty = by address",
+		at: func(c *Config) any { return &c.P2P.ASMapFile }},
 	{name: "p2p.max_peers", unit: "peers", help: "connected peers at most", at: func(c *Config) any { return &c.P2P.MaxPeers }, low: 1, high: 100_000},
 
 	topicKnob("block", "blocks", func(c *Config) *string { return &c.Gossip.Topics.Block }),
