@@ -1,6 +1,8 @@
 # make test    what CI runs: build, vet, every test (without the race detector)
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
+# make attack  NAME=E1: one attack experiment of internal/swarmtest/attack, its table on stdout and in docs/attack
+#              ATTACK='-seeds 5' runs five seeds a column
 # make soak    long runs: processes, seeds and fuzzing, one after the other
 #   make soak-processes  real processes under kill -9, cuts, bad disks, changes of the set, for FOR=10m; it goes on where the run
 #                        before ended (soak.out/soak.json), Ctrl-C prints the table so far; needs root
@@ -20,13 +22,15 @@ SEEDS    ?= 1000
 FROM     ?= 1
 FOR      ?= 10m
 SOAK     ?=
+NAME     ?= E1
+ATTACK   ?=
 # of seeds: none by itself
 LIMIT     = $(if $(filter file,$(origin FOR)),,$(FOR))
 COMMIT    = $(shell git rev-parse --short HEAD 2>/dev/null || echo none)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty-$$(git diff HEAD 2>/dev/null | cksum | cut -d' ' -f1))
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.3.0
 
-.PHONY: all build test check race lint tidy vuln bench soak soak-processes soak-seeds faults fuzz clean
+.PHONY: all build test check race lint tidy vuln bench attack soak soak-processes soak-seeds faults fuzz clean
 
 all: build
 
@@ -58,6 +62,9 @@ vuln:
 
 bench: build
 	$(GO) run ./bench
+
+attack:
+	$(GO) test -tags attack -v -count=1 -timeout 6h -run '^Test$(NAME)$$' ./internal/swarmtest/attack -args $(or $(ATTACK),-out $(CURDIR)/docs/attack)
 
 soak: soak-processes soak-seeds fuzz
 

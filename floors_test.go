@@ -54,6 +54,7 @@ var floors = map[string][]string{
 	"internal/devnet":            {"", "api"},
 	"internal/swarmtest/checker": {"internal/replica/ledger"},
 	"internal/swarmtest":         {"", "api", "internal/replica/consensus", "internal/swarmtest/checker"},
+	"internal/swarmtest/attack":  {"internal/p2p/addrbook"}, // with the tag attack
 	"internal/soak":              {"", "internal/devnet", "internal/swarmtest/checker"},
 	"bench":                      {"", "api", "internal/devnet", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
 }

@@ -173,6 +173,9 @@ func (b *Book) restore(row anchorRow) { // mu held
 		}
 		e.loaded = true
 		e.firstGood, e.lastGood, e.lastSeen = at(row.FirstGood), at(row.LastGood), at(row.LastGood)
+		if e.firstGood == 0 {
+			e.firstGood = at(now)
+		}
 		if k, err := verify(row.Record, now); err == nil && k.id == row.ID {
 			b.move(e, Source{Kind: Operator}, k, now)
 		}
@@ -182,6 +185,9 @@ func (b *Book) restore(row anchorRow) { // mu held
 		if slot := b.triedSlot(e.id, e.group); e.tried == none && b.tried.slot[slot] == nil {
 			b.promote(e, slot)
 		}
+	}
+	if e.anchor {
+		return // twice in the file
 	}
 	e.anchor = true
 	b.anchors = append(b.anchors, e.id)

@@ -82,10 +82,7 @@ const (
 type stamp int64
 
 func at(t time.Time) stamp {
-	if t.IsZero() {
-		return 0
-	}
-	return stamp(t.UnixMilli())
+	return stamp(max(0, min(t.UnixMilli(), maxTime)))
 }
 
 func (s stamp) time() time.Time {

@@ -88,7 +88,17 @@ func opened(t testing.TB, cfg Config) *Book {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(b.entries) == 0 {
+		b.seed(1)
+	}
 	return b
+}
+
+// seed makes an empty book foreseeable.
+func (b *Book) seed(n uint64) {
+	b.salt = binary.BigEndian.AppendUint64(make([]byte, saltSize-8), n)
+	b.key = newKeyed(b.salt)
+	b.rand = rand.New(rand.NewPCG(n, n))
 }
 
 // tell puts a peer past rate and signature.

@@ -24,7 +24,7 @@ func TestReach(t *testing.T) {
 	b.grown = true
 	b.reset()
 	b.mu.Unlock()
-	for i := range 60_000 { // from one group, of all groups
+	for i := range 30_000 { // from one group, of all groups
 		_ = b.tell(t, from(1, uint64(i)), fakeID(uint64(i)), tcp(ip4(i%9000, i/9000+1)))
 	}
 	used := len(b.fresh.full)
@@ -242,11 +242,12 @@ func TestBookHolds(t *testing.T) {
 	dir := t.TempDir()
 	n := 0
 	rapid.Check(t, func(r *rapid.T) {
-		list, private := steps().Draw(r, "steps"), rapid.Bool().Draw(r, "private")
+		list, private, seed := steps().Draw(r, "steps"), rapid.Bool().Draw(r, "private"), rapid.Uint64().Draw(r, "seed")
 		var f faults
 		n++
 		synctest.Test(t, func(t *testing.T) {
 			b := opened(t, Config{Private: private, Sources: 2, Dir: filepath.Join(dir, strconv.Itoa(n))})
+			b.seed(seed)
 			for _, s := range list {
 				b = s.play(t, b, &f)
 				b.check(&f)
