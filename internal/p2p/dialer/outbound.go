@@ -56,7 +56,7 @@ type filling struct {
 	again   time.Time     // the next pick, after one that found nobody
 	wait    time.Duration // before it
 	opened  bool          // the first filling is over
-	noAged  time.Time     // since when no aged peer is up
+	noAged  time.Time     // since when too few aged peers are up
 	noKind  time.Time     // since when nobody fits the rules of groups and kinds
 	noGroup time.Time     // since when nobody is left in a free group
 	cryAt   time.Time     // before that discovery is not asked again
@@ -112,19 +112,19 @@ func (s *Slots) cry(now time.Time) {
 
 // lacking lists the slots that nobody holds or is dialled for.
 func (s *Slots) lacking(now time.Time) (wants []want) {
-	aged, agedUp := 0, false
+	aged := 0
 	for _, h := range s.held {
-		if h.slot == SlotOutbound && h.aged && !h.extra {
+		if h.slot == SlotOutbound && h.aged && h.up && !h.extra {
 			aged++
-			agedUp = agedUp || h.up
 		}
 	}
-	if agedUp || s.fill.noAged.IsZero() {
+	most := min(agedSlots, s.cfg.Outbound/4)
+	if aged >= most || s.fill.noAged.IsZero() {
 		s.fill.noAged = now
 	}
 	up, dialling := s.count(SlotOutbound)
 	free := max(0, s.cfg.Outbound-up-dialling)
-	kept := min(free, max(0, min(agedSlots, s.cfg.Outbound/4)-aged))
+	kept := min(free, max(0, most-aged))
 	if kept > 0 && (now.Sub(s.fill.noAged) >= agedWait || !s.knowsAged()) {
 		kept = 0
 	}
@@ -143,7 +143,7 @@ func (s *Slots) lacking(now time.Time) (wants []want) {
 
 // knowsAged reports whether there is any aged peer to wait for.
 func (s *Slots) knowsAged() bool {
-	_, ok := s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: func(e addrbook.Entry) bool { return s.held[e.ID] != nil }})
+	_, ok := s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: func(e addrbook.Entry) bool { return s.held[e.ID] != nil && s.held[e.ID].up }})
 	return ok
 }
 
