@@ -56,7 +56,7 @@ var floors = map[string][]string{
 	"internal/swarmtest":         {"", "api", "internal/replica/consensus", "internal/swarmtest/checker"},
 	"internal/swarmtest/attack":  {"internal/p2p/addrbook"}, // with the tag attack
 	"internal/soak":              {"", "internal/devnet", "internal/swarmtest/checker"},
-	"bench":                      {"", "api", "internal/devnet", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
+	"bench":                      {"", "api", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
 }
 
 // outside limits who may import a module that is not ours: a chain never sees

@@ -116,6 +116,7 @@ func sections() []section {
 		{"stall", (*bench).measureStall, (*report).stallTable},
 		{"sync", (*bench).measureSyncs, (*report).syncTable},
 		{"announce", (*bench).measureAnnouncements, (*report).announceTable},
+		{"addrbook", (*bench).measureAddrbook, (*report).addrbookTable},
 	}
 }
 

@@ -24,6 +24,7 @@ type plan struct {
 	Checks    int           `json:"checks"`    // signatures in a run of the limit
 	Stall     stallPlan     `json:"stall"`
 	Syncs     []syncPlan    `json:"-"`
+	Addrbook  addrbookPlan  `json:"addrbook"`
 }
 
 // of is the plan for one size of bodies.
@@ -36,9 +37,9 @@ func (p plan) of(body int) plan {
 
 var (
 	whole = plan{Nodes: []int{1, 3, 4, 7}, Bodies: []int{256, 4096}, Starts: 5, Newcomers: 5, Synced: 10000, Rounds: 5, Round: 3 * time.Second,
-		Latency: 3 * time.Second, Checks: 5000, Stall: stallPlan{Nodes: 4, Dead: 10, Fast: 40}, Syncs: syncWhole}
+		Latency: 3 * time.Second, Checks: 5000, Stall: stallPlan{Nodes: 4, Dead: 10, Fast: 40}, Syncs: syncWhole, Addrbook: addrbookPlan{Addresses: 100_000, Rounds: 5, Ops: 5000}}
 	smoke = plan{Nodes: []int{1, 3}, Bodies: []int{256, 4096}, Starts: 1, Newcomers: 1, Synced: 1000, Rounds: 2, Round: time.Second / 2,
-		Latency: time.Second, Checks: 1000, Stall: stallPlan{Nodes: 4, Dead: 1, Fast: 2}, Syncs: syncSmoke}
+		Latency: time.Second, Checks: 1000, Stall: stallPlan{Nodes: 4, Dead: 1, Fast: 2}, Syncs: syncSmoke, Addrbook: addrbookPlan{Addresses: 10_000, Rounds: 2, Ops: 500}}
 )
 
 const (

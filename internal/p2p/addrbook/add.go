@@ -182,7 +182,8 @@ func (b *Book) hear(e *entry, src Source, k known, now time.Time) error { // mu 
 	if e.firstGood == 0 || src.Peer == e.id {
 		e.lastSeen = at(now)
 	}
-	if k.record == nil || k.seq > e.seq || e.record == nil {
+	forged := k.record == nil && !src.Kind.ours() && e.record != nil // it can be: the peer itself has said where it is
+	if !forged && (k.record == nil || k.seq > e.seq || e.record == nil) {
 		b.move(e, src, k, now)
 		if b.entries[e.id] != e {
 			return fmt.Errorf("%w: another peer has the slot of its new address", ErrFull)
@@ -206,6 +207,9 @@ func (b *Book) move(e *entry, src Source, k known, now time.Time) { // mu held
 	list := k.addrs
 	if k.record == nil {
 		list = append(slices.Clip(k.addrs), e.addrs...)
+		if !src.Kind.ours() {
+			list = append(slices.Clip(e.addrs), k.addrs...)
+		}
 	} else {
 		e.record, e.seq = k.record, k.seq
 	}

@@ -379,3 +379,30 @@ func TestReferences(t *testing.T) {
 	}
 	b.check(t)
 }
+
+// mDNS is heard by everybody and signed by nobody: it adds what it says behind
+// what is known, and nothing to a peer that has signed where it is.
+func TestMDNS(t *testing.T) {
+	b := opened(t, Config{Private: true})
+	say := func(id peer.ID, addr string) error {
+		return b.AddBare(Source{Kind: MDNS, Peer: id, IP: netip.MustParseAddr("10.0.0.9")}, peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast(addr)}})
+	}
+	alice := somebody(t, 1)
+	if err := b.Add(Source{Kind: Inbound, Peer: alice.id, IP: ip4(1, 1)}, alice.sign(tcp(ip4(1, 1)))); err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{"/ip4/10.0.0.1/tcp/1", "/ip4/10.0.1.1/tcp/1"} {
+		for _, id := range []peer.ID{alice.id, fakeID(2)} {
+			if err := say(id, addr); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if e, _ := b.Get(alice.id); len(e.Addrs) != 1 || e.Group != "4:20.1" {
+		t.Errorf("a peer that signed: %+v", e)
+	}
+	if e, _ := b.Get(fakeID(2)); len(e.Addrs) != 2 || e.Group != "4:10.0.0" {
+		t.Errorf("a peer that did not: %+v", e)
+	}
+	b.check(t)
+}

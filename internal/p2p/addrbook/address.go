@@ -2,6 +2,7 @@ package addrbook
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -18,11 +19,21 @@ const (
 	public
 )
 
+// nets are the prefixes of one family.
+type nets struct{ private, loopback, never []netip.Prefix }
+
 var (
-	privateNets  = prefixes("10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 fc00::/7")
-	loopbackNets = prefixes("127.0.0.0/8 ::1/128")
-	neverNets    = prefixes("0.0.0.0/8 169.254.0.0/16 224.0.0.0/4 240.0.0.0/4 192.0.0.0/24 192.0.2.0/24 198.51.100.0/24 " +
-		"203.0.113.0/24 198.18.0.0/15 192.88.99.0/24 2001::/32 2001:db8::/32 3fff::/20 2002::/16")
+	v4 = nets{
+		private:  prefixes("10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10"),
+		loopback: prefixes("127.0.0.0/8"),
+		never: prefixes("0.0.0.0/8 169.254.0.0/16 224.0.0.0/4 240.0.0.0/4 192.0.0.0/24 192.0.2.0/24 198.51.100.0/24 " +
+			"203.0.113.0/24 198.18.0.0/15 192.88.99.0/24"),
+	}
+	v6 = nets{
+		private:  prefixes("fc00::/7"),
+		loopback: prefixes("::1/128"),
+		never:    prefixes("2001::/32 2001:db8::/32 3fff::/20 2002::/16"),
+	}
 	globalV6 = netip.MustParsePrefix("2000::/3")
 )
 
@@ -33,23 +44,25 @@ func prefixes(list string) (all []netip.Prefix) {
 	return all
 }
 
-func within(ip netip.Addr, nets []netip.Prefix) bool {
-	for _, n := range nets {
-		if n.Contains(ip) {
-			return true
-		}
-	}
-	return false
+func within(ip netip.Addr, list []netip.Prefix) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
 // classOf expects what clean gave. IPv6 outside of 2000::/3 is public nowhere.
 func classOf(ip netip.Addr) class {
-	switch {
-	case !ip.IsValid(), within(ip, neverNets):
+	if !ip.IsValid() {
 		return never
-	case within(ip, loopbackNets):
+	}
+	family := &v4
+	if ip.Is6() {
+		family = &v6
+	}
+	switch {
+	case within(ip, family.never):
+		return never
+	case within(ip, family.loopback):
 		return loopback
-	case within(ip, privateNets):
+	case within(ip, family.private):
 		return private
 	case ip.Is6() && !globalV6.Contains(ip):
 		return never

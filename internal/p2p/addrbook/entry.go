@@ -134,6 +134,20 @@ func (e *entry) table() Table {
 	return New
 }
 
+// home is the slot of e in its table; in new, where it can have several, the
+// first one.
+func (e *entry) home() int32 {
+	if e.tried != none {
+		return e.tried
+	}
+	for _, r := range e.refs {
+		if r.slot != none {
+			return r.slot
+		}
+	}
+	return none
+}
+
 // knownBy reports whether a source of that group told of e before.
 func (e *entry) knownBy(group string) bool {
 	for _, r := range e.refs {

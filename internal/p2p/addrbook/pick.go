@@ -61,7 +61,7 @@ func (b *Book) draw(o PickOptions) (Entry, bool) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t := b.chooseTable(o.Table)
+	t := b.chooseTable(o)
 	if t.size == 0 {
 		return Entry{}, false
 	}
@@ -74,11 +74,11 @@ func (b *Book) draw(o PickOptions) (Entry, bool) {
 	return Entry{}, false
 }
 
-func (b *Book) chooseTable(want Table) *table { // mu held
+func (b *Book) chooseTable(o PickOptions) *table { // mu held
 	switch {
-	case want == New, want == "" && b.tried.size == 0:
+	case o.Table == New, o.Table == "" && b.tried.size == 0:
 		return &b.fresh
-	case want == Tried, b.fresh.size == 0, b.rand.IntN(2) == 0:
+	case o.Table == Tried, o.Aged, b.fresh.size == 0, b.rand.IntN(2) == 0: // few of new were ever good
 		return &b.tried
 	}
 	return &b.fresh
@@ -92,14 +92,19 @@ func (b *Book) shuffled(o PickOptions) []peer.ID {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var first, second []peer.ID
-	front := b.chooseTable(o.Table) == &b.tried
-	for _, e := range b.entries {
-		switch inTried := e.tried != none; {
-		case !o.fits(e, now), o.Table != "" && inTried != (o.Table == Tried):
-		case inTried == front:
-			first = append(first, e.id)
-		default:
-			second = append(second, e.id)
+	front := b.chooseTable(o) == &b.tried
+	for _, t := range []*table{&b.tried, &b.fresh} {
+		if o.Table != "" && (o.Table == Tried) != (t == &b.tried) {
+			continue
+		}
+		list := &second
+		if front == (t == &b.tried) {
+			list = &first
+		}
+		for slot, e := range t.slot {
+			if e != nil && o.fits(e, now) && e.home() == int32(slot) {
+				*list = append(*list, e.id)
+			}
 		}
 	}
 	b.rand.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })

@@ -63,11 +63,12 @@ func (b *Book) givable(e *entry, now time.Time, away bool) bool { // mu held
 // choose draws an answer.
 func (b *Book) choose(now time.Time, away bool) (ids []peer.ID) { // mu held
 	var all []*entry
-	for _, e := range b.sorted() {
+	for _, e := range b.entries {
 		if b.givable(e, now, away) && (!e.lastGood.ago(now, shareFor) || !e.lastSeen.ago(now, shareFor)) {
 			all = append(all, e)
 		}
 	}
+	slices.SortFunc(all, worth) // so that only the draw is random
 	b.rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	most := min(shareMost, (len(b.entries)*sharePercent+99)/100)
 	size := 0

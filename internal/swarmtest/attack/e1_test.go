@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -347,11 +348,11 @@ func run(t *testing.T, s strength, f flaw, seed uint64, rows []policy, dir strin
 	return results
 }
 
-// each runs do for each seed, two at once.
+// each runs do for each seed, one on each processor at once.
 func each(seeds int, do func(seed uint64)) {
 	var all sync.WaitGroup
 	next := make(chan uint64)
-	for range 2 {
+	for range runtime.GOMAXPROCS(0) {
 		all.Go(func() {
 			for seed := range next {
 				do(seed)
