@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	scarceFor    = time.Minute // nobody fits the rules: they give way
-	fewGroups    = 4           // outbound peers in fewer look like an eclipse
+	scarceKind   = 10 * time.Second // nobody fits the rule of kinds: it gives way; sources get 2 s each to answer
+	scarceGroup  = time.Minute      // nobody is left in a free group: that rule gives way too
+	fewGroups    = 4                // outbound peers in fewer look like an eclipse
 	fewGroupsFor = 10 * time.Minute
 	lowPeersFor  = 5 * time.Minute
 )
@@ -70,7 +71,8 @@ func (s *Slots) usedGroups() map[string]bool {
 	return used
 }
 
-// fullKinds are the kinds of sources that have a third of the slots.
+// fullKinds are the kinds of sources that have a third of the slots; what the
+// operator named is not rationed.
 func (s *Slots) fullKinds() map[addrbook.Kind]bool {
 	full := map[addrbook.Kind]bool{}
 	if s.cfg.Kinds < 2 {
@@ -78,7 +80,8 @@ func (s *Slots) fullKinds() map[addrbook.Kind]bool {
 	}
 	most := max(1, (s.cfg.Outbound+s.cfg.BlockOnly)/3)
 	for kind, n := range s.bySource() {
-		full[addrbook.Kind(kind)] = n >= most
+		k := addrbook.Kind(kind)
+		full[k] = n >= most && k != addrbook.Operator && k != addrbook.Static
 	}
 	return full
 }

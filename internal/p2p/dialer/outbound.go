@@ -147,9 +147,9 @@ func (s *Slots) knowsAged() bool {
 	return ok
 }
 
-// pick finds somebody for a slot. The rules of groups and kinds hold for a
-// minute after which nobody fits them; then that of kinds gives way, and only
-// where no free group has anybody left that of groups.
+// pick finds somebody for a slot. Where nobody fits the rules of groups and
+// kinds for a while that of kinds gives way, and only where no free group has
+// had anybody left for a minute that of groups.
 func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
 	groups, kinds := s.usedGroups(), s.fullKinds()
 	try := func(bad func(addrbook.Entry) bool) (addrbook.Entry, bool) {
@@ -181,9 +181,9 @@ func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
 	since := first(&s.fill.noKind)
 	if e, ok := try(grouped); ok {
 		s.fill.noGroup = time.Time{}
-		return e, since >= scarceFor
+		return e, since >= scarceKind
 	}
-	if first(&s.fill.noGroup) < scarceFor {
+	if first(&s.fill.noGroup) < scarceGroup {
 		return addrbook.Entry{}, false
 	}
 	return try(func(addrbook.Entry) bool { return false })
