@@ -11,11 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/history"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
 
@@ -85,7 +87,9 @@ func (b *backup) write(ctx context.Context, w io.Writer) (m *Manifest, err error
 		Format: backupFormat, Schema: schema, Version: b.version, Network: b.cfg.Network, ChainID: tip.Genesis.ChainID,
 		GenesisHash: tip.Genesis.Hash(), Height: tip.Head.Height, HeadHash: tip.Head.Hash, Created: inMS(time.Now()), WithKeys: b.withKeys,
 	}
-	items, err := b.items(dir)
+	past := strings.TrimSuffix(dir, ".tmp") + "-history.tmp" // swept as dir is
+	defer os.Remove(past)                                    // not there where there is no history
+	items, err := b.items(dir, b.copyHistory(ctx, past))
 	if err != nil {
 		return nil, err
 	}
@@ -101,15 +105,29 @@ func tipOf(dir string, disk vfs.FS) (ledger.Tip, error) {
 	return l.Tip(), l.Close()
 }
 
-// items lists what goes into the backup. Small files are read now: they may
-// change while the large ones are written.
-func (b *backup) items(dir string) ([]backupItem, error) {
+// copyHistory copies the history, which is written to meanwhile, to a file. No
+// backup fails for it: one that is broken is left out.
+func (b *backup) copyHistory(ctx context.Context, to string) (path string) {
+	from := filepath.Join(b.cfg.DataDir, historyName)
+	if _, err := os.Stat(from); err != nil {
+		return from // left out, as it is not there
+	}
+	if err := history.Copy(ctx, from, to); err != nil {
+		_ = os.Remove(to)
+	}
+	return to
+}
+
+// items lists what goes into the backup, with a copy of the history. Small
+// files are read now: they may change while the large ones are written.
+func (b *backup) items(dir, past string) ([]backupItem, error) {
 	var items []backupItem
 	files := map[string]string{}
 	names := slices.Clone(backupPlain)
 	for _, name := range backupPlain {
 		files[name] = filepath.Join(b.cfg.DataDir, name)
 	}
+	files[historyName] = past
 	if b.withKeys {
 		names = append(names, backupKeys...)
 		files["node.key"], files["jwt.hex"] = b.cfg.Path(b.cfg.Node.KeyFile), b.cfg.Path(b.cfg.API.JWTSecretFile)

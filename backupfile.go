@@ -32,9 +32,11 @@ const (
 	restoreSpare   = int64(1) << 28 // bytes of disk beside what is unpacked
 )
 
+const historyName = "history.db"
+
 // Files of a data directory that a backup may hold beside ledger/.
 var (
-	backupPlain = []string{"meta.json", "static-peers.json", "ddns.json", "reach.json"}
+	backupPlain = []string{"meta.json", "static-peers.json", "ddns.json", "reach.json", historyName}
 	backupKeys  = []string{"node.key", "jwt.hex", "swarm.key"}
 )
 

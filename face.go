@@ -116,10 +116,10 @@ type Check struct {
 	Note      string  `json:"note,omitempty"`
 }
 
-// Peer is a connected peer.
+// Peer is a peer that is connected or known.
 type Peer struct {
 	ID          peer.ID     `json:"id"`
-	State       string      `json:"state"` // connected
+	State       string      `json:"state"` // connected | known
 	Ready       bool        `json:"ready"`
 	Direction   string      `json:"direction"`
 	Slot        string      `json:"slot"`
@@ -133,11 +133,12 @@ type Peer struct {
 	BaseURL     string      `json:"base_url"`
 	Services    []string    `json:"services"`
 	LatencyMS   float64     `json:"latency_ms"`
-	ConnectedAt time.Time   `json:"connected_at"`
-	LastSeen    time.Time   `json:"last_seen"`
+	ConnectedAt time.Time   `json:"connected_at,omitzero"`
+	LastSeen    time.Time   `json:"last_seen,omitzero"`
 	BytesIn     int64       `json:"bytes_in"`
 	BytesOut    int64       `json:"bytes_out"`
 	Static      bool        `json:"static"`
+	Trusted     bool        `json:"trusted"`
 	Claimed     *chain.Head `json:"claimed,omitempty"`
 	Validated   *chain.Head `json:"validated,omitempty"`
 	Mesh        []string    `json:"mesh"`
@@ -166,13 +167,14 @@ type StaticCount struct {
 type StaticPeer struct {
 	Item      string     `json:"item"`
 	ID        peer.ID    `json:"id,omitempty"`
-	Origin    string     `json:"origin"` // config | member
+	Origin    string     `json:"origin"` // config | api | member
 	State     string     `json:"state"`  // connected | trying | paused
 	Class     string     `json:"class"`
 	Tries     int        `json:"tries"`
 	LastError string     `json:"last_error"`
 	NextAt    *time.Time `json:"next_at"`
 	Addresses []string   `json:"addresses"`
+	Resting   []string   `json:"resting"` // of them: not tried for now, since they failed for a lasting reason
 }
 
 // Chain sums up the chain.

@@ -294,7 +294,8 @@ func checkForeign(dir string) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "node.key", "jwt.hex", "parley.sock", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json":
+		case "node.key", "jwt.hex", "parley.sock", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json",
+			"history.db", "history.db-wal", "history.db-shm", "history.db.broken":
 		default:
 			if !strings.HasSuffix(e.Name(), ".log") && !strings.HasSuffix(e.Name(), ".tmp") {
 				return &StartError{104, fmt.Errorf("data directory %s is not parley's: it holds %s and no meta.json; choose an empty directory with --data-dir", dir, e.Name())}

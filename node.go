@@ -31,6 +31,7 @@ import (
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/gossip"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
+	"github.com/parley-p2p/parley/internal/p2p/history"
 	"github.com/parley-p2p/parley/internal/p2p/host"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
 	"github.com/parley-p2p/parley/internal/replica"
@@ -51,10 +52,12 @@ type Env struct {
 
 	// For virtual time, where there are no TCP sockets and no disks:
 	NoListeners bool                  // neither API listeners nor a shared port
+	NoHistory   bool                  // no history.db: the newest is kept in memory
 	Host        []libp2p.Option       // more options of the libp2p host
 	LedgerFS    vfs.FS                // nil = the disk
 	MemoryWAL   *consensus.MemoryWAL  // nil = the disk
 	Clock       func() time.Time      // of the validator; nil = time.Now
+	Outgoing    consensus.Outgoing    // nil = an honest validator
 	Listen      []multiaddr.Multiaddr // nil = by configuration
 }
 
@@ -68,6 +71,7 @@ type Node struct {
 
 	listeners []Listener
 	host      *host.Host
+	history   *history.History
 	rep       *reputation.Book
 	gate      *reputation.Gate
 	shake     *handshake.Handshake
@@ -140,6 +144,9 @@ func (n *Node) open() error {
 		return err
 	}
 	registerBuildInfo(n.env.Registry)
+	if n.history, err = n.openHistory(); err != nil {
+		return err
+	}
 	if n.rep, err = reputation.New(reputation.Config{}, n.bus, n.room("p2p.reputation"), n.env.Registry); err != nil {
 		return err
 	}
@@ -150,7 +157,7 @@ func (n *Node) open() error {
 	n.replica, err = replica.New(replica.Config{
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
 		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers),
-		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL,
+		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL, Outgoing: n.env.Outgoing,
 		Clock: n.env.Clock, End: n.env.End,
 	}, n.bus, n.log, n.env.Registry)
 	if err != nil {
@@ -165,16 +172,21 @@ func (n *Node) open() error {
 	}
 	n.shake = handshake.New(handshake.Config{
 		Name: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, UserAgent: n.Version().agent(), APIPort: n.apiPort(),
-		StatusInterval: n.cfg.Gossip.StatusInterval,
-		Slot:           func(p peer.ID) (string, string) { return n.slots.SlotOf(p) },
-		Admit:          func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
-		Arrive:         func(p peer.ID) peer.ID { return n.slots.Arrive(p) },
+		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf,
+		Slot:   func(p peer.ID) (string, string) { return n.slots.SlotOf(p) },
+		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
+		Arrive: func(p peer.ID) peer.ID { return n.slots.Arrive(p) },
 	}, n.host, n.rep, n.replica, n.bus, n.room("p2p.handshake"), n.env.Registry)
 	if n.gossip, err = gossip.New(gossip.Config{Names: topicNames(n.cfg.Gossip.Topics), Key: key, Takes: n.takes}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
 		return err
 	}
+	trusted, err := peerIDs(n.cfg.P2P.TrustedPeers)
+	if err != nil {
+		return &StartError{Code: 101, Err: fmt.Errorf("p2p.trusted_peers: %w", err)}
+	}
 	n.dial, err = dialer.New(dialer.Config{
-		Items: n.cfg.P2P.StaticPeers, DefaultPort: config.Default().P2P.Port, Own: n.host.Addrs, File: filepath.Join(n.cfg.DataDir, "static-peers.json"),
+		Items: n.cfg.P2P.StaticPeers, Trusted: trusted, DefaultPort: config.Default().P2P.Port, Own: n.host.Addrs,
+		File: filepath.Join(n.cfg.DataDir, "static-peers.json"), OptimiseRetries: n.cfg.P2P.OptimiseRetries,
 	}, dialer.Functions{Resolve: n.resolver(), Identity: n.identityOf(), Greet: n.shake.Greet}, n.host, n.rep, n.bus, n.room("p2p.dialer"), n.env.Registry)
 	if err != nil {
 		return err
@@ -182,8 +194,28 @@ func (n *Node) open() error {
 	if err := n.openSlots(); err != nil {
 		return err
 	}
-	n.rep.Exempt(n.dial.Has) // static peers and members are never refused for points
+	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never refused for points
 	return nil
+}
+
+func (n *Node) openHistory() (*history.History, error) {
+	cfg := history.Config{Keep: n.cfg.History.Keep}
+	if !n.env.NoHistory {
+		cfg.File = filepath.Join(n.cfg.DataDir, historyName)
+	}
+	return history.Open(cfg, n.bus, n.room("p2p.history"), n.env.Registry)
+}
+
+func peerIDs(texts []string) ([]peer.ID, error) {
+	ids := make([]peer.ID, len(texts))
+	for i, text := range texts {
+		id, err := peer.Decode(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", text, err)
+		}
+		ids[i] = id
+	}
+	return ids, nil
 }
 
 func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
@@ -259,6 +291,7 @@ func (n *Node) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	run("p2p.history", n.history.Run)
 	run("p2p.handshake", n.shake.Run)
 	run("p2p.gossip", n.gossip.Run)
 	run("p2p.addrbook", n.book.Run)
@@ -290,6 +323,9 @@ func (n *Node) Close() error {
 	}
 	if n.replica != nil {
 		errs = append(errs, n.replica.Close())
+	}
+	if n.history != nil { // no connection is left to tell of
+		errs = append(errs, n.history.Close())
 	}
 	for _, l := range n.listeners {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {

@@ -1,6 +1,7 @@
 package parley
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -14,6 +15,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
 	"github.com/parley-p2p/parley/internal/replica"
 	"github.com/parley-p2p/parley/internal/wire"
@@ -123,16 +125,19 @@ func (n *Node) Health() Health {
 		store.OK, store.Note, h.Status = false, err.Error(), "dead"
 	}
 	have, want := len(n.shake.Ready()), 0
-	if len(n.cfg.P2P.StaticPeers) > 0 {
+	if n.dial.Configured() > 0 {
 		want = n.cfg.P2P.MinPeers
 	}
+	foreign := n.foreign()
 	peers := Check{Name: "peers", OK: have >= want, Have: &have, Want: &want}
 	if !peers.OK {
-		peers.Note = fmt.Sprintf("%d of %d peers: see parley peers static", have, want)
+		peers.Note = fmt.Sprintf("%d of %d peers: %s", have, want, cmp.Or(foreign, "see parley peers static"))
 	}
 	y := n.syncState()
 	lag := Check{Name: "lag", OK: y.State != "waiting" && y.LagBlocks <= maxLag, LagBlocks: &y.LagBlocks}
 	switch {
+	case y.State == "waiting" && foreign != "":
+		lag.Note = "no peer of the chain that this node waits for has answered yet"
 	case y.State == "waiting":
 		lag.Note = "no peer has answered with its chain yet"
 	case !lag.OK:
@@ -150,6 +155,26 @@ func (n *Node) Health() Health {
 		h.Status = "not_ready"
 	}
 	return h
+}
+
+// foreign says which static peer is of another chain, what was said in the
+// handshake, and what to do; "" where there is none.
+func (n *Node) foreign() string {
+	c := n.cfg.Consortium
+	mend := "name nodes of this chain in PEERS, or start on another --data-dir to join theirs"
+	switch {
+	case n.replica.Genesis() != nil:
+	case c.GenesisHash != "":
+		mend = "correct consortium.genesis_hash, or PEERS; parley config show --origin tells where each was set"
+	case c.ChainID != "":
+		mend = "correct consortium.chain_id, or PEERS; parley config show --origin tells where each was set"
+	}
+	for _, p := range n.dial.Static() {
+		if p.Class == dialer.ClassWrongNetwork {
+			return fmt.Sprintf("%s is of another chain: %s: %s", p.Item, p.LastError, mend)
+		}
+	}
+	return ""
 }
 
 // Peers lists the connected peers, ready or not.
@@ -180,7 +205,7 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 		ID: p.ID, State: "connected", Ready: p.Ready, Direction: p.Direction, Slot: p.Slot, Source: p.Source,
 		Address: n.peerAddress(p), Addr: p.Addr.String(), Transport: p.Transport, Security: p.Security, Agent: p.Agent, Name: p.Name,
 		BaseURL: p.BaseURL, Services: p.Status.Services.Names(), LatencyMS: float64(p.Latency.Microseconds()) / 1000,
-		ConnectedAt: inMS(p.ConnectedAt), LastSeen: inMS(p.LastSeen), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID),
+		ConnectedAt: inMS(p.ConnectedAt), LastSeen: inMS(p.LastSeen), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID), Trusted: n.dial.Trusted(p.ID),
 		Claimed: headOf(p.Claimed), Validated: headOf(p.Validated), Mesh: n.gossip.MeshOf(p.ID),
 		Score: score.Score, Points: score.Points, Standing: string(score.Standing), GossipScore: n.gossip.Score(p.ID),
 	}
@@ -234,7 +259,7 @@ func (n *Node) StaticPeers() []StaticPeer {
 	list := []StaticPeer{}
 	for _, s := range n.dial.Static() {
 		v := StaticPeer{Item: s.Item, ID: s.ID, Origin: s.Origin, State: string(s.State), Class: string(s.Class), Tries: s.Tries,
-			LastError: s.LastError, Addresses: texts(s.Addresses)}
+			LastError: s.LastError, Addresses: texts(s.Addresses), Resting: texts(s.Resting)}
 		if !s.NextAt.IsZero() {
 			at := inMS(s.NextAt)
 			v.NextAt = &at

@@ -56,6 +56,7 @@ var _ chain.Services = (*services)(nil)
 func (s *services) Self() peer.ID { return s.host.ID() }
 
 func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []chain.Protocol) error {
+	s.log.Debug("serving the chain", "chain", s.replica.Status().ChainID, "topics", len(topics), "protocols", len(protocols))
 	for _, p := range protocols {
 		s.host.SetStreamHandler(protocol.ID(p.ID), s.handler(ctx, p))
 		s.mu.Lock()

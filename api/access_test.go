@@ -28,6 +28,7 @@ var classes = map[string]access{
 
 	"GET /api/v1/status": read, "GET /api/v1/node": read, "GET /api/v1/health": read,
 	"GET /api/v1/peers": read, "GET /api/v1/peers/count": read, "GET /api/v1/peers/{id}": read, "GET /api/v1/static-peers": read,
+	"GET /api/v1/peers/history": read, "GET /api/v1/peers/{id}/history": read,
 	"GET /api/v1/chain": read, "GET /api/v1/chain/head": read, "GET /api/v1/chain/heads": read, "GET /api/v1/chain/validators": read,
 	"GET /api/v1/chain/blocks": read, "GET /api/v1/chain/blocks/{ref}": read, "GET /api/v1/chain/blocks/{ref}/records": read,
 	"GET /api/v1/records": read, "GET /api/v1/records/{id}": read, "GET /api/v1/records/{id}/proof": read, "GET /api/v1/backup": admin, "GET /api/v1/ws": read, "GET /api/v1/events": read,
@@ -38,6 +39,8 @@ var classes = map[string]access{
 
 	"POST /api/v1/records": anybody, "POST /api/v1/records/batch": anybody,
 
+	"POST /api/v1/peers": admin, "DELETE /api/v1/peers/{id}": admin, "POST /api/v1/peers/{id}/connect": admin, "POST /api/v1/peers/{id}/disconnect": admin,
+	"POST /api/v1/peers/{id}/trust": admin, "POST /api/v1/peers/{id}/untrust": admin,
 	"POST /api/v1/chain/validators": admin, "POST /api/v1/devnet/partition": admin, "POST /api/v1/devnet/heal": admin,
 }
 

@@ -80,6 +80,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.hub = newHub(n.Events(), s.cfg.API.MaxClients, s.metrics)
 	s.huma = s.newHuma()
 	s.nodeRoutes()
+	s.peerRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()

@@ -167,12 +167,21 @@ func rawLine(line []byte) (raw string, ok bool) {
 		return "", false
 	}
 	for _, c := range rest {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+		if !hexDigits[c] {
 			return "", false
 		}
 	}
 	return string(rest), true
 }
+
+// hexDigits are the lower-case ones: a table, for comparing guesses wrong at
+// every second digit.
+var hexDigits = func() (is [256]bool) {
+	for _, c := range []byte("0123456789abcdef") {
+		is[c] = true
+	}
+	return is
+}()
 
 // member is one key of an object, with the bytes that it stood in.
 type member struct {

@@ -1,16 +1,13 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley"
 )
@@ -108,76 +105,6 @@ func (s *Server) nodeRoutes() {
 	operation(s, http.MethodGet, "health", read, "Readiness, check by check", func(context.Context, *none) (*answer[parley.Health], error) {
 		return &answer[parley.Health]{s.node.Health()}, nil
 	})
-	operation(s, http.MethodGet, "peers", read, "Peers", s.peers)
-	operation(s, http.MethodGet, "peers/count", read, "Peers by kind", func(context.Context, *none) (*answer[parley.PeerCount], error) {
-		return &answer[parley.PeerCount]{s.node.PeerCount()}, nil
-	})
-	operation(s, http.MethodGet, "peers/{id}", read, "One peer", s.peer)
-	operation(s, http.MethodGet, "static-peers", read, "Peers that are kept for ever", func(_ context.Context, p *Page) (*answer[list[parley.StaticPeer]], error) {
-		return pageOf(s.node.StaticPeers(), *p)
-	})
-}
-
-type peersQuery struct {
-	Page
-	State     string `query:"state" enum:"connected" default:"connected"`
-	Direction string `query:"direction" enum:"inbound,outbound"`
-	Source    string `query:"source" maxLength:"32"`
-	Q         string `query:"q" maxLength:"256" doc:"part of id, name, address or agent"`
-	Sort      string `query:"sort" enum:"name,latency,connected_at,height,score" default:"connected_at"`
-}
-
-func (s *Server) peers(_ context.Context, q *peersQuery) (*answer[list[parley.Peer]], error) {
-	ps := slices.DeleteFunc(s.node.Peers(), func(p parley.Peer) bool {
-		return q.Direction != "" && p.Direction != q.Direction || q.Source != "" && p.Source != q.Source || !matches(p, q.Q)
-	})
-	slices.SortStableFunc(ps, func(a, b parley.Peer) int { return comparePeers(a, b, q.Sort) })
-	return pageOf(ps, q.Page)
-}
-
-func matches(p parley.Peer, q string) bool {
-	q = strings.ToLower(q)
-	for _, text := range []string{p.ID.String(), p.Name, p.Address, p.Addr, p.Agent} {
-		if strings.Contains(strings.ToLower(text), q) {
-			return true
-		}
-	}
-	return false
-}
-
-func comparePeers(a, b parley.Peer, by string) int {
-	switch by {
-	case "name":
-		return strings.Compare(a.Name, b.Name)
-	case "latency":
-		return cmp.Compare(a.LatencyMS, b.LatencyMS)
-	case "height":
-		return cmp.Compare(claimedHeight(b), claimedHeight(a)) // highest first, as scores
-	case "score":
-		return cmp.Compare(b.Score, a.Score)
-	}
-	return a.ConnectedAt.Compare(b.ConnectedAt)
-}
-
-func claimedHeight(p parley.Peer) uint64 {
-	if p.Claimed == nil {
-		return 0
-	}
-	return p.Claimed.Height
-}
-
-func (s *Server) peer(_ context.Context, in *struct {
-	ID string `path:"id" maxLength:"128"`
-}) (*answer[parley.Peer], error) {
-	id, err := peer.Decode(in.ID)
-	if err != nil {
-		return nil, badRequest.problem("peer id: want base58 such as 12D3KooW…")
-	}
-	p, ok := s.node.Peer(id)
-	if !ok {
-		return nil, notFound.problem("no peer " + id.String() + " is connected")
-	}
-	return &answer[parley.Peer]{p}, nil
 }
 
 func (s *Server) devnetRoutes() {

@@ -27,6 +27,7 @@ type problem struct {
 	Code     string              `json:"code"`
 	Reason   string              `json:"reason,omitempty"` // of a refused record; the flag that a refused change lacks
 	Limit    string              `json:"limit,omitempty"`  // what is full
+	Class    string              `json:"class,omitempty"`  // of a failed dial
 	Errors   []*huma.ErrorDetail `json:"errors,omitempty"`
 
 	retryAfter int    // seconds, 0 = no such header
@@ -73,6 +74,7 @@ var (
 	tokensOff        = kind{"PLY-013", "tokens-off", "Tokens are off", http.StatusServiceUnavailable}
 	full             = kind{"PLY-014", "full", "Full", http.StatusServiceUnavailable}
 	timedOut         = kind{"PLY-015", "timeout", "Timed out", http.StatusGatewayTimeout}
+	dialFailed       = kind{"PLY-016", "dial-failed", "Dial failed", http.StatusBadGateway}
 	recordRefused    = kind{"PLY-017", "record-refused", "Record refused", http.StatusBadRequest}
 )
 
@@ -94,7 +96,7 @@ func kindOf(status int) kind {
 	case http.StatusRequestTimeout:
 		return timedOut
 	}
-	for _, k := range []kind{badRequest, invalid, unauthenticated, forbidden, notFound, conflict, tooLarge, rateLimited, notOnThisNetwork, notReady, timedOut} {
+	for _, k := range []kind{badRequest, invalid, unauthenticated, forbidden, notFound, conflict, tooLarge, rateLimited, notOnThisNetwork, notReady, timedOut, dialFailed} {
 		if k.status == status {
 			return k
 		}
@@ -162,6 +164,8 @@ func (s *Server) problemOf(err error) *problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case peerProblem(err) != nil:
+		return peerProblem(err)
 	case errors.As(err, &risky):
 		return caution(risky)
 	case errors.As(err, &bad):

@@ -134,7 +134,7 @@ func TestRoutes(t *testing.T) {
 
 func (p pair) shapes(t *testing.T) {
 	h, follower, id := p.h, p.follower, p.id
-	peerID := follower.node.Info().PeerID.String()
+	peerID, hostID := follower.node.Info().PeerID.String(), h.node.Info().PeerID.String()
 	author := hex.EncodeToString(make([]byte, 32))
 	var b bytes.Buffer
 	seen := map[string]bool{}
@@ -167,21 +167,30 @@ func (p pair) shapes(t *testing.T) {
 		{h, "GET /eth/v1/node/peers/{peer_id}", "/eth/v1/node/peers/" + peerID, ""}, {h, "GET /eth/v1/node/peer_count", "/eth/v1/node/peer_count", ""},
 		{h, "GET /eth/v1/node/version", "/eth/v1/node/version", ""}, {h, "GET /eth/v1/node/syncing", "/eth/v1/node/syncing", ""},
 		{h, "GET /eth/v1/node/health", "/eth/v1/node/health", ""},
+		{follower, "POST /api/v1/peers", "/api/v1/peers", `{"address":"/ip4/127.0.0.1/tcp/1","static":true}`},
+		{follower, "DELETE /api/v1/peers/{id}", "/api/v1/peers/%2Fip4%2F127.0.0.1%2Ftcp%2F1", ""},
+		{follower, "POST /api/v1/peers/{id}/connect", "/api/v1/peers/" + hostID + "/connect", ""},
+		{follower, "POST /api/v1/peers/{id}/trust", "/api/v1/peers/" + hostID + "/trust", ""},
+		{follower, "POST /api/v1/peers/{id}/untrust", "/api/v1/peers/" + hostID + "/untrust", ""},
+		{follower, "POST /api/v1/peers/{id}/disconnect", "/api/v1/peers/" + hostID + "/disconnect", ""},
+		{follower, "GET /api/v1/peers/history", "/api/v1/peers/history?limit=2", ""},
+		{follower, "GET /api/v1/peers/{id}/history", "/api/v1/peers/" + hostID + "/history?limit=1", ""},
 	} {
 		seen[c.pattern] = true
 		method, _, _ := strings.Cut(c.pattern, " ")
 		token := ""
-		if method == http.MethodPost {
-			token = h.token("admin")
+		if method != http.MethodGet {
+			token = c.h.token("admin")
 		}
 		got := c.h.do(method, c.path, token, c.body)
-		path := strings.NewReplacer(peerID, "PEER", id, "ID", author, "AUTHOR").Replace(c.path)
+		path := strings.NewReplacer(peerID, "PEER", hostID, "HOST", id, "ID", author, "AUTHOR").Replace(c.path)
 		fmt.Fprintf(&b, "%s %s\n  %d %s\n  %s\n", method, path, got.status, got.header.Get("Content-Type"), shapeOf(got))
 		if got.header.Get("X-Content-Type-Options") != "nosniff" || got.header.Get("Cross-Origin-Resource-Policy") != "same-origin" {
 			t.Errorf("%s: without the headers that every answer has", path)
 		}
 	}
 	golden(t, "routes.golden", b.Bytes())
+	follower.waitFor("the peer again", func() bool { return follower.node.PeerCount().Connected == 1 })
 	for pattern := range classes {
 		if !seen[pattern] && !strings.Contains(pattern, "openapi") && !h.routes[pattern].stream && pattern != "POST /api/v1/devnet/partition" && pattern != "GET /api/v1/backup" {
 			t.Errorf("route %s was not asked", pattern)
@@ -249,6 +258,31 @@ func (p pair) errors(t *testing.T) {
 		{"GET", "/api/v1/peers/x", "", "", 400, "PLY-002", nil},
 		{"GET", "/api/v1/peers/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR", "", "", 404, "PLY-006", nil},
 		{"GET", "/api/v1/peers/" + h.node.Info().PeerID.String(), "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/peers/x/history", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/peers/history?cursor=x", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/peers/history?cursor=99999999999999999999", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/peers/history?limit=1001", "", "", 422, "PLY-003", nil},
+		{"POST", "/api/v1/peers", "", `{"address":"127.0.0.1:1"}`, 401, "PLY-004", nil},
+		{"POST", "/api/v1/peers", h.token("read"), `{"address":"127.0.0.1:1"}`, 403, "PLY-005", nil},
+		{"POST", "/api/v1/peers", admin, `{}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/peers", admin, `{"address":""}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/peers", admin, `{"address":"` + strings.Repeat("x", 2000) + `"}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/peers", admin, `{"address":"enode://a@b:1","static":true}`, 400, "PLY-002", nil},
+		{"POST", "/api/v1/peers", admin, `{"address":"300.1.1.1:1"}`, 400, "PLY-002", nil},
+		{"POST", "/api/v1/peers", admin, `{"address":"127.0.0.1:1","static":true,"trusted":true}`, 400, "PLY-002", nil},
+		{"POST", "/api/v1/peers", admin, `{"address":"/ip4/127.0.0.1/tcp/1"}`, 502, "PLY-016", nil},
+		{"POST", "/api/v1/peers", admin, `{"address":"` + strings.TrimPrefix(h.base, "http://") + `"}`, 502, "PLY-016", nil},
+		{"POST", "/api/v1/peers", admin, `{"address":"` + strings.TrimPrefix(h.base, "http://") + `","static":true}`, 400, "PLY-002", nil},
+		{"POST", "/api/v1/peers/x/connect", admin, "", 400, "PLY-002", nil},
+		{"POST", "/api/v1/peers/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR/connect", admin, "", 404, "PLY-006", nil},
+		{"POST", "/api/v1/peers/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR/disconnect", admin, "", 404, "PLY-006", nil},
+		{"POST", "/api/v1/peers/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR/untrust", admin, "", 404, "PLY-006", nil},
+		{"POST", "/api/v1/peers/" + h.node.Info().PeerID.String() + "/trust", admin, "", 400, "PLY-002", nil},
+		{"POST", "/api/v1/peers/" + h.node.Info().PeerID.String() + "/connect", admin, "", 502, "PLY-016", nil},
+		{"POST", "/api/v1/peers/" + h.node.Info().PeerID.String() + "/trust", "", "", 401, "PLY-004", nil},
+		{"DELETE", "/api/v1/peers/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR", admin, "", 404, "PLY-006", nil},
+		{"DELETE", "/api/v1/peers/none:1", admin, "", 404, "PLY-006", nil},
+		{"DELETE", "/api/v1/peers/none:1", h.token("read"), "", 403, "PLY-005", nil},
 		{"POST", "/api/v1/chain/validators", "", `{"remove":[1]}`, 401, "PLY-004", nil},
 		{"POST", "/api/v1/chain/validators", h.token("read"), `{"remove":[1]}`, 403, "PLY-005", nil},
 		{"POST", "/api/v1/chain/validators", admin, `{}`, 400, "PLY-002", nil},

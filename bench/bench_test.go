@@ -261,7 +261,7 @@ func serve(t *testing.T, h http.HandlerFunc) *lab {
 		return d.DialContext(ctx, "tcp", s.Listener.Addr().String())
 	}}}
 	t.Cleanup(c.CloseIdleConnections)
-	return &lab{nodes: []devnet.Node{{Name: "node1"}}, clients: map[string]*http.Client{"node1": c}}
+	return &lab{nodes: []devnet.Node{{Name: "node1"}}, clients: map[string]*devnet.Client{"node1": {HTTP: c}}}
 }
 
 func TestReport(t *testing.T) {
@@ -361,11 +361,11 @@ func TestProbes(t *testing.T) {
 		_, _ = w.Write([]byte(`{"status":"committed"}`))
 	}))
 	t.Cleanup(wait.Close)
-	l.clients["node2"] = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	l.clients["node2"] = &devnet.Client{HTTP: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", wait.Listener.Addr().String())
-	}}}
-	t.Cleanup(l.clients["node2"].CloseIdleConnections)
+	}}}}
+	t.Cleanup(l.clients["node2"].HTTP.CloseIdleConnections)
 	s, _ := signed(t, 0)
 	p := probe(t.Context(), l, s)
 	if err := p.settled(t.Context()); err != nil {

@@ -3,12 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -32,7 +30,7 @@ type lab struct {
 	net     *devnet.Net
 	dir     string
 	nodes   []devnet.Node // those of the genesis
-	clients map[string]*http.Client
+	clients map[string]*devnet.Client
 	genesis chain.Hash
 }
 
@@ -49,7 +47,7 @@ func establish(dir, binary string, nodes int) (*lab, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &lab{net: n, dir: dir, clients: map[string]*http.Client{}}, nil
+		return &lab{net: n, dir: dir, clients: map[string]*devnet.Client{}}, nil
 	}
 }
 
@@ -109,20 +107,11 @@ func (l *lab) meet(ctx context.Context) error {
 
 // client is for the goroutine that runs the lab; those of nodes exist when
 // load starts.
-func (l *lab) client(name string) *http.Client {
-	if c := l.clients[name]; c != nil {
-		return c
+func (l *lab) client(name string) *devnet.Client {
+	if l.clients[name] == nil {
+		l.clients[name] = devnet.NewClient(l.net.NodeDir(name))
 	}
-	socket := l.net.Socket(name)
-	c := &http.Client{Transport: &http.Transport{
-		MaxIdleConnsPerHost: openPace,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-	}}
-	l.clients[name] = c
-	return c
+	return l.clients[name]
 }
 
 // do asks a node; an answer of 400 and above is one too, if it is no batch.
@@ -133,7 +122,7 @@ func (l *lab) do(ctx context.Context, node int, method, path string, body io.Rea
 		return nil, err
 	}
 	req.Header.Set("Content-Type", mediaType)
-	res, err := l.clients[name].Do(req)
+	res, err := l.clients[name].HTTP.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", name, err)
 	}
@@ -142,23 +131,11 @@ func (l *lab) do(ctx context.Context, node int, method, path string, body io.Rea
 
 func (l *lab) chain(ctx context.Context, name string) (parley.Chain, error) {
 	var c parley.Chain
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/api/v1/chain", nil)
+	_, err := l.client(name).Do(ctx, http.MethodGet, "chain", nil, &c)
 	if err != nil {
-		return c, err
+		return c, fmt.Errorf("chain of %s: %w", name, err)
 	}
-	res, err := l.client(name).Do(req)
-	if err != nil {
-		return c, err
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxLine))
-	if err == nil && res.StatusCode != http.StatusOK {
-		err = fmt.Errorf("chain of %s: %s: %s", name, res.Status, clip(b))
-	}
-	if err != nil {
-		return c, err
-	}
-	return c, json.Unmarshal(b, &c)
+	return c, nil
 }
 
 // reach waits until a node's chain has the records.
@@ -225,7 +202,7 @@ func (l *lab) newcomer(ctx context.Context, name string, records uint64) (total,
 	if err = errors.Join(err, <-done); err != nil {
 		return 0, 0, fmt.Errorf("newcomer: %w", err)
 	}
-	l.client(name).CloseIdleConnections()
+	l.client(name).HTTP.CloseIdleConnections()
 	_, err = l.net.Kill(name)
 	return reached.Sub(begin), reached.Sub(known), err
 }
@@ -267,7 +244,7 @@ func parseStat(b []byte) (ticks uint64, err error) {
 // stop ends all nodes. One that has to be killed is a fault.
 func (l *lab) stop(ctx context.Context) error {
 	for _, c := range l.clients {
-		c.CloseIdleConnections()
+		c.HTTP.CloseIdleConnections()
 	}
 	killed, err := l.net.Stop(ctx)
 	if len(killed) > 0 {

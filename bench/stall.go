@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -138,7 +137,7 @@ func (l *lab) episode(ctx context.Context, load *probes, again bool) (took time.
 	if _, err := l.net.Kill(name); err != nil {
 		return 0, err
 	}
-	l.clients[name].CloseIdleConnections()
+	l.clients[name].HTTP.CloseIdleConnections()
 	up := make(chan error, 1)
 	restart := func() { up <- l.net.Restart(ctx, []string{name}, nil) }
 	if again {
@@ -180,13 +179,8 @@ func (l *lab) leader(ctx context.Context) (int, error) {
 }
 
 func (l *lab) leaderSays(ctx context.Context, node int) (string, error) {
-	res, err := l.do(ctx, node, http.MethodGet, "chain/validators", nil, "")
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
 	var list struct{ Items []parley.Validator }
-	if err := json.NewDecoder(res.Body).Decode(&list); err != nil {
+	if _, err := l.clients[l.nodes[node].Name].Do(ctx, http.MethodGet, "chain/validators", nil, &list); err != nil {
 		return "", err
 	}
 	for _, v := range list.Items {

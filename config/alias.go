@@ -40,6 +40,7 @@ var aliases = []alias{
 	{name: "p2p_advertise_addresses", key: "p2p.advertise", envOnly: true, convert: teranodeList},
 	{name: "p2p_port", key: "p2p.port", envOnly: true, convert: unlessEmpty},
 	{name: "p2p_static_peers", key: staticPeersKey, envOnly: true, convert: teranodeList},
+	{name: "p2p_optimise_retries", key: "p2p.optimise_retries", envOnly: true, convert: unlessEmpty},
 	{name: "p2p_httpListenAddress", key: "api.listen", envOnly: true, edits: true, convert: addListener},
 	{name: "p2p_grpcListenAddress", key: "api.listen", envOnly: true, edits: true, convert: addListener},
 	{name: "asset_httpAddress", key: "node.base_url", envOnly: true, convert: unlessEmpty},
@@ -59,7 +60,7 @@ var aliases = []alias{
 // idleEnv are Teranode's settings that this version cannot follow. Whoever sets one hears so once.
 var idleEnv = []string{
 	"ban_default_duration", "ban_max_entries", "banlist_db", "p2p_ban_duration", "p2p_ban_threshold", "p2p_bootstrapAddresses",
-	"p2p_bootstrap_peers", "p2p_dht_protocol_id", "p2p_dht_use_private", "p2p_optimise_retries", "p2p_peer_id",
+	"p2p_bootstrap_peers", "p2p_dht_protocol_id", "p2p_dht_use_private", "p2p_peer_id",
 }
 
 // guardEnv are Teranode's settings that guard a node and that this version cannot follow, and why it does not start with

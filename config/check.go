@@ -13,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -148,6 +149,25 @@ func checkStaticPeers(k *checker, c *Config) []problem {
 	for _, err := range errs {
 		out = append(out, problem{RulePeerItem, err.Error()})
 	}
+	return out
+}
+
+func checkTrustedPeers(k *checker, c *Config) []problem {
+	var out []problem
+	var list []string
+	for _, text := range c.P2P.TrustedPeers {
+		id, err := peer.Decode(text)
+		if err != nil {
+			out = append(out, problem{RulePeerItem, quote(text) + " is no peer id like 12D3KooW…: parley peers list -o wide shows those of connected peers"})
+			continue
+		}
+		if slices.Contains(list, id.String()) {
+			k.warn("%s is there twice: used once [PLY-102]", quote(text))
+			continue
+		}
+		list = append(list, id.String())
+	}
+	c.P2P.TrustedPeers = list
 	return out
 }
 

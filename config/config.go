@@ -34,6 +34,7 @@ type Config struct {
 	Node        Node
 	Log         Log
 	Ops         Ops
+	History     History
 	Consortium  Consortium
 	API         API
 	P2P         P2P
@@ -57,6 +58,11 @@ type Log struct {
 type Ops struct {
 	Listen string // host:port, "" = off
 	PProf  bool
+}
+
+// History is what is remembered of connections that ended.
+type History struct {
+	Keep time.Duration
 }
 
 // Consortium is about the embedded chain on this node. Rules of the chain itself stand in its genesis and config records.
@@ -91,12 +97,16 @@ type P2P struct {
 	WebSocket   bool
 	OnAPIPort   bool
 	StaticPeers []string // each valid by ParsePeer, none twice
-	Advertise   []string // IPs, names, host:port or multiaddrs
-	MinPeers    int
-	MaxPeers    int
-	TargetPeers int    // outbound
-	Addresses   string // which ones the address book takes
-	ASMapFile   string // routes and their systems, for the groups of the address book; "" = none
+	// TrustedPeers are peer IDs, none twice.
+	TrustedPeers []string
+	Advertise    []string // IPs, names, host:port or multiaddrs
+	MinPeers     int
+	MaxPeers     int
+	// OptimiseRetries lets addresses rest that failed for a lasting reason.
+	OptimiseRetries bool
+	TargetPeers     int    // outbound
+	Addresses       string // which ones the address book takes
+	ASMapFile       string // routes and their systems, for the groups of the address book; "" = none
 }
 
 // Values of P2P.Addresses.
@@ -126,6 +136,7 @@ func Default() Config {
 		Node:        Node{KeyFile: "node.key"},
 		Log:         Log{Level: "info", Format: "auto"},
 		Ops:         Ops{Listen: "127.0.0.1:9090"},
+		History:     History{Keep: 720 * time.Hour},
 		Consortium: Consortium{
 			Bootstrap: BootstrapAuto, Role: RoleAuto, MempoolRecords: 50_000, MempoolBytes: 64 << 20,
 		},
@@ -133,7 +144,7 @@ func Default() Config {
 			Listen:     []string{":8080", "127.0.0.1:3500?", "127.0.0.1:8545?"},
 			PublicRead: true, JWTSecretFile: "jwt.hex", Rate: 50, MaxClients: 1000, EventBuffer: 16384,
 		},
-		P2P: P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100, TargetPeers: 8, Addresses: AddressesAuto},
+		P2P: P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100, TargetPeers: 8, Addresses: AddressesAuto, OptimiseRetries: true},
 		Gossip: Gossip{
 			Topics: Topics{
 				Block: "block", Subtree: "subtree", Record: "record", MiningOn: "mining_on", RejectedTx: "rejected_tx",

@@ -208,6 +208,8 @@ func TestAliases(t *testing.T) {
 		{"p2p_port", "9905", "p2p.port", "9905"},
 		{"p2p_port", "", "p2p.port", "9906"},
 		{"p2p_static_peers", "a:1 | b:2", "p2p.static_peers", "a:1,b:2"},
+		{"p2p_optimise_retries", "false", "p2p.optimise_retries", "false"},
+		{"p2p_optimise_retries", "", "p2p.optimise_retries", "true"},
 		{"p2p_httpListenAddress", ":9906", "api.listen", ":8080,127.0.0.1:3500?,127.0.0.1:8545?,:9906"},
 		{"p2p_grpcListenAddress", ":8080", "api.listen", ":8080,127.0.0.1:3500?,127.0.0.1:8545?"},
 		{"asset_httpAddress", "http://localhost:8090/api", "node.base_url", "http://localhost:8090/api"},

@@ -58,6 +58,9 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.Ops.Listen }, check: checkOpsListen},
 	{name: "ops.pprof", help: "serve /debug/pprof on ops.listen", at: func(c *Config) any { return &c.Ops.PProf }},
 
+	{name: "history.keep", help: "how long ended connections and their reasons are remembered",
+		at: func(c *Config) any { return &c.History.Keep }, low: int64(time.Hour), high: int64(87600 * time.Hour)},
+
 	{name: "consortium.bootstrap", help: "who makes a genesis: auto = whoever has no store and no peers; ordinal-0 = of those the host named …-0",
 		at: func(c *Config) any { return &c.Consortium.Bootstrap }, oneOf: []string{BootstrapAuto, BootstrapNever, BootstrapOrdinal0}},
 	{name: "consortium.chain_id", help: "only this chain; empty = trust the first one met",
@@ -75,7 +78,7 @@ var knobs = []knob{
 	{name: "consortium.mempool_bytes", unit: "bytes", help: "their bytes at most",
 		at: func(c *Config) any { return &c.Consortium.MempoolBytes }, low: 1 << 20, high: 1 << 40}, // low: room for several records of 64 KiB
 
-	{name: "api.listen", flag: "api-listen", help: "host:port or unix:PATH; a ? at the end = skip if taken",
+	{name: "api.listen", flag: "api-listen", help: "host:port, unix:PATH; ? = skip if taken",
 		at: func(c *Config) any { return &c.API.Listen }, check: checkAPIListen},
 	{name: "api.public_read", help: "reading needs no token", at: func(c *Config) any { return &c.API.PublicRead }},
 	{name: "api.jwt_secret_file", help: "secrets of API tokens, one a line, at least 32 bytes, in data_dir; made at first run",
@@ -97,8 +100,10 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.P2P.Listen }, check: checkP2PListen},
 	{name: "p2p.websocket", help: "also WebSocket on p2p.port", at: func(c *Config) any { return &c.P2P.WebSocket }},
 	{name: "p2p.on_api_port", help: "libp2p also on the port of the first api.listen", at: func(c *Config) any { return &c.P2P.OnAPIPort }},
-	{name: staticPeersKey, flag: "peers", help: "peers to stay connected to: host[:port], http(s)://host:port or multiaddr; empty = bootstrap",
+	{name: staticPeersKey, flag: "peers", help: "peers to keep: host[:port], http(s)://host:port or multiaddr; empty = bootstrap",
 		at: func(c *Config) any { return &c.P2P.StaticPeers }, check: checkStaticPeers},
+	{name: "p2p.trusted_peers", help: "peer IDs: never evicted, never refused for points",
+		at: func(c *Config) any { return &c.P2P.TrustedPeers }, check: checkTrustedPeers},
 	{name: "p2p.advertise", help: "addresses told to others: IP, name, host:port or multiaddr",
 		at: func(c *Config) any { return &c.P2P.Advertise }, check: checkAdvertise},
 	{name: "p2p.min_peers", unit: "peers", help: "with fewer than that /readyz fails, once peers are configured",
@@ -109,6 +114,8 @@ var knobs = []knob{
 	{name: "p2p.as_map_file", help: "file with routes and the number of their system, for the groups of the address book; empty = by address",
 		at: func(c *Config) any { return &c.P2P.ASMapFile }},
 	{name: "p2p.max_peers", unit: "peers", help: "connected peers at most", at: func(c *Config) any { return &c.P2P.MaxPeers }, low: 1, high: 100_000},
+	{name: "p2p.optimise_retries", help: "let addresses rest that failed for a lasting reason, while the peer has others",
+		at: func(c *Config) any { return &c.P2P.OptimiseRetries }},
 
 	topicKnob("block", "blocks", func(c *Config) *string { return &c.Gossip.Topics.Block }),
 	topicKnob("subtree", "subtrees", func(c *Config) *string { return &c.Gossip.Topics.Subtree }),

@@ -23,6 +23,7 @@ type Loaded struct {
 	Config
 	Origins  map[string]string // for each key of Keys: "default", "preset devnet", "file parley.toml:12", "env PEERS", "flag --p2p-port"
 	Warnings []string          // one line each; they do not stop the start
+	Files    []string          // those that were read, weakest first; as they were named
 }
 
 // Load returns the configuration, or a *FaultsError with everything that is wrong with it.
@@ -35,6 +36,7 @@ func Load(args LoadArgs) (*Loaded, error) {
 	sources, faults := files(args, env)
 	l.faults = append(l.faults, faults...)
 	for _, src := range sources {
+		l.files = append(l.files, src.shown)
 		entries, faults := readFile(src)
 		l.faults = append(l.faults, faults...)
 		layers = append(layers, entries)
@@ -57,6 +59,7 @@ type loader struct {
 	ranks    map[string]int // number of the layer that a key's value came from
 	faults   []Fault
 	warnings []string
+	files    []string
 }
 
 func newLoader() *loader {
@@ -77,7 +80,7 @@ func (l *loader) load(layers [][]entry, env map[string]string, hostname string) 
 	if len(l.faults) > 0 {
 		return nil, &FaultsError{Faults: l.faults}
 	}
-	return &Loaded{Config: l.cfg, Origins: l.origins, Warnings: l.warnings}, nil
+	return &Loaded{Config: l.cfg, Origins: l.origins, Warnings: l.warnings, Files: l.files}, nil
 }
 
 // profileOf looks ahead, because the profile decides over the weakest layer.

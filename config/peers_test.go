@@ -139,3 +139,16 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+func TestTrustedPeers(t *testing.T) {
+	const id = "12D3KooWHbogA5Qvs9VdkjKi1HxXZ11GAT2B5ARtfhveA8sXKUPj"
+	l := load(t, LoadArgs{Environ: []string{"PARLEY_P2P__TRUSTED_PEERS=" + id + ", " + id}})
+	if got := l.P2P.TrustedPeers; len(got) != 1 || got[0] != id || len(l.Warnings) != 1 {
+		t.Errorf("trusted %v, warnings %q", got, l.Warnings)
+	}
+	for _, bad := range []string{"node1:8080", "12D3KooW", "/p2p/" + id} {
+		if _, err := Load(LoadArgs{Dir: t.TempDir(), Environ: []string{"PARLEY_P2P__TRUSTED_PEERS=" + bad}}); err == nil || !strings.Contains(err.Error(), bad) {
+			t.Errorf("trusted peer %q: %v", bad, err)
+		}
+	}
+}

@@ -27,6 +27,25 @@ func BenchmarkVerifyRecord(b *testing.B) {
 	}
 }
 
+// A record of a message of 32.
+func BenchmarkVerifyRecords(b *testing.B) {
+	list := make([]*Record, 32)
+	for i := range list {
+		list[i] = sampleRecord(testGenesis, uint64(i), string(bytes.Repeat([]byte{'x'}, 256)))
+	}
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		for _, err := range VerifyRecords(list, testGenesis) {
+			if err != nil {
+				b.Fatal(err)
+			}
+			n++
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/record")
+}
+
 // Of an author that signs for the first time.
 func BenchmarkVerifyRecordNewAuthor(b *testing.B) {
 	r := sampleRecord(testGenesis, 1, string(bytes.Repeat([]byte{'x'}, 256)))

@@ -12,7 +12,7 @@ import (
 // memory and the processor's cache, fewer cost additions.
 const (
 	baseBits = 8 // of the base point, of which there is one table: 480 KiB
-	keyBits  = 5 // of a key: 96 KiB
+	keyBits  = 7 // of a key: 278 KiB
 )
 
 // multiples are what a scalar of bits times a point is added up from: for each
@@ -23,9 +23,10 @@ type multiples struct {
 	values []affine // 2^(bits-1) for each digit
 }
 
-// affine is a point with Z = 1, in the form that an addition wants.
+// affine is a point with Z = 1, in the form that an addition wants: half of
+// y + x, of y − x and of 2dxy.
 type affine struct {
-	yPlusX, yMinusX, xy2d field.Element
+	yPlusX, yMinusX, xyd field.Element
 }
 
 // extended is a point (X/Z, Y/Z) with T = XY/Z.
@@ -36,8 +37,8 @@ type extended struct {
 // baseMultiples are those of the base point.
 var baseMultiples = sync.OnceValue(func() *multiples { return newMultiples(edwards25519.NewGeneratorPoint(), baseBits) })
 
-// twiceD is 2d of the curve −x² + y² = 1 + dx²y², whose d is −121665/121666.
-var twiceD = func() field.Element {
+// curveD is d of the curve −x² + y² = 1 + dx²y²: −121665/121666. half is 1/2.
+var curveD, half = func() (d, half field.Element) {
 	number := func(n uint32) *field.Element {
 		var b [32]byte
 		binary.LittleEndian.PutUint32(b[:], n)
@@ -47,9 +48,10 @@ var twiceD = func() field.Element {
 		}
 		return e
 	}
-	d := new(field.Element).Invert(number(121666))
-	d.Multiply(d, number(121665)).Negate(d)
-	return *d.Add(d, d)
+	d.Invert(number(121666))
+	d.Multiply(&d, number(121665)).Negate(&d)
+	half.Invert(number(2))
+	return d, half
 }()
 
 // digitsOf is how many signed digits of bits a scalar below 2^253 has.
@@ -74,26 +76,38 @@ func newMultiples(p *edwards25519.Point, bits int) *multiples {
 	return &multiples{bits, affineOf(points)}
 }
 
-// affineOf divides by all Z with one inversion. No Z is 0.
+// affineOf divides by all Z. No Z is 0.
 func affineOf(points []extended) []affine {
-	before := make([]field.Element, len(points)) // product of the Z before each
+	out := make([]affine, len(points))
+	for i, inverse := range inversesOf(points) {
+		var x, y field.Element
+		x.Multiply(&points[i].x, &inverse)
+		y.Multiply(&points[i].y, &inverse)
+		out[i].xyd.Multiply(&x, &y)
+		out[i].xyd.Multiply(&out[i].xyd, &curveD)
+		x.Multiply(&x, &half)
+		y.Multiply(&y, &half)
+		out[i].yPlusX.Add(&y, &x)
+		out[i].yMinusX.Subtract(&y, &x)
+	}
+	return out
+}
+
+// inversesOf gives 1/Z of each point, with one inversion. No Z is 0.
+func inversesOf(points []extended) []field.Element {
+	if len(points) == 0 {
+		return nil
+	}
+	out := make([]field.Element, len(points)) // at first the product of the Z before each
 	product := *new(field.Element).One()
 	for i := range points {
-		before[i] = product
+		out[i] = product
 		product.Multiply(&product, &points[i].z)
 	}
 	product.Invert(&product)
-	out := make([]affine, len(points))
 	for i := len(points) - 1; i >= 0; i-- {
-		var inverse, x, y field.Element
-		inverse.Multiply(&product, &before[i])
+		out[i].Multiply(&out[i], &product)
 		product.Multiply(&product, &points[i].z)
-		x.Multiply(&points[i].x, &inverse)
-		y.Multiply(&points[i].y, &inverse)
-		out[i].yPlusX.Add(&y, &x)
-		out[i].yMinusX.Subtract(&y, &x)
-		out[i].xy2d.Multiply(&x, &y)
-		out[i].xy2d.Multiply(&out[i].xy2d, &twiceD)
 	}
 	return out
 }
@@ -132,40 +146,41 @@ func (p *extended) addMultiple(m *multiples, scalar *[32]byte) {
 }
 
 // add is the unified addition "madd-2008-hwcd-3", which holds for all points of
-// the curve, also those of small order.
+// the curve, also those of small order. All of A to D are halved, as q is: the
+// sum is the same point, and D is Z.
 func (p *extended) add(q *affine) {
-	var a, b, c field.Element
+	var a, b, c, f, g field.Element
 	a.Subtract(&p.y, &p.x)
 	a.Multiply(&a, &q.yMinusX)
 	b.Add(&p.y, &p.x)
 	b.Multiply(&b, &q.yPlusX)
-	c.Multiply(&p.t, &q.xy2d)
-	p.combine(&a, &b, &c)
+	c.Multiply(&p.t, &q.xyd)
+	f.Subtract(&p.z, &c)
+	g.Add(&p.z, &c)
+	p.combine(&a, &b, &f, &g)
 }
 
-// subtract adds −q.
+// subtract adds −q, whose y + x is q's y − x, and whose xy is −xy.
 func (p *extended) subtract(q *affine) {
-	var a, b, c field.Element
+	var a, b, c, f, g field.Element
 	a.Subtract(&p.y, &p.x)
 	a.Multiply(&a, &q.yPlusX)
 	b.Add(&p.y, &p.x)
 	b.Multiply(&b, &q.yMinusX)
-	c.Multiply(&p.t, &q.xy2d)
-	c.Negate(&c)
-	p.combine(&a, &b, &c)
+	c.Multiply(&p.t, &q.xyd)
+	f.Add(&p.z, &c)
+	g.Subtract(&p.z, &c)
+	p.combine(&a, &b, &f, &g)
 }
 
-func (p *extended) combine(a, b, c *field.Element) {
-	var d, e, f, g, h field.Element
-	d.Add(&p.z, &p.z)
+func (p *extended) combine(a, b, f, g *field.Element) {
+	var e, h field.Element
 	e.Subtract(b, a)
-	f.Subtract(&d, c)
-	g.Add(&d, c)
 	h.Add(b, a)
-	p.x.Multiply(&e, &f)
-	p.y.Multiply(&g, &h)
+	p.x.Multiply(&e, f)
+	p.y.Multiply(g, &h)
 	p.t.Multiply(&e, &h)
-	p.z.Multiply(&f, &g)
+	p.z.Multiply(f, g)
 }
 
 // encode is the encoding of a point whose 1/Z is known.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	mrand "math/rand/v2"
 	"testing"
 
@@ -16,6 +17,12 @@ import (
 
 // lastTable is of the key of the last sameVerdict.
 var lastTable keyTable
+
+// lastSigned is what the last sameVerdict was about, and lastGood its verdict.
+var (
+	lastSigned signed
+	lastGood   bool
+)
 
 // sameVerdict compares all ways of ours with the standard library, and returns
 // the verdict.
@@ -39,6 +46,14 @@ func sameVerdict(t *testing.T, k PublicKey, msg []byte, sig Signature) bool {
 	if got := k.verify(msg, sig); got != want {
 		t.Errorf("through the cache %v, the standard library says %v: key %x, message %x, signature %x", got, want, k, msg, sig)
 	}
+	if lastSigned.msg != nil {
+		got := verifyAll([]signed{lastSigned, {k, msg, sig}, lastSigned})
+		if got[0] != lastGood || got[1] != want || got[2] != lastGood {
+			t.Errorf("together %v, the standard library says %v and %v: key %x, message %x, signature %x; behind key %x, message %x, signature %x",
+				got, lastGood, want, k, msg, sig, lastSigned.key, lastSigned.msg, lastSigned.sig)
+		}
+	}
+	lastSigned, lastGood = signed{k, bytes.Clone(msg), sig}, want
 	return want
 }
 
@@ -186,6 +201,38 @@ func TestVerifyFlippedBits(t *testing.T) {
 			sig[random.IntN(len(sig))] ^= 1 << random.IntN(8)
 			if sameVerdict(t, PublicKey(pub), msg, sig) {
 				t.Fatalf("signature %d with a wrong bit is taken", i)
+			}
+		}
+	}
+}
+
+// In any company, of good and bad ones, of keys that signed often or once, a
+// record gets its own verdict.
+func TestVerifyRecords(t *testing.T) {
+	random := mrand.New(mrand.NewPCG(3, 4))
+	var keys []ed25519.PrivateKey
+	for range 5 {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	for n := range 60 {
+		var list []*Record
+		var good []bool
+		for i := range n {
+			r := &Record{Nonce: uint64(i), Subject: "thing", MediaType: "text/plain"}
+			r.Sign(keys[min(random.IntN(20), len(keys)-1)], testGenesis)
+			good = append(good, random.IntN(4) > 0)
+			if !good[i] {
+				r.Sig[random.IntN(len(r.Sig))] ^= 1 << random.IntN(8)
+			}
+			list = append(list, r)
+		}
+		for i, err := range VerifyRecords(list, testGenesis) {
+			if single := list[i].Verify(testGenesis); (err == nil) != good[i] || fmt.Sprint(err) != fmt.Sprint(single) {
+				t.Fatalf("record %d of %d: %v, alone %v; its signature is good: %v", i, n, err, single, good[i])
 			}
 		}
 	}

@@ -62,11 +62,13 @@ type PeerDisconnected struct {
 // PeerRefused says that a peer or connection was turned away. More counts the
 // refusals that were left out since the last event, which come at most 10/s.
 type PeerRefused struct {
-	Peer   peer.ID `json:"peer,omitempty"`
-	Addr   string  `json:"addr"`
-	Place  string  `json:"place"`  // handshake | gate
-	Reason string  `json:"reason"` // as told to the other side
-	More   int     `json:"more,omitempty"`
+	Peer      peer.ID `json:"peer,omitempty"`
+	Direction string  `json:"direction"`
+	Addr      string  `json:"addr"`
+	Place     string  `json:"place"`  // handshake | gate
+	Reason    string  `json:"reason"` // as told to the other side
+	By        string  `json:"by"`     // us | them
+	More      int     `json:"more,omitempty"`
 }
 
 // PeerPenalized says that a peer was charged.
@@ -89,7 +91,7 @@ type PeerDiscouraged struct {
 type StaticPeerChanged struct {
 	Item   string     `json:"item"`
 	ID     peer.ID    `json:"id,omitempty"`
-	State  string     `json:"state"` // connected | trying | paused
+	State  string     `json:"state"` // connected | trying | paused | removed
 	Class  string     `json:"class"` // of the last failure, "" = none
 	NextAt *time.Time `json:"next_at"`
 }

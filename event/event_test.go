@@ -33,7 +33,7 @@ func samples(t *testing.T) []Event {
 		connected,
 		PeerReady{PeerConnected: connected, Agent: "parley/v1.0.0/linux-amd64", Name: "node2", Height: 812, Hash: h, Services: []string{"full"}},
 		PeerDisconnected{Peer: id, Direction: "inbound", Addr: "/ip4/192.0.2.7/tcp/8080", By: "them", Reason: "shutdown", Goodbye: 1, Text: "bye", DurationS: 1.5},
-		PeerRefused{Peer: id, Addr: "/ip4/192.0.2.7/tcp/8080", Place: "handshake", Reason: "another chain", More: 3},
+		PeerRefused{Peer: id, Direction: "inbound", Addr: "/ip4/192.0.2.7/tcp/8080", Place: "handshake", By: "us", Reason: "another chain", More: 3},
 		PeerPenalized{Peer: id, Reason: chain.Malformed, Points: 25, Total: 50, Detail: "frame"},
 		PeerDiscouraged{Peer: id, Points: 50},
 		StaticPeerChanged{Item: "node1:8080", ID: id, State: "trying", Class: "refused", NextAt: &at},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -347,11 +346,7 @@ func backupFault(ctx context.Context, file string, err error) error {
 }
 
 func (g *globals) showManifest(m *parley.Manifest, pairs ...string) error {
-	body, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	return g.show(body, func() (*table, error) {
+	return g.showValue(m, func() *table {
 		keys := "no"
 		if m.WithKeys {
 			keys = "yes: keep the file like a key"
@@ -363,7 +358,7 @@ func (g *globals) showManifest(m *parley.Manifest, pairs ...string) error {
 		t.add("keys", keys)
 		t.add("written", when(m.Created)+" by parley "+m.Version)
 		t.rows = append(t.rows, facts(pairs[2:]...).rows...)
-		return t, nil
+		return t
 	})
 }
 

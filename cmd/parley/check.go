@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,13 +75,11 @@ func (g *globals) checkChain(ctx context.Context, dir string) error {
 	if err != nil {
 		return g.checkFault(ctx, dir, err)
 	}
-	body, err := json.Marshal(map[string]any{"dir": dir, "height": height, "ok": true, "seconds": time.Since(start).Seconds()})
-	if err != nil {
-		return err
-	}
-	return g.show(body, func() (*table, error) {
+	took := time.Since(start)
+	v := map[string]any{"dir": dir, "height": height, "ok": true, "seconds": took.Seconds()}
+	return g.showValue(v, func() *table {
 		return facts("chain", "good: every block, certificate, record and index entry", "height", strconv.FormatUint(height, 10),
-			"took", time.Since(start).Round(time.Millisecond).String()), nil
+			"took", took.Round(time.Millisecond).String())
 	})
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -93,16 +92,12 @@ func configShowCommand(g *globals) *cobra.Command {
 			l.Items = append(l.Items, value(v))
 		}
 		l.Count = len(l.Items)
-		body, err := json.Marshal(l)
-		if err != nil {
-			return err
-		}
-		return g.show(body, func() (*table, error) {
+		return g.showValue(l, func() *table {
 			t := &table{columns: []column{{name: "KEY"}, {name: "VALUE"}, {name: "ORIGIN", wide: !origin}}}
 			for _, v := range l.Items {
 				t.add(v.Key, v.Value, v.Origin)
 			}
-			return t, nil
+			return t
 		})
 	}
 	return c
@@ -143,7 +138,11 @@ func configValidateCommand(g *globals) *cobra.Command {
 			return err
 		}
 		g.warn(cfg)
-		_, err = fmt.Fprintln(g.out, "the configuration is good")
+		from := "no file was found, so it is that of environment and flags"
+		if len(cfg.Files) > 0 {
+			from = "read " + strings.Join(cfg.Files, ", ")
+		}
+		_, err = fmt.Fprintf(g.out, "the configuration is good: %s\n", from)
 		return err
 	}
 	return c

@@ -209,11 +209,7 @@ func (l *loader) finish(g *globals, err error) error {
 	if more := s.Refused - len(s.Faults); more > 0 {
 		fmt.Fprintf(g.err, "and %d more\n", more)
 	}
-	body, bad := json.Marshal(s)
-	if bad != nil {
-		return bad
-	}
-	bad = g.show(body, func() (*table, error) {
+	bad := g.showValue(s, func() *table {
 		t := facts("loaded", strconv.Itoa(s.Loaded))
 		if s.Accepted > 0 {
 			t.add("accepted", strconv.Itoa(s.Accepted))
@@ -221,7 +217,7 @@ func (l *loader) finish(g *globals, err error) error {
 		t.add("already there", strconv.Itoa(s.Known))
 		t.add("refused", strconv.Itoa(s.Refused))
 		t.add("took", fmt.Sprintf("%.1fs, %.0f records/s", s.Seconds, s.RecordsS))
-		return t, nil
+		return t
 	})
 	switch {
 	case err != nil:

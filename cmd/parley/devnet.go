@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -50,7 +49,7 @@ func devnetCommand(g *globals) *cobra.Command {
 	up := devnetSub("up", "Start the devnet and watch it; Ctrl-C stops it", cobra.NoArgs, d.up)
 	for _, c := range []*cobra.Command{c, up} {
 		c.Flags().IntVar(&d.nodes, "nodes", 0, fmt.Sprintf("validators of a new devnet (default %d)", devnet.DefaultNodes))
-		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("port of the first node's API, the others follow (default %d, or as before)", devnet.DefaultBasePort))
+		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("first node's API port, then up (default %d, or as before)", devnet.DefaultBasePort))
 		c.Flags().StringVar(&d.bind, "bind", "", fmt.Sprintf("address of API and p2p (default %s, or as before)", devnet.DefaultBind))
 		c.Flags().BoolVar(&d.detach, "detach", false, "return when all agree; the nodes go on")
 	}
@@ -308,15 +307,12 @@ func devnetSummary(rows []devnet.Row, now time.Time) string {
 // print shows the nodes in the format that the user chose.
 func (d *devnetFlags) print(rows []devnet.Row) error {
 	missing := devnet.Missing(rows)
-	body, err := json.Marshal(struct {
+	v := struct {
 		list[devnet.Row]
 		Agree   bool   `json:"agree"`
 		Missing string `json:"missing,omitempty"`
-	}{list[devnet.Row]{Items: rows, Count: len(rows)}, missing == "", missing})
-	if err != nil {
-		return err
-	}
-	return d.show(body, func() (*table, error) { return viewDevnet(rows, false), nil })
+	}{list[devnet.Row]{Items: rows, Count: len(rows)}, missing == "", missing}
+	return d.showValue(v, func() *table { return viewDevnet(rows, false) })
 }
 
 func (d *devnetFlags) status(c *cobra.Command, _ []string) error {

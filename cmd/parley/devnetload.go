@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -92,11 +91,7 @@ func (d *devnetFlags) load(c *cobra.Command, _ []string) error {
 	if len(result.Cut) > 0 {
 		d.say("cut off, and thus not asked: %s; end it with parley devnet heal%s", strings.Join(result.Cut, ", "), d.hint())
 	}
-	body, err := json.Marshal(result)
-	if err != nil {
-		return err
-	}
-	if err := d.show(body, func() (*table, error) { return viewLoad(result), nil }); err != nil {
+	if err := d.showValue(result, func() *table { return viewLoad(result) }); err != nil {
 		return err
 	}
 	switch {

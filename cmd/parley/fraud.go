@@ -17,7 +17,7 @@ import (
 
 func fraudCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "fraud A B", Short: "Name the validators that signed two blocks of one height; exit 4 when nobody did", Args: cobra.ExactArgs(2),
+		Use: "fraud A B", Short: "Name who signed two blocks of one height; exit 4 when nobody did", Args: cobra.ExactArgs(2),
 		Long: "A and B are proof files (parley tx prove) or blocks (parley chain block HEIGHT --json), each from another node.\n" +
 			"A proof file brings the validators of its block with it; those of two block files are asked of the node.",
 		Example: "parley chain block 812 --json --node http://node1:8080 > a.json\nparley chain block 812 --json --node http://node2:8080 > b.json\nparley chain fraud a.json b.json",
@@ -169,9 +169,5 @@ func (g *globals) showFraud(a, b *sealedFile, keys []consortium.PublicKey) error
 	if len(keys) == 0 {
 		t.add("signed both", "nobody: the two sets of validators are not the same, so an earlier block was forged already")
 	}
-	body, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	return g.show(body, func() (*table, error) { return t, nil })
+	return g.showValue(v, func() *table { return t })
 }

@@ -30,19 +30,21 @@ type globals struct {
 	out, err io.Writer
 }
 
+const defaultTimeout = 10 * time.Second
+
 func newGlobals() *globals { return &globals{in: os.Stdin, out: os.Stdout, err: os.Stderr} }
 
 func (g *globals) register(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&g.node, "node", "", "node to ask, URL or unix:PATH (env PARLEY_NODE; else the local one)")
+	f.StringVar(&g.node, "node", "", "node to ask: URL, unix:PATH (else PARLEY_NODE, local)")
 	f.StringVar(&g.tokenFile, "token-file", "", "file with an API token")
 	f.StringVarP(&g.output, "output", "o", "table", "table, wide, json, jsonl, yaml, csv or template=T")
 	f.BoolVar(&g.json, "json", false, "the API's answer as it is (= -o json)")
 	f.DurationVar(&g.watch, "watch", 0, "show again every 2s, or --watch=5s")
 	f.Lookup("watch").NoOptDefVal = "2s"
 	f.IntVar(&g.limit, "limit", 0, "at most so many rows")
-	f.DurationVar(&g.timeout, "timeout", 10*time.Second, "for the node to answer")
-	f.StringVar(&g.config, "config", "", "configuration file (default: ./parley.toml, the user's, /etc/parley)")
+	f.DurationVar(&g.timeout, "timeout", defaultTimeout, "for the node to answer")
+	f.StringVar(&g.config, "config", "", "configuration (else ./parley.toml, user's, /etc/parley)")
 	f.StringVar(&g.dataDir, "data-dir", "", "data directory of the node to run or to ask")
 	f.StringVar(&g.color, "color", "auto", "auto, always or never")
 	f.BoolVarP(&g.quiet, "quiet", "q", false, "data only, no talk")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -90,12 +89,9 @@ func (g *globals) showKey(key crypto.PrivKey, path string) error {
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(map[string]string{"peer_id": id.String(), "key": public.String(), "type": "ed25519", "file": path})
-	if err != nil {
-		return err
-	}
-	return g.show(body, func() (*table, error) {
-		return facts("peer id", id.String(), "public key", public.String(), "file", path), nil
+	v := map[string]string{"peer_id": id.String(), "key": public.String(), "type": "ed25519", "file": path}
+	return g.showValue(v, func() *table {
+		return facts("peer id", id.String(), "public key", public.String(), "file", path)
 	})
 }
 

@@ -13,6 +13,15 @@ import (
 	yaml "go.yaml.in/yaml/v3"
 )
 
+// showValue is show for what the command made itself.
+func (g *globals) showValue(v any, view func() *table) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("show %T: %w", v, err)
+	}
+	return g.show(body, func() (*table, error) { return view(), nil })
+}
+
 // list is the shape of every native list.
 type list[T any] struct {
 	Items      []T    `json:"items"`

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -13,15 +14,23 @@ import (
 )
 
 func peersCommand(g *globals) *cobra.Command {
-	list := func(c *cobra.Command, _ []string) error {
-		return ask(c.Context(), g, query("peers", "limit", g.limitText()), viewPeers)
-	}
+	var f peersFlags
+	list := func(c *cobra.Command, _ []string) error { return g.listPeers(c, f) }
 	c := &cobra.Command{
-		Use: "peers", Short: "Who this node is connected to", Args: cobra.NoArgs, RunE: list,
-		Example: "parley peers\nparley peers show 12D3KooW…\nparley peers watch",
+		Use: "peers", Short: "Who this node is connected to, and changes of that", Args: cobra.NoArgs, RunE: list,
+		Example: "parley peers\nparley peers list -l 4\nparley peers show 12D3KooW…\nparley peers add node4:8080\nparley peers history\nparley peers watch",
+	}
+	listing := &cobra.Command{Use: "list", Short: "The connected peers", Args: cobra.NoArgs, RunE: list,
+		Long: "With -l the table is as detailed as you like, and ends in counts: 0 = the counts alone, 1 = a row for each peer, 2 = where each is and\n" +
+			"who told of it, 3 = what each runs, 4 = all of that. A * marks trusted peers. CLAIMS is the height that a peer says, PROVED the one that it has shown.",
+		Example: "parley peers list -o wide\nparley peers list -l 4\nparley peers list -l 1 --watch"}
+	for _, c := range []*cobra.Command{c, listing} {
+		c.Flags().IntVarP(&f.level, "level", "l", noLevel, "how much detail, 0 to 4, with counts")
+		c.Flags().StringVar(&f.state, "state", "connected", "connected, or known: also those that are not connected")
+		c.Flags().Lookup("level").DefValue = ""
 	}
 	c.AddCommand(
-		&cobra.Command{Use: "list", Short: "The connected peers", Args: cobra.NoArgs, RunE: list, Example: "parley peers list -o wide"},
+		listing,
 		&cobra.Command{Use: "show ID", Short: "All about one peer", Args: cobra.ExactArgs(1), Example: "parley peers show 12D3KooW…",
 			RunE: func(c *cobra.Command, args []string) error {
 				return ask(c.Context(), g, "peers/"+url.PathEscape(args[0]), viewPeer)
@@ -40,7 +49,47 @@ func peersCommand(g *globals) *cobra.Command {
 				return g.stream(c.Context(), "peer.*,static_peer.*", 0)
 			}},
 	)
+	c.AddCommand(handCommands(g)...)
 	return c
+}
+
+// peersFlags are those of a list of peers.
+type peersFlags struct {
+	level int
+	state string
+}
+
+const noLevel = -1
+
+func (g *globals) listPeers(c *cobra.Command, f peersFlags) error {
+	if f.level != noLevel && (f.level < 0 || f.level > maxLevel) {
+		return usage(c, fmt.Errorf("-l %d: want 0 to %d", f.level, maxLevel))
+	}
+	limit := g.limitText()
+	if limit == "" && f.level != noLevel {
+		limit = "1000" // the counts are to be of all
+	}
+	path := query("peers", "limit", limit, "state", f.state)
+	if f.level == noLevel || g.output != "table" && g.output != "wide" {
+		return ask(c.Context(), g, path, viewPeers)
+	}
+	cl, err := g.client()
+	if err != nil {
+		return err
+	}
+	return g.repeat(c.Context(), func() error {
+		ctx, cancel := context.WithTimeout(c.Context(), g.timeout)
+		defer cancel()
+		body, err := cl.get(ctx, path)
+		if err != nil {
+			return err
+		}
+		l, err := decode[list[parley.Peer]](body)
+		if err != nil {
+			return err
+		}
+		return g.netinfo(l, f.level)
+	})
 }
 
 func (g *globals) limitText() string {
@@ -54,20 +103,18 @@ func viewPeers(l list[parley.Peer]) *table {
 	t := &table{columns: []column{{name: "NAME"}, {name: "ADDRESS"}, {name: "DIR"}, {name: "STATE"}, {name: "HEIGHT", right: true},
 		{name: "PING", right: true}, {name: "UP", right: true}, {name: "VIA"}, {name: "PEER"},
 		{name: "PEER ID", wide: true}, {name: "ADDR", wide: true}, {name: "SOURCE", wide: true}, {name: "AGENT", wide: true},
-		{name: "POINTS", wide: true, right: true}, {name: "IN", wide: true, right: true}, {name: "OUT", wide: true, right: true}},
+		{name: "PROVED", wide: true, right: true}, {name: "SCORE", wide: true, right: true}, {name: "TRUSTED", wide: true}, {name: "IN", wide: true, right: true}, {name: "OUT", wide: true, right: true}},
 		empty: "no peers are connected: see parley peers static"}
 	for _, p := range l.Items {
 		state := "ready"
-		if !p.Ready {
+		switch {
+		case p.State != "connected":
+			state = p.State
+		case !p.Ready:
 			state = "greeting"
 		}
-		ping := ""
-		if p.LatencyMS > 0 {
-			ping = fmt.Sprintf("%.1fms", p.LatencyMS)
-		}
-		dir := strings.TrimSuffix(p.Direction, "bound")
-		t.add(p.Name, p.Address, dir, state, heightOf(p.Claimed), ping, since(p.ConnectedAt), p.Transport, short(p.ID.String()),
-			p.ID.String(), p.Addr, p.Source, p.Agent, strconv.Itoa(p.Points), size(p.BytesIn), size(p.BytesOut))
+		t.add(p.Name, p.Address, direction(p.Direction), state, heightOf(p.Claimed), ping(p), since(p.ConnectedAt), p.Transport, short(p.ID.String()),
+			p.ID.String(), p.Addr, p.Source, p.Agent, heightOf(p.Validated), strconv.Itoa(p.Score), yes(p.Trusted), size(p.BytesIn), size(p.BytesOut))
 	}
 	return t
 }
@@ -79,7 +126,7 @@ func heightOf(h *chain.Head) string {
 	return strconv.FormatUint(h.Height, 10)
 }
 
-func viewPeer(p parley.Peer) *table {
+func viewPeer(p parley.PeerDetail) *table {
 	proved := "none yet"
 	if p.Validated != nil {
 		proved = fmt.Sprintf("%d  %s", p.Validated.Height, head(p.Validated.Hash.String()))
@@ -88,25 +135,50 @@ func viewPeer(p parley.Peer) *table {
 	if p.Claimed != nil {
 		claimed = fmt.Sprintf("%d  %s", p.Claimed.Height, head(p.Claimed.Hash.String()))
 	}
-	return facts(
-		"peer id", p.ID.String(), "name", p.Name, "agent", p.Agent, "address", p.Address, "addr", p.Addr,
-		"connection", fmt.Sprintf("%s, %s, %s, %s slot, from %s", p.Direction, p.Transport, p.Security, p.Slot, p.Source),
-		"ready", strconv.FormatBool(p.Ready), "since", fmt.Sprintf("%s (%s)", when(p.ConnectedAt), since(p.ConnectedAt)),
-		"ping", fmt.Sprintf("%.1fms", p.LatencyMS), "traffic", size(p.BytesIn)+" in, "+size(p.BytesOut)+" out",
-		"services", strings.Join(p.Services, ", "), "claims", claimed, "proved", proved,
-		"mesh", strings.Join(p.Mesh, ", "), "standing", fmt.Sprintf("%s, %d points, gossip score %.1f", p.Standing, p.Points, p.GossipScore),
-	)
+	t := facts("peer id", p.ID.String(), "state", p.State, "name", p.Name, "agent", p.Agent, "address", p.Address, "addr", p.Addr)
+	if p.State == "connected" {
+		streams := 0
+		for _, s := range p.Streams {
+			streams += s.In + s.Out
+		}
+		t.add("connection", fmt.Sprintf("%s, %s, %s, %s slot, from %s", p.Direction, p.Transport, p.Security, p.Slot, p.Source))
+		t.add("ready", strconv.FormatBool(p.Ready))
+		t.add("since", fmt.Sprintf("%s (%s)", when(p.ConnectedAt), since(p.ConnectedAt)))
+		t.add("ping", ping(p.Peer))
+		t.add("traffic", fmt.Sprintf("%s in, %s out, %s", size(p.BytesIn), size(p.BytesOut), count(streams, "open stream")))
+		t.add("services", strings.Join(p.Services, ", "))
+		t.add("claims", claimed)
+		t.add("proved", proved)
+		t.add("mesh", strings.Join(p.Mesh, ", "))
+	}
+	t.add("kept", fmt.Sprintf("static %s, trusted %s", yes(p.Static), yes(p.Trusted)))
+	t.add("standing", fmt.Sprintf("%s, score %d, %d points, gossip score %.1f", p.Standing, p.Score, p.Points, p.GossipScore))
+	for _, r := range p.Reputation.Reasons {
+		t.add("charged", fmt.Sprintf("%s  %d points for %s: %s", when(r.At), r.Points, r.Reason, r.Detail))
+	}
+	if s := p.Supervisor; s != nil && s.State != "connected" {
+		next := "when something changes"
+		if s.NextAt != nil {
+			next = when(*s.NextAt)
+		}
+		t.add("trying", fmt.Sprintf("%s, %s, next %s", s.State, plural(s.Tries, "failed attempt", "failed attempts"), next))
+		t.add("last error", s.Class+": "+s.LastError)
+		if len(s.Resting) > 0 {
+			t.add("resting", strings.Join(s.Resting, ", "))
+		}
+	}
+	return t
 }
 
 func viewStatic(l list[parley.StaticPeer]) *table {
-	t := &table{columns: []column{{name: "ITEM"}, {name: "STATE"}, {name: "ORIGIN"}, {name: "TRIES", right: true}, {name: "NEXT"}, {name: "PEER"},
-		{name: "LAST ERROR"}, {name: "PEER ID", wide: true}}, empty: "no peers are configured: give them with PEERS or --peers"}
+	t := &table{columns: []column{{name: "ITEM"}, {name: "STATE"}, {name: "ORIGIN"}, {name: "TRIES", right: true}, {name: "NEXT"}, {name: "PEER"}, {name: "CLASS"},
+		{name: "LAST ERROR"}, {name: "PEER ID", wide: true}, {name: "RESTING", wide: true}}, empty: "no peers are kept: parley peers add HOST:PORT, or PEERS"}
 	for _, p := range l.Items {
 		next := ""
 		if p.NextAt != nil {
 			next = when(*p.NextAt)
 		}
-		t.add(p.Item, p.State, p.Origin, strconv.Itoa(p.Tries), next, short(p.ID.String()), p.LastError, p.ID.String())
+		t.add(p.Item, p.State, p.Origin, strconv.Itoa(p.Tries), next, short(p.ID.String()), p.Class, p.LastError, p.ID.String(), strings.Join(p.Resting, " "))
 	}
 	return t
 }

@@ -74,7 +74,7 @@ func (g *globals) prove(ctx context.Context, id, out string) error {
 func verifyProofCommand(g *globals, name string) *cobra.Command {
 	var genesis string
 	c := &cobra.Command{
-		Use: name + " FILE|-", Short: "Check a proof offline, by the genesis hash alone; exit 4 when it does not hold", Args: cobra.ExactArgs(1),
+		Use: name + " FILE|-", Short: "Check a proof by the genesis hash alone; exit 4: it does not hold", Args: cobra.ExactArgs(1),
 		Long:    "It asks no node. The genesis hash names the chain: take it from somebody that you trust, not from the file.",
 		Example: "parley tx verify proof.json --genesis 93ff…",
 		RunE: func(c *cobra.Command, args []string) error {
@@ -102,11 +102,7 @@ func (g *globals) verifyProof(c *cobra.Command, file, genesis string) error {
 	if err != nil {
 		return &codeError{exitCheck, fmt.Errorf("%s proves nothing: %w [PLY-003]", file, err)}
 	}
-	body, err := json.Marshal(viewProven(proven))
-	if err != nil {
-		return err
-	}
-	return g.show(body, func() (*table, error) { return provenTable(proven), nil })
+	return g.showValue(viewProven(proven), func() *table { return provenTable(proven) })
 }
 
 // parseGenesisHash reads --genesis, without which nothing can be proven.

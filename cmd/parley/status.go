@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -77,16 +76,12 @@ func versionCommand(g *globals) *cobra.Command {
 		Use: "version", Short: "What this binary is", Args: cobra.NoArgs, Example: "parley version --json",
 		RunE: func(*cobra.Command, []string) error {
 			v := parley.BuildVersion()
-			body, err := json.Marshal(v)
-			if err != nil {
-				return err
-			}
-			return g.show(body, func() (*table, error) {
+			return g.showValue(v, func() *table {
 				commit := v.Commit
 				if commit == "" {
 					commit = "unknown"
 				}
-				return facts("version", v.Version, "commit", commit, "go", v.Go, "system", v.OS+"/"+v.Arch, "api", fmt.Sprint(v.API)), nil
+				return facts("version", v.Version, "commit", commit, "go", v.Go, "system", v.OS+"/"+v.Arch, "api", fmt.Sprint(v.API))
 			})
 		},
 	}

@@ -71,8 +71,9 @@ type Net struct {
 // Node is one node of a devnet, as devnet.json keeps it.
 type Node struct {
 	Name    string  `json:"name"`
-	Role    string  `json:"role"`
-	PID     int     `json:"pid"` // of its last process, 0 = stopped by us
+	Role    string  `json:"role"`                // as it was made
+	Seen    string  `json:"seen_role,omitempty"` // role at the last stop of the devnet, "" = Role
+	PID     int     `json:"pid"`                 // of its last process, 0 = stopped by us
 	PeerID  peer.ID `json:"peer_id,omitempty"`
 	APIPort int     `json:"api_port"`
 	OpsPort int     `json:"ops_port"` // 0 = none, the port was taken
@@ -114,9 +115,6 @@ func newNet(dir, binary string) *Net {
 func Create(o Options) (*Net, error) {
 	if err := o.check(); err != nil {
 		return nil, err
-	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("devnet directory: %w", err)
 	}
 	n, err := Open(o.Dir, o.Binary)
 	if errors.Is(err, ErrNone) {

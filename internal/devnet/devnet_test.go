@@ -139,7 +139,7 @@ func TestCreateRefuses(t *testing.T) {
 func TestTakenPort(t *testing.T) {
 	base := freePorts(t, 3)
 	l := occupy(t, net.JoinHostPort(DefaultBind, itoa(base+1)))
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "new")
 	_, err := Create(Options{Dir: dir, Nodes: 3, BasePort: base})
 	var taken *PortError
 	if !errors.As(err, &taken) {
@@ -154,9 +154,31 @@ func TestTakenPort(t *testing.T) {
 	if !strings.Contains(err.Error(), "parley devnet --base-port "+itoa(taken.Base)) {
 		t.Errorf("error %q does not name the command that mends it", err)
 	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a directory was made: %v", err)
+	}
 	_ = l.Close()
 	if _, err := Create(Options{Dir: dir, Nodes: 3, BasePort: base}); err != nil {
 		t.Errorf("once the port is free: %v", err)
+	}
+}
+
+// TestPortsOfNodes: no port of a node's metrics is one that another node needs
+// for its API, no two APIs have one, and none is above all ports.
+func TestPortsOfNodes(t *testing.T) {
+	s := &State{Bind: DefaultBind, Nodes: []Node{{Name: "node1", APIPort: opsPort + 1}, {Name: "node2", APIPort: opsPort + 2}, {Name: "node3", APIPort: opsPort}}}
+	for _, node := range s.Nodes {
+		if port := s.opsPort(node.Name); port != 0 {
+			t.Errorf("%s has metrics at %d, where an API is to be", node.Name, port)
+		}
+	}
+	s.Nodes[1].APIPort = 1 << 16
+	if err := s.checkPorts(""); err == nil || !strings.Contains(err.Error(), "--base-port of at most 65533") {
+		t.Errorf("a port above all: %v", err)
+	}
+	s.Nodes[1].APIPort = s.Nodes[0].APIPort
+	if err := s.checkPorts(""); err == nil || !strings.Contains(err.Error(), "another node") {
+		t.Errorf("one port for two: %v", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -34,6 +35,14 @@ func (e *PortError) Error() string {
 
 // checkPorts looks whether the API port of each node is free.
 func (s *State) checkPorts(dir string) error {
+	for i, node := range s.Nodes {
+		if node.APIPort >= 1<<16 {
+			return fmt.Errorf("%s would have port %d: choose a --base-port of at most %d", node.Name, node.APIPort, 1<<16-len(s.Nodes))
+		}
+		if slices.ContainsFunc(s.Nodes[:i], func(o Node) bool { return o.APIPort == node.APIPort }) {
+			return fmt.Errorf("%s has port %d, which another node of the devnet has: choose a --base-port", node.Name, node.APIPort)
+		}
+	}
 	for _, node := range s.Nodes {
 		if isFree(s.Bind, node.APIPort) {
 			continue
@@ -44,6 +53,16 @@ func (s *State) checkPorts(dir string) error {
 		return &PortError{Port: node.APIPort, Holder: parley.PortHolder(node.APIPort), Dir: dir, Base: freeBase(s.Bind, s.Nodes[0].APIPort, len(s.Nodes))}
 	}
 	return nil
+}
+
+// opsPort is the port for the metrics of a node, 0 where it is taken or a node
+// needs it for its API.
+func (s *State) opsPort(name string) int {
+	port := opsPort + slices.IndexFunc(s.Nodes, func(o Node) bool { return o.Name == name })
+	if slices.ContainsFunc(s.Nodes, func(o Node) bool { return o.APIPort == port }) || !isFree(s.Bind, port) {
+		return 0
+	}
+	return port
 }
 
 // isFree tells whether a process could listen there now.

@@ -88,10 +88,7 @@ func (n *Net) start(ctx context.Context, s *State, node *Node) error {
 	wait, cancel := context.WithTimeout(ctx, portGone)
 	defer cancel()
 	poll(wait, 10*time.Millisecond, func() bool { return isFree(s.Bind, node.APIPort) && (last == 0 || isFree(s.Bind, last)) })
-	node.OpsPort = opsPort + slices.IndexFunc(s.Nodes, func(o Node) bool { return o.Name == node.Name })
-	if !isFree(s.Bind, node.OpsPort) {
-		node.OpsPort = 0
-	}
+	node.OpsPort = s.opsPort(node.Name)
 	if !isFree(s.Bind, node.APIPort) {
 		return &PortError{Port: node.APIPort, Holder: parley.PortHolder(node.APIPort)}
 	}
@@ -167,6 +164,9 @@ func (n *Net) running(s *State) []Node {
 // ended does not stop it from finishing.
 func (n *Net) Stop(ctx context.Context) (killed []string, err error) {
 	err = n.update(func(s *State) error {
+		for i, r := range n.rows(context.WithoutCancel(ctx), s) {
+			s.Nodes[i].Seen = r.Role
+		}
 		if killed, err = n.stopAll(ctx, n.running(s)); err != nil {
 			return err
 		}

@@ -88,6 +88,14 @@ func standInAPI(c config.Config) http.Handler {
 		return parley.Status{Name: c.Node.Name, PeerID: id, Role: role, Verdict: "healthy", Head: head,
 			Peers: parley.StatusPeers{Outbound: int(peers.Load())}, Sync: parley.Sync{State: "synced"}}
 	})
+	answer("GET /api/v1/chain/validators", func(*http.Request) any {
+		// As if node4, who was added, had taken the place of node3.
+		var set []parley.Validator
+		for _, name := range []string{"node1", "node2", "node4"} {
+			set = append(set, parley.Validator{Name: name, Key: consortium.PublicKey{1}, Peer: id})
+		}
+		return map[string]any{"items": set}
+	})
 	answer("GET /api/v1/chain", func(*http.Request) any { return parley.Chain{RecordCount: records.Load()} })
 	mux.HandleFunc("POST /api/v1/records", func(w http.ResponseWriter, _ *http.Request) {
 		switch n := records.Add(1); {
@@ -202,6 +210,40 @@ func TestLifeOfADevnet(t *testing.T) {
 	if err := n.Start(t.Context(), nil); err != nil {
 		t.Errorf("second start: %v", err)
 	}
+}
+
+// TestRolesOfStoppedNodes: who does not run has the role that the others know,
+// and after the stop of all that one still.
+func TestRolesOfStoppedNodes(t *testing.T) {
+	n := start(t, 3)
+	if _, err := n.Add(t.Context(), "", nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"node2", "node3", "node4"} {
+		if _, err := n.Kill(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{RoleValidator, RoleValidator, RoleFollower, RoleValidator}
+	check := func(when string) {
+		t.Helper()
+		rows, err := n.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range rows {
+			if r.Role != want[i] {
+				t.Errorf("%s: %s is %s, want %s", when, r.Name, r.Role, want[i])
+			}
+		}
+	}
+	check("with one that runs")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel() // as Ctrl-C does
+	if _, err := n.Stop(ended); err != nil {
+		t.Fatal(err)
+	}
+	check("with none")
 }
 
 func TestStartFails(t *testing.T) {

@@ -35,14 +35,9 @@ func checkName(name string) error {
 // establish makes the first state of a devnet: keys of all nodes, and one genesis
 // with all of them as validators.
 func establish(o Options) (*Net, error) {
-	dir, err := resolve(o.Dir)
-	if err != nil {
+	if err := checkEmpty(o.Dir); err != nil {
 		return nil, err
 	}
-	if err := checkEmpty(dir); err != nil {
-		return nil, err
-	}
-	n := newNet(dir, o.Binary)
 	s := &State{Version: stateVersion, Stopped: true, Bind: or(o.Bind, DefaultBind)}
 	base := or(o.BasePort, DefaultBasePort)
 	for i := range or(o.Nodes, DefaultNodes) {
@@ -51,6 +46,14 @@ func establish(o Options) (*Net, error) {
 	if err := s.checkPorts(o.Dir); err != nil {
 		return nil, err
 	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("devnet directory: %w", err)
+	}
+	dir, err := resolve(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	n := newNet(dir, o.Binary)
 	unlock, err := n.lock()
 	if err != nil {
 		return nil, err
@@ -74,7 +77,7 @@ func or[T comparable](v, otherwise T) T {
 // interrupted start of ours left is made anew.
 func checkEmpty(dir string) error {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("devnet directory: %w", err)
 	}
 	for _, e := range entries {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,7 +26,7 @@ const (
 // Row is a node as it is now.
 type Row struct {
 	Name      string      `json:"name"`
-	Role      string      `json:"role"` // as the node says, else as it was made
+	Role      string      `json:"role"` // as the node says, else another node, else as it was last seen or made
 	PID       int         `json:"pid"`  // 0 = does not run
 	PeerID    peer.ID     `json:"peer_id,omitempty"`
 	API       string      `json:"api"`
@@ -47,17 +48,46 @@ func (n *Net) Status(ctx context.Context) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
+	return n.rows(ctx, s), nil
+}
+
+func (n *Net) rows(ctx context.Context, s *State) []Row {
 	rows := make([]Row, len(s.Nodes))
 	var wg sync.WaitGroup
 	for i, node := range s.Nodes {
 		wg.Go(func() { rows[i] = n.row(ctx, s, node) })
 	}
 	wg.Wait()
-	return rows, nil
+	n.setRoles(ctx, rows)
+	return rows
+}
+
+// setRoles gives the nodes that do not answer the role that one which does
+// knows: validators may have changed since they were made.
+func (n *Net) setRoles(ctx context.Context, rows []Row) {
+	silent := func(r Row) bool { return r.Head == nil }
+	knows := slices.IndexFunc(rows, func(r Row) bool { return r.Head != nil })
+	if knows < 0 || !slices.ContainsFunc(rows, silent) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var set struct{ Items []parley.Validator }
+	if _, err := n.client(rows[knows].Name).Do(ctx, http.MethodGet, "chain/validators", nil, &set); err != nil || len(set.Items) == 0 {
+		return
+	}
+	for i := range rows {
+		if r := &rows[i]; silent(*r) {
+			r.Role = RoleFollower
+			if slices.ContainsFunc(set.Items, func(v parley.Validator) bool { return v.Name == r.Name }) {
+				r.Role = RoleValidator
+			}
+		}
+	}
 }
 
 func (n *Net) row(ctx context.Context, s *State, node Node) Row {
-	r := Row{Name: node.Name, Role: node.Role, PeerID: node.PeerID, API: "http://" + s.API(node), Socket: n.Socket(node.Name), DataDir: n.NodeDir(node.Name), State: "down"}
+	r := Row{Name: node.Name, Role: or(node.Seen, node.Role), PeerID: node.PeerID, API: "http://" + s.API(node), Socket: n.Socket(node.Name), DataDir: n.NodeDir(node.Name), State: "down"}
 	if !n.isUp(node) {
 		return r
 	}

@@ -43,7 +43,7 @@ func TestDiskFaults(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				c := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestDiskFaults$")
-				c.Env = append(os.Environ(), "DISK_FAULT_DIR="+dir, fmt.Sprintf("DISK_FAULT=%d", errno), fmt.Sprintf("DISK_FAULT_AT=%d", at))
+				c.Env = append(os.Environ(), "TMPDIR="+t.TempDir(), "DISK_FAULT_DIR="+dir, fmt.Sprintf("DISK_FAULT=%d", errno), fmt.Sprintf("DISK_FAULT_AT=%d", at))
 				out, _ := c.CombinedOutput()
 				text := string(out)
 				if code := c.ProcessState.ExitCode(); code != 1 || strings.Contains(text, "goroutine ") {

@@ -99,28 +99,7 @@ func (r *Replica) ending(o own, bad *consortium.RecordError) event.RecordRejecte
 // nobody else.
 type rounds struct {
 	all  sync.WaitGroup
-	mu   sync.Mutex // guards busy
-	busy map[peer.ID]bool
-}
-
-// begin claims a peer, or reports that the last round with it goes on.
-func (r *rounds) begin(p peer.ID) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.busy[p] {
-		return false
-	}
-	if r.busy == nil {
-		r.busy = map[peer.ID]bool{}
-	}
-	r.busy[p] = true
-	return true
-}
-
-func (r *rounds) end(p peer.ID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.busy, p)
+	busy sync.Map // by peer.ID
 }
 
 // offerAll begins to offer records to every connected validator, or to 4 peers
@@ -142,12 +121,12 @@ func (w *running) offerAll(ctx context.Context, r *rounds, records []own) {
 		if most == 0 {
 			return
 		}
-		if !r.begin(p) {
+		if _, goes := r.busy.LoadOrStore(p, true); goes {
 			continue
 		}
 		most--
 		r.all.Go(func() {
-			defer r.end(p)
+			defer r.busy.Delete(p)
 			err := w.offerOne(ctx, p, records)
 			if bad, ok := errors.AsType[*chain.InvalidError](err); ok {
 				w.services.Report(p, bad.Offence, "records: "+bad.Detail)

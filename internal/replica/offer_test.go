@@ -198,6 +198,7 @@ func TestSubmitJournals(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				placed, err := w.Submit(ctx, raw, tt.wait)
+				synctest.Wait() // what went on meanwhile has ended
 				if reason(err) != tt.reason || tt.reason == "" && err != nil || placed.Height != tt.height {
 					t.Errorf("answer %+v, %v", placed, err)
 				}

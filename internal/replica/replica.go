@@ -48,6 +48,7 @@ type Config struct {
 	LedgerFS      vfs.FS                       // nil = the disk; else for virtual time
 	MemoryWAL     *consensus.MemoryWAL         // nil = the disk; else for virtual time
 	Clock         func() time.Time             // nil = time.Now; else for tests of wrong clocks
+	Outgoing      consensus.Outgoing           // nil = honest; else for tests of traitors
 	End           func()                       // ends the process where no error can be returned; nil = a panic
 }
 
@@ -256,7 +257,7 @@ func (r *Replica) CheckStatus(remote chain.Status) error {
 	p := r.live.Load()
 	if p == nil {
 		if c := r.cfg.Chain; c.GenesisHash != "" && c.GenesisHash != remote.Genesis.String() || c.ChainID != "" && c.ChainID != remote.ChainID {
-			return &chain.MismatchError{Code: chain.WrongGenesis, Text: fmt.Sprintf("we wait for %s, you are on %s with genesis %s", pinned(c), remote.ChainID, remote.Genesis.Short())}
+			return &chain.MismatchError{Code: chain.WrongGenesis, Text: fmt.Sprintf("we wait for %s, you are on %s with genesis %s", pinned(c), remote.ChainID, remote.Genesis)}
 		}
 		return nil
 	}

@@ -3,7 +3,6 @@ package replica
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -81,11 +80,10 @@ func (w *running) promoted() func() bool {
 	}
 }
 
-// waitToVote follows until the vote is free, and says so meanwhile. why is an
-// ErrQuarantined.
-func (w *running) waitToVote(ctx context.Context, why error, free func() bool) error {
+// waitToVote follows until the vote is free, and says so meanwhile.
+func (w *running) waitToVote(ctx context.Context, lost *consensus.LostError, free func() bool) error {
 	f := Finding{Code: "PLY-605", Title: "vote_waits", Severity: severityWarn}
-	f.Why = strings.TrimSuffix(why.Error(), ": "+consensus.ErrQuarantined.Error()) + ": this validator follows, and votes again when the others have committed two blocks"
+	f.Why = lost.Why + ": this validator follows, and votes again when the others have committed two blocks"
 	if set := w.ledger.Tip().Set; set.Len()-1 < set.Quorum() {
 		f.Severity = severityCrit
 		f.Why += ", which they can not do without it"
@@ -126,7 +124,7 @@ func (r *Replica) Verification() Verification {
 }
 
 // verify verifies the chain of a backup from its genesis on, once: what is
-// found good is noted in the store. Damage is told and ends nothing, for what
+// found good is noted in the store, and a restart goes on from there. Damage is told and ends nothing, for what
 // comes on top is verified as ever.
 func (w *running) verify(ctx context.Context) error {
 	height, err := w.ledger.Unverified()
@@ -138,10 +136,13 @@ func (w *running) verify(ctx context.Context) error {
 	}
 	w.log.Info("verifying the chain of the backup from its genesis on", "height", height)
 	began := time.Now()
-	block := began
-	err = w.ledger.Check(ctx, func(done, total uint64) {
+	block, first := began, uint64(0)
+	err = w.ledger.CheckOn(ctx, func(done, total uint64) {
+		if first == 0 { // an earlier run came that far
+			first = done
+		}
 		v := &Verification{State: Running, Done: done, Total: total}
-		v.ETA = time.Duration(float64(time.Since(began)) * float64(total-done) / float64(done))
+		v.ETA = time.Duration(float64(time.Since(began)) * float64(total-done) / float64(done-first+1))
 		w.proved.Store(v)
 		rest(ctx, time.Since(block)) // half of the time is for the node's work
 		block = time.Now()

@@ -46,7 +46,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 		consensus.Config{
 			Key: r.cfg.Key, WALDir: r.walDir(), LedgerDir: filepath.Join(r.cfg.DataDir, "ledger"), SoleValidator: r.cfg.SoleValidator, InMemoryWAL: r.cfg.MemoryWAL != nil, Memory: r.cfg.MemoryWAL,
 			Proposed: work.proposed, Ahead: work.syncer.Ahead, Heads: work.heads,
-			Found: r.findings.set, Fork: r.keepFork, End: r.cfg.End, Clock: r.cfg.Clock,
+			Found: r.findings.set, Fork: r.keepFork, End: r.cfg.End, Clock: r.cfg.Clock, Outgoing: r.cfg.Outgoing,
 		},
 		r.ledger, p.pool, s, work.syncer.CatchUp, r.bus, r.base.With("room", "replica.consensus"), r.reg)
 	if err != nil {
@@ -61,7 +61,7 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 	g, gctx := errgroup.WithContext(ctx)
 	for _, f := range []func(context.Context) error{
 		work.order, work.spread, work.offer, work.tell, work.settleWaiters, work.tellRejected, work.look, work.verify, r.disk.watch, work.watchQuorum,
-		work.syncer.Mend, work.syncer.AwaitFork, work.ledger.Broken,
+		work.syncer.Mend, work.syncer.AwaitFork, work.ledger.Broken, work.ledger.Learn,
 	} {
 		g.Go(func() error { return f(gctx) })
 	}
@@ -128,14 +128,11 @@ func (w *running) order(ctx context.Context) error {
 				return !w.disk.mayStore() || validator && w.disk.mayVote()
 			})
 		}
-		if errors.Is(err, consensus.ErrQuarantined) {
-			free := w.later()
-			if brake, ok := errors.AsType[*consensus.BrakeError](err); ok {
-				at := w.ledger.Tip().Head.Height
-				err = w.sitOut(ctx, brake.Until, func() bool { return w.ledger.Tip().Head.Height > at })
-			} else {
-				err = w.waitToVote(ctx, err, free)
-			}
+		if lost, ok := errors.AsType[*consensus.LostError](err); ok {
+			err = w.waitToVote(ctx, lost, w.later())
+		} else if brake, ok := errors.AsType[*consensus.BrakeError](err); ok {
+			at := w.ledger.Tip().Head.Height
+			err = w.sitOut(ctx, brake.Until, func() bool { return w.ledger.Tip().Head.Height > at })
 		}
 		if err != nil {
 			return err

@@ -63,7 +63,7 @@ func TestBrake(t *testing.T) {
 		w, s, e := atWork(t, c)
 		s.meet(chain.Peer{ID: "somebody"}, nil)
 		start := time.Now()
-		e.runs = []error{&consensus.BrakeError{Until: start.Add(time.Minute)}, consensus.ErrQuarantined}
+		e.runs = []error{&consensus.BrakeError{Until: start.Add(time.Minute)}, &consensus.LostError{Why: "the log is lost"}}
 		ctx, cancel := context.WithCancel(t.Context())
 		end := make(chan error, 1)
 		go func() { end <- w.order(ctx) }()

@@ -215,6 +215,9 @@ func (r *round) trouble(ctx context.Context) error {
 	}
 	r.settle(ctx)
 	r.prove(ctx)
+	if one, waiting := r.look(ctx); one && !waiting {
+		r.watch.rest()
+	}
 	return ctx.Err()
 }
 

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -158,6 +159,29 @@ func plant(t *testing.T, r *round) {
 	}
 	if lost := r.totals.Lost - before; lost != 2 || len(r.totals.Misses) != 1 {
 		t.Errorf("two records were planted as lost, and the verdict found %d: %q", lost, r.totals.Misses)
+	}
+	plantSilence(t, r, told)
+}
+
+// plantSilence takes away what a node told last, and wants the verdict red.
+func plantSilence(t *testing.T, r *round, journal []byte) {
+	t.Helper()
+	if err := os.WriteFile(r.journal(), journal, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	silent := r.lab.nodes[0]
+	runs := r.watch.runs[silent]
+	last := runs[len(runs)-1]
+	if !last.Whole || last.Start == 0 {
+		t.Fatalf("%s was heard until it rested: %t, from height %d on", silent.name, last.Whole, last.Start)
+	}
+	r.totals.Misses = nil
+	*last = checker.Run{Whole: true, Start: last.Start} // the load went on after its last start
+	if err := r.verdict(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if m := r.totals.Misses; len(m) != 1 || !strings.Contains(m[0], "the head was never told") {
+		t.Errorf("%s told nothing of the blocks after height %d, and the verdict found %q", silent.name, last.Start, m)
 	}
 }
 
@@ -324,6 +348,50 @@ func TestGap(t *testing.T) {
 	if blocks, first := w.since(at(500)); blocks != 2 || first != at(900) {
 		t.Errorf("since 500 ms: %d blocks, the first at %s", blocks, first)
 	}
+}
+
+// TestWatch: a run begins with the height that the stream was opened at, and is
+// whole where the stream goes on while all nodes rest.
+func TestWatch(t *testing.T) {
+	dir := t.TempDir()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", parley.SocketPath(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := make(chan string)
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { //nolint:gosec // a test of ours
+		for data := <-streams; data != ""; data = <-streams {
+			_, _ = fmt.Fprintf(w, "data: %s\n\n", data)
+			_ = http.NewResponseController(w).Flush()
+		}
+	})}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
+	w, n := newWatch(), &node{name: "n1", api: devnet.NewClient(dir)}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { w.follow(ctx, n) })
+	defer wg.Wait()
+	defer cancel()
+	for _, data := range []string{
+		`{"type":"hello","data":{"seq":7,"snapshot":{"chain":null}}}`, "", // a process before it knows its chain
+		`{"type":"hello","data":{"seq":9,"snapshot":{"chain":{"height":5}}}}`, `{"type":"block.stored","data":{"height":6}}`,
+	} {
+		streams <- data
+	}
+	for w.head() < 6 {
+		time.Sleep(time.Millisecond)
+	}
+	w.rest()
+	got := w.told(n)
+	if len(got) != 2 || got[0].Whole || got[0].Start != 0 || !got[1].Whole || got[1].Start != 5 {
+		t.Errorf("runs %+v, want one that ended, and one from height 5 on", got)
+	}
+	w.forget(n)
+	if got := w.told(n); len(got) != 1 || got[0].Whole {
+		t.Errorf("runs %+v of a new store, want one that is not whole", got)
+	}
+	streams <- ""
 }
 
 func TestPlanIsOfItsSeed(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/swarmtest/checker"
 )
@@ -26,9 +27,12 @@ type watch struct {
 	height  uint64     // highest that any node told of
 	commits []time.Time
 	runs    map[*node][]*checker.Run
+	open    map[*node]*checker.Run // whose stream is read now
 }
 
-func newWatch() *watch { return &watch{runs: map[*node][]*checker.Run{}} }
+func newWatch() *watch {
+	return &watch{runs: map[*node][]*checker.Run{}, open: map[*node]*checker.Run{}}
+}
 
 // follow reads the streams of a node until ctx ends.
 func (w *watch) follow(ctx context.Context, n *node) {
@@ -56,6 +60,7 @@ func (w *watch) read(ctx context.Context, n *node) {
 		return
 	}
 	run := w.begin(n)
+	defer w.end(n)
 	s := bufio.NewScanner(res.Body)
 	s.Buffer(make([]byte, 64<<10), maxEvent)
 	for s.Scan() {
@@ -71,14 +76,32 @@ func (w *watch) begin(n *node) *checker.Run {
 	defer w.mu.Unlock()
 	run := &checker.Run{}
 	w.runs[n] = append(w.runs[n], run)
+	w.open[n] = run
 	return run
 }
 
-// forget drops what a node told: it begins anew with an empty store.
+func (w *watch) end(n *node) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.open, n)
+}
+
+// rest notes that all nodes are at rest: what they had to tell since their
+// streams began has been told.
+func (w *watch) rest() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, run := range w.open {
+		run.Whole = true
+	}
+}
+
+// forget drops what a node told: it begins anew with another store. The empty
+// run says that something is missing.
 func (w *watch) forget(n *node) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	delete(w.runs, n)
+	w.runs[n] = []*checker.Run{{}}
 }
 
 // told is what all processes of a node told, oldest first.
@@ -104,6 +127,11 @@ func (w *watch) take(told *checker.Run, data []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch m.Type {
+	case "hello": // from this height on it tells, if it has a chain
+		var hello struct{ Snapshot struct{ Chain parley.Chain } }
+		if json.Unmarshal(m.Data, &hello) == nil {
+			told.Start = hello.Snapshot.Chain.Height
+		}
 	case "block.stored":
 		var e event.BlockStored
 		if json.Unmarshal(m.Data, &e) == nil {

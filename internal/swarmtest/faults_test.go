@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -25,7 +26,9 @@ const (
 // TestFaults runs a chain under faults and compares what clients were told
 // with what every node holds. It runs one seed; SWARM_SEED names another one,
 // SWARM_SEEDS=100 runs so many from SWARM_FROM on, each with 3 to 7 validators and
-// 20 to 60 faults. A seed that fails leaves its fault log, its journal and the
+// 20 to 60 faults. Every third of these has a traitor among at least 4, which
+// betrays whoever it leads, now and then and in one way or another; it is not
+// asked and not judged. A seed that fails leaves its fault log, its journal and the
 // nodes' logs and stores in a directory, below SWARM_DIR where that is set.
 func TestFaults(t *testing.T) {
 	first, count := uint64(number(t, "SWARM_FROM", 1)), number(t, "SWARM_SEEDS", 1)
@@ -62,6 +65,10 @@ type faultRun struct {
 	op    *operator
 	least int  // validators
 	good  bool // it ended, and well
+
+	suspect *suspect // the traitor, nil for none
+	plot    *plot    // what it did last, nil for nothing so far
+	struck  int      // messages of earlier plots
 }
 
 // fault is one row of the table.
@@ -83,13 +90,19 @@ var faults = []fault{
 	{1, (*faultRun).killAll},
 	{1, (*faultRun).restart},
 	{3, (*faultRun).changeSet},
+	{6, (*faultRun).betray}, // where there is a traitor
 }
 
 func runFaults(t *testing.T, seed uint64, long bool) {
 	r := &faultRun{rnd: rand.New(rand.NewPCG(seed, 7)), least: 3}
 	validators, strikes := 4, 10
+	traitor := false
 	if long {
 		validators, strikes = 3+r.rnd.IntN(5), 20+r.rnd.IntN(41)
+		traitor = seed%3 == 0
+	}
+	if traitor {
+		r.least, validators = 4, max(validators, 4)
 	}
 	r.open(t, seed)
 	defer r.close(t)
@@ -102,7 +115,7 @@ func runFaults(t *testing.T, seed uint64, long bool) {
 		}()
 		r.s, r.began = s, time.Now()
 		r.note("seed %d: %d validators, %d followers, %d faults", seed, validators, followers, strikes)
-		r.start(validators)
+		r.start(validators, traitor)
 		for range strikes {
 			time.Sleep(r.between(500*time.Millisecond, 8*time.Second))
 			r.strike()
@@ -120,13 +133,17 @@ func (r *faultRun) between(a, b time.Duration) time.Duration {
 }
 
 // start lets all nodes run, with clients.
-func (r *faultRun) start(validators int) {
+func (r *faultRun) start(validators int, traitor bool) {
 	s := r.s
 	s.PowerCuts = true
 	for range validators + followers {
 		s.Add()
 	}
 	s.Genesis("faults", s.nodes[:validators]...)
+	if traitor {
+		r.suspect = s.nodes[0].suspect() // the first leader
+		r.note("%s", r.conspire())
+	}
 	for _, n := range s.nodes {
 		n.cfg.Consortium.GenesisFile = s.nodes[0].cfg.Consortium.GenesisFile
 		for _, o := range s.nodes {
@@ -137,7 +154,7 @@ func (r *faultRun) start(validators int) {
 		r.tee(n)
 		n.Start()
 	}
-	r.load = s.StartLoad(4, 400*time.Millisecond)
+	r.load = s.StartLoad(4, 400*time.Millisecond, r.honest()...)
 	r.op = newOperator(s, r.rnd)
 }
 
@@ -153,12 +170,16 @@ func (r *faultRun) strike() {
 			r.note("%s starts", n.Name)
 		}
 	}
+	of := faults
+	if r.suspect == nil {
+		of = faults[:len(faults)-1]
+	}
 	sum := 0
-	for _, f := range faults {
+	for _, f := range of {
 		sum += f.weight
 	}
 	at := r.rnd.IntN(sum)
-	for _, f := range faults {
+	for _, f := range of {
 		if at -= f.weight; at < 0 {
 			r.note("%s", f.strike(r))
 			return
@@ -275,17 +296,48 @@ func (r *faultRun) restart() string {
 
 func (r *faultRun) changeSet() string { return r.op.act(r.least) }
 
+// honest are the nodes whose word counts.
+func (r *faultRun) honest() []*Node {
+	return slices.DeleteFunc(slices.Clone(r.s.nodes), func(n *Node) bool { return r.suspect != nil && n == r.suspect.node })
+}
+
+// betray gives the traitor another way to betray the others, or ends it.
+func (r *faultRun) betray() string {
+	name := r.suspect.node.Name
+	r.repent()
+	if r.rnd.IntN(4) == 0 {
+		return name + " is honest for a while"
+	}
+	return r.conspire()
+}
+
+func (r *faultRun) conspire() string {
+	t := treasons[r.rnd.IntN(len(treasons))]
+	r.plot = r.s.betray(t, r.rnd.Uint64(), r.suspect)
+	return r.suspect.node.Name + " " + t.name
+}
+
+// repent makes the traitor an honest node.
+func (r *faultRun) repent() {
+	if r.suspect != nil && r.plot != nil {
+		r.suspect.plot.Store(nil)
+		r.struck += r.plot.count()
+		r.plot = nil
+	}
+}
+
 // settle ends all faults and waits until the chain goes on and all agree.
 func (r *faultRun) settle() {
 	s := r.s
 	s.Heal()
+	r.repent()
 	for _, n := range s.nodes {
 		n.KillAtWrite(0, 0)
 		if !n.Alive() {
 			n.Start()
 		}
 	}
-	r.note("faults end")
+	r.note("faults end, %d messages of a traitor were false", r.struck)
 	r.load.Stop()
 	since := time.Now()
 	for _, n := range s.nodes {
@@ -359,7 +411,7 @@ func (r *faultRun) check() {
 		n.Stop()
 		n.runs[len(n.runs)-1].Whole = true // it was at rest
 	}
-	report := r.s.judge(r.load, r.s.nodes...)
+	report := r.s.judge(r.load, r.honest()...)
 	r.note("%s", report)
 	if report.OK() {
 		t.Log(report)

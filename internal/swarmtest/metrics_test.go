@@ -14,6 +14,7 @@ var metrics = map[string]string{
 	"addrbook":   "entries groups rejected_total",
 	"handshake":  "results_total seconds",
 	"reputation": "points_total refusals_total peers",
+	"history":    "written_total dropped_total pending",
 	"gossip":     "messages_total bytes_total duplicates_total mesh_peers validate_seconds delay_seconds dropped_total",
 	"ledger":     "height head_age_seconds blocks_total records_total commit_seconds size_bytes journal_records damaged_total repaired_total",
 	"mempool":    "records bytes rejected_total",

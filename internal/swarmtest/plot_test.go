@@ -60,7 +60,7 @@ type suspect struct {
 // suspect watches over what n sends, from its first start on.
 func (n *Node) suspect() *suspect {
 	x := &suspect{node: n}
-	n.wal.Outgoing, n.limits = x.outgoing, miser{&network.NullResourceManager{}, x}
+	n.outgoing, n.limits = x.outgoing, miser{&network.NullResourceManager{}, x}
 	return x
 }
 

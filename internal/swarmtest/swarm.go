@@ -121,7 +121,8 @@ type Node struct {
 	life  atomic.Pointer[life] // nil while it does not run
 	runs  []checker.Run        // what ended lives told
 
-	limits network.ResourceManager // what it grants to others
+	limits   network.ResourceManager // what it grants to others
+	outgoing consensus.Outgoing      // what a traitor sends, nil for an honest node
 }
 
 // Add makes node i of the swarm, with an own address group. It does not start.
@@ -176,9 +177,9 @@ func (n *Node) Start() {
 	l := &life{node: n, done: make(chan error, 1), ending: make(chan struct{}), ended: make(chan struct{})}
 	env := parley.Env{
 		Registry: prometheus.NewRegistry(),
-		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, Resolve: resolve,
+		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, NoHistory: true, Resolve: resolve,
 		Host:     []libp2p.Option{l.quic(), libp2p.ResourceManager(n.limits)},
-		LedgerFS: n.disk, MemoryWAL: n.wal, Listen: []multiaddr.Multiaddr{listen},
+		LedgerFS: n.disk, MemoryWAL: n.wal, Outgoing: n.outgoing, Listen: []multiaddr.Multiaddr{listen},
 	}
 	if n.swarm.PowerCuts {
 		env.LedgerFS = errorfs.Wrap(n.disk, l)

@@ -134,7 +134,7 @@ func (d *Dialer) Find(text string) (StaticPeer, bool) {
 	defer d.mu.Unlock()
 	for _, it := range d.items {
 		if it.text == text {
-			return it.slots[0].view(), true
+			return d.view(it.slots[0]), true
 		}
 	}
 	return StaticPeer{}, false

@@ -320,6 +320,9 @@ func TestAddressesRest(t *testing.T) {
 			if s := b.only(t); s.State != dialer.Connected {
 				t.Fatalf("optimise %v: the peer that came is not found: %+v", optimise, s)
 			}
+			if s := b.only(t); optimise != (len(s.Resting) == 1 && s.Resting[0].String() == dead) {
+				t.Errorf("optimise %v: shown as resting: %v", optimise, s.Resting)
+			}
 			count.take()
 			a.stop()
 			time.Sleep(500 * time.Millisecond)

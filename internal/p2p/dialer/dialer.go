@@ -219,6 +219,19 @@ func (d *Dialer) Has(p peer.ID) bool {
 	return false
 }
 
+// Configured counts the items but members.
+func (d *Dialer) Configured() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, it := range d.items {
+		if it.origin != OriginMember {
+			n++
+		}
+	}
+	return n
+}
+
 // StaticPeer is one supervised peer.
 type StaticPeer struct {
 	Item      string
@@ -230,6 +243,7 @@ type StaticPeer struct {
 	LastError string
 	NextAt    time.Time // zero = not by time
 	Addresses []ma.Multiaddr
+	Resting   []ma.Multiaddr // of Addresses: not tried for now, since they failed for a lasting reason
 }
 
 // Static lists the supervised peers, each id once. This node is left out.
@@ -238,15 +252,19 @@ func (d *Dialer) Static() []StaticPeer {
 	defer d.mu.Unlock()
 	list := []StaticPeer{}
 	for _, s := range d.shown() {
-		list = append(list, s.view())
+		list = append(list, d.view(s))
 	}
 	return list
 }
 
-func (s *slot) view() StaticPeer { // mu held
+func (d *Dialer) view(s *slot) StaticPeer { // mu held
+	_, resting := d.rests.split(s.id, s.dialled, time.Now())
+	if !d.cfg.OptimiseRetries || len(resting) == len(s.dialled) { // all of them are tried
+		resting = nil
+	}
 	return StaticPeer{
 		Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
-		LastError: s.lastErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled),
+		LastError: s.lastErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Resting: resting,
 	}
 }
 

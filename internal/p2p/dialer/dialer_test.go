@@ -624,6 +624,17 @@ func TestBadItemsAndFiles(t *testing.T) {
 	if left, _ := os.ReadFile(file); strings.Contains(string(left), "node2") || !strings.Contains(string(left), "node1") {
 		t.Errorf("pins after a start without node2: %s", left)
 	}
+	added := fmt.Sprintf(`{"pins":{},"added":["node3","enode://a@b:1","node1"],"trusted":[%q]}`, h.ID())
+	if err := os.WriteFile(file, []byte(added), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = newDialer(dialer.Config{Items: []string{"node1"}, Trusted: []peer.ID{h.ID()}, File: file}); err != nil || len(d.Static()) != 2 || !d.Trusted(h.ID()) {
+		t.Errorf("what was added: %+v, %v", d.Static(), err)
+	}
+	if left, _ := os.ReadFile(file); strings.Contains(string(left), "enode") || strings.Contains(string(left), "node1") ||
+		!strings.Contains(string(left), "node3") || strings.Contains(string(left), h.ID().String()) {
+		t.Errorf("the file still has what is void or in the configuration: %s", left)
+	}
 	if err := os.WriteFile(file, []byte(`{"pins":{"a":"no id"}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}

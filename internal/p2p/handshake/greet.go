@@ -377,15 +377,16 @@ func (s *Handshake) tellRefused(p peer.ID, r *Refusal, said wire.Version) {
 		return
 	}
 	e.refused = true
-	addr := e.conns[0].conn.RemoteMultiaddr().String()
+	c := e.conns[0].conn
 	s.mu.Unlock()
+	addr := c.RemoteMultiaddr().String()
 	by := "them"
 	if r.ByUs {
 		by = "us"
 	}
 	ours := s.net.Status()
 	log := s.log.Debug
-	if s.rep.Refuse(event.PeerRefused{Peer: p, Addr: addr, Place: reputation.PlaceHandshake, Reason: r.Text}) {
+	if s.rep.Refuse(event.PeerRefused{Peer: p, Direction: direction(c), Addr: addr, Place: reputation.PlaceHandshake, By: by, Reason: r.Text}) {
 		log = s.log.Info // at most a few a second
 	}
 	log("peer refused", "peer", p, "addr", addr, "by", by, "result", wire.VerackName(r.Code), "reason", r.Text,

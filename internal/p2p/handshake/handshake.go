@@ -85,6 +85,7 @@ type Handshake struct {
 	handle   network.StreamHandler // of both protocols; nil before Run
 	waiting  []network.Stream      // came before Run
 	peers    map[peer.ID]*entry
+	none     chan struct{} // closed when peers is empty; nil = nobody waits for that
 }
 
 // New wires a handshake and registers its protocols, so that h speaks them as
@@ -173,6 +174,7 @@ func (s *Handshake) Run(ctx context.Context) error {
 
 	s.host.RemoveStreamHandler(StatusProtocol)
 	s.partAll(context.WithoutCancel(ctx))
+	s.awaitNone()
 	s.host.RemoveStreamHandler(GoodbyeProtocol)
 	s.mu.Lock()
 	s.open = false
@@ -180,6 +182,25 @@ func (s *Handshake) Run(ctx context.Context) error {
 	s.inflight.Wait()
 	s.host.Network().StopNotify(watch)
 	return nil
+}
+
+// awaitNone waits a moment for the connections that were closed to be gone, so
+// that their end is told before we are deaf.
+func (s *Handshake) awaitNone() {
+	none := make(chan struct{})
+	s.mu.Lock()
+	if len(s.peers) == 0 {
+		close(none)
+	} else {
+		s.none = none
+	}
+	s.mu.Unlock()
+	timer := time.NewTimer(goodbyeTimeout)
+	defer timer.Stop()
+	select {
+	case <-none:
+	case <-timer.C:
+	}
 }
 
 func (s *Handshake) loop(ctx context.Context, sub *event.Subscription) {

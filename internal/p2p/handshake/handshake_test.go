@@ -455,6 +455,79 @@ func TestShutdownSaysGoodbye(t *testing.T) {
 	})
 }
 
+// Whoever stops tells the end of each of its connections before it is gone.
+func TestStopTellsOfEachEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a := wired(t, newHost(t, nw, 1), 1, statusOf("x", 1))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		synctest.Wait()
+		sub := a.bus.Subscribe()
+		defer sub.Close()
+		for i := 2; i < 5; i++ {
+			b := start(t, nw, i, statusOf("x", 1))
+			defer b.stop()
+			dial(t, b, a)
+			if err := b.Greet(t.Context(), a.host.ID()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		gone := events[event.PeerDisconnected](sub) // before the host is closed
+		if len(gone) != 3 {
+			t.Errorf("%d ends were told, want 3", len(gone))
+		}
+		for _, e := range gone {
+			if e.By != "us" || e.Reason != "the node stops" {
+				t.Errorf("%+v", e)
+			}
+		}
+		a.host.Close()
+	})
+}
+
+// What the operator's own dial is for is told with the connection, and a
+// trusted peer has a place of its own.
+func TestSourceAndTrust(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a := start(t, nw, 1, statusOf("x", 1), func(c *Config) {
+			c.MaxPeers = 1
+			c.Source = func(peer.ID) string { return "operator" }
+		})
+		defer a.stop()
+		b, c, d := start(t, nw, 2, statusOf("x", 1)), start(t, nw, 3, statusOf("x", 1)), start(t, nw, 4, statusOf("x", 1))
+		for _, n := range []*node{b, c, d} {
+			defer n.stop()
+		}
+		sub := a.bus.Subscribe()
+		defer sub.Close()
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if told := events[event.PeerReady](sub); len(told) != 1 || told[0].Source != "operator" || told[0].Slot != "outbound" {
+			t.Errorf("told of our own dial: %+v", told)
+		}
+		a.host.ConnManager().Protect(d.host.ID(), "trusted")
+		for _, n := range []*node{c, d} { // the second comes when all places are taken
+			dial(t, n, a)
+			if err := n.Greet(t.Context(), a.host.ID()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p, _ := a.Peer(c.host.ID()); p.Source != "inbound" || p.Slot != "inbound" {
+			t.Errorf("who came by himself: %+v", p)
+		}
+		if p, _ := a.Peer(d.host.ID()); p.Source != "inbound" || p.Slot != "static" || !p.Ready {
+			t.Errorf("who is trusted: %+v", p)
+		}
+	})
+}
+
 func TestGoodbyeWithoutClosing(t *testing.T) {
 	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
 		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))

@@ -120,8 +120,17 @@ func (s *Handshake) disconnected(c network.Conn) {
 	if e.byUs {
 		gone.By = "us"
 	}
+	none := s.none
+	if len(s.peers) > 0 {
+		none = nil
+	} else {
+		s.none = nil
+	}
 	s.mu.Unlock()
 	s.bus.Publish(gone)
+	if none != nil {
+		close(none)
+	}
 }
 
 // describe is what the events say of a connection.

@@ -1,6 +1,7 @@
 package reputation
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,12 +119,14 @@ func (g *Gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
 func (g *Gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
 
 // InterceptSecured refuses by peer ID once it is proven.
-func (g *Gate) InterceptSecured(_ network.Direction, p peer.ID, a network.ConnMultiaddrs) bool {
+func (g *Gate) InterceptSecured(d network.Direction, p peer.ID, a network.ConnMultiaddrs) bool {
 	why := g.refusal(p)
 	if why == "" {
 		return true
 	}
-	g.book.Refuse(event.PeerRefused{Peer: p, Addr: a.RemoteMultiaddr().String(), Place: PlaceGate, Reason: why})
+	g.book.Refuse(event.PeerRefused{
+		Peer: p, Direction: strings.ToLower(d.String()), Addr: a.RemoteMultiaddr().String(), Place: PlaceGate, By: "us", Reason: why,
+	})
 	return false
 }
 

@@ -64,7 +64,7 @@ func TestRefusalsAreLimited(t *testing.T) {
 		if len(events) != refusalRate {
 			t.Fatalf("%d events in a second, want %d", len(events), refusalRate)
 		}
-		want := event.PeerRefused{Peer: "p", Addr: "/ip4/10.0.0.2/tcp/2", Place: PlaceGate, Reason: "denied"}
+		want := event.PeerRefused{Peer: "p", Direction: "inbound", Addr: "/ip4/10.0.0.2/tcp/2", Place: PlaceGate, By: "us", Reason: "denied"}
 		if got := events[0].Data.(event.PeerRefused); got != want {
 			t.Errorf("event %+v, want %+v", got, want)
 		}

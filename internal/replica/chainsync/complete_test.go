@@ -90,6 +90,20 @@ func (r *relay) completed() [3]int {
 	return n
 }
 
+// ends stops the follower: its blocks came as want tells, they are those of the
+// chain, and nobody was charged.
+func (r *relay) ends(stop func() error, want [3]int) {
+	r.t.Helper()
+	if got := r.completed(); got != want {
+		r.t.Errorf("rebuilt, part, whole: %v, want %v", got, want)
+	}
+	if err := stop(); err != nil {
+		r.t.Fatal(err)
+	}
+	sameChain(r.t, r.full, r.follower.ledger)
+	noCharges(r.t, r.follower)
+}
+
 // TestRebuilt: with hints and all records nothing is fetched.
 func TestRebuilt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -157,14 +171,7 @@ func TestAnnouncementIsSmall(t *testing.T) {
 				if percent(said+fetched, block) > 3 {
 					t.Errorf("announcement and the rest are %.2f %% of the block", percent(said+fetched, block))
 				}
-				if got := r.completed(); got != [3]int{0, 1, 0} {
-					t.Errorf("rebuilt, part, whole: %v", got)
-				}
-				if err := stop(); err != nil {
-					t.Fatal(err)
-				}
-				sameChain(t, r.full, r.follower.ledger)
-				noCharges(t, r.follower)
+				r.ends(stop, [3]int{0, 1, 0})
 			})
 		})
 	}
@@ -196,13 +203,7 @@ func TestFetchedAhead(t *testing.T) {
 		put(t, r.full, b)
 		r.announce(b)
 		r.follower.await(1)
-		if got := r.completed(); got != [3]int{1, 0, 0} {
-			t.Errorf("rebuilt, part, whole: %v", got)
-		}
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-		noCharges(t, r.follower)
+		r.ends(stop, [3]int{1, 0, 0})
 	})
 }
 
@@ -237,14 +238,7 @@ func TestMissingParts(t *testing.T) {
 		if body := int64(b.Body[2:3].Size()); now-in > body+256*32+2000 {
 			t.Errorf("%d bytes came for a subtree of %d", now-in, body)
 		}
-		if got := r.completed(); got != [3]int{0, 1, 0} {
-			t.Errorf("rebuilt, part, whole: %v", got)
-		}
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-		sameChain(t, r.full, r.follower.ledger)
-		noCharges(t, r.follower)
+		r.ends(stop, [3]int{0, 1, 0})
 	})
 }
 
@@ -344,13 +338,7 @@ func TestPartsFail(t *testing.T) {
 		b := put(t, r.full, r.c.Next(someRecords(r.c, 20, 200)...))
 		r.announce(b)
 		r.follower.await(1)
-		if got := r.completed(); got != [3]int{0, 0, 1} {
-			t.Errorf("rebuilt, part, whole: %v", got)
-		}
-		if err := stop(); err != nil {
-			t.Fatal(err)
-		}
-		noCharges(t, r.follower)
+		r.ends(stop, [3]int{0, 0, 1})
 	})
 }
 

@@ -23,6 +23,18 @@ import (
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 )
 
+// copyBelow appends the blocks of full below height to l, which holds none.
+func copyBelow(t *testing.T, l, full *ledger.Ledger, height uint64) {
+	t.Helper()
+	for h := uint64(1); h < height; h++ {
+		b, err := full.Block(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, l, b)
+	}
+}
+
 // damaged is a ledger with the blocks of c, some keys of which are deleted
 // behind its back.
 func damaged(t *testing.T, c *ledgertest.Chain, full *ledger.Ledger, keys ...string) *ledger.Ledger {
@@ -36,13 +48,7 @@ func damaged(t *testing.T, c *ledgertest.Chain, full *ledger.Ledger, keys ...str
 	if err := l.Init(c.Genesis()); err != nil {
 		t.Fatal(err)
 	}
-	for h := uint64(1); h <= full.Tip().Head.Height; h++ {
-		b, err := full.Block(h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		put(t, l, b)
-	}
+	copyBelow(t, l, full, full.Tip().Head.Height+1)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -205,13 +211,7 @@ func TestMendUnserved(t *testing.T) {
 		full := openLedger(t, c, nil)
 		grow(t, c, full, 30)
 		behind := openLedger(t, c, nil)
-		for h := uint64(1); h < 20; h++ {
-			b, err := full.Block(h)
-			if err != nil {
-				t.Fatal(err)
-			}
-			put(t, behind, b)
-		}
+		copyBelow(t, behind, full, 20)
 		n := &lan{tb: t}
 		nd := n.join(c, damaged(t, c, full, headerKeys(3, 21)...))
 		var requests atomic.Int64
@@ -249,13 +249,7 @@ func TestMendGoesOn(t *testing.T) {
 		full := openLedger(t, c, nil)
 		grow(t, c, full, 30)
 		behind := openLedger(t, c, nil)
-		for h := uint64(1); h < 20; h++ {
-			b, err := full.Block(h)
-			if err != nil {
-				t.Fatal(err)
-			}
-			put(t, behind, b)
-		}
+		copyBelow(t, behind, full, 20)
 		n := &lan{tb: t}
 		nd := n.join(c, damaged(t, c, full, append(headerKeys(25, 26), headerKeys(5, 8)...)...))
 		n.join(c, behind)

@@ -36,7 +36,7 @@ func (s *session) Deliver(p types.Proposal, votes []types.Signature) types.Recon
 	if err != nil {
 		s.die("decided proposal: " + err.Error())
 	}
-	if err := s.ledger.Append(b, "own", ""); err != nil && !errors.Is(err, chain.ErrKnown) {
+	if err := s.ledger.AppendPrepared(ledger.Opened(b, is.ids, is.records), "own", ""); err != nil && !errors.Is(err, chain.ErrKnown) {
 		s.forked(err)
 		s.die(fmt.Sprintf("store block %d: %v", b.Header.Height, err))
 	}
@@ -295,6 +295,7 @@ func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
 		m = s.withoutDeadProposal(m)
 	}
 	s.begunOnly(m)
+	s.said.note(to, m)
 	s.peers.send(to, m)
 }
 

@@ -64,9 +64,9 @@ func recall(entries [][]byte) (*ballot, error) {
 
 // enterAt returns an error where we may no longer vote in the view of a proposal.
 func (b *ballot) enterAt(metadata []byte) error {
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(metadata, md); err != nil {
-		return fmt.Errorf("view metadata: %w", err)
+	md, err := metadataOf(metadata)
+	if err != nil {
+		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -114,8 +114,8 @@ func (b *ballot) leave(data *smartbftprotos.ViewData, begun uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.next = max(b.next, data.NextView)
-	last := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(data.GetLastDecision().GetMetadata(), last); err != nil {
+	last, err := metadataOf(data.GetLastDecision().GetMetadata())
+	if err != nil {
 		return false
 	}
 	if b.vote.seq != last.LatestSequence+1 || b.vote.view < begun {
@@ -137,9 +137,9 @@ func (b *ballot) lastVote(seq uint64) (view uint64, ok bool) {
 // view: the library asks with a lock held, which it would hold for ever if its
 // goroutine ended, so it goes on behind the fence until the session begins anew.
 func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool) bool {
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(p.Metadata, md); err != nil {
-		s.die("metadata to sign: " + err.Error())
+	md, err := metadataOf(p.Metadata)
+	if err != nil {
+		s.die("proposal to sign: " + err.Error())
 	}
 	v := ownVote{h.Height, h.Hash(), md.ViewId}
 	if !inFlight {

@@ -153,9 +153,6 @@ type logger struct {
 	count  int
 }
 
-// reconfigLine is where the library begins to take another configuration.
-const reconfigLine = "Starting reconfig"
-
 // lateNewView is what the library dies of where a sync overtakes a new view that
 // it has already taken: see outdated for those that it has not.
 const lateNewView = "Node %d got an in flight proposal with sequence %d while its last decision was on sequence %d"
@@ -184,6 +181,7 @@ func (l *logger) Panicf(template string, args ...any) {
 }
 
 func (l *logger) warn(template string, args []any) {
+	l.mayAccuse(template)
 	l.gate.line(template)
 	l.mu.Lock()
 	if now := time.Now().Unix(); now != l.second {
@@ -199,6 +197,7 @@ func (l *logger) warn(template string, args []any) {
 
 // note acts on the lines by which the library tells what it is about to do.
 func (l *logger) note(template string, args []any) {
+	l.mayAccuse(template)
 	l.gate.line(template)
 	l.handover(template)
 	l.controller.line(template)
@@ -229,8 +228,7 @@ func (l *logger) note(template string, args []any) {
 		l.awaitInFlight(false)
 	case reconfigLine:
 		l.reconfiguring(true)
-	case "Reconfig is done", "Evicted in reconfiguration, shutting down",
-		"Closing consensus since this node is not in the current set of nodes":
+	case reconfigDone, reconfigEvicted, reconfigForeign:
 		l.reconfiguring(false)
 		l.turn.end()
 	}

@@ -21,8 +21,8 @@ func (s *session) withoutDeadProposal(m *smartbftprotos.Message) *smartbftprotos
 	if err := proto.Unmarshal(m.GetViewData().GetRawViewData(), data); err != nil || data.InFlightProposal == nil {
 		return m
 	}
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(data.InFlightProposal.Metadata, md); err != nil {
+	md, err := metadataOf(data.InFlightProposal.Metadata)
+	if err != nil {
 		return m
 	}
 	view, begun := md.ViewId, s.early.begunView()

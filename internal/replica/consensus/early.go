@@ -57,23 +57,27 @@ func changesTo(m *smartbftprotos.Message) (view uint64, ok bool) {
 	return data.GetNextView(), true
 }
 
-// votesIn is the view that m orders blocks in, ok only for proposals and votes.
-func votesIn(m *smartbftprotos.Message) (view uint64, ok bool) {
+// place is where a block is ordered.
+type place struct{ view, seq uint64 }
+
+// placeOf is the place of a proposal or of a vote on it, ok only for these.
+func placeOf(m *smartbftprotos.Message) (p place, ok bool) {
 	switch c := m.GetContent().(type) {
 	case *smartbftprotos.Message_PrePrepare:
-		return c.PrePrepare.GetView(), true
+		return place{c.PrePrepare.GetView(), c.PrePrepare.GetSeq()}, true
 	case *smartbftprotos.Message_Prepare:
-		return c.Prepare.GetView(), true
+		return place{c.Prepare.GetView(), c.Prepare.GetSeq()}, true
 	case *smartbftprotos.Message_Commit:
-		return c.Commit.GetView(), true
+		return place{c.Commit.GetView(), c.Commit.GetSeq()}, true
 	}
-	return 0, false
+	return place{}, false
 }
 
 // hold keeps m and returns true if it comes too early. It takes view data only
 // for a view that self leads, and new views and proposals only from the leader.
 func (e *early) hold(from uint64, m *smartbftprotos.Message, self uint64, ids []uint64) bool {
-	view, vote := votesIn(m)
+	at, vote := placeOf(m)
+	view := at.view
 	if !vote {
 		var ok bool
 		if view, ok = changesTo(m); !ok {
@@ -146,6 +150,13 @@ func (e *early) restart(view uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.joined, e.begun = view, view
+}
+
+// views are the one that the view changer is in, and the one that has begun.
+func (e *early) views() (joined, begun uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.joined, e.begun
 }
 
 func (e *early) joinedView() uint64 {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -27,10 +28,19 @@ func Protocol(net string) string { return "/parley/" + net + "/consensus/1" }
 // ErrQuarantined means that this validator may not vote yet: what it signed
 // before is not surely on its disk, or its engine crashed again and again at
 // one height. The caller follows the chain, and calls Run again when nothing
-// that it signed can be undecided any more; after a *BrakeError at the next
-// block, or at the time that it names. A sole validator sets
-// Config.SoleValidator.
+// that it signed can be undecided any more. It is a *LostError, or a *BrakeError,
+// after which Run may be called at the next block, or at the time that it names.
+// A sole validator sets Config.SoleValidator.
 var ErrQuarantined = errors.New("this validator may not vote before the others have committed later blocks")
+
+// LostError is an ErrQuarantined where what we signed before is not surely on
+// our disk.
+type LostError struct{ Why string }
+
+func (l *LostError) Error() string { return l.Why + ": " + ErrQuarantined.Error() }
+
+// Is makes it an ErrQuarantined.
+func (l *LostError) Is(target error) bool { return target == ErrQuarantined }
 
 // Config is what the engine is told.
 type Config struct {
@@ -69,7 +79,13 @@ type Config struct {
 	End func()
 	// Clock is for tests of wrong clocks, nil means time.Now.
 	Clock func() time.Time
+	// Outgoing is for tests of traitors.
+	Outgoing Outgoing
 }
+
+// Outgoing makes the engine a traitor: it gives what is sent to validator to in
+// the place of m, which it MUST NOT change. It MUST NOT block. nil sends m.
+type Outgoing func(to uint64, m *smartbftprotos.Message) []*smartbftprotos.Message
 
 // Opener opens one ordered stream to a validator.
 type Opener interface {
@@ -79,8 +95,8 @@ type Opener interface {
 // Ledger is what the engine needs of the store.
 type Ledger interface {
 	Tip() ledger.Tip
-	// Append stores b on top; it is on disk when Append returns.
-	Append(b *consortium.Block, source string, from peer.ID) error
+	// AppendPrepared stores a block on top; it is on disk when it returns.
+	AppendPrepared(p *ledger.Prepared, source string, from peer.ID) error
 	Block(height uint64) (*consortium.Block, error)
 	Committed(id chain.Hash) bool
 	Committable(r *consortium.Record, id chain.Hash, height uint64) error
@@ -200,6 +216,7 @@ func (e *Engine) found(f event.FindingChanged) {
 // once catches up and runs one session, which does not stall before atLeast.
 func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	e.sync(ctx)
+	e.votersLeft()
 	tip := e.ledger.Tip()
 	if _, ok := tip.Set.ByKey(e.self); !ok || ctx.Err() != nil {
 		return nil

@@ -83,13 +83,7 @@ func (s *session) feed(ctx context.Context) {
 }
 
 func (s *session) feedOnce() {
-	s.mu.Lock()
-	room, roomBytes := feedSize-len(s.fed), feedBytes-s.bytes
-	s.mu.Unlock()
-	if room <= 0 || roomBytes <= 0 {
-		return
-	}
-	for _, raw := range s.pool.Next(room, roomBytes, s.isFed) {
+	for _, raw := range s.unfed() {
 		rec, err := consortium.DecodeRecord(raw)
 		if err != nil {
 			continue
@@ -103,6 +97,7 @@ func (s *session) feedOnce() {
 		s.bytes += len(raw)
 		s.mu.Unlock()
 		s.gate.enter()
+		s.named.Store(&named{raw, requestInfo(id)})
 		err = s.bft.SubmitRequest(raw)
 		s.gate.leave()
 		switch {
@@ -130,11 +125,18 @@ func (s *session) stale(rec *consortium.Record, id chain.Hash) bool {
 	return errors.As(s.ledger.Committable(rec, id, tip.Head.Height+1), &bad) && bad.Reason != consortium.Duplicate
 }
 
-func (s *session) isFed(id chain.Hash) bool {
+// unfed are records of the mempool for which the library's pool has room.
+func (s *session) unfed() [][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.fed[id]
-	return ok
+	room, roomBytes := feedSize-len(s.fed), feedBytes-s.bytes
+	if room <= 0 || roomBytes <= 0 {
+		return nil
+	}
+	return s.pool.Next(room, roomBytes, func(id chain.Hash) bool {
+		_, fed := s.fed[id]
+		return fed
+	})
 }
 
 // ordered notes a block that this node stored while its view was running.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 )
 
@@ -22,9 +23,9 @@ type slowDisk struct {
 	wait time.Duration
 }
 
-func (d slowDisk) Append(b *consortium.Block, source string, from peer.ID) error {
+func (d slowDisk) AppendPrepared(p *ledger.Prepared, source string, from peer.ID) error {
 	time.Sleep(d.wait)
-	return d.Ledger.Append(b, source, from)
+	return d.Ledger.AppendPrepared(p, source, from)
 }
 
 // An honest leader with more to do than it can order at once is accused by

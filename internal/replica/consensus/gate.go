@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -12,7 +13,8 @@ import (
 // library writes right before and after, and makes the others wait for a
 // channel instead. Outside virtual time it is nil, and does nothing.
 type gate struct {
-	turn chan struct{} // holds one token: who may sync or deliver
+	turn chan struct{}   // holds one token: who may sync or deliver
+	left <-chan struct{} // closed when the library stays behind: nobody enters it any more
 
 	mu     sync.Mutex // guards below; nothing waits under it
 	inside int        // messages and other calls in the library
@@ -24,8 +26,8 @@ type gate struct {
 // stop it.
 const gateWait = time.Second
 
-func newGate() *gate {
-	g := &gate{turn: make(chan struct{}, 1), open: make(chan struct{})}
+func newGate(left <-chan struct{}) *gate {
+	g := &gate{turn: make(chan struct{}, 1), left: left, open: make(chan struct{})}
 	g.turn <- struct{}{}
 	close(g.open)
 	return g
@@ -35,16 +37,10 @@ func newGate() *gate {
 var gated = map[string]func(*gate){
 	inFlightLine: (*gate).shut,
 	"Node %d started a view %d for the in flight proposal": (*gate).reopen,
-	reconfigLine:       (*gate).settle,
-	"Reconfig is done": (*gate).reopen,
-	"Closing consensus since this node is not in the current set of nodes": (*gate).reopen,
-	"Evicted in reconfiguration, shutting down":                            (*gate).reopen,
-
-	// What stands before a complaint, which takes the lock of a reconfiguration.
-	"Heartbeat timeout expired, complaining about leader: %d":                    (*gate).pass,
-	"Request %s leader-forwarding timeout expired, complaining about leader: %d": (*gate).pass,
-	"%d got message %v from %d of view %d, expected view %d":                     (*gate).pass,
-	"%d received bad proposal from %d: %v":                                       (*gate).pass,
+	reconfigLine:    (*gate).settle,
+	reconfigDone:    (*gate).reopen,
+	reconfigForeign: (*gate).reopen,
+	reconfigEvicted: (*gate).reopen,
 
 	"get msg from syncChan":                                                 (*gate).take,
 	"Node %d reached the state collector timeout":                           (*gate).give,
@@ -67,7 +63,8 @@ func (g *gate) line(template string) {
 	}
 }
 
-// enter waits until the library takes messages; leave MUST follow.
+// enter waits until the library takes messages; leave MUST follow. It ends the
+// goroutine where the library was left behind.
 func (g *gate) enter() {
 	if g == nil {
 		return
@@ -83,7 +80,11 @@ func (g *gate) enter() {
 		default:
 		}
 		g.mu.Unlock()
-		<-open
+		select {
+		case <-open:
+		case <-g.left:
+			runtime.Goexit()
+		}
 	}
 }
 
@@ -98,15 +99,6 @@ func (g *gate) leave() {
 		close(g.empty)
 		g.empty = nil
 	}
-}
-
-// pass waits until the gate is open, for ever where a reconfiguration hangs: for
-// that the process ends.
-func (g *gate) pass() {
-	g.mu.Lock()
-	open := g.open
-	g.mu.Unlock()
-	<-open
 }
 
 // settle shuts once no sync is under way: a reconfiguration waits for its end

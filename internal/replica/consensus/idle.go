@@ -14,6 +14,7 @@ const (
 	controllerEnds    = "Exiting controller run; ID: %d"
 	controllerDecides = "Delivering to app from Controller decide the last decision proposal"
 	controllerDecided = "view(%d) + (decisionsInView(%d) / decisionsPerLeader(%d)), N(%d), blacklist(%v)"
+	abortTaken        = "view for abort %d, current view %d"
 	abortLine         = "AbortView, the current view num is %d"
 )
 
@@ -22,6 +23,7 @@ type controllerWatch struct {
 	mu   sync.Mutex    // guards below
 	gone bool          // it has ended
 	idle chan struct{} // closed when it is out of its decision, nil outside one
+	held chan struct{} // closed when it takes the abort that waits, nil without one; there is room for one
 }
 
 func (w *controllerWatch) line(template string) {
@@ -29,7 +31,12 @@ func (w *controllerWatch) line(template string) {
 	defer w.mu.Unlock()
 	switch template {
 	case controllerStarts:
-		w.gone = false
+		w.gone, w.held = false, nil
+	case abortTaken:
+		if w.held != nil {
+			close(w.held)
+			w.held = nil
+		}
 	case controllerDecides:
 		if w.idle == nil {
 			w.idle = make(chan struct{})
@@ -43,23 +50,34 @@ func (w *controllerWatch) line(template string) {
 	}
 }
 
-func (w *controllerWatch) state() (gone bool, idle chan struct{}) {
+// abort reports whether the controller takes an abort now, which counts as handed
+// over; else it is gone, or busy until a channel is closed.
+func (w *controllerWatch) abort() (ok, gone bool, busy chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.gone, w.idle
+	switch {
+	case w.gone:
+		return false, true, nil
+	case w.idle != nil:
+		return false, false, w.idle
+	case w.held != nil:
+		return false, false, w.held
+	}
+	w.held = make(chan struct{})
+	return true, false, nil
 }
 
 // meetController is called by the view changer, which waits here instead of
 // there, and ends where there is nobody to take its abort any more.
 func (s *session) meetController() {
 	for {
-		gone, idle := s.controller.state()
-		if idle == nil && !gone {
+		ok, gone, busy := s.controller.abort()
+		if ok {
 			return
 		}
 		if !gone {
 			select {
-			case <-idle:
+			case <-busy:
 				continue
 			case <-s.ending:
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
 
 // heldStore stores a block only when it may.
@@ -20,11 +21,11 @@ type heldStore struct {
 	hold atomic.Pointer[chan struct{}]
 }
 
-func (h *heldStore) Append(b *consortium.Block, source string, from peer.ID) error {
+func (h *heldStore) AppendPrepared(p *ledger.Prepared, source string, from peer.ID) error {
 	if hold := h.hold.Load(); hold != nil {
 		<-*hold
 	}
-	return h.Ledger.Append(b, source, from)
+	return h.Ledger.AppendPrepared(p, source, from)
 }
 
 // While a validator stores a config block, the others ask it for a view change.

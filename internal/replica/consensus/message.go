@@ -35,6 +35,15 @@ func decodeMessage(b []byte) (*smartbftprotos.Message, error) {
 	return m, nil
 }
 
+// metadataOf reads the library's metadata of a proposal.
+func metadataOf(raw []byte) (*smartbftprotos.ViewMetadata, error) {
+	md := &smartbftprotos.ViewMetadata{}
+	if err := proto.Unmarshal(raw, md); err != nil {
+		return nil, fmt.Errorf("view metadata: %w", err)
+	}
+	return md, nil
+}
+
 func checkViewData(v *smartbftprotos.SignedViewData) error {
 	data := &smartbftprotos.ViewData{}
 	if err := proto.Unmarshal(v.GetRawViewData(), data); err != nil {
@@ -44,8 +53,8 @@ func checkViewData(v *smartbftprotos.SignedViewData) error {
 		return errors.New("view data without a last decision")
 	}
 	for _, p := range []*smartbftprotos.Proposal{data.LastDecision, data.InFlightProposal} {
-		if err := proto.Unmarshal(p.GetMetadata(), &smartbftprotos.ViewMetadata{}); err != nil {
-			return fmt.Errorf("view metadata: %w", err)
+		if _, err := metadataOf(p.GetMetadata()); err != nil {
+			return err
 		}
 	}
 	if data.InFlightProposal != nil && len(data.InFlightProposal.Metadata) == 0 {
@@ -69,8 +78,11 @@ func outdated(m *smartbftprotos.Message, height, begun uint64) bool {
 	}
 	last := uint64(0)
 	for _, v := range view.GetSignedViewData() {
-		data, md := &smartbftprotos.ViewData{}, &smartbftprotos.ViewMetadata{}
-		if proto.Unmarshal(v.GetRawViewData(), data) == nil && proto.Unmarshal(data.GetLastDecision().GetMetadata(), md) == nil {
+		data := &smartbftprotos.ViewData{}
+		if proto.Unmarshal(v.GetRawViewData(), data) != nil {
+			continue
+		}
+		if md, err := metadataOf(data.GetLastDecision().GetMetadata()); err == nil {
 			last = max(last, md.LatestSequence)
 		}
 	}

@@ -48,6 +48,8 @@ type testNet struct {
 
 	mu   sync.Mutex
 	live map[peer.ID]*testNode
+	away map[*testNode]bool        // cut off from all that are not
+	over map[net.Conn][2]*testNode // pipes that stand, with their ends
 }
 
 type testNode struct {
@@ -67,6 +69,7 @@ type testNode struct {
 	dumb   *atomic.Bool  // what it sends is lost, in this life
 	unread bool          // it reads nothing of its streams
 	told   bytes.Buffer  // what was logged at Info and above
+	log    slog.Handler  // not nil: is told too
 	ended  chan struct{} // closed when Run has returned
 
 	// for start; nil as in Config
@@ -90,7 +93,7 @@ type netOption func(*testNet, *consortium.Params)
 // newTestNet makes n validators and starts none.
 func newTestNet(t testing.TB, n int, options ...netOption) *testNet {
 	t.Helper()
-	tn := &testNet{t: t, author: ledgertest.Key("author"), live: map[peer.ID]*testNode{}}
+	tn := &testNet{t: t, author: ledgertest.Key("author"), live: map[peer.ID]*testNode{}, away: map[*testNode]bool{}, over: map[net.Conn][2]*testNode{}}
 	params := consortium.DefaultParams()
 	for _, o := range options {
 		o(tn, &params)
@@ -153,6 +156,9 @@ func (n *testNode) start() {
 	n.net.t.Helper()
 	cfg := Config{Key: n.key, WALDir: n.dir, InMemoryWAL: n.net.virtual, Memory: n.memory, SoleValidator: n.sole, Ahead: n.ahead, Heads: n.heads, Clock: n.clock, Found: n.find}
 	log := slog.New(teeHandler{testLog(n.net.t).With("node", n.id.ShortString()).Handler(), slog.NewTextHandler(&n.told, nil)})
+	if n.log != nil {
+		log = slog.New(teeHandler{log.Handler(), n.log})
+	}
 	var store Ledger = n.ledger
 	if n.store != nil {
 		store = n.store(store)
@@ -259,7 +265,7 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 	defer n.net.mu.Unlock()
 	other := n.net.live[to]
 	self := n.net.live[n.id]
-	if other == nil || self != n || protocol != Protocol(n.net.genesis.Net()) {
+	if other == nil || self != n || n.net.away[n] != n.net.away[other] || protocol != Protocol(n.net.genesis.Net()) {
 		return nil, errors.New("not connected")
 	}
 	a, b := net.Pipe()
@@ -270,6 +276,7 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 		link = slow(a, n.net.delay, &n.wg)
 	}
 	ours, theirs := &lossy{link, other, n.dumb, n}, b
+	n.net.over[b] = [2]*testNode{n, other}
 	other.wg.Go(func() {
 		if other.unread {
 			<-other.ctx.Done()
@@ -277,6 +284,9 @@ func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain
 			_ = other.engine.Handle(other.ctx, &pipe{theirs, n.id})
 		}
 		_ = theirs.Close()
+		n.net.mu.Lock()
+		defer n.net.mu.Unlock()
+		delete(n.net.over, b)
 	})
 	return &pipe{ours, to}, nil
 }
@@ -352,12 +362,20 @@ func (p *pipe) Peer() peer.ID     { return p.peer }
 func (p *pipe) CloseWrite() error { return p.Close() }
 func (p *pipe) Reset() error      { return p.Close() }
 
+// reachable are the running nodes on this side of a partition.
+func (n *testNode) reachable() []*testNode {
+	up := n.net.running()
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	return slices.DeleteFunc(up, func(o *testNode) bool { return n.net.away[n] != n.net.away[o] })
+}
+
 // catchUp copies what the others have.
 func (n *testNode) catchUp(ctx context.Context) error {
 	if n.pull != nil && n.pull(ctx) {
 		return ctx.Err()
 	}
-	for _, other := range n.net.running() {
+	for _, other := range n.reachable() {
 		for h := n.ledger.Tip().Head.Height + 1; h <= other.ledger.Tip().Head.Height; h++ {
 			b, err := other.ledger.Block(h)
 			if err != nil {

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/pkg/types"
-	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
@@ -104,9 +102,9 @@ func timeOf(tip ledger.Tip) uint64 {
 
 // proposer is the leader of the view that the engine's metadata names.
 func proposer(set *consortium.ValidatorSet, metadata []byte) (uint64, error) {
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(metadata, md); err != nil {
-		return 0, fmt.Errorf("view metadata: %w", err)
+	md, err := metadataOf(metadata)
+	if err != nil {
+		return 0, err
 	}
 	ids := set.IDs()
 	return ids[md.ViewId%uint64(len(ids))], nil
@@ -136,9 +134,10 @@ func parseHeader(p types.Proposal) (*consortium.Header, error) {
 // piece is a proposal that is of one piece: header, body and the rest fit each
 // other. Nothing of it was held against a tip.
 type piece struct {
-	header *consortium.Header
-	body   consortium.Body
-	ids    []chain.Hash // of the records, in their order
+	header  *consortium.Header
+	body    consortium.Body
+	ids     []chain.Hash // of the records, in their order
+	records []*consortium.Record
 }
 
 // parse is the inverse of propose. The records alias the payload.
@@ -155,7 +154,17 @@ func parse(p types.Proposal, maxBody int) (*piece, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &piece{h, body, ids}, nil
+	records := make([]*consortium.Record, 0, len(ids))
+	for _, st := range body {
+		for _, raw := range st.Records {
+			r, err := consortium.DecodeRecord(raw)
+			if err != nil {
+				return nil, fmt.Errorf("record %s: %w", ids[len(records)], err)
+			}
+			records = append(records, r)
+		}
+	}
+	return &piece{h, body, ids, records}, nil
 }
 
 // verify judges a proposal against tip.
@@ -166,34 +175,26 @@ func verify(tip ledger.Tip, genesis chain.Hash, p *piece, now time.Time, ok judg
 	}
 	seen := make(map[chain.Hash]bool, len(p.ids))
 	nextSet := tip.Set.Hash()
-	at := 0
-	for _, st := range p.body {
-		for _, raw := range st.Records {
-			id := p.ids[at]
-			at++
-			r, err := consortium.DecodeRecord(raw)
-			if err == nil {
-				err = ok(r, id, h.Height)
-			}
-			if err != nil {
-				return fmt.Errorf("record %s: %w", id, err)
-			}
-			if seen[id] {
-				return fmt.Errorf("record %s stands twice", id)
-			}
-			seen[id] = true
-			if r.Kind != consortium.KindConfig {
-				continue
-			}
-			if h.Records != 1 {
-				return fmt.Errorf("config record %s is not alone in its block", id)
-			}
-			change, err := consortium.DecodeConfigChange(r.Body)
-			if err != nil {
-				return err
-			}
-			nextSet = change.Config.Set().Hash()
+	for i, r := range p.records {
+		id := p.ids[i]
+		if err := ok(r, id, h.Height); err != nil {
+			return fmt.Errorf("record %s: %w", id, err)
 		}
+		if seen[id] {
+			return fmt.Errorf("record %s stands twice", id)
+		}
+		seen[id] = true
+		if r.Kind != consortium.KindConfig {
+			continue
+		}
+		if h.Records != 1 {
+			return fmt.Errorf("config record %s is not alone in its block", id)
+		}
+		change, err := consortium.DecodeConfigChange(r.Body)
+		if err != nil {
+			return err
+		}
+		nextSet = change.Config.Set().Hash()
 	}
 	if h.NextSet != nextSet {
 		return fmt.Errorf("next validator set is %s, want %s", h.NextSet, nextSet)
@@ -216,8 +217,8 @@ func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now 
 	if err != nil {
 		return err
 	}
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(h.Metadata, md); err != nil {
+	md, err := metadataOf(h.Metadata)
+	if err != nil {
 		return err
 	}
 	set := tip.Set.Hash()

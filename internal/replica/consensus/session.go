@@ -17,12 +17,9 @@ import (
 	"github.com/parley-p2p/parley/event"
 )
 
-const (
-	// stopTimeout is how long the library may take to end. It can hang when it
-	// is stopped in the middle of a view change that meets a sync.
-	stopTimeout     = 10 * time.Second
-	reconfigTimeout = 5 * time.Second // far more than one takes
-)
+// stopTimeout is how long the library may take to end. It can hang when it is
+// stopped in the middle of a view change that meets a sync.
+const stopTimeout = 10 * time.Second
 
 // session is one life of the library, from a start to an eviction or the end.
 // It implements what the library calls, in app.go.
@@ -41,6 +38,7 @@ type session struct {
 	named      atomic.Pointer[named] // the record that the library asked about last
 	early      early
 	help       help
+	said       said
 	ballot     *ballot
 	ending     chan struct{} // closed before the library is stopped
 	controller controllerWatch
@@ -49,13 +47,15 @@ type session struct {
 	work       sync.WaitGroup // messages that are handed over late
 
 	jammed chan reason // why the session has to begin anew
-	hangs  atomic.Bool // a reconfiguration does not end
 
-	reconfig alarm // finds a reconfiguration that hangs
-	answer   alarm // finds a controller that waits for ever
-	inFlight alarm // finds a view for the block in flight that does
+	taking   atomic.Bool // a reconfiguration waits for who may complain
+	hangs    atomic.Bool // a reconfiguration does not end
+	reconfig alarm       // finds a reconfiguration that hangs
+	answer   alarm       // finds a controller that waits for ever
+	inFlight alarm       // finds a view for the block in flight that does
 
-	dead atomic.Bool // the library did not stop, and may do nothing more
+	dead atomic.Bool   // the library may do nothing more
+	left chan struct{} // closed when it did not stop, and stays behind
 
 	mu        sync.Mutex             // guards below
 	epoch     uint64                 // that the library knows
@@ -72,11 +72,11 @@ type session struct {
 func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballot) (*session, error) {
 	s := &session{
 		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan reason, 1),
-		fed: map[chain.Hash]request{}, ballot: own, ending: make(chan struct{}),
+		fed: map[chain.Hash]request{}, ballot: own, ending: make(chan struct{}), left: make(chan struct{}),
 	}
 	s.wal = fencedWAL{wal, s}
 	if e.cfg.InMemoryWAL {
-		s.gate = newGate()
+		s.gate = newGate(s.left)
 	}
 	tip := e.ledger.Tip()
 	s.epoch = tip.Config.Epoch
@@ -85,9 +85,9 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballo
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStalled, err) // and awaitTip comes next
 	}
-	md := &smartbftprotos.ViewMetadata{}
-	if err := proto.Unmarshal(last.Proposal.Metadata, md); err != nil {
-		return nil, fmt.Errorf("view metadata of block %d: %w", tip.Head.Height, err)
+	md, err := metadataOf(last.Proposal.Metadata)
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", tip.Head.Height, err)
 	}
 	s.view.Store(md.ViewId)
 	s.early.joined, s.early.begun = md.ViewId, md.ViewId
@@ -131,6 +131,7 @@ func (s *session) run(ctx context.Context, entries [][]byte, atLeast time.Durati
 	defer s.live.Store(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.peers.run(ctx) })
+	wg.Go(func() { s.peers.redialReady(ctx) })
 	err := s.bft.Start()
 	if err != nil {
 		err = fmt.Errorf("start the engine: %w", err)
@@ -143,6 +144,8 @@ func (s *session) run(ctx context.Context, entries [][]byte, atLeast time.Durati
 		err = s.await(ctx, atLeast)
 		cancel()                           // a sync that runs, the feeder, the streams
 		if hung := s.stop(); hung != nil { // and the feeder may hang with the library
+			s.dead.Store(true)
+			close(s.left)
 			if err != nil {
 				return s.abandon()
 			}
@@ -290,6 +293,7 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 		s.turn.begin(tip.Head.Height) // ends with the library's reconfiguration
 		s.peers.update()
 		s.judgeAgain()
+		s.votersLeft()
 	} else {
 		s.turn.end()
 	}
@@ -297,19 +301,6 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 		close(s.evicted)
 	}
 	return changed, nodes, cfg
-}
-
-// reconfiguring watches a reconfiguration. It waits for the library's goroutines
-// under a lock that they need to complain about a leader, so it hangs when one
-// does that in this very moment, and the session begins anew.
-func (s *session) reconfiguring(on bool) {
-	s.reconfig.clear()
-	if on {
-		s.reconfig.set(reconfigTimeout, func() {
-			s.hangs.Store(true)
-			s.anew(whyReconfig)
-		})
-	}
 }
 
 // viewStarted notes a view that the library began.

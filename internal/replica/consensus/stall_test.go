@@ -63,7 +63,7 @@ func TestSyncOvertakesDecision(t *testing.T) {
 func (tn *testNet) aheadOf(n *testNode) func(context.Context) bool {
 	return func(context.Context) bool {
 		height := n.ledger.Tip().Head.Height
-		return slices.ContainsFunc(tn.running(), func(o *testNode) bool { return o.ledger.Tip().Head.Height > height })
+		return slices.ContainsFunc(n.reachable(), func(o *testNode) bool { return o.ledger.Tip().Head.Height > height })
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,6 +72,11 @@ func storm(t *testing.T, seed uint64, n int) (calm time.Duration) {
 		tn.await(append(tn.submit(5), all...))
 		calm = time.Since(began)
 		tn.stop()
+		for _, v := range tn.nodes {
+			if told := v.told.String(); strings.Contains(told, "left behind") {
+				t.Errorf("seed %d: a library did not stop at %s: %s", seed, v.id.ShortString(), told)
+			}
+		}
 	})
 	return calm
 }

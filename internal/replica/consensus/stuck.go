@@ -71,7 +71,7 @@ func (s *session) isStuck(w *watch, now time.Time) bool {
 	beat := heartbeat(tip.Config.Params)
 	at := slices.Index(tip.Set.IDs(), s.id)
 	patience := stuckBeats*beat + time.Duration(at%8)*beat/2
-	could := s.pool.Len() > 0 && 1+s.peers.connected() >= tip.Set.Quorum()
+	could := s.pool.Len() > 0 && 1+s.peers.audible(now) >= tip.Set.Quorum()
 	return w.stuck.look(tip.Head.Height, could, patience, now) && !now.Before(w.until)
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 )
 
@@ -277,6 +279,24 @@ func TestDoubleVoteIsNamed(t *testing.T) {
 		witness.watchVotes(1, commit(one, 1, 2, chain.Hash{5}))
 		if n := strings.Count(tn.nodes[1].told.String(), "double_vote"); n != 3 {
 			t.Errorf("%d lines about two validators, one of them an hour later again", n)
+		}
+		stands := func() (f event.FindingChanged) {
+			tn.mu.Lock()
+			defer tn.mu.Unlock()
+			return tn.nodes[1].found[len(tn.nodes[1].found)-1]
+		}
+		remove := func(at int) {
+			id := tn.change(func(c *consortium.Config) { c.Validators = slices.Delete(c.Validators, at, at+1) })
+			tn.await([]chain.Hash{id})
+		}
+		remove(2)
+		tn.nodes[2].stop()
+		if f := stands(); f.Title != "double_vote" || f.Severity != "warn" || !strings.Contains(f.Why, " validator 1 (") {
+			t.Errorf("validator 3 has left, and validator 1 has not: %+v", f)
+		}
+		remove(0)
+		if f := stands(); f.Title != "double_vote" || f.Severity != "ok" {
+			t.Errorf("both have left: %+v", f)
 		}
 		tn.stop()
 	})

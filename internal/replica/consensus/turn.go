@@ -51,11 +51,11 @@ func (t *turn) finish() { // mu held
 
 // hold waits with a message for the block after a config block.
 func (t *turn) hold(m *smartbftprotos.Message, ended <-chan struct{}) {
-	seq := sequence(m)
+	at, _ := placeOf(m)
 	t.mu.Lock()
 	height, done := t.height, t.done
 	t.mu.Unlock()
-	if height == 0 || seq <= height {
+	if height == 0 || at.seq <= height {
 		return
 	}
 	most := time.NewTimer(turnMost)
@@ -74,19 +74,6 @@ func (t *turn) once(height uint64) bool {
 	first := t.met != height
 	t.met = height
 	return first
-}
-
-// sequence is the block that a message is about, 0 where it is not about one.
-func sequence(m *smartbftprotos.Message) uint64 {
-	switch c := m.GetContent().(type) {
-	case *smartbftprotos.Message_PrePrepare:
-		return c.PrePrepare.GetSeq()
-	case *smartbftprotos.Message_Prepare:
-		return c.Prepare.GetSeq()
-	case *smartbftprotos.Message_Commit:
-		return c.Commit.GetSeq()
-	}
-	return 0
 }
 
 // meetSet waits before the first block after a config block until the engines
@@ -132,9 +119,5 @@ func (p *peers) allPresent() bool {
 
 // change reports whether a proposal that was judged holds a config record.
 func (p *piece) change() bool {
-	if len(p.ids) != 1 {
-		return false
-	}
-	r, err := consortium.DecodeRecord(p.body[0].Records[0])
-	return err == nil && r.Kind == consortium.KindConfig
+	return len(p.records) == 1 && p.records[0].Kind == consortium.KindConfig
 }

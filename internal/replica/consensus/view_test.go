@@ -195,3 +195,10 @@ func TestLinesAreCut(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func (s *session) isFed(id chain.Hash) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, fed := s.fed[id]
+	return fed
+}

@@ -26,7 +26,13 @@ const (
 type voteWatch struct {
 	mu   sync.Mutex // guards below
 	of   map[uint64]*[votesAhead]votePlace
-	told map[uint64]time.Time // when a validator was named
+	told map[uint64]naming
+}
+
+// naming is what was found about a validator, and when.
+type naming struct {
+	at  time.Time
+	why string
 }
 
 type votePlace struct {
@@ -54,7 +60,7 @@ func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.of == nil {
-		w.of, w.told = map[uint64]*[votesAhead]votePlace{}, map[uint64]time.Time{}
+		w.of, w.told = map[uint64]*[votesAhead]votePlace{}, map[uint64]naming{}
 	}
 	if w.of[from] == nil {
 		w.of[from] = &[votesAhead]votePlace{}
@@ -78,18 +84,43 @@ func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool)
 }
 
 // tell reports whether a validator is to be named, which is not done often: it
-// could fill the disk. keep says who is in the set.
-func (w *voteWatch) tell(from uint64, now time.Time, keep []uint64) bool {
+// could fill the disk.
+func (w *voteWatch) tell(from uint64, why string, now time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	gone := func(id uint64) bool { return !slices.Contains(keep, id) }
-	maps.DeleteFunc(w.of, func(id uint64, _ *[votesAhead]votePlace) bool { return gone(id) })
-	maps.DeleteFunc(w.told, func(id uint64, _ time.Time) bool { return gone(id) })
-	if last, ok := w.told[from]; ok && now.Sub(last) < votesTold {
+	if last, ok := w.told[from]; ok && now.Sub(last.at) < votesTold {
 		return false
 	}
-	w.told[from] = now
+	w.told[from] = naming{now, why}
 	return true
+}
+
+// keep forgets all but those of a set. left reports whether one was named that
+// is gone, and why is what was found about another one, "" where nothing was.
+func (w *voteWatch) keep(ids []uint64) (left bool, why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gone := func(id uint64) bool { return !slices.Contains(ids, id) }
+	maps.DeleteFunc(w.of, func(id uint64, _ *[votesAhead]votePlace) bool { return gone(id) })
+	before := len(w.told)
+	maps.DeleteFunc(w.told, func(id uint64, _ naming) bool { return gone(id) })
+	for _, n := range w.told {
+		why = n.why
+	}
+	return len(w.told) < before, why
+}
+
+// votersLeft ends the finding about a validator that is no longer in the set.
+func (e *Engine) votersLeft() {
+	left, why := e.votes.keep(e.ledger.Tip().Set.IDs())
+	if !left {
+		return
+	}
+	f := event.FindingChanged{Code: "PLY-607", Severity: "ok", Title: "double_vote", Why: "who signed two blocks is no longer a validator"}
+	if why != "" {
+		f.Severity, f.Why = "warn", why
+	}
+	e.found(f)
 }
 
 // watchVotes names a validator that votes twice. Both votes are in the line, so
@@ -108,13 +139,16 @@ func (e *Engine) watchVotes(from uint64, m *smartbftprotos.Message) {
 	}
 	v := votePlace{view: c.View, seq: c.Seq, header: header, sig: consortium.Signature(c.Signature.Value)}
 	other, twice := e.votes.note(from, v, func(v votePlace) bool { return consortium.VerifyVote(key, e.genesis, v.header, v.seq, v.sig) })
+	if !twice {
+		return
+	}
 	now := time.Now()
-	if !twice || !e.votes.tell(from, now, tip.Set.IDs()) {
+	why := fmt.Sprintf("at %s validator %d (%s) signed two blocks of height %d: %s and %s; the log has both signatures: have it looked at, or removed from the set",
+		now.UTC().Format(time.RFC3339), from, key, c.Seq, header, other.header)
+	if !e.votes.tell(from, why, now) {
 		return
 	}
 	e.log.Warn("double_vote", "validator", from, "key", key, "height", c.Seq, "view", c.View,
 		"header", header, "signature", fmt.Sprintf("%x", v.sig), "other_header", other.header, "other_signature", fmt.Sprintf("%x", other.sig))
-	e.found(event.FindingChanged{Code: "PLY-607", Severity: "warn", Title: "double_vote",
-		Why: fmt.Sprintf("at %s validator %d (%s) signed two blocks of height %d: %s and %s; the log has both signatures: have it looked at, or removed from the set",
-			now.UTC().Format(time.RFC3339), from, key, c.Seq, header, other.header)})
+	e.found(event.FindingChanged{Code: "PLY-607", Severity: "warn", Title: "double_vote", Why: why})
 }

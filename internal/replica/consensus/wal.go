@@ -38,10 +38,6 @@ type MemoryWAL struct {
 	// goroutine ends: in virtual time other nodes share the process. It MUST
 	// NOT block. nil panics, as outside virtual time.
 	Died func(reason string)
-	// Outgoing makes the engine a traitor: it gives what is sent to validator
-	// to in the place of m, which it MUST NOT change. It MUST NOT block. nil
-	// sends m.
-	Outgoing func(to uint64, m *smartbftprotos.Message) []*smartbftprotos.Message
 
 	mu      sync.Mutex // guards entries
 	entries [][]byte
@@ -62,9 +58,9 @@ func (m *MemoryWAL) Append(entry []byte, truncateTo bool) error {
 func (m *MemoryWAL) Close() error { return nil }
 
 // Clone is the log as it stands now, as a power cut would leave it: every append
-// that returned is in it. A traitor stays one.
+// that returned is in it.
 func (m *MemoryWAL) Clone() *MemoryWAL {
-	return &MemoryWAL{Outgoing: m.Outgoing, entries: m.content()}
+	return &MemoryWAL{entries: m.content()}
 }
 
 func (m *MemoryWAL) content() [][]byte {
@@ -206,7 +202,7 @@ func (e *Engine) quarantine(why string) error {
 		return nil
 	}
 	e.log.Warn("not voting before the others have committed later blocks; set consortium.sole_validator = true if no other validator can vote", "why", why, "height", height)
-	return fmt.Errorf("%s: %w", why, ErrQuarantined)
+	return &LostError{Why: why}
 }
 
 // consents reports whether the operator lets us vote without our log. A consent

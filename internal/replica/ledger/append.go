@@ -164,17 +164,25 @@ func judgeRecords(b *consortium.Block, ids []chain.Hash, rule func(*consortium.R
 		}
 		return nil, nil, fmt.Errorf("block %d: record %d: %w", b.Header.Height, i, err)
 	}
+	if err := judgeTogether(b.Header.Height, entries); err != nil {
+		return nil, nil, err
+	}
+	return entries, config.Load(), nil
+}
+
+// judgeTogether checks what holds between the records of a block.
+func judgeTogether(height uint64, entries []entry) error {
 	seen := make(map[chain.Hash]int, len(entries))
 	for i, e := range entries {
 		if first, twice := seen[e.id]; twice {
-			return nil, nil, invalid("record %d is record %d again", i, first)
+			return chain.Invalid(chain.InvalidBlock, "block %d: record %d is record %d again", height, i, first)
 		}
 		seen[e.id] = i
 		if e.record.Kind == consortium.KindConfig && len(entries) > 1 {
-			return nil, nil, invalid("record %d is a config record among %d records: it has to be alone", i, len(entries))
+			return chain.Invalid(chain.InvalidBlock, "block %d: record %d is a config record among %d records: it has to be alone", height, i, len(entries))
 		}
 	}
-	return entries, config.Load(), nil
+	return nil
 }
 
 // parallelFrom is the count of items from which goroutines are worth their
@@ -228,6 +236,9 @@ func (l *Ledger) commit(next Tip, b *consortium.Block, entries []entry, config *
 		w.set(hashKey(keySubtree, consortium.SubtreeID(ids)), binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint64(nil, h.Height), uint16(i)))
 	}
 	for i := range entries {
+		if l.learning {
+			l.ids.add(entries[i].id) // before the store has it
+		}
 		w.setIndexes(&entries[i], Position{Height: h.Height, Index: uint32(i)})
 	}
 	if config != nil {

@@ -133,6 +133,13 @@ func TestAppendRefuses(t *testing.T) {
 				}
 				return l.AppendPrepared(p, "gossip", "peer")
 			},
+			func(l *ledger.Ledger, b *consortium.Block) error {
+				p, ok := opened(b)
+				if !ok { // there is nothing to hand over
+					return l.Append(b, "gossip", "peer")
+				}
+				return l.AppendPrepared(p, "gossip", "peer")
+			},
 		} {
 			t.Run(tt.name, func(t *testing.T) {
 				c := at{Chain: ledgertest.New(t, 4)}
@@ -162,6 +169,46 @@ func TestAppendRefuses(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// opened opens and decodes b as an engine does.
+func opened(b *consortium.Block) (p *ledger.Prepared, ok bool) {
+	ids, err := consortium.OpenBody(b.Header, b.Body)
+	if err != nil {
+		return nil, false
+	}
+	var records []*consortium.Record
+	for _, s := range b.Body {
+		for _, raw := range s.Records {
+			r, err := consortium.DecodeRecord(raw)
+			if err != nil {
+				return nil, false
+			}
+			records = append(records, r)
+		}
+	}
+	return ledger.Opened(b, ids, records), true
+}
+
+// A block that was opened before is stored with all its entries.
+func TestAppendOpened(t *testing.T) {
+	c := ledgertest.New(t, 4)
+	l := start(t, c)
+	for _, b := range []*consortium.Block{c.Next(records(c, 300, 20)...), c.Next(), c.Next(c.ConfigRecord(c.AddValidator)), c.Next(records(c, 2, 9)...)} {
+		p, ok := opened(b)
+		if !ok {
+			t.Fatalf("block %d does not open", b.Header.Height)
+		}
+		if err := l.AppendPrepared(p, "own", ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Check(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	if tip := l.Tip(); tip.Head.Height != 4 || tip.Records != 303 || tip.Config.Epoch != 1 {
+		t.Errorf("tip at %d with %d records in epoch %d", tip.Head.Height, tip.Records, tip.Config.Epoch)
 	}
 }
 

@@ -34,7 +34,7 @@ func (l *Ledger) MarkRestored() error {
 	b := l.db.NewBatch()
 	defer b.Close()
 	height := binary.BigEndian.AppendUint64(nil, l.Tip().Head.Height)
-	err := errors.Join(b.Set(keyMark, []byte(restoredMark), nil), b.Set(keyUnverified, height, nil))
+	err := errors.Join(b.Set(keyMark, []byte(restoredMark), nil), b.Set(keyUnverified, height, nil), b.Delete(keyVerified, nil))
 	if err == nil {
 		err = b.Commit(pebble.Sync)
 	}
@@ -73,6 +73,8 @@ func (l *Ledger) FreeNew() error {
 	if restored, err := l.Restored(); err != nil || !restored {
 		return err
 	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
 	l.journal.mu.Lock()
 	defer l.journal.mu.Unlock()
 	w := writer{batch: l.db.NewBatch()}
@@ -104,7 +106,13 @@ func (l *Ledger) Unverified() (uint64, error) { return readUint64(l.db, keyUnver
 
 // SetVerified ends what Unverified tells of, synced.
 func (l *Ledger) SetVerified() error {
-	if err := l.db.Delete(keyUnverified, pebble.Sync); err != nil {
+	b := l.db.NewBatch()
+	defer b.Close()
+	err := errors.Join(b.Delete(keyUnverified, nil), b.Delete(keyVerified, nil))
+	if err == nil {
+		err = b.Commit(pebble.Sync)
+	}
+	if err != nil {
 		return fmt.Errorf("write to ledger %s: %w", l.dir, err)
 	}
 	return nil

@@ -30,64 +30,176 @@ func (l *Ledger) CheckLast(ctx context.Context, blocks uint64, progress func(don
 	return l.check(ctx, 0, progress)
 }
 
+// checkNote is how many blocks of a backup CheckOn verifies between two notes
+// of how far it is: as many may be verified twice, and a snapshot is open for
+// no more of them.
+const checkNote = 256
+
+// CheckOn is Check that goes on where an earlier CheckOn ended early, in this
+// run or an earlier one, until SetVerified; done counts from the genesis. What
+// came on top of a backup it verifies up to the tip of when it gets there.
+func (l *Ledger) CheckOn(ctx context.Context, progress func(done, total uint64)) error {
+	for {
+		if end, err := l.checkSome(ctx, progress); end || err != nil {
+			return err
+		}
+	}
+}
+
+// checkSome verifies the next blocks and notes it; end is true behind the last.
+func (l *Ledger) checkSome(ctx context.Context, progress func(done, total uint64)) (end bool, err error) {
+	c := l.newCheck()
+	defer c.s.Close()
+	if err := c.load(); err != nil || c.genesis == nil {
+		return true, err
+	}
+	if err := c.resume(); err != nil {
+		return true, err
+	}
+	to := c.end.Head.Height
+	if trusted, err := readUint64(c.s, keyUnverified); err == nil && c.tip.Head.Height < trusted {
+		to = min(c.tip.Head.Height+checkNote, to)
+	} else if err != nil && !errors.Is(err, ErrNotFound) {
+		return true, fmt.Errorf("read ledger %s: %w", l.dir, err)
+	}
+	if err := c.blocks(ctx, to, progress); err != nil {
+		return true, err
+	}
+	if to == c.end.Head.Height {
+		return true, c.whole(ctx)
+	}
+	stored := storedTip{head: c.tip.Head, epoch: c.tip.Config.Epoch, records: c.tip.Records}
+	if err := l.db.Set(keyVerified, binary.BigEndian.AppendUint64(stored.encode(), c.subtrees), pebble.Sync); err != nil {
+		return true, fmt.Errorf("write to ledger %s: %w", l.dir, err)
+	}
+	return false, nil
+}
+
 // check verifies the blocks above base.
-func (l *Ledger) check(ctx context.Context, base uint64, progress func(done, total uint64)) error {
-	s := l.db.NewSnapshot()
-	defer s.Close()
-	g, err := readGenesis(s)
+func (l *Ledger) check(ctx context.Context, base uint64, progress func(done, total uint64)) (err error) {
+	c := l.newCheck()
+	defer c.s.Close()
+	if err := c.load(); err != nil || c.genesis == nil {
+		return err
+	}
+	if c.tip, err = startAt(c.s, c.genesis, base, c.end); err != nil {
+		return c.fault(base, err)
+	}
+	err = c.blocks(ctx, c.end.Head.Height, func(done, total uint64) {
+		if progress != nil {
+			progress(done-base, total-base)
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case base > 0:
+		return c.sameTip(false)
+	}
+	return c.whole(ctx)
+}
+
+// checking is a check of the store as it stood at one moment.
+type checking struct {
+	s        *pebble.Snapshot
+	dir      string
+	genesis  *consortium.Genesis // nil: there is no chain
+	end      Tip                 // as it is stored
+	tip      Tip                 // as the blocks that are verified give it
+	subtrees uint64              // in them
+}
+
+// newCheck takes the snapshot, which the caller MUST close.
+func (l *Ledger) newCheck() *checking { return &checking{s: l.db.NewSnapshot(), dir: l.dir} }
+
+func (c *checking) fault(height uint64, err error) error {
+	return &CorruptError{Dir: c.dir, Height: height, Err: err}
+}
+
+// load reads genesis and tip. Where there is no chain there is no fault.
+func (c *checking) load() error {
+	g, err := readGenesis(c.s)
 	if errors.Is(err, ErrNotFound) {
-		return nil // no chain, no fault
+		return nil
 	}
-	fault := func(height uint64, err error) error { return &CorruptError{Dir: l.dir, Height: height, Err: err} }
 	if err != nil {
-		return fault(0, err)
+		return c.fault(0, err)
 	}
-	end, err := readTip(s, g)
-	if err != nil {
-		return fault(end.Head.Height, err)
+	if c.end, err = readTip(c.s, g); err != nil {
+		return c.fault(c.end.Head.Height, err)
 	}
-	tip, err := startAt(s, g, base, end)
-	if err != nil {
-		return fault(base, err)
+	c.genesis = g
+	return nil
+}
+
+// resume goes on from what CheckOn noted, if that is still what the store
+// holds, else from the genesis.
+func (c *checking) resume() error {
+	v, err := get(c.s, keyVerified)
+	if n := len(v) - 8; err == nil && n > 0 {
+		tip, err := restoreTip(c.s, c.genesis, v[:n])
+		if err == nil && tip.Head.Height <= c.end.Head.Height {
+			c.tip, c.subtrees = tip, binary.BigEndian.Uint64(v[n:])
+			return nil
+		}
 	}
-	var subtrees uint64
-	for height := base + 1; height <= end.Head.Height; height++ {
+	if c.tip, err = startAt(c.s, c.genesis, 0, c.end); err != nil {
+		return c.fault(0, err)
+	}
+	return nil
+}
+
+// blocks verifies those above the tip, up to height to.
+func (c *checking) blocks(ctx context.Context, to uint64, progress func(done, total uint64)) error {
+	for height := c.tip.Head.Height + 1; height <= to; height++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		b, err := readBlock(s, height)
+		b, err := readBlock(c.s, height)
 		if err == nil {
-			tip, err = checkBlock(s, tip, b)
+			c.tip, err = checkBlock(c.s, c.tip, b)
 		}
 		if err != nil {
-			return fault(height, err)
+			return c.fault(height, err)
 		}
-		subtrees += uint64(len(b.Body))
+		c.subtrees += uint64(len(b.Body))
 		if progress != nil {
-			progress(height-base, end.Head.Height-base)
+			progress(height, c.end.Head.Height)
 		}
-	}
-	if tip.Head != end.Head || tip.Config.Epoch != end.Config.Epoch || base == 0 && tip.Records != end.Records {
-		return fault(end.Head.Height, fmt.Errorf("the stored tip is %d %s, epoch %d, %d records; the blocks give %d %s, %d, %d",
-			end.Head.Height, end.Head.Hash, end.Config.Epoch, end.Records, tip.Head.Height, tip.Head.Hash, tip.Config.Epoch, tip.Records))
-	}
-	if base > 0 {
-		return nil
-	}
-	err = checkCounts(ctx, s, tip, subtrees)
-	if err == nil {
-		err = checkJournal(ctx, s)
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if stray, ok := errors.AsType[*strayError](err); ok {
-			return fault(stray.height, err)
-		}
-		return fault(end.Head.Height, err)
 	}
 	return nil
+}
+
+// sameTip compares the stored tip with that of the blocks; records, with how
+// many they hold in all.
+func (c *checking) sameTip(records bool) error {
+	tip, end := c.tip, c.end
+	if tip.Head == end.Head && tip.Config.Epoch == end.Config.Epoch && (!records || tip.Records == end.Records) {
+		return nil
+	}
+	return c.fault(end.Head.Height, fmt.Errorf("the stored tip is %d %s, epoch %d, %d records; the blocks give %d %s, %d, %d",
+		end.Head.Height, end.Head.Hash, end.Config.Epoch, end.Records, tip.Head.Height, tip.Head.Hash, tip.Config.Epoch, tip.Records))
+}
+
+// whole verifies what is not of one block, with all blocks from the genesis
+// verified: that there is nothing beside them.
+func (c *checking) whole(ctx context.Context) error {
+	if err := c.sameTip(true); err != nil {
+		return err
+	}
+	err := checkCounts(ctx, c.s, c.tip, c.subtrees)
+	if err == nil {
+		err = checkJournal(ctx, c.s)
+	}
+	switch stray, ok := errors.AsType[*strayError](err); {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case ok:
+		return c.fault(stray.height, err)
+	}
+	return c.fault(c.end.Head.Height, err)
 }
 
 // startAt is the tip at base, whose block is taken as it is.

@@ -102,6 +102,60 @@ func TestJournal(t *testing.T) {
 	}
 }
 
+// TestFreeNew: a newcomer on a backup takes over nothing that the donor owes: no
+// accepted record and no rejection to be told, not after a restart either. What
+// the donor answered stays.
+func TestFreeNew(t *testing.T) {
+	c := ledgertest.New(t, 1)
+	fs := vfs.NewMem()
+	l := open(t, ledger.Options{FS: fs})
+	if err := l.Init(c.Genesis()); err != nil {
+		t.Fatal(err)
+	}
+	reopen := func() {
+		t.Helper()
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l = open(t, ledger.Options{FS: fs})
+	}
+	accept(t, l, c.Record("the donor's", nil))
+	refused := []chain.Hash{{1}, {2}, {3}}
+	for _, id := range refused {
+		if _, err := l.Reject(ledger.Refused{ID: id, Reason: "expired", Author: "a"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(l.Told(refused[0]), l.MarkRestored()); err != nil {
+		t.Fatal(err)
+	}
+	reopen()
+	if list := l.TakeUntold(); len(list) != 2 {
+		t.Fatalf("the donor has %v to tell", list)
+	}
+	reopen() // none was told
+	if err := l.FreeNew(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // as it runs, and after a restart
+		if list := l.TakeUntold(); len(list) > 0 {
+			t.Errorf("it tells %v", list)
+		}
+		if ids := accepted(t, l); len(ids) > 0 {
+			t.Errorf("it took over %v", ids)
+		}
+		if restored, err := l.Restored(); restored || err != nil {
+			t.Errorf("restored: %t, %v", restored, err)
+		}
+		for _, id := range refused {
+			if r, err := l.Rejection(id); err != nil || r.Reason != "expired" || r.Author != "a" {
+				t.Errorf("rejection %s: %+v, %v", id, r, err)
+			}
+		}
+		reopen()
+	}
+}
+
 func TestJournalIsBounded(t *testing.T) {
 	c := ledgertest.New(t, 1)
 	raws := records(c, 3, 10)

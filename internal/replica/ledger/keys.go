@@ -36,6 +36,7 @@ var (
 	keyBorn    = []byte("m/born")    // u64 head of the network when the store was created
 
 	keyUnverified = []byte("m/unverified") // u64 height up to which a backup is taken on trust
+	keyVerified   = []byte("m/verified")   // how far CheckOn came: the tip there, as in m/tip, u64 subtrees up to it
 )
 
 const subjectHash = 16 // bytes of the subject's hash in a key: 2⁶⁴ work to make two collide

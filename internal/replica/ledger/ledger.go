@@ -63,12 +63,14 @@ type Ledger struct {
 	tip     atomic.Pointer[Tip] // replaced, never changed
 	journal journal
 	recent  *recent
+	ids     idFilter
 
 	// writing is held over a whole commit, its I/O and its events included: it
 	// puts blocks, and their events, in order. Readers never take it.
 	writing  sync.Mutex
 	rejected []rejected   // guarded by writing: oldest first
 	untold   []Untold     // guarded by writing: of an earlier run
+	learning bool         // guarded by writing: the filter gets the ids of new blocks
 	ended    atomic.Int64 // len(rejected)
 
 	life   sync.RWMutex // guards closed, over the calls that may come after Close
@@ -130,6 +132,8 @@ func Open(o Options) (*Ledger, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	l.recent = newRecent(l.Tip().Head.Height)
+	l.learning = l.Tip().Records == 0
+	l.ids.ready.Store(l.learning)
 	l.metrics = newMetrics(l, o.Registerer)
 	return l, nil
 }

@@ -15,6 +15,7 @@ import (
 type Prepared struct {
 	block   *consortium.Block
 	entries []entry
+	signed  bool  // the signatures were checked
 	err     error // of a record
 }
 
@@ -31,7 +32,7 @@ func (l *Ledger) Prepare(b *consortium.Block) (*Prepared, error) {
 		return nil, chain.Invalid(chain.InvalidBlock, "%v", err)
 	}
 	genesis := l.Tip().genesis
-	p := &Prepared{block: b}
+	p := &Prepared{block: b, signed: true}
 	p.entries, _, p.err = judgeRecords(b, ids, func(r *consortium.Record, id chain.Hash) (*consortium.Config, error) {
 		if l.verified(id) {
 			return nil, nil
@@ -39,6 +40,21 @@ func (l *Ledger) Prepare(b *consortium.Block) (*Prepared, error) {
 		return nil, r.Verify(genesis)
 	})
 	return p, nil
+}
+
+// Opened is b as it is after Prepare, for whoever opened and decoded it before:
+// ids MUST be those of [consortium.OpenBody] for header and body, and records
+// those of the body, decoded. AppendPrepared asks for each signature.
+func Opened(b *consortium.Block, ids []chain.Hash, records []*consortium.Record) *Prepared {
+	p := &Prepared{block: b, entries: make([]entry, 0, len(ids))}
+	for _, s := range b.Body {
+		for _, raw := range s.Records {
+			i := len(p.entries)
+			p.entries = append(p.entries, entry{id: ids[i], record: records[i], size: len(raw)})
+		}
+	}
+	p.err = judgeTogether(b.Header.Height, p.entries)
+	return p
 }
 
 // AppendPrepared is Append of a block that was prepared by this ledger.
@@ -58,7 +74,8 @@ func (l *Ledger) judgePrepared(tip Tip, p *Prepared) (config *consortium.Config,
 	configs := make([]*consortium.Config, len(p.entries))
 	errs := make([]error, len(p.entries))
 	parallel(len(p.entries), func(i int) bool {
-		configs[i], errs[i] = l.fresh(tip, p.entries[i].record, p.entries[i].id, height, true)
+		e := &p.entries[i]
+		configs[i], errs[i] = l.fresh(tip, e.record, e.id, height, p.signed || l.verified(e.id))
 		return errs[i] == nil
 	})
 	for i, err := range errs {

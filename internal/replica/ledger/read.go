@@ -295,6 +295,11 @@ func readTip(r pebble.Reader, g *consortium.Genesis) (Tip, error) {
 	if err != nil {
 		return Tip{}, fmt.Errorf("tip: %w", err)
 	}
+	return restoreTip(r, g, v)
+}
+
+// restoreTip is the tip that v tells of, with what the store has of it.
+func restoreTip(r pebble.Reader, g *consortium.Genesis, v []byte) (Tip, error) {
 	stored, err := parseTip(v)
 	if err != nil {
 		return Tip{}, err

@@ -104,6 +104,9 @@ func (r *recent) missed(id chain.Hash, height uint64) {
 
 // known reports whether the record is in the chain.
 func (l *Ledger) known(id chain.Hash) (bool, error) {
+	if l.ids.lacks(id) {
+		return false, nil
+	}
 	_, found, unsure := l.recent.place(id)
 	if !unsure {
 		return found, nil
@@ -123,6 +126,9 @@ func (l *Ledger) known(id chain.Hash) (bool, error) {
 func (l *Ledger) Place(id chain.Hash) (Position, error) {
 	if p, found, _ := l.recent.place(id); found {
 		return p, nil
+	}
+	if l.ids.lacks(id) {
+		return Position{}, ErrNotFound
 	}
 	return readPlace(l.db, id)
 }

@@ -179,9 +179,14 @@ func (l *Ledger) TakeUntold() []Untold {
 
 // final reports whether id is committed or rejected.
 func (l *Ledger) final(id chain.Hash) (bool, error) {
-	found, err := has(l.db, hashKey(keyRecord, id))
-	if found || err != nil || l.ended.Load() == 0 {
-		return found, err
+	if !l.ids.lacks(id) {
+		found, err := has(l.db, hashKey(keyRecord, id))
+		if found || err != nil {
+			return found, err
+		}
+	}
+	if l.ended.Load() == 0 {
+		return false, nil
 	}
 	return has(l.db, hashKey(keyRejection, id))
 }

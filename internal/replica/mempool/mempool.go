@@ -211,41 +211,83 @@ func (p *Pool) Restore(raw []byte) (chain.Hash, error) {
 }
 
 func (p *Pool) add(id chain.Hash, raw []byte, from peer.ID) error {
-	if from == "" && p.rules.Closed != nil {
-		if err := p.rules.Closed(); err != nil {
-			return err
-		}
-	}
-	if p.known(id, from == "") { // so it decoded once
-		return chain.ErrKnown
-	}
-	r, err := consortium.DecodeRecord(raw)
+	e, r, err := p.read(id, raw, from)
 	if err != nil {
 		return err
 	}
-	if from == "" && p.rules.Ended != nil {
-		if err := p.rules.Ended(id); err != nil {
-			return err
+	return p.enter(e, r, true)
+}
+
+// read makes an entry of raw, which is not in the pool.
+func (p *Pool) read(id chain.Hash, raw []byte, from peer.ID) (*entry, *consortium.Record, error) {
+	if from == "" && p.rules.Closed != nil {
+		if err := p.rules.Closed(); err != nil {
+			return nil, nil, err
 		}
 	}
-	return p.enter(&entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}, r, true)
+	if p.known(id, from == "") { // so it decoded once
+		return nil, nil, chain.ErrKnown
+	}
+	r, err := consortium.DecodeRecord(raw)
+	if err != nil {
+		return nil, nil, err
+	}
+	if from == "" && p.rules.Ended != nil {
+		if err := p.rules.Ended(id); err != nil {
+			return nil, nil, err
+		}
+	}
+	return &entry{id: id, raw: raw, author: r.Author, notAfter: r.NotAfter, added: time.Now(), local: from == ""}, r, nil
 }
 
 // enter judges r, which is e decoded, and puts it into the pool.
 func (p *Pool) enter(e *entry, r *consortium.Record, bounded bool) error {
-	if !p.Verified(e.id) {
-		if bounded {
-			if err := p.room(e); err != nil { // a check that is in vain costs 46 µs
-				return err
-			}
-		}
+	unchecked, err := p.unchecked(e, bounded)
+	if err != nil {
+		return err
+	}
+	if unchecked {
 		if err := r.Verify(p.rules.Genesis); err != nil {
 			return err
 		}
-		p.mu.Lock()
-		p.verified.add(e.id)
-		p.mu.Unlock()
+		p.checked(e)
 	}
+	if err := p.settle(e, r, bounded); err != nil {
+		return err
+	}
+	p.rouse()
+	return nil
+}
+
+// unchecked reports whether e's signature is still to be verified. Where there
+// is no room it is not: a check that is in vain costs more than all the rest.
+func (p *Pool) unchecked(e *entry, bounded bool) (bool, error) {
+	pending := p.pending()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.verified.has(e.id) {
+		return false, nil
+	}
+	if bounded {
+		if err := p.fits(e, pending); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// checked notes good signatures.
+func (p *Pool) checked(entries ...*entry) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range entries {
+		p.verified.add(e.id)
+	}
+}
+
+// settle puts a record into the pool whose signature is good, if the chain
+// takes it.
+func (p *Pool) settle(e *entry, r *consortium.Record, bounded bool) error {
 	height := p.height()
 	if err := p.rules.Committable(r, e.id); err != nil {
 		return err
@@ -260,11 +302,15 @@ func (p *Pool) enter(e *entry, r *consortium.Record, bounded bool) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// rouse tells who waits for records that some are there.
+func (p *Pool) rouse() {
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 func (p *Pool) height() uint64 {
@@ -284,14 +330,6 @@ func (p *Pool) known(id chain.Hash, local bool) bool {
 		e.local = true
 	}
 	return e != nil
-}
-
-// room tells whether there is room for e now.
-func (p *Pool) room(e *entry) error {
-	pending := p.pending()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.fits(e, pending)
 }
 
 // pending is how many records of one author may wait.
@@ -429,35 +467,4 @@ func (p *Pool) Bytes() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.bytes
-}
-
-// idSet remembers the newest ids, up to its limit.
-type idSet struct {
-	limit int
-	ids   map[chain.Hash]struct{}
-	ring  []chain.Hash // grows to limit; then next is the oldest
-	next  int
-}
-
-func newIDSet(limit int) idSet {
-	return idSet{limit: limit, ids: map[chain.Hash]struct{}{}}
-}
-
-func (s *idSet) has(id chain.Hash) bool {
-	_, ok := s.ids[id]
-	return ok
-}
-
-func (s *idSet) add(id chain.Hash) {
-	if s.has(id) {
-		return
-	}
-	s.ids[id] = struct{}{}
-	if len(s.ring) < s.limit {
-		s.ring = append(s.ring, id)
-		return
-	}
-	delete(s.ids, s.ring[s.next])
-	s.ring[s.next] = id
-	s.next = (s.next + 1) % s.limit
 }

@@ -1,0 +1,232 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley"
+)
+
+func (s *Server) peerRoutes() {
+	operation(s, http.MethodGet, "peers", read, "Peers", s.peers)
+	operation(s, http.MethodGet, "peers/count", read, "Peers by kind", func(context.Context, *none) (*answer[parley.PeerCount], error) {
+		return &answer[parley.PeerCount]{s.node.PeerCount()}, nil
+	})
+	operation(s, http.MethodGet, "peers/{id}", read, "All about one peer", s.peer)
+	operation(s, http.MethodGet, "static-peers", read, "Peers that are kept for ever, and how trying goes", func(_ context.Context, p *Page) (*answer[list[parley.StaticPeer]], error) {
+		return pageOf(s.node.StaticPeers(), *p)
+	})
+	operation(s, http.MethodGet, "peers/history", read, "How connections ended and who was refused, newest first", func(ctx context.Context, p *Page) (*answer[list[parley.HistoryEntry]], error) {
+		return s.peerHistory(ctx, "", *p)
+	})
+	operation(s, http.MethodGet, "peers/{id}/history", read, "What happened with one peer's connections, newest first", func(ctx context.Context, in *struct {
+		PeerPath
+		Page
+	}) (*answer[list[parley.HistoryEntry]], error) {
+		id, err := in.decode()
+		if err != nil {
+			return nil, err
+		}
+		return s.peerHistory(ctx, id, in.Page)
+	})
+
+	operation(s, http.MethodPost, "peers", admin, "Connect once, or with static keep a peer for ever; 202 while who it is is not known", s.addPeer)
+	operation(s, http.MethodDelete, "peers/{id}", admin, "End that a peer, or a static peer by its text, is kept, and close the connection; 200 where there is something to know", s.removePeer)
+	act := func(verb, summary string, f func(context.Context, peer.ID) (parley.PeerNote, error)) {
+		operation(s, http.MethodPost, "peers/{id}/"+verb, admin, summary, func(ctx context.Context, in *PeerPath) (*answer[parley.PeerNote], error) {
+			id, err := in.decode()
+			if err != nil {
+				return nil, err
+			}
+			p, err := f(ctx, id)
+			return &answer[parley.PeerNote]{p}, err
+		})
+	}
+	act("connect", "Connect once with a peer whose address is known", func(ctx context.Context, id peer.ID) (parley.PeerNote, error) {
+		return s.node.ConnectPeer(ctx, id.String())
+	})
+	act("disconnect", "Close the connection with a peer", s.node.DisconnectPeer)
+	act("trust", "Never evict a peer nor refuse it for points", func(_ context.Context, id peer.ID) (parley.PeerNote, error) { return s.node.TrustPeer(id) })
+	act("untrust", "Take the trust back", func(_ context.Context, id peer.ID) (parley.PeerNote, error) { return s.node.UntrustPeer(id) })
+}
+
+// PeerPath is the peer that a path names. Only an exported name is seen where
+// it is embedded.
+type PeerPath struct {
+	ID string `path:"id" maxLength:"1024"`
+}
+
+func (p PeerPath) decode() (peer.ID, error) {
+	id, err := peer.Decode(p.ID)
+	if err != nil {
+		return "", badRequest.problem("peer id: want base58 such as 12D3KooW…")
+	}
+	return id, nil
+}
+
+// peerHistory pages by the numbers of the entries, so that new ones shift nothing.
+func (s *Server) peerHistory(ctx context.Context, id peer.ID, p Page) (*answer[list[parley.HistoryEntry]], error) {
+	before := uint64(0)
+	if p.Cursor != "" {
+		n, err := strconv.ParseUint(p.Cursor, 10, 64)
+		if err != nil || n == 0 || n > math.MaxInt64 {
+			return nil, badRequest.problem("cursor: want the next_cursor of a page of this list")
+		}
+		before = n
+	}
+	entries, err := s.node.PeerHistory(ctx, id, before, p.Limit+1)
+	if err != nil {
+		return nil, err
+	}
+	next := ""
+	if len(entries) > p.Limit {
+		entries = entries[:p.Limit]
+		next = strconv.FormatUint(entries[p.Limit-1].Seq, 10)
+	}
+	return listOf(entries, next), nil
+}
+
+// addedPeer is a peer that POST peers made: with its id and state, of a static
+// one also with what is known of its first attempt.
+type addedPeer struct {
+	Status int
+	Body   parley.AddedPeer
+}
+
+func (s *Server) addPeer(ctx context.Context, in *struct {
+	Body struct {
+		Address string `json:"address" minLength:"1" maxLength:"1024" doc:"host[:port], http(s)://host:port or a multiaddr"`
+		Static  bool   `json:"static,omitempty" doc:"keep it for ever; else the connection is once"`
+		Trusted bool   `json:"trusted,omitempty" doc:"never evict it nor refuse it for points"`
+	}
+}) (*addedPeer, error) {
+	if b := in.Body; b.Static {
+		p, err := s.node.AddPeer(ctx, b.Address, b.Trusted)
+		if err != nil {
+			return nil, err
+		}
+		if p.ID == "" {
+			return &addedPeer{http.StatusAccepted, p}, nil
+		}
+		return &addedPeer{http.StatusCreated, p}, nil
+	}
+	p, err := s.node.ConnectPeer(ctx, in.Body.Address)
+	if err == nil && in.Body.Trusted {
+		p, err = s.node.TrustPeer(p.ID)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &addedPeer{http.StatusCreated, parley.AddedPeer{ID: p.ID, Item: in.Body.Address, State: p.State}}, nil
+}
+
+type removedPeer struct {
+	Status int
+	Body   *parley.RemovedPeer
+}
+
+func (s *Server) removePeer(ctx context.Context, in *PeerPath) (*removedPeer, error) {
+	r, err := s.node.RemovePeer(ctx, in.ID)
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Note == "":
+		return &removedPeer{Status: http.StatusNoContent}, nil
+	}
+	return &removedPeer{http.StatusOK, &r}, nil
+}
+
+func (s *Server) peer(_ context.Context, in *PeerPath) (*answer[parley.PeerDetail], error) {
+	id, err := in.decode()
+	if err != nil {
+		return nil, err
+	}
+	p, ok := s.node.PeerDetail(id)
+	if !ok {
+		return nil, notFound.problem("no peer " + id.String() + " is connected or known")
+	}
+	return &answer[parley.PeerDetail]{p}, nil
+}
+
+type peersQuery struct {
+	Page
+	State     string `query:"state" enum:"connected,known" default:"connected" doc:"known: the connected ones, and those that are not"`
+	Direction string `query:"direction" enum:"inbound,outbound"`
+	Source    string `query:"source" maxLength:"32"`
+	Q         string `query:"q" maxLength:"256" doc:"part of id, name, address or agent"`
+	Sort      string `query:"sort" enum:"name,latency,connected_at,height,score" default:"connected_at"`
+}
+
+func (s *Server) peers(_ context.Context, q *peersQuery) (*answer[list[parley.Peer]], error) {
+	all := s.node.Peers()
+	if q.State == "known" {
+		all = append(all, s.node.KnownPeers()...)
+	}
+	ps := slices.DeleteFunc(all, func(p parley.Peer) bool {
+		return q.Direction != "" && p.Direction != q.Direction || q.Source != "" && p.Source != q.Source || !matches(p, q.Q)
+	})
+	slices.SortStableFunc(ps, func(a, b parley.Peer) int { return comparePeers(a, b, q.Sort) })
+	return pageOf(ps, q.Page)
+}
+
+func matches(p parley.Peer, q string) bool {
+	q = strings.ToLower(q)
+	for _, text := range []string{p.ID.String(), p.Name, p.Address, p.Addr, p.Agent} {
+		if strings.Contains(strings.ToLower(text), q) {
+			return true
+		}
+	}
+	return false
+}
+
+func comparePeers(a, b parley.Peer, by string) int {
+	switch by {
+	case "name":
+		return strings.Compare(a.Name, b.Name)
+	case "latency":
+		return cmp.Compare(a.LatencyMS, b.LatencyMS)
+	case "height":
+		return cmp.Compare(claimedHeight(b), claimedHeight(a)) // highest first, as scores
+	case "score":
+		return cmp.Compare(b.Score, a.Score)
+	}
+	switch { // who is not connected comes last
+	case a.ConnectedAt.IsZero() && !b.ConnectedAt.IsZero():
+		return 1
+	case b.ConnectedAt.IsZero() && !a.ConnectedAt.IsZero():
+		return -1
+	}
+	return a.ConnectedAt.Compare(b.ConnectedAt)
+}
+
+func claimedHeight(p parley.Peer) uint64 {
+	if p.Claimed == nil {
+		return 0
+	}
+	return p.Claimed.Height
+}
+
+// peerProblem is the answer for what a change by hand came to; nil = the error
+// is another's.
+func peerProblem(err error) *problem {
+	var dial *parley.DialError
+	switch {
+	case errors.As(err, &dial):
+		p := dialFailed.problem(string(dial.Class) + ": " + dial.Error())
+		p.Class = string(dial.Class)
+		return p
+	case errors.Is(err, parley.ErrBadPeer):
+		return badRequest.problem(err.Error())
+	case errors.Is(err, parley.ErrPeerConflict):
+		return conflict.problem(err.Error())
+	}
+	return nil
+}

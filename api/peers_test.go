@@ -1,0 +1,154 @@
+package api
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/parley-p2p/parley/config"
+)
+
+// byHand is two followers of one chain that do not know each other, with the
+// address of the first for the second.
+func byHand(t *testing.T) (f, n *house, at string) {
+	t.Helper()
+	h := start(t, nil)
+	h.waitFor("the chain", func() bool { return h.do("GET", "/api/v1/chain", "", "").status == 200 })
+	join := func(name string) *house {
+		return start(t, func(c *config.Config) {
+			c.Node.Name, c.P2P.StaticPeers = name, []string{strings.TrimPrefix(h.base, "http://")}
+		})
+	}
+	f, n = join("n2"), join("n3")
+	for _, x := range []*house{f, n} {
+		x.waitFor("the chain", func() bool { return x.node.Status().Head != nil })
+	}
+	return f, n, strings.TrimPrefix(f.base, "http://")
+}
+
+// knows reports whether x is connected with y.
+func (x *house) knows(y *house) bool {
+	p, ok := x.node.Peer(y.node.ID())
+	return ok && p.Ready
+}
+
+// items are what a list has, each in one line of some of its fields.
+func (r reply) items(t *testing.T, fields ...string) []string {
+	t.Helper()
+	var lines []string
+	for _, item := range r.json(t)["items"].([]any) {
+		var words []string
+		for _, f := range fields {
+			words = append(words, fmt.Sprint(item.(map[string]any)[f]))
+		}
+		lines = append(lines, strings.Join(words, " "))
+	}
+	return lines
+}
+
+func TestPeersByHand(t *testing.T) {
+	f, n, at := byHand(t)
+	admin, id := n.token("admin"), f.node.ID().String()
+	want := func(got reply, status int, parts ...string) {
+		t.Helper()
+		if got.status != status {
+			t.Fatalf("status %d, want %d: %s", got.status, status, got.body)
+		}
+		for _, part := range parts {
+			if !strings.Contains(string(got.body), part) {
+				t.Errorf("no %s in %s", part, got.body)
+			}
+		}
+	}
+	gone := func() bool { return !n.knows(f) && !f.knows(n) }
+
+	// once
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"`+at+`"}`), 201, `"id":"`+id+`"`, `"state":"connected"`)
+	want(n.do("GET", "/api/v1/peers/"+id, "", ""), 200, `"source":"operator"`, `"slot":"outbound"`, `"direction":"outbound"`, `"static":false`)
+	want(n.do("POST", "/api/v1/peers/"+id+"/disconnect", admin, ""), 200, `"state":"known"`)
+	n.waitFor("the end", gone)
+	want(n.do("POST", "/api/v1/peers/"+id+"/disconnect", admin, ""), 404)
+	path := "/api/v1/peers/" + id + "/history"
+	n.waitFor("the history", func() bool { return len(n.do("GET", path, "", "").items(t)) >= 2 })
+	if got := n.do("GET", path, "", "").items(t, "event", "direction", "by", "reason", "goodbye"); !slices.Equal(got, []string{
+		"disconnected outbound us the operator disconnected 0", "connected outbound   0",
+	}) {
+		t.Errorf("our history: %q", got)
+	}
+	path = "/api/v1/peers/" + n.node.ID().String() + "/history"
+	f.waitFor("the other's history", func() bool { return len(f.do("GET", path, "", "").items(t)) >= 2 })
+	if got := f.do("GET", path+"?limit=1", "", ""); got.items(t, "event", "direction", "by", "reason", "goodbye")[0] !=
+		"disconnected inbound them the operator disconnected 1" || got.json(t)["next_cursor"] == nil {
+		t.Errorf("the other's history: %s", got.body)
+	} else if next := f.do("GET", fmt.Sprint(path, "?limit=1&cursor=", got.json(t)["next_cursor"]), "", ""); next.items(t, "event")[0] != "connected" {
+		t.Errorf("its next page: %s", next.body)
+	}
+
+	// for ever
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"`+at+`","static":true}`), 201, `"id":"`+id+`"`, `"state":"connected"`, `"item":"`+at+`"`)
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"`+at+`","static":true}`), 409, "PLY-007")
+	want(n.do("GET", "/api/v1/static-peers", "", ""), 200, `"origin":"api"`, `"tries":0`)
+	want(n.do("POST", "/api/v1/peers/"+id+"/disconnect", admin, ""), 200, "connects again")
+	n.waitFor("the peer again", func() bool { return n.knows(f) })
+	want(n.do("POST", "/api/v1/peers/"+id+"/connect", admin, ""), 200, `"state":"connected"`)
+	want(n.do("DELETE", "/api/v1/peers/"+id, admin, ""), 204)
+	n.waitFor("the end", gone)
+	if len(n.node.StaticPeers()) != 1 { // that of the configuration
+		t.Errorf("still kept: %+v", n.node.StaticPeers())
+	}
+	want(n.do("DELETE", "/api/v1/peers/"+id, admin, ""), 404, "PLY-006")
+
+	// trusted, without and with a connection
+	want(n.do("POST", "/api/v1/peers/"+id+"/trust", admin, ""), 200, `"trusted":true`, `"state":"known"`, `"standing":"exempt"`)
+	want(n.do("GET", "/api/v1/peers/"+id, "", ""), 200, `"trusted":true`, `"state":"known"`)
+	want(n.do("POST", "/api/v1/peers/"+id+"/untrust", admin, ""), 200, `"trusted":false`)
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"`+at+`","trusted":true}`), 201)
+	want(n.do("GET", "/api/v1/peers/"+id, "", ""), 200, `"trusted":true`, `"standing":"exempt"`, `"slot":"static"`)
+	want(n.do("DELETE", "/api/v1/peers/"+id, admin, ""), 204) // no static peer: closed
+	n.waitFor("the end", gone)
+
+	// what cannot be reached says so, in words and as a class
+	got := n.do("POST", "/api/v1/peers", admin, `{"address":"/ip4/127.0.0.1/tcp/1"}`)
+	want(got, 502, "PLY-016")
+	if got.json(t)["class"] != "refused" {
+		t.Errorf("%s", got.body)
+	}
+	dead := "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR"
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"`+dead+`","static":true,"trusted":true}`), 201, `"state":"trying"`, `"class":"refused"`)
+	if got := n.do("GET", "/api/v1/peers?state=known", "", "").items(t, "state", "source", "static", "trusted"); !slices.Equal(got, []string{
+		"connected static true false", "known static true true",
+	}) {
+		t.Errorf("known: %q", got)
+	}
+	if got := n.do("GET", "/api/v1/peers", "", "").items(t); len(got) != 1 {
+		t.Errorf("connected: %s", got)
+	}
+	want(n.do("DELETE", "/api/v1/peers/"+url.PathEscape(dead), admin, ""), 204)
+}
+
+// A peer of the configuration that is removed stays away until the next start,
+// and one that is a member of the network is kept as such; the answer says so.
+func TestRemovePeerOfTheConfiguration(t *testing.T) {
+	_, n, _ := byHand(t)
+	admin, at := n.token("admin"), n.node.StaticPeers()[0].Item
+	got := n.do("DELETE", "/api/v1/peers/"+at, admin, "")
+	if m := got.json(t); got.status != 200 || !strings.Contains(fmt.Sprint(m["note"]), "until the next start") ||
+		!strings.Contains(fmt.Sprint(m["note"]), "a member of the network") || fmt.Sprint(m["items"]) != "["+at+"]" {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	s := n.node.StaticPeers()
+	if len(s) != 1 || s[0].Origin != "member" || n.node.PeerCount().Connected != 1 {
+		t.Fatalf("afterwards: %+v", s)
+	}
+	if got := n.do("DELETE", "/api/v1/peers/"+s[0].ID.String(), admin, ""); got.status != 409 {
+		t.Errorf("remove a member: %d %s", got.status, got.body)
+	}
+	if got := n.do("POST", "/api/v1/peers", admin, `{"address":"`+at+`","static":true}`); got.status != 201 {
+		t.Errorf("added again: %d %s", got.status, got.body)
+	}
+	if s := n.node.StaticPeers(); len(s) != 1 || s[0].Origin != "config" {
+		t.Errorf("added again: %+v", s)
+	}
+}

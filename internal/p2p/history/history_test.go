@@ -1,0 +1,579 @@
+package history
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+func newID(t *testing.T) peer.ID {
+	t.Helper()
+	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.IDFromPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// lab is a history with its bus.
+type lab struct {
+	*History
+	t   *testing.T
+	bus *event.Bus
+	log *bytes.Buffer
+	reg *prometheus.Registry
+}
+
+func open(t *testing.T, cfg Config) *lab {
+	t.Helper()
+	l := &lab{t: t, bus: event.NewBus(16384), log: &bytes.Buffer{}, reg: prometheus.NewPedanticRegistry()}
+	var err error
+	if l.History, err = Open(cfg, l.bus, slog.New(slog.NewTextHandler(l.log, nil)), l.reg); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (l *lab) page(p peer.ID, before uint64, limit int) []Entry {
+	l.t.Helper()
+	list, err := l.Page(l.t.Context(), p, before, limit)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return list
+}
+
+// words sums entries up.
+func words(list []Entry) string {
+	var out []string
+	for _, e := range list {
+		out = append(out, strings.TrimSpace(e.Event+" "+e.Reason))
+	}
+	return strings.Join(out, "; ")
+}
+
+func (l *lab) close() {
+	l.t.Helper()
+	if err := l.Close(); err != nil {
+		l.t.Error(err)
+	}
+}
+
+func ready(p peer.ID) event.PeerReady {
+	return event.PeerReady{PeerConnected: event.PeerConnected{Peer: p, Direction: "outbound", Addr: "/ip4/192.0.2.7/tcp/8080"}}
+}
+
+func gone(p peer.ID, by, reason string, goodbye uint64, text string) event.PeerDisconnected {
+	return event.PeerDisconnected{Peer: p, Direction: "inbound", Addr: "/ip4/192.0.2.7/tcp/8080", By: by, Reason: reason, Goodbye: goodbye, Text: text, DurationS: 12.5}
+}
+
+func TestStory(t *testing.T) {
+	for name, path := range map[string]string{"memory": "", "disk": filepath.Join(t.TempDir(), "a b?c%41", "history.db")} {
+		t.Run(name, func(t *testing.T) {
+			if path != "" {
+				if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			l := open(t, Config{File: path})
+			p, q := newID(t), newID(t)
+			l.bus.Publish(ready(p), gone(p, "them", "", wire.GoodbyeTooManyPeers, ""), gone(q, "us", "the operator disconnected", 0, ""),
+				event.PeerRefused{Peer: p, Direction: "inbound", Addr: "/ip4/192.0.2.7/tcp/1", By: "us", Reason: "another chain"}, event.HeadChanged{Height: 1},
+				gone(p, "them", "", 0, ""), gone(p, "them", "", wire.GoodbyeShutdown, "the node stops\xff"), event.PeerRefused{Addr: "/ip4/192.0.2.9/tcp/1"})
+			l.take()
+			check := func(when string) {
+				t.Helper()
+				const want = "refused; disconnected the node stops; disconnected the connection broke, no goodbye came; refused another chain; " +
+					"disconnected the operator disconnected; disconnected the peer has too many peers; connected"
+				all := l.page("", 0, 100)
+				if got := words(all); got != want {
+					t.Fatalf("%s: %s", when, got)
+				}
+				if got := words(l.page(p, 0, 100)); strings.Contains(got, "operator") || len(l.page(p, 0, 100)) != 5 || len(l.page(q, 0, 100)) != 1 {
+					t.Errorf("%s: of one peer: %s", when, got)
+				}
+				e := all[5]
+				if e.Peer != p || e.Direction != "inbound" || e.Addr != "/ip4/192.0.2.7/tcp/8080" || e.By != "them" || e.Goodbye != 129 ||
+					e.Duration != 12500*time.Millisecond || time.Since(e.At).Abs() > time.Minute {
+					t.Errorf("%s: %+v", when, e)
+				}
+				var paged []Entry
+				for before := uint64(0); ; before = paged[len(paged)-1].Seq {
+					next := l.page("", before, 3)
+					if paged = append(paged, next...); len(next) < 3 {
+						break
+					}
+				}
+				if words(paged) != want {
+					t.Errorf("%s: by pages of 3: %s", when, words(paged))
+				}
+			}
+			check("pending")
+			l.flush(t.Context(), time.Now())
+			if l.waits() != 0 {
+				t.Errorf("%d wait after a flush", l.waits())
+			}
+			check("written")
+			if path == "" {
+				l.close()
+				return
+			}
+			l.bus.Publish(gone(q, "us", "last", 0, "")) // Close takes what the bus still has
+			l.close()
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("%v, %v", info, err)
+			}
+			l = open(t, Config{File: path})
+			if got := l.page("", 0, 1); words(got) != "disconnected last" {
+				t.Errorf("after a restart: %s", words(got))
+			}
+			l.bus.Publish(gone(p, "us", "newer", 0, ""))
+			l.take()
+			if got := words(l.page("", 0, 2)); got != "disconnected newer; disconnected last" {
+				t.Errorf("the order over a restart: %s", got)
+			}
+			l.close()
+		})
+	}
+}
+
+// A reader sees each entry once, whenever the writer writes.
+func TestReadWhileWriting(t *testing.T) {
+	l := open(t, Config{File: filepath.Join(t.TempDir(), "history.db")})
+	defer l.close()
+	p := newID(t)
+	l.bus.Publish(ready(p))
+	const n = 300
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range n {
+			l.bus.Publish(gone(p, "us", fmt.Sprint(i), 0, ""), ready(p))
+			l.take()
+			if i%3 == 0 {
+				l.flush(context.Background(), time.Now())
+			}
+		}
+	})
+	for seen := 0; seen < 2*n+1; {
+		list := l.page("", 0, 10_000)
+		for i, e := range list {
+			if i > 0 && e.Seq+1 != list[i-1].Seq {
+				t.Fatalf("entry %d follows %d", list[i-1].Seq, e.Seq)
+			}
+		}
+		if len(list) < seen {
+			t.Fatalf("%d entries after %d", len(list), seen)
+		}
+		seen = len(list)
+	}
+	wg.Wait()
+}
+
+// flushing writes what is pending just before it is read.
+type flushing struct {
+	store
+	l *lab
+}
+
+func (f flushing) page(ctx context.Context, p peer.ID, before uint64, limit int) ([]Entry, error) {
+	f.l.flush(ctx, time.Now())
+	return f.store.page(ctx, p, before, limit)
+}
+
+// What moves from memory to disk between two looks is seen once.
+func TestReadAcrossAFlush(t *testing.T) {
+	l := open(t, Config{File: filepath.Join(t.TempDir(), "history.db")})
+	defer l.close()
+	l.store = flushing{l.store, l}
+	p := newID(t)
+	l.bus.Publish(ready(p), gone(p, "us", "1", 0, ""))
+	l.take()
+	l.flush(t.Context(), time.Now())
+	l.bus.Publish(gone(p, "us", "2", 0, ""), gone(p, "us", "3", 0, ""))
+	l.take()
+	if got := words(l.page("", 0, 10)); got != "disconnected 3; disconnected 2; disconnected 1; connected" {
+		t.Errorf("read: %s", got)
+	}
+}
+
+// In virtual time the history is in memory: it writes by its timer, and ends.
+func TestRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, Config{Keep: time.Hour})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- l.Run(ctx) }()
+		p := newID(t)
+		l.bus.Publish(ready(p))
+		time.Sleep(2 * time.Second)
+		if l.waits() != 0 || len(l.page(p, 0, 10)) != 1 {
+			t.Errorf("%d wait after 2 s, %d are there", l.waits(), len(l.page(p, 0, 10)))
+		}
+		time.Sleep(3 * time.Hour)
+		if n := len(l.page("", 0, 10)); n != 0 {
+			t.Errorf("%d are there after three times history.keep", n)
+		}
+		l.bus.Publish(gone(p, "us", "stop", 0, ""))
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		l.close()
+	})
+}
+
+func (l *lab) counter(name string) float64 {
+	l.t.Helper()
+	families, err := l.reg.Gather()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if labels := m.GetLabel(); f.GetName() == name || len(labels) == 1 && f.GetName()+" "+labels[0].GetValue() == name {
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	l.t.Errorf("no metric %s", name)
+	return 0
+}
+
+// A flood of strangers is cut and counted, and those that we know are not.
+func TestFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, Config{})
+		p, stranger := newID(t), newID(t)
+		l.bus.Publish(ready(p))
+		for range 5000 {
+			l.bus.Publish(gone(stranger, "us", "no status within 10s", 0, ""))
+		}
+		l.bus.Publish(gone(p, "them", "", 0, ""))
+		l.take()
+		if n := len(l.page(stranger, 0, 10_000)); n != strangersAtOnce {
+			t.Errorf("%d of a stranger at once, want %d", n, strangersAtOnce)
+		}
+		if got := words(l.page(p, 0, 10)); !strings.HasPrefix(got, "disconnected") || !strings.HasSuffix(got, "connected") {
+			t.Errorf("of a peer: %s", got)
+		}
+		if n := l.counter("parley_history_dropped_total flood"); n != 5000-strangersAtOnce {
+			t.Errorf("%v counted as dropped", n)
+		}
+		l.close()
+	})
+}
+
+// What is kept is bounded in time, in number, for strangers and for each peer.
+func TestPrune(t *testing.T) {
+	l := open(t, Config{File: filepath.Join(t.TempDir(), "history.db")})
+	defer l.close()
+	p, flapping := newID(t), newID(t)
+	now := time.Now()
+	var seq uint64
+	add := func(n int, e Entry) {
+		t.Helper()
+		batch := make([]Entry, n)
+		for i := range batch {
+			seq++
+			e.Seq = seq
+			batch[i] = e
+		}
+		if err := l.store.add(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func(where string) (n int) {
+		t.Helper()
+		if err := l.store.(*file).db.QueryRowContext(t.Context(), "SELECT count(*) FROM connections WHERE "+where).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	add(5, Entry{At: now.Add(-721 * time.Hour), Event: Refused, Peer: p, familiar: true})
+	add(7, Entry{At: now.Add(-719 * time.Hour), Event: Connected, Peer: p, familiar: true})
+	add(maxPerPeer+50, Entry{At: now, Event: Connected, Peer: flapping, familiar: true})
+	add(maxStrangers+100, Entry{At: now, Event: Refused})
+	l.prune(t.Context(), now)
+	for where, want := range map[string]int{
+		"peer = '" + p.String() + "'": 7, "peer = '" + flapping.String() + "'": maxPerPeer, "NOT familiar": maxStrangers,
+	} {
+		if n := count(where); n != want {
+			t.Errorf("%d rows where %s, want %d", n, where, want)
+		}
+	}
+	add(maxRows, Entry{At: now, Event: Refused, familiar: true})
+	l.prune(t.Context(), now)
+	if n := count("true"); n != maxRows {
+		t.Errorf("%d rows in all, want %d", n, maxRows)
+	}
+	if info, err := os.Stat(l.cfg.File); err != nil || info.Size() > 64<<20 {
+		t.Errorf("the file has %d bytes, %v", info.Size(), err)
+	}
+}
+
+// copyDisk is what a crash leaves: the files as they are now.
+func copyDisk(t *testing.T, path string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "history.db")
+	for _, end := range []string{"", "-wal"} {
+		b, err := os.ReadFile(path + end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to+end, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return to
+}
+
+func TestCrash(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	l := open(t, Config{File: path})
+	p := newID(t)
+	for i := range 50 {
+		l.bus.Publish(ready(p), gone(p, "us", fmt.Sprint(i), 0, ""))
+		l.take()
+		l.flush(t.Context(), time.Now())
+	}
+	crashed := copyDisk(t, path)
+	l.close()
+	after := open(t, Config{File: crashed})
+	if n := len(after.page(p, 0, 1000)); n != 100 {
+		t.Errorf("%d of 100 after a crash", n)
+	}
+	after.close()
+
+	// A log that lost its end loses the last transactions, and nothing else.
+	for _, keep := range []float64{0.9, 0.5, 0.1, 0} {
+		l = open(t, Config{File: path})
+		l.bus.Publish(ready(p))
+		for range 20 {
+			l.bus.Publish(gone(p, "us", "x", 0, ""), ready(p))
+			l.take()
+			l.flush(t.Context(), time.Now())
+		}
+		torn := copyDisk(t, path)
+		l.close()
+		info, err := os.Stat(torn + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(torn+"-wal", int64(float64(info.Size())*keep)); err != nil {
+			t.Fatal(err)
+		}
+		after = open(t, Config{File: torn})
+		if n := len(after.page(p, 0, 1000)); n < 100 || strings.Contains(after.log.String(), "broken") {
+			t.Errorf("with %v of the log: %d entries, %s", keep, n, after.log)
+		}
+		after.close()
+	}
+}
+
+// A copy of a file that is in use is whole, and opens as a history of its own.
+func TestCopy(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, Config{File: filepath.Join(dir, "history.db")})
+	defer l.close()
+	p, to := newID(t), filepath.Join(dir, "copy.db")
+	l.bus.Publish(ready(p), gone(p, "us", "x", 0, ""))
+	l.take()
+	l.flush(t.Context(), time.Now())
+	if err := Copy(t.Context(), l.cfg.File, to); err != nil {
+		t.Fatal(err)
+	}
+	if err := Copy(t.Context(), l.cfg.File, to); err == nil {
+		t.Error("a file was overwritten")
+	}
+	if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	c := open(t, Config{File: to})
+	if got := words(c.page("", 0, 10)); got != "disconnected x; connected" || c.log.Len() > 0 {
+		t.Errorf("the copy has %s: %s", got, c.log)
+	}
+	c.close()
+	for name, from := range map[string]string{"none": filepath.Join(dir, "none.db"), "text": filepath.Join(dir, "text.db")} {
+		if name == "text" {
+			if err := os.WriteFile(from, bytes.Repeat([]byte("no database "), 100), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := Copy(t.Context(), from, filepath.Join(dir, name+".copy")); err == nil {
+			t.Errorf("%s was copied", name)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "none.db")); err == nil {
+			t.Error("copying made its source")
+		}
+	}
+}
+
+// A broken file is set aside and never keeps a node from starting.
+func TestBrokenFile(t *testing.T) {
+	dir := t.TempDir()
+	whole := filepath.Join(dir, "whole.db")
+	l := open(t, Config{File: whole})
+	p := newID(t)
+	l.bus.Publish(ready(p))
+	for range 2000 {
+		l.bus.Publish(gone(p, "us", strings.Repeat("x", 200), 0, ""), ready(p))
+	}
+	l.close()
+	good, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damaged := bytes.Clone(good)
+	for i := 8192; i < len(damaged); i += 4096 {
+		copy(damaged[i:], "damage")
+	}
+	for name, b := range map[string][]byte{
+		"text": []byte("this is no database, and longer than a header of one, which is a hundred bytes: so it is told from an empty file"),
+		"half": good[:len(good)/2], "damaged": damaged, "odd": good[:len(good)-1000],
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "history.db")
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l := open(t, Config{File: path})
+			l.bus.Publish(ready(p))
+			l.take()
+			l.flush(t.Context(), time.Now())
+			if l.waits() != 0 || len(l.page(p, 0, 1)) != 1 || !strings.Contains(l.log.String(), "set aside") {
+				t.Errorf("%d wait: %s", l.waits(), l.log)
+			}
+			l.close()
+			if aside, err := os.ReadFile(path + ".broken"); err != nil || !bytes.Equal(aside, b) {
+				t.Errorf("the broken file is not kept: %v", err)
+			}
+			l = open(t, Config{File: path})
+			if len(l.page(p, 0, 10)) != 1 || l.log.Len() > 0 {
+				t.Errorf("the new one does not hold: %s", l.log)
+			}
+			l.close()
+		})
+	}
+	// One that breaks while it is open is given up at the next write.
+	l = open(t, Config{File: whole})
+	if err := os.WriteFile(whole, damaged, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(whole+"-wal", 0); err != nil {
+		t.Fatal(err)
+	}
+	l.bus.Publish(ready(p), gone(p, "us", "later", 0, ""))
+	l.take()
+	now := time.Now()
+	for range 5 {
+		l.flush(t.Context(), now)
+		now = now.Add(2 * openEvery)
+	}
+	if got := l.page(p, 0, 1); l.waits() != 0 || words(got) != "disconnected later" {
+		t.Errorf("%d wait, newest is %s: %s", l.waits(), words(got), l.log)
+	}
+	l.close()
+}
+
+// A full disk keeps what fits into memory, shows it, and writes it later.
+func TestFullDisk(t *testing.T) {
+	l := open(t, Config{File: filepath.Join(t.TempDir(), "history.db")})
+	defer l.close()
+	db := l.store.(*file).db
+	db.SetMaxOpenConns(1) // the limit is the connection's
+	limit := func(pages int) {
+		t.Helper()
+		if _, err := db.ExecContext(t.Context(), fmt.Sprintf("PRAGMA max_page_count = %d", pages)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(1) // no more than it has
+	p := newID(t)
+	l.bus.Publish(ready(p))
+	now := time.Now()
+	for i := range 2 * maxPending / 100 {
+		for range 50 {
+			l.bus.Publish(gone(p, "us", strings.Repeat("x", 100), 0, ""), ready(p))
+		}
+		l.take()
+		l.flush(t.Context(), now.Add(time.Duration(i)*time.Second))
+	}
+	if n := l.waits(); n == 0 || n > maxPending {
+		t.Fatalf("%d wait on a full disk", n)
+	}
+	if l.counter("parley_history_dropped_total full") == 0 || strings.Count(l.log.String(), "history not written") != 1 {
+		t.Errorf("not counted, or not told once: %s", l.log)
+	}
+	if list := l.page(p, 0, maxPending); len(list) != maxPending || list[0].Event != Connected {
+		t.Errorf("%d are shown", len(list))
+	}
+	limit(1 << 20)
+	l.flush(t.Context(), now)
+	if n := l.waits(); n != 0 {
+		t.Errorf("%d wait though there is room", n)
+	}
+	if list := l.page(p, 0, maxPending); len(list) != maxPending {
+		t.Errorf("%d are shown afterwards", len(list))
+	}
+}
+
+// Where there is no file at first it is opened later, with what came before.
+func TestOpenLater(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "sub", "history.db")
+	l := open(t, Config{File: path})
+	p := newID(t)
+	l.bus.Publish(ready(p))
+	l.take()
+	now := time.Now()
+	l.flush(t.Context(), now)
+	if len(l.page("", 0, 10)) != 1 || l.waits() != 1 || !strings.Contains(l.log.String(), "in memory for now") {
+		t.Errorf("%d wait: %s", l.waits(), l.log)
+	}
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l.flush(t.Context(), now.Add(2*openEvery))
+	if l.waits() != 0 || len(l.page("", 0, 10)) != 1 {
+		t.Errorf("%d wait though there is a directory: %s", l.waits(), l.log)
+	}
+	l.close()
+}
+
+func BenchmarkFlush(b *testing.B) {
+	bus := event.NewBus(16384)
+	h, err := Open(Config{File: filepath.Join(b.TempDir(), "history.db")}, bus, nil, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		for range 100 {
+			bus.Publish(event.PeerReady{PeerConnected: event.PeerConnected{Peer: "p", Direction: "outbound", Addr: "/ip4/192.0.2.7/tcp/8080"}})
+		}
+		h.take()
+		h.flush(b.Context(), time.Now())
+	}
+	if err := h.Close(); err != nil {
+		b.Fatal(err)
+	}
+}

@@ -1,0 +1,411 @@
+package parley
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/dialer"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// Errors of changes by hand; the first is the caller's fault, the second says
+// that the state of things is against it.
+var (
+	ErrBadPeer      = errors.New("bad peer")
+	ErrPeerConflict = errors.New("not possible as things stand")
+)
+
+// DialError says why a connection by hand came to nothing; its Class is that of
+// a static peer.
+type DialError = dialer.DialError
+
+const (
+	addWait     = 5 * time.Second // for what is added to show who it is
+	addLook     = 20 * time.Millisecond
+	byHandWords = "the operator disconnected"
+)
+
+// AddedPeer is a static peer that was just added, as far as it came.
+type AddedPeer struct {
+	ID        peer.ID `json:"id,omitempty"` // absent = not known yet
+	Item      string  `json:"item"`
+	State     string  `json:"state"` // connected | trying | paused
+	Class     string  `json:"class,omitempty"`
+	LastError string  `json:"last_error,omitempty"`
+}
+
+// RemovedPeer tells what the removal of a peer did.
+type RemovedPeer struct {
+	Items []string `json:"items"`          // static peers that are none any more
+	Note  string   `json:"note,omitempty"` // what the operator should know
+}
+
+// PeerNote is a peer after a change, with what the operator should know.
+type PeerNote struct {
+	Peer
+	Note string `json:"note,omitempty"`
+}
+
+// PeerDetail is all about one peer.
+type PeerDetail struct {
+	Peer
+	Protocols  []string      `json:"protocols"`
+	Addresses  []string      `json:"addresses"` // as far as the host knows them now
+	Streams    []PeerStreams `json:"streams"`
+	Reputation Reputation    `json:"reputation"`
+	Supervisor *StaticPeer   `json:"static_peer,omitempty"` // how trying goes, of one that is kept
+}
+
+// PeerStreams counts the open streams of one protocol.
+type PeerStreams struct {
+	Protocol string `json:"protocol"`
+	In       int    `json:"in"`
+	Out      int    `json:"out"`
+}
+
+// Reputation is how a peer behaved.
+type Reputation = reputation.Score
+
+// HistoryEntry is one thing that happened with a connection.
+type HistoryEntry struct {
+	At        time.Time `json:"at"`
+	Event     string    `json:"event"`          // connected | disconnected | refused
+	Peer      peer.ID   `json:"peer,omitempty"` // absent = refused before it was known
+	Direction string    `json:"direction"`
+	Addr      string    `json:"addr"`
+	By        string    `json:"by"`     // us | them: who ended or refused it
+	Reason    string    `json:"reason"` // in words
+	Goodbye   uint64    `json:"goodbye"`
+	DurationS float64   `json:"duration_s"`
+
+	Seq uint64 `json:"-"` // where to go on
+}
+
+// peerFault makes errors of the dialer those of the face.
+func peerFault(what string, err error) error {
+	var dial *DialError
+	switch {
+	case err == nil, errors.As(err, &dial), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, dialer.ErrDouble), errors.Is(err, dialer.ErrMember), errors.Is(err, dialer.ErrSeveral), errors.Is(err, dialer.ErrFull):
+		return fmt.Errorf("%s: %w: %w", what, ErrPeerConflict, err)
+	case errors.Is(err, dialer.ErrNotStatic):
+		return fmt.Errorf("%s: %w: it is neither connected nor a static peer", what, ErrNotFound)
+	}
+	return err
+}
+
+// parseTarget reads an address in the form of a static peer.
+func parseTarget(text string) (item string, id peer.ID, err error) {
+	text = strings.TrimSpace(text)
+	if item, err = config.ParsePeer(text); err != nil {
+		return "", "", fmt.Errorf("%w: %q %w", ErrBadPeer, text, err)
+	}
+	if strings.HasPrefix(item, "/") {
+		addr, err := multiaddr.NewMultiaddr(item)
+		if err != nil {
+			return "", "", fmt.Errorf("%w: %q: %w", ErrBadPeer, text, err)
+		}
+		_, id = peer.SplitAddr(addr)
+	}
+	return item, id, nil
+}
+
+// AddPeer makes what address names a static peer, over restarts too, and with
+// trusted, for which the address must end in /p2p/ID, a trusted one. It waits
+// up to 5 s for the first attempt to end.
+func (n *Node) AddPeer(ctx context.Context, address string, trusted bool) (AddedPeer, error) {
+	item, id, err := parseTarget(address)
+	if err != nil {
+		return AddedPeer{}, err
+	}
+	if trusted && id == "" {
+		return AddedPeer{}, fmt.Errorf("%w: %q names no peer id to trust: give /ip4/…/tcp/PORT/p2p/ID, or trust the peer by its id once it is connected", ErrBadPeer, address)
+	}
+	if err := n.dial.Add(item); errors.Is(err, dialer.ErrSelf) {
+		return AddedPeer{}, fmt.Errorf("%w: %q: %w", ErrBadPeer, address, err)
+	} else if err != nil {
+		return AddedPeer{}, peerFault(item, err)
+	}
+	if trusted {
+		if err := n.dial.Trust(id); err != nil {
+			return AddedPeer{}, peerFault(item, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, addWait)
+	defer cancel()
+	tick := time.NewTicker(addLook)
+	defer tick.Stop()
+	for {
+		s, ok := n.dial.Find(item)
+		switch {
+		case !ok:
+			return AddedPeer{}, fmt.Errorf("%s: %w: it was removed again", item, ErrPeerConflict)
+		case s.Class == dialer.ClassSelf:
+			_, err := n.dial.Remove(item)
+			return AddedPeer{}, errors.Join(fmt.Errorf("%w: %q is this node itself", ErrBadPeer, address), err)
+		case s.State == dialer.Connected, s.Tries > 0, ctx.Err() != nil:
+			return AddedPeer{ID: s.ID, Item: s.Item, State: string(s.State), Class: string(s.Class), LastError: s.LastError}, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// RemovePeer ends that a peer, by its id, or a static peer, by its text, is
+// kept, and closes the connection.
+func (n *Node) RemovePeer(ctx context.Context, what string) (RemovedPeer, error) {
+	out := RemovedPeer{Items: []string{}}
+	id, err := peer.Decode(what)
+	byID := err == nil
+	r, err := n.dial.Remove(what)
+	_, connected := n.shake.Peer(id)
+	switch {
+	case errors.Is(err, dialer.ErrNotStatic) && byID && connected:
+		n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
+		return out, nil
+	case err != nil:
+		return out, peerFault(what, err)
+	}
+	out.Items = append(out.Items, r.Items...)
+	for _, p := range r.Peers {
+		if !n.dial.Has(p) {
+			n.shake.Disconnect(ctx, p, wire.GoodbyeShutdown, byHandWords)
+		}
+	}
+	var notes []string
+	if len(r.Config) > 0 {
+		notes = append(notes, fmt.Sprintf("%s is in the configuration: it stays away until the next start; take it out of p2p.static_peers (PEERS) to keep it away", strings.Join(r.Config, ", ")))
+	}
+	if r.Member {
+		notes = append(notes, "the peer is a member of the network as well, and stays connected as one")
+	}
+	out.Note = strings.Join(notes, "; ")
+	return out, nil
+}
+
+// ConnectPeer connects once with a peer, by its id or by an address in the form
+// of a static peer. It returns when the peer is ready, within 30 s. A dial that
+// fails is a *[DialError].
+func (n *Node) ConnectPeer(ctx context.Context, target string) (PeerNote, error) {
+	id, err := peer.Decode(target)
+	if err == nil {
+		if err := n.connectID(ctx, id); err != nil {
+			return PeerNote{}, err
+		}
+		return n.noted(id, ""), nil
+	}
+	item, _, err := parseTarget(target)
+	if err != nil {
+		return PeerNote{}, err
+	}
+	if id, err = n.dial.Connect(ctx, item); err != nil {
+		return PeerNote{}, peerFault(item, err)
+	}
+	return n.noted(id, ""), nil
+}
+
+func (n *Node) connectID(ctx context.Context, id peer.ID) error {
+	_, connected := n.shake.Peer(id)
+	addrs := n.addrsOf(id)
+	if len(addrs) == 0 && !connected && id != n.host.ID() {
+		return fmt.Errorf("%w: no address of %s is known: give one, such as /ip4/…/tcp/PORT/p2p/ID", ErrNotFound, id)
+	}
+	return peerFault(id.String(), n.dial.ConnectPeer(ctx, peer.AddrInfo{ID: id, Addrs: addrs}))
+}
+
+// addrsOf is where a peer may be found, as far as anybody here knows.
+func (n *Node) addrsOf(id peer.ID) []multiaddr.Multiaddr {
+	addrs := n.host.Peerstore().Addrs(id)
+	for _, s := range n.dial.Static() {
+		if s.ID == id {
+			addrs = append(addrs, s.Addresses...)
+		}
+	}
+	for _, p := range n.KnownPeers() {
+		if p.ID != id || p.Addr == "" {
+			continue
+		}
+		if a, err := multiaddr.NewMultiaddr(p.Addr); err == nil {
+			addrs = append(addrs, a)
+		}
+	}
+	return multiaddr.Unique(addrs)
+}
+
+// DisconnectPeer says goodbye to a connected peer and closes the connection.
+func (n *Node) DisconnectPeer(ctx context.Context, id peer.ID) (PeerNote, error) {
+	p, ok := n.Peer(id)
+	if !ok {
+		return PeerNote{}, fmt.Errorf("%w: %s is not connected", ErrNotFound, id)
+	}
+	n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
+	note := ""
+	if n.dial.Has(id) {
+		note = "this node keeps the peer and connects again: parley peers remove ends that for a static peer"
+	}
+	p.State, p.Ready = "known", false // the table forgets it a moment later
+	return PeerNote{p, note}, nil
+}
+
+// TrustPeer makes a peer, which need not be known, a trusted one: it is never
+// evicted and never refused for points. It is so over restarts.
+func (n *Node) TrustPeer(id peer.ID) (PeerNote, error) {
+	if err := n.dial.Trust(id); errors.Is(err, dialer.ErrSelf) {
+		return PeerNote{}, fmt.Errorf("%w: %s: %w", ErrBadPeer, id, err)
+	} else if err != nil {
+		return PeerNote{}, peerFault(id.String(), err)
+	}
+	return n.noted(id, ""), nil
+}
+
+// UntrustPeer takes the trust back.
+func (n *Node) UntrustPeer(id peer.ID) (PeerNote, error) {
+	was, comesBack, err := n.dial.Untrust(id)
+	switch {
+	case err != nil:
+		return PeerNote{}, err
+	case !was:
+		return PeerNote{}, fmt.Errorf("%w: %s is no trusted peer", ErrNotFound, id)
+	case comesBack:
+		return n.noted(id, "the configuration trusts the peer: it is so again from the next start on; take it out of p2p.trusted_peers"), nil
+	}
+	return n.noted(id, ""), nil
+}
+
+// noted is a peer as it is now, known or not.
+func (n *Node) noted(id peer.ID, note string) PeerNote {
+	if p, ok := n.Peer(id); ok {
+		return PeerNote{p, note}
+	}
+	known := n.KnownPeers()
+	if i := slices.IndexFunc(known, func(p Peer) bool { return p.ID == id }); i >= 0 {
+		return PeerNote{known[i], note}
+	}
+	return PeerNote{n.absent(id), note}
+}
+
+// absent is what is known of a peer that is not connected.
+func (n *Node) absent(id peer.ID) Peer {
+	score := n.rep.Score(id)
+	return Peer{
+		ID: id, State: "known", Services: []string{}, Mesh: []string{}, Static: n.dial.Has(id), Trusted: n.dial.Trusted(id),
+		Score: score.Score, Points: score.Points, Standing: string(score.Standing),
+	}
+}
+
+// KnownPeers lists the peers that are known and not connected, in the order of
+// their ids. Static peers and members are known here; the address book adds
+// its own in this one place.
+func (n *Node) KnownPeers() []Peer {
+	list := []Peer{}
+	for _, s := range n.dial.Static() {
+		if _, connected := n.shake.Peer(s.ID); connected || s.ID == "" {
+			continue
+		}
+		p := n.absent(s.ID)
+		p.Source, p.Address = "static", s.Item
+		if s.Origin == dialer.OriginMember {
+			p.Source, p.Address = dialer.OriginMember, ""
+		}
+		if len(s.Addresses) > 0 {
+			p.Addr = s.Addresses[0].String()
+		}
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b Peer) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+// PeerDetail tells all about a peer that is connected or known.
+func (n *Node) PeerDetail(id peer.ID) (PeerDetail, bool) {
+	d := PeerDetail{Protocols: []string{}, Addresses: texts(n.host.Peerstore().Addrs(id)), Streams: n.streamsOf(id), Reputation: n.rep.Score(id)}
+	p, ok := n.Peer(id)
+	if !ok {
+		known := n.KnownPeers()
+		i := slices.IndexFunc(known, func(p Peer) bool { return p.ID == id })
+		switch {
+		case i >= 0:
+			p = known[i]
+		case n.dial.Trusted(id):
+			p = n.absent(id)
+		default:
+			return d, false
+		}
+	}
+	d.Peer = p
+	protocols, err := n.host.Peerstore().GetProtocols(id)
+	if err == nil { // else none are known
+		for _, name := range protocols {
+			d.Protocols = append(d.Protocols, string(name))
+		}
+		slices.Sort(d.Protocols)
+	}
+	if d.Reputation.Reasons == nil {
+		d.Reputation.Reasons = []reputation.Reason{}
+	}
+	for _, s := range n.StaticPeers() {
+		if s.ID == id {
+			d.Supervisor = &s
+		}
+	}
+	return d, true
+}
+
+// streamsOf counts the open streams with a peer, in the order of protocols.
+func (n *Node) streamsOf(id peer.ID) []PeerStreams {
+	list := []PeerStreams{}
+	for _, c := range n.host.Network().ConnsToPeer(id) {
+		for _, st := range c.GetStreams() {
+			name := string(st.Protocol())
+			i := slices.IndexFunc(list, func(s PeerStreams) bool { return s.Protocol == name })
+			if i < 0 {
+				i = len(list)
+				list = append(list, PeerStreams{Protocol: name})
+			}
+			if st.Stat().Direction == network.DirInbound {
+				list[i].In++
+			} else {
+				list[i].Out++
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b PeerStreams) int { return cmp.Compare(a.Protocol, b.Protocol) })
+	return list
+}
+
+// PeerHistory lists what happened with connections, newest first: of one peer,
+// or of all where id is "". It returns at most limit entries below the one
+// numbered before; 0 = from the newest on.
+func (n *Node) PeerHistory(ctx context.Context, id peer.ID, before uint64, limit int) ([]HistoryEntry, error) {
+	entries, err := n.history.Page(ctx, id, before, limit)
+	list := make([]HistoryEntry, len(entries))
+	for i, e := range entries {
+		list[i] = HistoryEntry{
+			At: inMS(e.At), Event: e.Event, Peer: e.Peer, Direction: e.Direction, Addr: e.Addr, By: e.By, Reason: e.Reason, Goodbye: e.Goodbye,
+			DurationS: e.Duration.Seconds(), Seq: e.Seq,
+		}
+	}
+	return list, err
+}
+
+// sourceOf says who told us of a peer that we dialled, "" = nobody knows.
+func (n *Node) sourceOf(id peer.ID) string {
+	if n.dial.ByHand(id) {
+		return "operator"
+	}
+	return ""
+}
