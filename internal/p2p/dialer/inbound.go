@@ -31,6 +31,7 @@ func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.prune(now)
+	delete(in.leaving, p) // it is back already
 	var came guest
 	list := guests[:0:0]
 	for _, g := range guests {
@@ -55,6 +56,7 @@ func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
 			return "", fmt.Errorf("all %d places for inbound peers are taken", s.cfg.Inbound)
 		}
 		in.leaving[evict] = now
+		delete(in.coming, evict)
 		in.evicted = append(in.evicted, now)
 		in.evicted = in.evicted[max(0, len(in.evicted)-floodEvery-1):]
 		s.metrics.evictions.Inc()

@@ -205,14 +205,14 @@ func (l *lab) hold(h host.Host, to peer.ID) {
 	var last network.Stream
 	for at := 0; h.Network().Connectedness(to) == network.Connected; at++ {
 		if at%20 == 0 {
+			if last != nil { // one at a time: a host serves few pings at once
+				_ = last.Reset()
+			}
 			ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 			st, err := h.NewStream(network.WithNoDial(ctx, "hold"), to, pingProtocol)
 			cancel()
 			if err == nil {
 				_, _ = st.Write(make([]byte, 32))
-				if last != nil {
-					_ = last.Reset()
-				}
 				last = st
 			}
 		}
