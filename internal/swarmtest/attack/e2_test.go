@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	mrand "math/rand/v2"
 	"net/netip"
@@ -204,6 +205,11 @@ func (l *lab) attack(h host.Host, to peer.AddrInfo, greet *handshake.Handshake, 
 func (l *lab) hold(h host.Host, to peer.ID) {
 	var last network.Stream
 	for at := 0; h.Network().Connectedness(to) == network.Connected; at++ {
+		if last != nil && at%5 == 0 { // silence would end it too
+			if _, err := last.Write(make([]byte, 32)); err == nil {
+				_, _ = io.ReadFull(last, make([]byte, 32))
+			}
+		}
 		if at%20 == 0 {
 			if last != nil { // one at a time: a host serves few pings at once
 				_ = last.Reset()
@@ -212,7 +218,7 @@ func (l *lab) hold(h host.Host, to peer.ID) {
 			st, err := h.NewStream(network.WithNoDial(ctx, "hold"), to, pingProtocol)
 			cancel()
 			if err == nil {
-				_, _ = st.Write(make([]byte, 32))
+				_ = st.SetDeadline(time.Now().Add(30 * time.Second))
 				last = st
 			}
 		}
