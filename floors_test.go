@@ -32,7 +32,7 @@ var floors = map[string][]string{
 	"internal/p2p/addrbook":   {},
 	"internal/p2p/history":    {},
 	"internal/p2p/handshake":  {"internal/p2p/reputation"},
-	"internal/p2p/dialer":     {"internal/p2p/reputation"},
+	"internal/p2p/dialer":     {"internal/p2p/addrbook", "internal/p2p/reputation"},
 	"internal/p2p/gossip":     {"internal/p2p/reputation"},
 	"internal/p2p/discovery":  {"internal/p2p/addrbook"},
 
@@ -46,7 +46,7 @@ var floors = map[string][]string{
 		"internal/replica/consensus"},
 
 	// the node: the only place where rooms are wired
-	"": {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip", "internal/p2p/history",
+	"": {"internal/p2p/addrbook", "internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip", "internal/p2p/history",
 		"internal/replica", "internal/replica/ledger", "internal/replica/consensus"},
 
 	// roof
@@ -57,9 +57,9 @@ var floors = map[string][]string{
 	"internal/devnet":            {""},
 	"internal/swarmtest/checker": {"internal/replica/ledger"},
 	"internal/swarmtest":         {"", "internal/replica/consensus", "internal/swarmtest/checker"},
+	"internal/swarmtest/attack":  {}, // its tests, with the tag attack, play with rooms
 	"internal/soak":              {"", "internal/devnet", "internal/swarmtest/checker"},
 	"bench":                      {"", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
-	"internal/swarmtest/attack":  {},                                                                                                                             // tests alone, with the tag attack
 }
 
 // outside limits who may import a module that is not ours: a chain never sees

@@ -27,6 +27,7 @@ import (
 
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/gossip"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
@@ -74,7 +75,9 @@ type Node struct {
 	rep       *reputation.Book
 	gate      *reputation.Gate
 	shake     *handshake.Handshake
+	book      *addrbook.Book
 	dial      *dialer.Dialer
+	slots     *dialer.Slots
 	gossip    *gossip.Gossip
 	replica   *replica.Replica
 	backing   sync.Mutex // held while a backup is written
@@ -164,11 +167,17 @@ func (n *Node) open() error {
 	if err := n.writeMeta(); err != nil {
 		return err
 	}
+	if err := n.openBook(); err != nil {
+		return err
+	}
 	n.shake = handshake.New(handshake.Config{
 		Name: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, UserAgent: n.Version().agent(), APIPort: n.apiPort(),
-		MaxPeers: n.cfg.P2P.MaxPeers, StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf,
+		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf,
+		Slot:   func(p peer.ID) (string, string) { return n.slots.SlotOf(p) },
+		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
+		Arrive: func(p peer.ID) peer.ID { return n.slots.Arrive(p) },
 	}, n.host, n.rep, n.replica, n.bus, n.room("p2p.handshake"), n.env.Registry)
-	if n.gossip, err = gossip.New(gossip.Config{Names: topicNames(n.cfg.Gossip.Topics), Key: key}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
+	if n.gossip, err = gossip.New(gossip.Config{Names: topicNames(n.cfg.Gossip.Topics), Key: key, Takes: n.takes}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
 		return err
 	}
 	trusted, err := peerIDs(n.cfg.P2P.TrustedPeers)
@@ -180,6 +189,9 @@ func (n *Node) open() error {
 		File: filepath.Join(n.cfg.DataDir, "static-peers.json"), OptimiseRetries: n.cfg.P2P.OptimiseRetries,
 	}, dialer.Functions{Resolve: n.resolver(), Identity: n.identityOf(), Greet: n.shake.Greet}, n.host, n.rep, n.bus, n.room("p2p.dialer"), n.env.Registry)
 	if err != nil {
+		return err
+	}
+	if err := n.openSlots(); err != nil {
 		return err
 	}
 	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never refused for points
@@ -282,7 +294,9 @@ func (n *Node) Run(ctx context.Context) error {
 	run("p2p.history", n.history.Run)
 	run("p2p.handshake", n.shake.Run)
 	run("p2p.gossip", n.gossip.Run)
+	run("p2p.addrbook", n.book.Run)
 	run("p2p.dialer", n.dial.Run)
+	run("p2p.slots", n.slots.Run)
 	run("replica", func(ctx context.Context) error { return n.replica.Run(ctx, s) })
 	run("sampler", n.sample)
 	run("announcer", n.announce)

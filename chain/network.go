@@ -64,6 +64,13 @@ type Network interface {
 	Run(ctx context.Context, s Services) error
 }
 
+// Clocked is a Network whose blocks come by the clock. One whose blocks come
+// when there is something to order does not implement it.
+type Clocked interface {
+	// Interval is how far apart blocks are expected. Safe for concurrent use.
+	Interval() time.Duration
+}
+
 // Services is what the p2p wing gives to a network. All methods are safe for
 // concurrent use.
 type Services interface {

@@ -107,6 +107,9 @@ type P2P struct {
 	MaxPeers     int
 	// OptimiseRetries lets addresses rest that failed for a lasting reason.
 	OptimiseRetries bool
+	TargetPeers     int    // outbound
+	Addresses       string // which ones the address book takes
+	ASMapFile       string // routes and their systems, for the groups of the address book; "" = none
 }
 
 // Discovery says by which ways peers are found.
@@ -128,6 +131,13 @@ const (
 	DHTOff          = "off"
 	DHTScopePrivate = "private"
 	DHTScopePublic  = "public"
+)
+
+// Values of P2P.Addresses.
+const (
+	AddressesAuto    = "auto"   // as private, for a node that does not know where it is reached
+	AddressesPublic  = "public" // public ones alone
+	AddressesPrivate = "private"
 )
 
 // Gossip names the topics and their pace.
@@ -158,7 +168,7 @@ func Default() Config {
 			Listen:     []string{":8080", "127.0.0.1:3500?", "127.0.0.1:8545?"},
 			PublicRead: true, JWTSecretFile: "jwt.hex", Rate: 50, MaxClients: 1000, EventBuffer: 16384,
 		},
-		P2P:       P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100, OptimiseRetries: true},
+		P2P:       P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100, TargetPeers: 8, Addresses: AddressesAuto, OptimiseRetries: true},
 		Discovery: Discovery{DHT: DHTAuto, DHTScope: DHTScopePrivate, Rendezvous: true, PEX: true},
 		Gossip: Gossip{
 			Topics: Topics{

@@ -33,8 +33,8 @@ type PeerConnected struct {
 	Direction string  `json:"direction"` // inbound | outbound
 	Addr      string  `json:"addr"`
 	Transport string  `json:"transport"` // tcp | quic-v1 | ws
-	Source    string  `json:"source"`    // static | member | inbound
-	Slot      string  `json:"slot"`      // static | inbound
+	Source    string  `json:"source"`    // static | member | anchor | inbound | outbound, or the kind of source that told of it
+	Slot      string  `json:"slot"`      // static | outbound | block_only | feeler | inbound
 }
 
 // PeerReady says that the handshake with a peer ended well.

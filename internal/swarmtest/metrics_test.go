@@ -10,7 +10,8 @@ import (
 // metrics are those of the rooms that exist, by room. They are API.
 var metrics = map[string]string{
 	"host":       "peers connections_total bytes_total",
-	"dialer":     "static_peers static_dials_total",
+	"dialer":     "static_peers static_dials_total slots dials_total evictions_total outbound_groups outbound_peers",
+	"addrbook":   "entries groups rejected_total",
 	"handshake":  "results_total seconds",
 	"reputation": "points_total refusals_total peers",
 	"history":    "written_total dropped_total pending",

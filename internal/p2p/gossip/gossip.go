@@ -33,6 +33,10 @@ type Config struct {
 	// MaxBytes bounds the data of every topic, for the limit on the wire is
 	// set before the topics are known. 0 means 1 MiB.
 	MaxBytes int
+	// Takes says whether p is sent a topic, by our name of it, and may have us in
+	// its mesh; it is asked often, in pubsub's loop, and MUST be quick. It may not
+	// change its mind while p is connected. Nil: everybody is sent everything.
+	Takes func(p peer.ID, topic string) bool
 }
 
 const defaultMaxBytes = 1 << 20 // DEFENCE 11
@@ -59,6 +63,7 @@ type Gossip struct {
 	byName map[string]*topic
 	byWire map[string]*topic
 	scores map[peer.ID]float64 // replaced whole
+	gave   map[peer.ID]gifts   // of connected peers
 }
 
 // New starts nothing; reg may be nil.
@@ -80,10 +85,10 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 		cfg: cfg, self: h.ID(), rep: rep, bus: bus, log: log, metrics: m,
 		credit:  newCredit(),
 		started: make(chan struct{}), stopped: make(chan struct{}),
-		byName: map[string]*topic{}, byWire: map[string]*topic{},
+		byName: map[string]*topic{}, byWire: map[string]*topic{}, gave: map[peer.ID]gifts{},
 	}
 	g.scope = newScope(h, g.credit)
-	g.guard = newGuard(m)
+	g.guard = newGuard(m, g.takes)
 	g.tracer = &tracer{g: g, mesh: map[string]map[peer.ID]struct{}{}}
 	return g, nil
 }

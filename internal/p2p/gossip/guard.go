@@ -31,6 +31,7 @@ const (
 type guard struct {
 	charges chan charge // full: dropped and counted, for pubsub's loop cannot wait
 	metrics *metrics
+	takes   func(p peer.ID, wire string) bool
 
 	mu    sync.Mutex                      // guards below
 	nets  map[string]struct{}             // that are served
@@ -43,9 +44,9 @@ type charge struct {
 	detail  string
 }
 
-func newGuard(m *metrics) *guard {
+func newGuard(m *metrics, takes func(p peer.ID, wire string) bool) *guard {
 	return &guard{
-		charges: make(chan charge, 256), metrics: m,
+		charges: make(chan charge, 256), metrics: m, takes: takes,
 		nets: map[string]struct{}{}, taken: map[peer.ID]map[string]struct{}{},
 	}
 }
@@ -152,7 +153,7 @@ func (g *guard) CanSubscribe(name string) bool {
 // FilterIncomingSubscriptions implements [pubsub.SubscriptionFilter]. It keeps
 // what a peer takes within maxSubscriptions, for pubsub itself keeps it all.
 func (g *guard) FilterIncomingSubscriptions(from peer.ID, subs []*pb.RPC_SubOpts) ([]*pb.RPC_SubOpts, error) {
-	subs = pubsub.FilterSubscriptions(subs, g.CanSubscribe)
+	subs = pubsub.FilterSubscriptions(subs, func(name string) bool { return g.CanSubscribe(name) && g.takes(from, name) })
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	kept := subs[:0]

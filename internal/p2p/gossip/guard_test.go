@@ -19,7 +19,7 @@ func testGuard(t *testing.T) *guard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newGuard(m)
+	return newGuard(m, func(peer.ID, string) bool { return true })
 }
 
 func TestInspect(t *testing.T) {

@@ -51,6 +51,7 @@ func (g *Gossip) options() []pubsub.Option {
 		pubsub.WithPeerScoreInspect(g.keepScores, time.Second),
 		pubsub.WithPeerGater(pubsub.DefaultPeerGaterParams()),
 		pubsub.WithSubscriptionFilter(g.guard),
+		pubsub.WithPeerFilter(g.takes),
 		pubsub.WithAppSpecificRpcInspector(g.guard.inspect),
 		pubsub.WithBlacklist(blacklist{g.rep}),
 		pubsub.WithRawTracer(g.tracer),

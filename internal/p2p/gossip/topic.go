@@ -150,6 +150,9 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 		err = t.Validate(ctx, m)
 	}
 	t.count.seconds.Observe(time.Since(start).Seconds())
+	if err == nil {
+		t.g.thank(from, t.Name, time.Now())
+	}
 	return t.verdict(culprit, err)
 }
 

@@ -30,6 +30,7 @@ func (t *tracer) Leave(string)                             {} // a Prune of each
 func (t *tracer) OnClosedOutboundStream(p peer.ID) {
 	t.g.credit.clear(p)
 	t.g.guard.forget(p)
+	t.g.forget(p)
 	t.mu.Lock()
 	var left []string
 	for name, peers := range t.mesh {

@@ -138,7 +138,7 @@ func (s *Handshake) exchange(ctx context.Context, p peer.ID) (ver wire.Verack, e
 		return wire.Verack{}, fmt.Errorf("read verack: %w", err)
 	}
 	took := time.Since(start)
-	s.host.Peerstore().RecordLatency(p, took)
+	s.tripped(p, took)
 	s.metrics.seconds.Observe(took.Seconds())
 	if ver, err = wire.DecodeVerack(b); err != nil {
 		return wire.Verack{}, fmt.Errorf("decode verack: %w", err)
@@ -176,8 +176,8 @@ func (s *Handshake) answer(ctx context.Context, st network.Stream) error {
 	}
 	ver := wire.Verack{}
 	refusal := s.judge(p, said)
-	if refusal == nil && s.full(p) {
-		refusal = &Refusal{Code: wire.TooManyPeers, Text: fmt.Sprintf("all %d places for inbound peers are taken", s.cfg.MaxPeers), ByUs: true}
+	if refusal == nil {
+		refusal = s.admit(ctx, p)
 	}
 	if refusal != nil {
 		ver.Code, ver.Text = refusal.Code, refusal.Text
@@ -207,7 +207,17 @@ func (s *Handshake) awaitRead(st network.Stream) {
 	_ = st.CloseWrite()
 	_ = st.SetReadDeadline(start.Add(partTimeout))
 	if _, err := st.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
-		s.host.Peerstore().RecordLatency(st.Conn().RemotePeer(), time.Since(start))
+		s.tripped(st.Conn().RemotePeer(), time.Since(start))
+	}
+}
+
+// tripped notes how long a round trip to p took.
+func (s *Handshake) tripped(p peer.ID, took time.Duration) {
+	s.host.Peerstore().RecordLatency(p, took)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e := s.peers[p]; e != nil && (e.peer.MinRTT == 0 || took < e.peer.MinRTT) {
+		e.peer.MinRTT = max(took, 1)
 	}
 }
 
@@ -253,6 +263,53 @@ func (s *Handshake) judge(p peer.ID, said wire.Version) *Refusal {
 		return no(mismatch.Code, mismatch.Text)
 	}
 	return no(wire.NotAllowed, err.Error())
+}
+
+// admit gives p a place where it is inbound and asks for one, and parts with
+// the peer that gives its own up.
+func (s *Handshake) admit(ctx context.Context, p peer.ID) *Refusal {
+	if s.cfg.Admit == nil {
+		if s.full(p) {
+			return &Refusal{Code: wire.TooManyPeers, Text: fmt.Sprintf("all %d places for inbound peers are taken", s.cfg.MaxPeers), ByUs: true}
+		}
+		return nil
+	}
+	if v, ok := s.Peer(p); !ok || v.Slot != "inbound" || v.Ready {
+		return nil
+	}
+	evict, err := s.cfg.Admit(p)
+	if err != nil {
+		return &Refusal{Code: wire.TooManyPeers, Text: err.Error(), ByUs: true}
+	}
+	if evict != "" {
+		s.spawn(func() { s.Disconnect(ctx, evict, wire.GoodbyeTooManyPeers, "its place went to another peer") })
+	}
+	return nil
+}
+
+// arrived closes whoever is one too many in handshake. There is no goodbye: a
+// flood would hold its connections by not reading it.
+func (s *Handshake) arrived(p peer.ID) {
+	excess := s.cfg.Arrive(p)
+	if excess == "" {
+		return
+	}
+	s.mu.Lock()
+	e := s.peers[excess]
+	if e == nil || e.byUs || e.peer.Ready {
+		s.mu.Unlock()
+		return
+	}
+	e.byUs, e.reason = true, "too many peers in handshake"
+	conns := make([]network.Conn, 0, len(e.conns))
+	for _, l := range e.conns {
+		conns = append(conns, l.conn)
+	}
+	s.mu.Unlock()
+	s.metrics.result("crowded")
+	for _, c := range conns {
+		_ = c.CloseWithError(network.ConnResourceLimitExceeded)
+	}
 }
 
 // full reports whether p is inbound and every place for such peers is taken.

@@ -47,11 +47,21 @@ type Config struct {
 	BaseURL        string // public URL of the API, "" = none
 	UserAgent      string
 	APIPort        int
-	MaxPeers       int           // inbound peers, static ones not counted; 0 = no limit
+	MaxPeers       int           // inbound peers, static ones not counted, where Admit is nil; 0 = no limit
 	StatusInterval time.Duration // of topic node_status; 0 = 10 s
 	// Source says who told us of a peer that we dialled, "" = nobody knows. It
 	// MUST be quick. Nil = nobody knows.
 	Source func(peer.ID) string
+	// Slot says which slot of ours a peer has that we chose, and who told us of
+	// it; "" = none, and its direction says. It MUST be quick. Nil = nobody has.
+	Slot func(peer.ID) (slot, source string)
+	// Arrive is asked at each new inbound peer, before its handshake. It names
+	// one of those in handshake to be closed at once, "" = none. Nil = none.
+	Arrive func(peer.ID) (excess peer.ID)
+	// Admit is asked whether an inbound peer, whose status is fine, gets a
+	// place, and who gives its own up for it, "" = nobody. An error is the text
+	// of the refusal. Nil: MaxPeers alone decides.
+	Admit func(peer.ID) (evict peer.ID, err error)
 }
 
 // Handshake greets peers, answers their greetings and knows who is ready. All

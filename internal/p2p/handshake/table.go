@@ -34,8 +34,8 @@ type Peer struct {
 	Addr        ma.Multiaddr
 	Transport   string // tcp | quic-v1 | ws
 	Security    string // noise | tls
-	Source      string // static | member | inbound, else what Config.Source says, else outbound
-	Slot        string // static | inbound | outbound
+	Source      string // static | member | inbound, else what Config.Slot or Config.Source says, else outbound
+	Slot        string // static | outbound | block_only | feeler | inbound
 	Agent       string
 	Name        string
 	BaseURL     string
@@ -46,6 +46,7 @@ type Peer struct {
 	ConnectedAt time.Time
 	LastSeen    time.Time // last word from it that came through this room
 	Latency     time.Duration
+	MinRTT      time.Duration // best round trip of its handshakes; 0 = none was measured
 }
 
 // entry is one connected peer in the table.
@@ -83,6 +84,9 @@ func (s *Handshake) connected(c network.Conn) {
 		return
 	}
 	s.bus.Publish(s.describe(p, c))
+	if s.cfg.Arrive != nil && direction(c) == "inbound" {
+		s.spawn(func() { s.arrived(p) }) // the swarm waits for us
+	}
 	select {
 	case s.kick <- struct{}{}:
 	default:
@@ -138,7 +142,8 @@ func (s *Handshake) describe(p peer.ID, c network.Conn) event.PeerConnected {
 	}
 }
 
-// source reads why we have p from how its connections are protected.
+// source says why we have p: static ones by how their connections are
+// protected, those of other slots by who fills these.
 func (s *Handshake) source(p peer.ID, c network.Conn) (source, slot string) {
 	for _, tag := range []string{tagStatic, tagMember} {
 		if s.host.ConnManager().IsProtected(p, tag) {
@@ -148,6 +153,10 @@ func (s *Handshake) source(p peer.ID, c network.Conn) (source, slot string) {
 	source, slot = direction(c), direction(c)
 	if s.cfg.Source != nil && source == "outbound" {
 		source = cmp.Or(s.cfg.Source(p), source)
+	}
+	if s.cfg.Slot != nil {
+		held, by := s.cfg.Slot(p)
+		slot, source = cmp.Or(held, slot), cmp.Or(by, source)
 	}
 	if s.host.ConnManager().IsProtected(p, tagTrusted) {
 		slot = tagStatic

@@ -1,0 +1,169 @@
+package dialer
+
+import (
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+)
+
+const (
+	scarceKind   = 10 * time.Second // nobody fits the rule of kinds: it gives way; sources get 2 s each to answer
+	scarceGroup  = time.Minute      // nobody is left in a free group: that rule gives way too
+	fewGroups    = 4                // outbound peers in fewer look like an eclipse
+	fewGroupsFor = 10 * time.Minute
+	lowPeersFor  = 5 * time.Minute
+)
+
+// Codes of alarms (DEFENCE 13).
+const (
+	alarmEclipse   = "possible_eclipse"
+	alarmDiversity = "low_diversity"
+	alarmLowPeers  = "low_peers"
+	alarmFlood     = "inbound_flood"
+)
+
+// kindOf is the kind of source that counts for e: the first that told of it.
+func kindOf(e addrbook.Entry) addrbook.Kind {
+	if len(e.Sources) == 0 {
+		return addrbook.Operator
+	}
+	return e.Sources[0].Kind
+}
+
+// dialsPublic reports whether the rule of groups bears on e.
+func dialsPublic(e addrbook.Entry) bool {
+	if len(e.Addrs) == 0 {
+		return false
+	}
+	ip := ipOf(e.Addrs[0])
+	return !ip.IsValid() || public(ip)
+}
+
+// ipOf is the IP of an address, the zero Addr for a name.
+func ipOf(a ma.Multiaddr) netip.Addr {
+	if a == nil {
+		return netip.Addr{}
+	}
+	raw, err := manet.ToIP(a)
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip, _ := netip.AddrFromSlice(raw)
+	return ip.Unmap()
+}
+
+// usedGroups are those of the outbound peers we hold or dial.
+func (s *Slots) usedGroups() map[string]bool {
+	used := map[string]bool{}
+	for _, h := range s.held {
+		if h.slot != SlotFeeler && h.public {
+			used[h.group] = true
+		}
+	}
+	return used
+}
+
+// fullKinds are the kinds of sources that have a third of the slots; what the
+// operator named is not rationed.
+func (s *Slots) fullKinds() map[addrbook.Kind]bool {
+	full := map[addrbook.Kind]bool{}
+	if s.cfg.Kinds < 2 {
+		return full
+	}
+	most := max(1, (s.cfg.Outbound+s.cfg.BlockOnly)/3)
+	for kind, n := range s.bySource() {
+		k := addrbook.Kind(kind)
+		full[k] = n >= most && k != addrbook.Operator && k != addrbook.Static
+	}
+	return full
+}
+
+// bySource counts the outbound peers we hold or dial.
+func (s *Slots) bySource() map[string]int {
+	n := map[string]int{}
+	for _, h := range s.held {
+		if h.slot != SlotFeeler {
+			n[h.source]++
+		}
+	}
+	return n
+}
+
+// spread is how the outbound peers that are up lie.
+type spread struct {
+	up, public, groups int
+}
+
+func (s *Slots) spread() spread {
+	var v spread
+	groups := map[string]bool{}
+	for _, h := range s.held {
+		if !h.up || h.slot == SlotFeeler {
+			continue
+		}
+		v.up++
+		if h.public {
+			v.public++
+			groups[h.group] = true
+		}
+	}
+	v.groups = len(groups)
+	return v
+}
+
+// diversity raises and clears the alarms on how many there are and where.
+func (s *Slots) diversity(now time.Time) {
+	v := s.spread()
+	facts := map[string]any{"outbound": v.up, "groups": v.groups}
+	s.alarms.set(alarmDiversity, v.public > v.groups, "outbound peers share address groups, for no others were left for a minute", facts)
+
+	narrow := v.public >= 8 && v.groups < fewGroups
+	if !narrow {
+		s.watch.narrow = time.Time{}
+	} else if s.watch.narrow.IsZero() {
+		s.watch.narrow = now
+	}
+
+	// Where the book knows of nobody else a small network is complete.
+	low := v.up < s.cfg.Outbound/2 && !s.fill.noKind.IsZero() && s.book.Stats().Tried+s.book.Stats().New > s.cfg.Outbound
+	if !low {
+		s.watch.low = time.Time{}
+	} else if s.watch.low.IsZero() {
+		s.watch.low = now
+	}
+	s.alarms.set(alarmLowPeers, low && now.Sub(s.watch.low) >= lowPeersFor, "fewer than half of the outbound slots are filled", facts)
+}
+
+// alarms are those of this room that stand.
+type alarms struct {
+	bus *event.Bus
+	log *slog.Logger
+	up  map[string]bool
+}
+
+// set raises or clears an alarm where that changes anything.
+func (a *alarms) set(code string, on bool, text string, evidence map[string]any) {
+	if a.up[code] == on {
+		return
+	}
+	a.up[code] = on
+	attrs := []any{"code", code, "why", text}
+	for _, k := range slices.Sorted(maps.Keys(evidence)) {
+		attrs = append(attrs, k, evidence[k])
+	}
+	if on {
+		a.log.Warn("alarm raised", attrs...)
+		a.bus.Publish(event.AlarmRaised{Code: code, Text: text, Evidence: evidence})
+		return
+	}
+	a.log.Info("alarm cleared", attrs...)
+	a.bus.Publish(event.AlarmCleared{Code: code, Text: text, Evidence: evidence})
+}

@@ -1,0 +1,162 @@
+package dialer
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	settles    = 10 * time.Second // who was admitted or evicted shows in the table within it
+	floodEvery = 20               // evictions a minute are a flood
+)
+
+// inbound is who comes and goes between two looks at the table of peers.
+type inbound struct {
+	mu      sync.Mutex // guards below
+	coming  map[peer.ID]time.Time
+	leaving map[peer.ID]time.Time
+	evicted []time.Time // at most floodEvery+1, oldest first
+}
+
+// Admit decides whether p, which dialled us and whose handshake is fine, has a
+// place, and who has to go for it, "" = nobody. An error says in words fit for
+// p why it has none.
+func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
+	guests, _ := s.guests()
+	now := time.Now()
+	in := &s.inbound
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.prune(now)
+	delete(in.leaving, p) // it is back already
+	var came guest
+	list := guests[:0:0]
+	for _, g := range guests {
+		_, coming := in.coming[g.id]
+		_, leaving := in.leaving[g.id]
+		switch {
+		case g.id == p:
+			came = g.guest
+		case (g.ready || coming) && !leaving:
+			list = append(list, g)
+		}
+	}
+	if came.id == "" { // it is gone, or has another place
+		return "", nil
+	}
+	have := plain(list)
+	if why := held(have, came); why != "" {
+		return "", fmt.Errorf("%s", why)
+	}
+	if len(have) >= s.cfg.Inbound {
+		if evict = victim(have, s.key); evict == "" {
+			return "", fmt.Errorf("all %d places for inbound peers are taken", s.cfg.Inbound)
+		}
+		in.leaving[evict] = now
+		delete(in.coming, evict)
+		in.evicted = append(in.evicted, now)
+		in.evicted = in.evicted[max(0, len(in.evicted)-floodEvery-1):]
+		s.metrics.evictions.Inc()
+	}
+	in.coming[p] = now
+	return evict, nil
+}
+
+func (in *inbound) prune(now time.Time) { // mu held
+	for _, m := range []map[peer.ID]time.Time{in.coming, in.leaving} {
+		for p, at := range m {
+			if now.Sub(at) >= settles {
+				delete(m, p)
+			}
+		}
+	}
+}
+
+// Arrive looks at the handshakes under way when p has connected, and names one
+// that is to be closed, "" = none: p itself where its address has its peers
+// already, else one of too many.
+func (s *Slots) Arrive(p peer.ID) (closed peer.ID) {
+	guests, all := s.guests()
+	if !all[p] {
+		return "" // static, trusted, or of our own choice
+	}
+	var ready, greeting []guest
+	var came guest
+	for _, g := range guests {
+		if g.ready {
+			ready = append(ready, g.guest)
+		} else {
+			greeting = append(greeting, g.guest)
+		}
+		if g.id == p {
+			came = g.guest
+		}
+	}
+	if held(ready, came) != "" {
+		return p
+	}
+	return excess(greeting, time.Now())
+}
+
+type placed struct {
+	guest
+	ready bool
+}
+
+func plain(list []placed) []guest {
+	out := make([]guest, len(list))
+	for i, g := range list {
+		out[i] = g.guest
+	}
+	return out
+}
+
+// guests lists the inbound peers that have no place by right, and their ids.
+func (s *Slots) guests() ([]placed, map[peer.ID]bool) {
+	var list []placed
+	ids := map[peer.ID]bool{}
+	for _, p := range s.fns.Peers() {
+		if slot, _ := s.SlotOf(p.ID); !p.Inbound || slot != "" || s.dial.Exempt(p.ID) {
+			continue
+		}
+		ip := ipOf(p.Addr)
+		score := s.dial.rep.Score(p.ID)
+		g := guest{
+			id: p.ID, ip: ip, group: s.book.GroupOf(ip), since: p.ConnectedAt, rtt: p.MinRTT,
+			bad: s.dial.rep.Refused(p.ID), score: score.Score, credit: score.Credit,
+		}
+		g.tx, g.block = s.fns.Gave(p.ID)
+		list = append(list, placed{g, p.Ready})
+		ids[p.ID] = true
+	}
+	return list, ids
+}
+
+// countInbound counts the inbound peers for the metrics, as of now.
+func (s *Slots) countInbound() {
+	guests, _ := s.guests()
+	s.ready, s.greeting = 0, 0
+	for _, g := range guests {
+		if g.ready {
+			s.ready++
+		} else {
+			s.greeting++
+		}
+	}
+}
+
+// flood raises and clears the alarm on evictions.
+func (s *Slots) flood(now time.Time) {
+	s.inbound.mu.Lock()
+	n := 0
+	for _, at := range s.inbound.evicted {
+		if now.Sub(at) < time.Minute {
+			n++
+		}
+	}
+	s.inbound.mu.Unlock()
+	s.alarms.set(alarmFlood, n > floodEvery, "inbound peers push each other out", map[string]any{"evictions_min": n})
+}

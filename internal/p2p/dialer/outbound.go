@@ -1,0 +1,412 @@
+package dialer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+const (
+	agedSlots  = 2 // of the full ones, for who was good a week ago already
+	agedAfter  = 7 * 24 * time.Hour
+	agedWait   = 10 * time.Minute       // for a live one of these
+	openingFor = time.Minute            // after the start the proven come before the new
+	dialPace   = 500 * time.Millisecond // between two rounds: a book of the dead is no flood
+	pickAgain  = time.Second            // after a pick that found nobody; it doubles
+	pickMost   = 15 * time.Second
+	needFirst  = 30 * time.Second // between two cries for candidates; it doubles
+	needMost   = 5 * time.Minute
+	bootStays  = 2 * time.Minute // all bootnodes but one are left after it
+)
+
+// Backoff of one peer (DEFENCE 4.1), ± 50 %.
+const (
+	restFirst = 5 * time.Second
+	restMost  = time.Hour
+	restAlone = 30 * time.Second // at most while nobody is connected: the fault is ours then
+	maxRests  = 8192
+)
+
+// restStart is where the doubling begins for classes that do not pass soon.
+var restStart = map[Class]time.Duration{
+	ClassFull: time.Minute, ClassIdentity: 10 * time.Minute, ClassNotAllowed: 10 * time.Minute, ClassBanned: 10 * time.Minute,
+	ClassWrongNetwork: time.Hour, ClassSelf: time.Hour,
+}
+
+// resting is a peer that is not dialled for now.
+type resting struct {
+	fails int // in a row
+	class Class
+	until time.Time
+}
+
+// filling is where the search for outbound peers stands.
+type filling struct {
+	since   time.Time     // of the run
+	again   time.Time     // the next pick, after one that found nobody
+	wait    time.Duration // before it
+	opened  bool          // the first filling is over
+	noAged  time.Time     // since when too few aged peers are up
+	noKind  time.Time     // since when nobody fits the rules of groups and kinds
+	noGroup time.Time     // since when nobody is left in a free group
+	cryAt   time.Time     // before that discovery is not asked again
+	cryWait time.Duration
+}
+
+// want is one slot to be filled.
+type want struct {
+	slot  string
+	extra bool
+	aged  bool
+}
+
+// outbound begins dials for the slots that are free.
+func (s *Slots) outbound(now time.Time) (jobs []task) {
+	jobs, wait := s.dialAnchors(now)
+	if wait {
+		s.fill.again = now.Add(pickAgain)
+		return jobs
+	}
+	if now.Before(s.fill.again) {
+		return jobs
+	}
+	s.fill.again = time.Time{}
+	wants := s.lacking(now)
+	if up, _ := s.count(SlotOutbound); len(wants) == 0 && up >= s.cfg.Outbound {
+		s.fill.cryWait = 0
+	}
+	s.fill.opened = s.fill.opened || len(wants) == 0 || now.Sub(s.fill.since) >= openingFor
+	for _, w := range wants {
+		e, ok := s.pick(w, now)
+		if !ok {
+			s.fill.wait = min(max(pickAgain, 2*s.fill.wait), pickMost)
+			s.fill.again = now.Add(s.fill.wait)
+			s.cry(now)
+			break
+		}
+		jobs = append(jobs, s.start(e, w, now))
+		s.fill.wait, s.fill.again = 0, now.Add(dialPace)
+	}
+	return jobs
+}
+
+// cry tells discovery that candidates lack, ever more seldom.
+func (s *Slots) cry(now time.Time) {
+	if now.Before(s.fill.cryAt) {
+		return
+	}
+	s.fill.cryWait = min(max(needFirst, 2*s.fill.cryWait), needMost)
+	s.fill.cryAt = now.Add(s.fill.cryWait)
+	s.fns.Need()
+}
+
+// lacking lists the slots that nobody holds or is dialled for.
+func (s *Slots) lacking(now time.Time) (wants []want) {
+	aged := 0
+	for _, h := range s.held {
+		if h.slot == SlotOutbound && h.aged && h.up && !h.extra {
+			aged++
+		}
+	}
+	most := min(agedSlots, s.cfg.Outbound/4)
+	if aged >= most || s.fill.noAged.IsZero() {
+		s.fill.noAged = now
+	}
+	up, dialling := s.count(SlotOutbound)
+	free := max(0, s.cfg.Outbound-up-dialling)
+	kept := min(free, max(0, most-aged))
+	if kept > 0 && (now.Sub(s.fill.noAged) >= agedWait || !s.knowsAged()) {
+		kept = 0
+	}
+	for range free - kept {
+		wants = append(wants, want{slot: SlotOutbound})
+	}
+	up, dialling = s.count(SlotBlockOnly)
+	for range s.cfg.BlockOnly - up - dialling {
+		wants = append(wants, want{slot: SlotBlockOnly})
+	}
+	for range kept { // last: where none of them fits the others are not held up
+		wants = append(wants, want{slot: SlotOutbound, aged: true})
+	}
+	return wants
+}
+
+// knowsAged reports whether there is any aged peer to wait for.
+func (s *Slots) knowsAged() bool {
+	_, ok := s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: func(e addrbook.Entry) bool { return s.held[e.ID] != nil && s.held[e.ID].up }})
+	return ok
+}
+
+// pick finds somebody for a slot. Where nobody fits the rules of groups and
+// kinds for a while that of kinds gives way, and only where no free group has
+// had anybody left for a minute that of groups.
+func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
+	groups, kinds := s.usedGroups(), s.fullKinds()
+	try := func(bad func(addrbook.Entry) bool) (addrbook.Entry, bool) {
+		skip := func(e addrbook.Entry) bool { return s.unfit(e, now) || bad(e) }
+		if w.aged {
+			return s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: skip})
+		}
+		if !s.fill.opened {
+			if e, ok := s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Skip: skip}); ok {
+				return e, true
+			}
+		}
+		return s.book.Pick(addrbook.PickOptions{Skip: skip})
+	}
+	grouped := func(e addrbook.Entry) bool { return groups[e.Group] && dialsPublic(e) }
+	if e, ok := try(func(e addrbook.Entry) bool { return grouped(e) || kinds[kindOf(e)] }); ok {
+		s.fill.noKind, s.fill.noGroup = time.Time{}, time.Time{}
+		return e, true
+	}
+	if w.aged || w.extra { // these can wait
+		return addrbook.Entry{}, false
+	}
+	first := func(t *time.Time) time.Duration {
+		if t.IsZero() {
+			*t = now
+		}
+		return now.Sub(*t)
+	}
+	since := first(&s.fill.noKind)
+	if e, ok := try(grouped); ok {
+		s.fill.noGroup = time.Time{}
+		return e, since >= scarceKind
+	}
+	if first(&s.fill.noGroup) < scarceGroup {
+		return addrbook.Entry{}, false
+	}
+	return try(func(addrbook.Entry) bool { return false })
+}
+
+// unfit reports whether e is nobody to be dialled now.
+func (s *Slots) unfit(e addrbook.Entry, now time.Time) bool {
+	if s.held[e.ID] != nil || len(e.Addrs) == 0 || now.Before(s.rests[e.ID].until) || s.dial.connected(e.ID) {
+		return true
+	}
+	return s.dial.Has(e.ID) || s.dial.rep.Refused(e.ID) || s.dial.hopeless(e.ID, e.Addrs, now) && !s.alone()
+}
+
+// hopeless reports whether all addresses of p rest for a lasting reason.
+func (d *Dialer) hopeless(p peer.ID, addrs []ma.Multiaddr, now time.Time) bool {
+	if !d.cfg.OptimiseRetries {
+		return false
+	}
+	awake, _ := d.rests.split(p, addrs, now)
+	return len(awake) == 0
+}
+
+// start takes e for a slot and says how it is dialled.
+func (s *Slots) start(e addrbook.Entry, w want, now time.Time) task {
+	h := &hold{
+		id: e.ID, slot: w.slot, extra: w.extra, source: string(kindOf(e)), group: e.Group, public: dialsPublic(e),
+		aged: !e.FirstGood.IsZero() && now.Sub(e.FirstGood) >= agedAfter, since: now, seenAt: now, alone: s.alone(),
+	}
+	s.take(h)
+	return task{hold: h, addrs: e.Addrs}
+}
+
+// ended is what came of a task.
+type ended struct {
+	task
+	err   error
+	proof ma.Multiaddr // where our own dial reached it; nil = it came to us meanwhile
+}
+
+// do carries a task out, outside of the loop.
+func (s *Slots) do(ctx context.Context, t task) {
+	if t.leave != "" {
+		s.fns.Disconnect(ctx, t.hold.id, wire.GoodbyeTooManyPeers, t.leave)
+		return
+	}
+	e := ended{task: t}
+	s.book.Attempt(t.hold.id)
+	e.err = s.dial.reach(ctx, t.hold.id, t.addrs)
+	if e.err == nil {
+		e.proof = s.dial.reachedAt(t.hold.id)
+	}
+	if ctx.Err() != nil {
+		return // we are stopping: nothing is the peer's doing
+	}
+	switch class := classOf(e.err); {
+	case class == ClassWrongNetwork:
+		s.book.WrongNetwork(t.hold.id)
+	case class != "":
+		s.book.Failed(t.hold.id, string(class))
+	case e.proof != nil:
+		s.book.Good(t.hold.id, e.proof)
+	}
+	if t.hold.slot == SlotFeeler && e.err == nil && e.proof != nil {
+		s.fns.Disconnect(ctx, t.hold.id, wire.GoodbyeShutdown, "only looked whether you are there")
+	}
+	select {
+	case s.done <- e:
+	case <-ctx.Done():
+	}
+}
+
+func classOf(err error) Class {
+	if err == nil {
+		return ""
+	}
+	return classify(err)
+}
+
+// reach dials p and greets it. After an error no connection of ours stands.
+func (d *Dialer) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	return d.single(ctx, p, func() error {
+		d.clearBackoff(p)
+		if err := d.dial(ctx, p, addrs); err != nil {
+			if have, ok := actual(err, addrs); ok && have == d.host.ID() {
+				return errSelf
+			} else if ok {
+				return &mismatchError{want: p, have: have}
+			}
+			return fmt.Errorf("dial: %w", err)
+		}
+		err := d.fns.Greet(ctx, p)
+		var refusal Refusal
+		if err != nil && !errors.As(err, &refusal) {
+			_ = d.host.Network().ClosePeer(p)
+		}
+		return err
+	})
+}
+
+// reachedAt is the address of a connection that we opened to p.
+func (d *Dialer) reachedAt(p peer.ID) ma.Multiaddr {
+	for _, c := range d.host.Network().ConnsToPeer(p) {
+		if c.Stat().Direction == network.DirOutbound {
+			return c.RemoteMultiaddr()
+		}
+	}
+	return nil
+}
+
+// finish enters what came of a dial.
+func (s *Slots) finish(e ended, now time.Time) {
+	h := e.hold
+	class := classOf(e.err)
+	s.metrics.dials.WithLabelValues(label(class)).Inc()
+	if h.anchor {
+		s.anchors.tried(h.id, e.err == nil, now)
+	}
+	if e.err != nil {
+		s.log.Debug("outbound dial failed", "peer", h.id, "addr", e.addrs, "slot", h.slot, "class", class, "err", oneLine(e.err))
+		s.rest(h.id, class, h.alone, now)
+		s.release(h)
+		return
+	}
+	if h.alone {
+		s.forgive(now)
+	}
+	delete(s.rests, h.id)
+	switch {
+	case h.slot == SlotFeeler:
+		s.release(h)
+	case e.proof == nil: // it dialled us first: its place is an inbound one
+		s.release(h)
+	case !s.dial.connected(h.id):
+		s.rest(h.id, ClassRefused, h.alone, now)
+		s.release(h)
+	default:
+		h.up, h.since = true, now
+		s.log.Info("outbound peer connected", "peer", h.id, "addr", e.proof, "slot", h.slot, "source", h.source, "group", h.group)
+	}
+}
+
+// forgive ends the rests of those who did not answer while nobody did.
+func (s *Slots) forgive(now time.Time) {
+	for p, r := range s.rests {
+		if restStart[r.class] == 0 {
+			delete(s.rests, p)
+		}
+	}
+	s.dial.rests.forgive()
+	s.fill.again, s.fill.wait = now, 0
+}
+
+// forgive ends the rests of addresses where nobody answered.
+func (b *restBook) forgive() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.addrs, func(_ string, a addrRest) bool { return a.class != ClassIdentity })
+}
+
+// rest lets a peer rest after a failure. One that came while nobody at all was
+// connected, alone, is likely our own fault and does not add up.
+func (s *Slots) rest(p peer.ID, class Class, alone bool, now time.Time) {
+	if len(s.rests) >= maxRests {
+		for id, r := range s.rests {
+			if !now.Before(r.until) || len(s.rests) >= maxRests {
+				delete(s.rests, id)
+			}
+		}
+	}
+	r := s.rests[p]
+	if r.class != class {
+		r.fails = 0
+	}
+	wait := restStart[class]
+	if wait == 0 {
+		wait = restFirst
+	}
+	wait = min(wait<<min(r.fails, 16), restMost)
+	if alone && restStart[class] == 0 {
+		wait = min(wait, restAlone)
+		r.fails = min(r.fails, 3) - 1
+	}
+	r.class, r.fails = class, r.fails+1
+	r.until = now.Add(wait/2 + rand.N(wait))
+	s.rests[p] = r
+}
+
+// alone reports whether nobody is connected.
+func (s *Slots) alone() bool { return len(s.dial.host.Network().Peers()) == 0 }
+
+// leaveBootnodes leaves all bootnodes but one after two minutes, once others
+// hold half of the slots: they are there to be asked.
+func (s *Slots) leaveBootnodes(now time.Time) (jobs []task) {
+	var boots []*hold
+	others := 0
+	for _, h := range s.held {
+		switch {
+		case !h.up || h.slot == SlotFeeler:
+		case h.source == string(addrbook.Bootstrap):
+			boots = append(boots, h)
+		default:
+			others++
+		}
+	}
+	if others < s.cfg.Outbound/2 {
+		return nil
+	}
+	for len(boots) > 1 {
+		h := boots[len(boots)-1]
+		boots = boots[:len(boots)-1]
+		if now.Sub(h.since) >= bootStays {
+			jobs = append(jobs, s.part(h, "asked, and left for others", now))
+		}
+	}
+	return jobs
+}
+
+// part gives a slot up.
+func (s *Slots) part(h *hold, why string, now time.Time) task {
+	s.release(h)
+	s.rests[h.id] = resting{until: now.Add(restStart[ClassFull] * 10)}
+	s.log.Info("outbound peer left", "peer", h.id, "slot", h.slot, "why", why)
+	return task{hold: h, leave: why}
+}

@@ -1,0 +1,449 @@
+package dialer_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/x/simlibp2p"
+	"github.com/marcopolo/simnet"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+	"github.com/parley-p2p/parley/internal/p2p/dialer"
+	"github.com/parley-p2p/parley/internal/p2p/handshake"
+)
+
+// picker is a node with an address book and slots.
+type picker struct {
+	*node
+	slots *dialer.Slots
+	book  *addrbook.Book
+	sub   *event.Subscription
+
+	mu       sync.Mutex // guards below
+	needs    []time.Time
+	head     chain.Head
+	interval time.Duration
+}
+
+type pickerOptions struct {
+	ip    string
+	key   crypto.PrivKey
+	dir   string // of the book
+	slots dialer.SlotsConfig
+	items []string
+	know  func(*addrbook.Book)
+	every time.Duration // between blocks
+	limit network.ResourceManager
+}
+
+// blocks is a chain whose head moves.
+type blocks struct {
+	fakeChain
+	p *picker
+}
+
+func (b blocks) Status() chain.Status {
+	s := b.status
+	s.Head = b.p.headNow()
+	return s
+}
+
+func (p *picker) headNow() chain.Head {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.head
+}
+
+// store moves the head by a block that from brought.
+func (p *picker) store(height uint64, from peer.ID) {
+	h := chain.Head{Height: height, Hash: chain.Hash{byte(height), byte(height >> 8), 1}}
+	p.mu.Lock()
+	p.head = h
+	p.mu.Unlock()
+	p.bus.Publish(event.BlockStored{Height: h.Height, Hash: h.Hash, From: from})
+	p.bus.Publish(event.HeadChanged{Height: h.Height, Hash: h.Hash})
+}
+
+func (w *world) host(ip string, key crypto.PrivKey, opts ...libp2p.Option) host.Host {
+	w.t.Helper()
+	link := simnet.LinkSettings{BitsPerSecond: 20 * simlibp2p.OneMbps}
+	h, err := libp2p.New(append(opts,
+		libp2p.Identity(key),
+		libp2p.ListenAddrStrings("/ip4/"+ip+"/udp/9906/quic-v1"),
+		simlibp2p.QUICSimnet(w.nw, simnet.NodeBiDiLinkSettings{Downlink: link, Uplink: link}),
+		libp2p.Transport(libp2pquic.NewTransport),
+		libp2p.DisableIdentifyAddressDiscovery(),
+		libp2p.UDPBlackHoleSuccessCounter(nil), libp2p.IPv6BlackHoleSuccessCounter(nil),
+	)...)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return h
+}
+
+func (w *world) picker(o pickerOptions) *picker {
+	t := w.t
+	t.Helper()
+	if o.key == nil {
+		o.key = newKey(t)
+	}
+	if o.limit == nil {
+		o.limit = &network.NullResourceManager{}
+	}
+	p := &picker{node: newNode(t), interval: o.every, head: chain.Head{Height: 1, Hash: chain.Hash{1, 0, 1}}}
+	h := w.host(o.ip, o.key, libp2p.ConnectionGater(p.gate), libp2p.ResourceManager(o.limit))
+	p.host = h
+	log := slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var err error
+	if p.book, err = addrbook.Open(addrbook.Config{Dir: o.dir, Net: "x", Private: true, Self: h.ID()}, p.bus, log, nil); err != nil {
+		t.Fatal(err)
+	}
+	if o.know != nil {
+		o.know(p.book)
+	}
+	net := blocks{fakeChain{chain.Status{Network: "consortium", ChainID: "x", Genesis: chain.Hash{'x'}}}, p}
+	p.Handshake = handshake.New(handshake.Config{
+		Name: o.ip,
+		Slot: func(id peer.ID) (string, string) { return p.slots.SlotOf(id) }, Admit: func(id peer.ID) (peer.ID, error) { return p.slots.Admit(id) },
+		Arrive: func(id peer.ID) peer.ID { return p.slots.Arrive(id) },
+	}, h, p.rep, net, p.bus, log, nil)
+	fns := dialer.Functions{
+		Resolve: w.resolve, Greet: p.Greet,
+		Identity: func(context.Context, string) (dialer.Identity, error) { return dialer.Identity{}, dialer.ErrNotHTTP },
+	}
+	if p.Dialer, err = dialer.New(dialer.Config{Items: o.items, OptimiseRetries: true}, fns, h, p.rep, p.bus, log, nil); err != nil {
+		t.Fatal(err)
+	}
+	p.slots, err = dialer.NewSlots(o.slots, dialer.SlotsFunctions{
+		Peers: p.peers, Head: p.headNow, Interval: func() time.Duration { return p.interval }, Disconnect: p.Disconnect,
+		Need: func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.needs = append(p.needs, time.Now())
+		},
+	}, p.Dialer, p.book, p.bus, log, p.reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.sub = p.bus.Subscribe()
+	synctest.Wait()
+	p.start(t)
+	return p
+}
+
+func (p *picker) start(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 4)
+	for _, run := range []func(context.Context) error{p.Handshake.Run, p.Dialer.Run, p.slots.Run, p.book.Run} {
+		go func() { done <- run(ctx) }()
+	}
+	p.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := errors.Join(<-done, <-done, <-done, <-done); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		p.host.Close()
+	})
+}
+
+func (p *picker) peers() []dialer.Peer {
+	var list []dialer.Peer
+	for _, v := range p.Peers() {
+		list = append(list, dialer.Peer{
+			ID: v.ID, Ready: v.Ready, Inbound: v.Direction == "inbound", Addr: v.Addr, ConnectedAt: v.ConnectedAt, MinRTT: v.MinRTT,
+			Claimed: v.Claimed, Validated: v.Validated,
+		})
+	}
+	return list
+}
+
+// ready lists who is ready in a slot.
+func (p *picker) inSlot(slot string) (list []handshake.Peer) {
+	for _, v := range p.Peers() {
+		if v.Ready && v.Slot == slot {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// alarms counts the alarms that were raised, less those cleared, by code.
+func (p *picker) alarms() map[string]int {
+	n := map[string]int{}
+	for {
+		got, _ := p.sub.Take(256)
+		if len(got) == 0 {
+			return n
+		}
+		for _, e := range got {
+			switch v := e.Data.(type) {
+			case event.AlarmRaised:
+				n[v.Code]++
+			case event.AlarmCleared:
+				n[v.Code+" cleared"]++
+			}
+		}
+	}
+}
+
+func addrOf(t *testing.T, ip string) ma.Multiaddr {
+	t.Helper()
+	a, err := ma.NewMultiaddr("/ip4/" + ip + "/udp/9906/quic-v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// tell enters a peer into a book, unless another has its slot there.
+func tell(t *testing.T, b *addrbook.Book, kind addrbook.Kind, id peer.ID, ip string) {
+	t.Helper()
+	err := b.AddBare(addrbook.Source{Kind: kind}, peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{addrOf(t, ip)}})
+	if err != nil && !errors.Is(err, addrbook.ErrFull) {
+		t.Fatalf("%s at %s: %v", id, ip, err)
+	}
+}
+
+// A book of 100 peers, of whom 40 are there, fills all slots, each in a group
+// of its own.
+func TestSlotsFillFromTheBook(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		kinds := []addrbook.Kind{addrbook.Operator, addrbook.DNS, addrbook.Bootstrap}
+		type known struct {
+			id peer.ID
+			ip string
+		}
+		var all []known
+		for i := range 100 {
+			key, ip := newKey(t), fmt.Sprintf("%d.%d.0.%d", 11+i%3, i/3, 1+i)
+			if i < 40 { // these are there, two in each group
+				ip = fmt.Sprintf("2.%d.0.%d", i/2, 1+i)
+				s := w.node(options{ip: ip, key: key})
+				defer s.stop()
+			}
+			all = append(all, known{idOf(t, key), ip})
+		}
+		p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 8, BlockOnly: 2, Inbound: 10, Kinds: 4}, know: func(b *addrbook.Book) {
+			for i, k := range all {
+				tell(t, b, kinds[i%3], k.id, k.ip)
+			}
+		}})
+		defer p.stop()
+		start := time.Now()
+		for len(p.inSlot("outbound")) < 8 || len(p.inSlot("block_only")) < 2 {
+			if time.Since(start) > 3*time.Minute {
+				t.Fatalf("after 3 min %d full, %d block-only\n%s", len(p.inSlot("outbound")), len(p.inSlot("block_only")), p.log.tail(30))
+			}
+			time.Sleep(time.Second)
+		}
+		t.Logf("all slots filled after %v", time.Since(start))
+		groups, sources := map[string]int{}, map[string]int{}
+		for _, v := range append(p.inSlot("outbound"), p.inSlot("block_only")...) {
+			groups[p.book.Group(v.Addr)]++
+			sources[v.Source]++
+			if !p.host.ConnManager().IsProtected(v.ID, "slot/out") {
+				t.Errorf("%s can be trimmed", v.ID)
+			}
+			if e, ok := p.book.Get(v.ID); !ok || e.Table != addrbook.Tried {
+				t.Errorf("%s is in table %q", v.ID, e.Table)
+			}
+		}
+		if len(groups) != 10 {
+			t.Errorf("10 peers in %d groups: %v", len(groups), groups)
+		}
+		for source, n := range sources {
+			if n > 3 && source != "operator" {
+				t.Errorf("%d of 10 outbound peers come from %s: %v", n, source, sources)
+			}
+		}
+		if v := p.metric2(t, "parley_dialer_slots", "outbound", "filled"); v != 8 {
+			t.Errorf("metric: %v filled", v)
+		}
+		time.Sleep(20 * time.Minute)
+		if n := len(p.inSlot("outbound")); n != 8 {
+			t.Errorf("%d full after 20 min", n)
+		}
+		if a := p.alarms(); a["low_diversity"]+a["possible_eclipse"]+a["low_peers"] > 0 {
+			t.Errorf("alarms %v", a)
+		}
+	})
+}
+
+// Where all peers share a group, only one is dialled for a minute; then others
+// are, and the alarm says so.
+func TestOneOfAGroupUntilNoneIsLeft(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 3}, know: func(b *addrbook.Book) {
+			for i := range 8 {
+				key, ip := newKey(t), fmt.Sprintf("2.2.%d.1", i)
+				s := w.node(options{ip: ip, key: key})
+				t.Cleanup(s.stop)
+				defer func() { tell(t, b, addrbook.Operator, idOf(t, key), ip) }()
+			}
+		}})
+		defer p.stop()
+		time.Sleep(50 * time.Second)
+		if n := len(p.inSlot("outbound")); n != 1 {
+			t.Fatalf("%d of one group after 50 s, want 1", n)
+		}
+		if len(p.needs) == 0 || len(p.needs) > 3 {
+			t.Errorf("discovery was asked %d times in 50 s", len(p.needs))
+		}
+		time.Sleep(40 * time.Second)
+		if n := len(p.inSlot("outbound")); n != 3 {
+			t.Fatalf("%d after 90 s, want 3\n%s", n, p.log.tail(20))
+		}
+		if a := p.alarms(); a["low_diversity"] != 1 {
+			t.Errorf("alarms %v", a)
+		}
+	})
+}
+
+// Non-public addresses have no rule of groups.
+func TestPrivateAddressesHaveNoGroupRule(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var stops []func()
+		p := w.picker(pickerOptions{ip: "10.1.0.1", slots: dialer.SlotsConfig{Outbound: 4}, know: func(b *addrbook.Book) {
+			for i := range 6 {
+				key, ip := newKey(t), fmt.Sprintf("10.1.1.%d", i+1)
+				stops = append(stops, w.node(options{ip: ip, key: key}).stop)
+				tell(t, b, addrbook.Operator, idOf(t, key), ip)
+			}
+		}})
+		defer p.stop()
+		time.Sleep(5 * time.Second)
+		if n := len(p.inSlot("outbound")); n != 4 {
+			t.Errorf("%d after 5 s, want 4", n)
+		}
+		for _, stop := range stops {
+			stop()
+		}
+	})
+}
+
+// A peer that does not answer is tried ever more seldom, and soon again once it
+// was there.
+func TestOutboundBackoff(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		key, other := newKey(t), w.node(options{ip: "2.9.0.1"})
+		defer other.stop()
+		p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 2}, know: func(b *addrbook.Book) {
+			tell(t, b, addrbook.Operator, idOf(t, key), "2.2.0.1")
+			tell(t, b, addrbook.Operator, other.host.ID(), "2.9.0.1") // so that the fault is not ours
+		}})
+		defer p.stop()
+		tries := func(d time.Duration) int {
+			before := p.log.count("outbound dial failed")
+			time.Sleep(d)
+			return p.log.count("outbound dial failed") - before
+		}
+		if n := tries(5 * time.Minute); n < 3 || n > 8 {
+			t.Errorf("%d tries in the first 5 min", n)
+		}
+		if n := tries(2 * time.Hour); n < 2 || n > 12 {
+			t.Errorf("%d tries in the next 2 h", n)
+		}
+		if n := tries(4 * time.Hour); n < 2 || n > 9 {
+			t.Errorf("%d tries in the next 4 h, want about one an hour", n)
+		}
+		s := w.node(options{ip: "2.2.0.1", key: key})
+		defer s.stop()
+		time.Sleep(2 * time.Hour)
+		if n := len(p.inSlot("outbound")); n != 2 {
+			t.Errorf("%d outbound peers, want 2: it is there again", n)
+		}
+	})
+}
+
+// After an outage of ours everybody is found again within two
+// minutes, though all of them failed all the time.
+func TestRecoveryAfterALongOutage(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		keys, stops := []crypto.PrivKey{}, []func(){}
+		p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 4, BlockOnly: 1}, know: func(b *addrbook.Book) {
+			for i := range 6 {
+				keys = append(keys, newKey(t))
+				tell(t, b, addrbook.Operator, idOf(t, keys[i]), fmt.Sprintf("2.%d.0.1", i))
+			}
+		}})
+		defer p.stop()
+		up := func() {
+			for i, key := range keys {
+				stops = append(stops, w.node(options{ip: fmt.Sprintf("2.%d.0.1", i), key: key}).stop)
+			}
+		}
+		down := func() {
+			for _, stop := range stops {
+				stop()
+			}
+			stops = nil
+		}
+		up()
+		time.Sleep(2 * time.Minute)
+		if n := len(p.inSlot("outbound")); n != 4 {
+			t.Fatalf("%d outbound peers before, want 4", n)
+		}
+		down()
+		time.Sleep(90 * time.Minute)
+		if n := len(p.Peers()); n != 0 {
+			t.Fatalf("%d peers during the outage", n)
+		}
+		asked := len(p.needs)
+		if asked < 8 {
+			t.Errorf("discovery was asked %d times in 90 min", asked)
+		}
+		up()
+		time.Sleep(2 * time.Minute)
+		if n, m := len(p.inSlot("outbound")), len(p.inSlot("block_only")); n != 4 || m < 1 { // an extra block-only one may be there
+			t.Errorf("%d outbound and %d block-only peers 2 min after the outage, want 4 and 1", n, m)
+		}
+		down()
+	})
+}
+
+// Feelers look at new peers one by one and leave them; who answered is tried.
+func TestFeelers(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		first := w.node(options{ip: "2.0.0.1"})
+		defer first.stop()
+		var stops []func()
+		p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 1}, know: func(b *addrbook.Book) {
+			tell(t, b, addrbook.Operator, first.host.ID(), "2.0.0.1")
+		}})
+		defer p.stop()
+		time.Sleep(3 * time.Second)
+		for i := range 12 {
+			s := w.node(options{ip: fmt.Sprintf("2.%d.0.1", i+1)})
+			stops = append(stops, s.stop)
+			tell(t, p.book, addrbook.Operator, s.host.ID(), fmt.Sprintf("2.%d.0.1", i+1))
+		}
+		time.Sleep(2 * time.Hour)
+		if st := p.book.Stats(); st.Tried < 11 {
+			t.Errorf("after 2 h of feelers: %+v", st)
+		}
+		if n := len(p.Peers()); n != 1 {
+			t.Errorf("%d peers, want the outbound one alone: feelers leave", n)
+		}
+		if n := p.log.count("slot=feeler"); n > 0 {
+			t.Errorf("%d feelers failed", n)
+		}
+		for _, stop := range stops {
+			stop()
+		}
+	})
+}

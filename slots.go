@@ -1,0 +1,81 @@
+package parley
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+	"github.com/parley-p2p/parley/internal/p2p/dialer"
+	"github.com/parley-p2p/parley/internal/replica"
+)
+
+// sourceKinds is how many kinds of sources can bring peers: those that dial us,
+// and those that others name.
+const sourceKinds = 2
+
+// bannedAt tells the address book whom to leave out. Addresses are not banned yet.
+func (n *Node) bannedAt(p peer.ID, _ netip.Addr) bool { return n.rep.Refused(p) }
+
+// openBook opens the address book. Its network is told later where the chain is
+// not known yet.
+func (n *Node) openBook() (err error) {
+	file := n.cfg.Path(n.cfg.P2P.ASMapFile)
+	n.book, err = addrbook.Open(addrbook.Config{
+		Dir: filepath.Join(n.cfg.DataDir, "addrbook"), Net: n.replica.ID().Net, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
+		ASMap: file, Sources: sourceKinds, Banned: n.bannedAt, Self: n.host.ID(),
+	}, n.bus, n.room("p2p.addrbook"), n.env.Registry)
+	if err != nil && file != "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
+		err = fmt.Errorf("p2p.as_map_file: %w", err)
+	}
+	if err != nil {
+		return &StartError{Code: 104, Err: err}
+	}
+	return nil
+}
+
+// openSlots wires the slots that are filled from the book.
+func (n *Node) openSlots() (err error) {
+	fns := dialer.SlotsFunctions{
+		Peers: n.slotPeers, Head: func() chain.Head { return n.replica.Status().Head },
+		Syncing: func() bool { return n.syncState().State == "syncing" }, Gave: n.gossip.Gave, Disconnect: n.shake.Disconnect,
+	}
+	if c, ok := chain.Network(n.replica).(chain.Clocked); ok {
+		fns.Interval = c.Interval
+	}
+	cfg := dialer.Places(n.cfg.P2P.TargetPeers, n.cfg.P2P.MaxPeers)
+	cfg.Kinds = sourceKinds
+	n.slots, err = dialer.NewSlots(cfg, fns, n.dial, n.book, n.bus, n.room("p2p.slots"), n.env.Registry)
+	return err
+}
+
+var _ chain.Network = (*replica.Replica)(nil)
+
+// slotPeers is the table of peers as the slots see it.
+func (n *Node) slotPeers() []dialer.Peer {
+	table := n.shake.Peers()
+	list := make([]dialer.Peer, len(table))
+	for i, p := range table {
+		list[i] = dialer.Peer{
+			ID: p.ID, Ready: p.Ready, Inbound: p.Direction == "inbound", Addr: p.Addr, ConnectedAt: p.ConnectedAt,
+			MinRTT: p.MinRTT, Claimed: p.Claimed, Validated: p.Validated,
+		}
+	}
+	return list
+}
+
+// takes says which topics a peer is sent: one that is there for blocks alone
+// gets no records, so that it does not show which ones are ours.
+func (n *Node) takes(p peer.ID, topic string) bool {
+	if topic != "record" && topic != "rejected_tx" {
+		return true
+	}
+	slot, _ := n.slots.SlotOf(p)
+	return slot != dialer.SlotBlockOnly
+}
