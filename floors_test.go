@@ -47,7 +47,7 @@ var floors = map[string][]string{
 
 	// the node: the only place where rooms are wired
 	"": {"internal/p2p/addrbook", "internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip", "internal/p2p/history",
-		"internal/replica", "internal/replica/ledger", "internal/replica/consensus"},
+		"internal/replica", "internal/replica/ledger", "internal/replica/consensus", "internal/p2p/discovery"},
 
 	// roof
 	"api":        {""},

@@ -29,6 +29,7 @@ import (
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
+	"github.com/parley-p2p/parley/internal/p2p/discovery"
 	"github.com/parley-p2p/parley/internal/p2p/gossip"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
 	"github.com/parley-p2p/parley/internal/p2p/history"
@@ -78,6 +79,7 @@ type Node struct {
 	book      *addrbook.Book
 	dial      *dialer.Dialer
 	slots     *dialer.Slots
+	disc      *discovery.Discovery
 	gossip    *gossip.Gossip
 	replica   *replica.Replica
 	backing   sync.Mutex // held while a backup is written
@@ -194,6 +196,9 @@ func (n *Node) open() error {
 	if err := n.openSlots(); err != nil {
 		return err
 	}
+	if err := n.openDiscovery(); err != nil {
+		return err
+	}
 	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never refused for points
 	return nil
 }
@@ -297,6 +302,7 @@ func (n *Node) Run(ctx context.Context) error {
 	run("p2p.addrbook", n.book.Run)
 	run("p2p.dialer", n.dial.Run)
 	run("p2p.slots", n.slots.Run)
+	run("p2p.discovery", n.disc.Run)
 	run("replica", func(ctx context.Context) error { return n.replica.Run(ctx, s) })
 	run("sampler", n.sample)
 	run("announcer", n.announce)

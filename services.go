@@ -69,6 +69,9 @@ func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []
 	if err := s.book.Start(s.replica.ID().Net); err != nil {
 		return err
 	}
+	if err := s.disc.Start(s.replica.ID().Net); err != nil {
+		return err
+	}
 	if err := s.gossip.Serve(s.replica.ID().Net, append(topics, s.shake.Topics()...)); err != nil {
 		return err
 	}

@@ -16,10 +16,6 @@ import (
 	"github.com/parley-p2p/parley/internal/replica"
 )
 
-// sourceKinds is how many kinds of sources can bring peers: those that dial us,
-// and those that others name.
-const sourceKinds = 2
-
 // bannedAt tells the address book whom to leave out. Addresses are not banned yet.
 func (n *Node) bannedAt(p peer.ID, _ netip.Addr) bool { return n.rep.Refused(p) }
 
@@ -29,7 +25,7 @@ func (n *Node) openBook() (err error) {
 	file := n.cfg.Path(n.cfg.P2P.ASMapFile)
 	n.book, err = addrbook.Open(addrbook.Config{
 		Dir: filepath.Join(n.cfg.DataDir, "addrbook"), Net: n.replica.ID().Net, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
-		ASMap: file, Sources: sourceKinds, Banned: n.bannedAt, Self: n.host.ID(),
+		ASMap: file, Sources: n.sourceKinds(), Banned: n.bannedAt, Self: n.host.ID(),
 	}, n.bus, n.room("p2p.addrbook"), n.env.Registry)
 	if err != nil && file != "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
 		err = fmt.Errorf("p2p.as_map_file: %w", err)
@@ -45,12 +41,13 @@ func (n *Node) openSlots() (err error) {
 	fns := dialer.SlotsFunctions{
 		Peers: n.slotPeers, Head: func() chain.Head { return n.replica.Status().Head },
 		Syncing: func() bool { return n.syncState().State == "syncing" }, Gave: n.gossip.Gave, Disconnect: n.shake.Disconnect,
+		Need: func() { n.disc.Need() },
 	}
 	if c, ok := chain.Network(n.replica).(chain.Clocked); ok {
 		fns.Interval = c.Interval
 	}
 	cfg := dialer.Places(n.cfg.P2P.TargetPeers, n.cfg.P2P.MaxPeers)
-	cfg.Kinds = sourceKinds
+	cfg.Kinds = n.sourceKinds()
 	n.slots, err = dialer.NewSlots(cfg, fns, n.dial, n.book, n.bus, n.room("p2p.slots"), n.env.Registry)
 	return err
 }
@@ -73,9 +70,10 @@ func (n *Node) slotPeers() []dialer.Peer {
 // takes says which topics a peer is sent: one that is there for blocks alone
 // gets no records, so that it does not show which ones are ours.
 func (n *Node) takes(p peer.ID, topic string) bool {
-	if topic != "record" && topic != "rejected_tx" {
-		return true
-	}
+	return topic != "record" && topic != "rejected_tx" || !n.blocksAlone(p)
+}
+
+func (n *Node) blocksAlone(p peer.ID) bool {
 	slot, _ := n.slots.SlotOf(p)
-	return slot != dialer.SlotBlockOnly
+	return slot == dialer.SlotBlockOnly
 }

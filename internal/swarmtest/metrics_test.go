@@ -12,6 +12,7 @@ var metrics = map[string]string{
 	"host":       "peers connections_total bytes_total",
 	"dialer":     "static_peers static_dials_total slots dials_total evictions_total outbound_groups outbound_peers",
 	"addrbook":   "entries groups rejected_total",
+	"discovery":  "found_total refused_total lookups_total lookup_seconds dht_peers",
 	"handshake":  "results_total seconds",
 	"reputation": "points_total refusals_total peers",
 	"history":    "written_total dropped_total pending",

@@ -154,6 +154,11 @@ func (n *Node) Addr() string { return n.ip + ":" + strconv.Itoa(port) }
 // PublicKey is the node's key as validator.
 func (n *Node) PublicKey() consortium.PublicKey { return consortium.PublicKeyOf(n.Key) }
 
+// Alone has a node look for nobody: it keeps to whom it is told of.
+func Alone(c *config.Config) {
+	c.P2P.TargetPeers, c.Discovery.DHT, c.Discovery.PEX = 0, config.DHTOff, false
+}
+
 // Peers names static peers.
 func Peers(addrs ...string) func(*config.Config) {
 	return func(c *config.Config) { c.P2P.StaticPeers = addrs }

@@ -46,8 +46,12 @@ type Functions struct {
 	Connect func(ctx context.Context, info peer.AddrInfo) error
 	// Leave parts with a peer to whom we connected only to ask; nil = close.
 	Leave func(ctx context.Context, p peer.ID)
-	// Ready reports whether the handshake with p ended well; nil = always.
+	// Ready reports whether the handshake with p ended well, and p is not one
+	// that is there for blocks alone; nil = always.
 	Ready func(p peer.ID) bool
+	// Found tells that the book has a peer more. It MUST not block; nil = nobody
+	// is told.
+	Found func()
 	// Report charges p with an offence; nil = nobody is charged.
 	Report func(p peer.ID, o chain.Offence, detail string)
 	// Banned reports whether p or the address is refused; nil = never.
@@ -71,6 +75,9 @@ func (f Functions) withDefaults(h host.Host) Functions {
 	}
 	if f.Ready == nil {
 		f.Ready = func(peer.ID) bool { return true }
+	}
+	if f.Found == nil {
+		f.Found = func() {}
 	}
 	if f.Report == nil {
 		f.Report = func(peer.ID, chain.Offence, string) {}
@@ -126,7 +133,7 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	if d.metrics, err = newMetrics(reg, d.tableSize); err != nil {
 		return nil, fmt.Errorf("register discovery metrics: %w", err)
 	}
-	d.intake = &intake{book: book, metrics: d.metrics}
+	d.intake = &intake{book: book, metrics: d.metrics, found: d.fns.Found}
 	d.visits = newVisits(d)
 	d.alarms = newAlarms(bus, log)
 	return d, nil

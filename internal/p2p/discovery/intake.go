@@ -14,6 +14,7 @@ import (
 type intake struct {
 	book    *addrbook.Book
 	metrics *metrics
+	found   func()
 }
 
 // record takes a signed peer record. What the book refuses is returned as it is.
@@ -38,6 +39,7 @@ func (in *intake) take(kind addrbook.Kind, id peer.ID, add func() error) error {
 	}
 	if _, stored := in.book.Get(id); stored && !known {
 		in.metrics.found.WithLabelValues(string(kind)).Inc()
+		in.found()
 	}
 	return nil
 }

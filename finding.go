@@ -1,0 +1,53 @@
+package parley
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/discovery"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+func (n *Node) discoveryConfig() discovery.Config {
+	return discovery.Config{
+		Discovery: n.cfg.Discovery, Bootstrap: n.cfg.P2P.BootstrapPeers, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
+	}
+}
+
+// sourceKinds is how many kinds of sources can bring peers: those that are
+// asked, and those that dial us.
+func (n *Node) sourceKinds() int { return discovery.Kinds(n.discoveryConfig()) + 1 }
+
+// openDiscovery wires the sources of the book. What carries the network's name
+// begins when the chain is known.
+func (n *Node) openDiscovery() (err error) {
+	identity := n.identityOf()
+	n.disc, err = discovery.New(n.discoveryConfig(), discovery.Functions{
+		Resolve: n.resolver(), Connect: n.visit, Banned: n.bannedAt, Found: n.slots.Found,
+		Ready: func(p peer.ID) bool { return n.shake.IsReady(p) && !n.blocksAlone(p) },
+		Identity: func(ctx context.Context, hostport string) (peer.AddrInfo, error) {
+			who, err := identity(ctx, hostport)
+			return peer.AddrInfo{ID: who.ID, Addrs: who.Addrs}, err
+		},
+		Leave: func(ctx context.Context, p peer.ID) {
+			n.shake.Disconnect(ctx, p, wire.GoodbyeShutdown, "asked for other peers")
+		},
+		Report: func(p peer.ID, o chain.Offence, detail string) { n.rep.Penalize(p, o, detail) },
+	}, n.host, n.book, n.bus, n.room("p2p.discovery"), n.env.Registry)
+	if err != nil {
+		return &StartError{Code: 101, Err: fmt.Errorf("discovery: %w", err)}
+	}
+	return nil
+}
+
+// visit makes a peer connected and ready, and is no slot.
+func (n *Node) visit(ctx context.Context, info peer.AddrInfo) error {
+	if err := n.host.Connect(ctx, info); err != nil {
+		return err
+	}
+	return n.shake.Greet(ctx, info.ID)
+}
