@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
@@ -50,4 +51,10 @@ func (n *Node) visit(ctx context.Context, info peer.AddrInfo) error {
 		return err
 	}
 	return n.shake.Greet(ctx, info.ID)
+}
+
+// knownAddrs is where the address book has a peer.
+func (n *Node) knownAddrs(p peer.ID) []multiaddr.Multiaddr {
+	e, _ := n.book.Get(p)
+	return e.Addrs
 }

@@ -98,6 +98,8 @@ func ParsePeer(item string) (string, error) {
 		return item, checkURL(item, false)
 	case hasScheme:
 		return "", errors.New("has an unknown scheme: give host:port, http(s)://host:port or a multiaddr")
+	case strings.HasPrefix(item, "12D3KooW") && !strings.Contains(item, "."):
+		return "", errors.New("is a peer ID, which has no address: give /ip4/ADDRESS/tcp/PORT/p2p/ID; a known peer: parley peers connect ID, parley peers trust ID")
 	default:
 		return item, checkHostPort(item)
 	}

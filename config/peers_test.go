@@ -74,6 +74,7 @@ func TestParsePeersFaults(t *testing.T) {
 		"node1:8080:1", "-a", "a..b", "[node1]:8080x", "[1.2.3.4", "http://", "http://u:p@h:1", "http://h:1/x", "http://h:1?q=1", "ünode",
 		"/ip4/1.2.3.4", "/ip4/300.1.1.1/tcp/1", "/nonsense/1", "/", "/p2p/12D3KooWGRUMJ4kE5mdT9Yfhb7XWpcSFoCaJ7NGFYD4FfhYBsZSv",
 		"/ip4/1.2.3.4/tcp/1/p2p/x", "/unix/a/tcp/1", `"a`, strings.Repeat("a", 254),
+		"12D3KooWGRUMJ4kE5mdT9Yfhb7XWpcSFoCaJ7NGFYD4FfhYBsZSv",
 	} {
 		items, _, err := peersOf("good:1," + text)
 		perr, ok := errors.AsType[*PeerError](err)

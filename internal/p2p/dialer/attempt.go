@@ -314,11 +314,15 @@ func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) erro
 	return err
 }
 
-// otherAddrs is where other items know the same peer to be.
+// otherAddrs is where other items and the address book know the same peer to
+// be: the chain names members without an address.
 func (d *Dialer) otherAddrs(s *slot, id peer.ID) []ma.Multiaddr {
+	var addrs []ma.Multiaddr
+	if d.fns.Known != nil {
+		addrs = d.fns.Known(id)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var addrs []ma.Multiaddr
 	for _, it := range d.items {
 		for _, o := range it.slots {
 			if o != s && o.id == id {

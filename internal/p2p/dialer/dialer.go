@@ -61,6 +61,8 @@ type Functions struct {
 	// Identity asks the API at host:port, or at a URL, who it is; see
 	// [FetchIdentity].
 	Identity func(ctx context.Context, hostport string) (Identity, error)
+	// Known lists where others say that a peer is; nil = nobody says so.
+	Known func(p peer.ID) []ma.Multiaddr
 	// Greet makes a connected peer ready. An error that is a [Refusal] is
 	// classified by its code.
 	Greet func(ctx context.Context, p peer.ID) error

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,6 +139,7 @@ func newNode(t *testing.T) *node {
 }
 
 type options struct {
+	known func(peer.ID) []ma.Multiaddr
 	ip    string
 	chain string // "" = x
 	key   crypto.PrivKey
@@ -199,6 +201,7 @@ func (w *world) node(o options) *node {
 	if o.identity != nil {
 		fns.Identity = o.identity
 	}
+	fns.Known = o.known
 	n.run(w.t, h, o, fns)
 	synctest.Wait()
 	return n
@@ -641,4 +644,30 @@ func TestBadItemsAndFiles(t *testing.T) {
 	if _, err := newDialer(dialer.Config{File: file}); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("damaged file: %v", err)
 	}
+}
+
+// A member of whom the chain gives no address is dialled where the book has it.
+func TestMemberOfTheBook(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		key := newKey(t)
+		b := w.node(options{ip: "1.2.0.1", key: key})
+		defer b.stop()
+		var told atomic.Bool
+		a := w.node(options{ip: "1.1.0.1", members: []peer.AddrInfo{{ID: idOf(t, key)}}, known: func(p peer.ID) []ma.Multiaddr {
+			if !told.Load() || p != idOf(t, key) {
+				return nil
+			}
+			return []ma.Multiaddr{ma.StringCast("/ip4/1.2.0.1/udp/9906/quic-v1")}
+		}})
+		defer a.stop()
+		time.Sleep(time.Minute)
+		if len(a.Ready()) != 0 {
+			t.Fatal("it is connected, and nobody knew where")
+		}
+		told.Store(true)
+		time.Sleep(time.Minute)
+		if len(a.Ready()) != 1 {
+			t.Errorf("not connected: %+v", a.Static())
+		}
+	})
 }

@@ -156,6 +156,9 @@ func (i *item) parseHost(defaultPort int) error {
 			return err
 		}
 	}
+	if id, err := peer.Decode(host); err == nil {
+		return fmt.Errorf("it is a peer id without an address; give /ip4/…/tcp/PORT/p2p/%s", id)
+	}
 	if host == "" || strings.ContainsAny(host, " /@?#\t\"'") {
 		return errors.New("want host, host:port, a URL or a multiaddr")
 	}

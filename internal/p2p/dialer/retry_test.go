@@ -177,7 +177,7 @@ func TestParseItem(t *testing.T) {
 	if err != nil || !it.named() {
 		t.Errorf("dnsaddr: %+v, %v", it, err)
 	}
-	for _, text := range []string{"", "enode://abc@1.2.3.4:30303", "enr:-abc", "node1:0", "node1:99999", "node 1", "ftp://x", "/p2p/" + id, "/ip4/1", "http://:80", ":8080"} {
+	for _, text := range []string{"", "enode://abc@1.2.3.4:30303", "enr:-abc", "node1:0", "node1:99999", "node 1", "ftp://x", "/p2p/" + id, "/ip4/1", "http://:80", ":8080", id, id + ":9906"} {
 		if it, err := parseItem(text, 9906); err == nil {
 			t.Errorf("%q was read as %+v", text, it)
 		}
