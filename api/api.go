@@ -81,6 +81,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.huma = s.newHuma()
 	s.nodeRoutes()
 	s.peerRoutes()
+	s.bookRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()

@@ -179,7 +179,7 @@ func (s *Server) problemOf(err error) *problem {
 		return bodyTooLarge(large.Limit)
 	case errors.Is(err, parley.ErrNotFound), errors.Is(err, parley.ErrNotDevnet):
 		return notFound.problem(err.Error())
-	case errors.Is(err, parley.ErrBadRange), errors.Is(err, parley.ErrBadRef), errors.Is(err, parley.ErrBadChange):
+	case errors.Is(err, parley.ErrBadRange), errors.Is(err, parley.ErrBadRef), errors.Is(err, parley.ErrBadChange), errors.Is(err, parley.ErrBadImport):
 		return badRequest.problem(err.Error())
 	case errors.Is(err, parley.ErrBackupRuns):
 		return conflict.problem(err.Error())
