@@ -166,6 +166,8 @@ func (s *Server) problemOf(err error) *problem {
 		return p
 	case peerProblem(err) != nil:
 		return peerProblem(err)
+	case dhtProblem(err) != nil:
+		return dhtProblem(err)
 	case errors.As(err, &risky):
 		return caution(risky)
 	case errors.As(err, &bad):

@@ -3,6 +3,7 @@ package addrbook
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -102,7 +103,8 @@ type told struct {
 // Import reads JSON lines as Export writes them, or of just
 // {"id":…,"addresses":[…]}, and adds the peers to new as told by src; all come
 // in only with a source that the operator chose. added counts the lines that
-// were taken, known peers among them. Bad lines are left out, which is an
+// were taken, known peers among them; this node's own line is left out in
+// silence, and bad ones too, which is an
 // *[ImportError]; a file of another network is refused whole.
 func (b *Book) Import(r io.Reader, src Source) (added int, err error) {
 	lines := bufio.NewScanner(r)
@@ -130,9 +132,10 @@ func (b *Book) Import(r io.Reader, src Source) (added int, err error) {
 		default:
 			err = b.AddBare(src, t.info)
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			added++
-		} else {
+		case !errors.Is(err, ErrSelf): // the books of others have us
 			bad.add(n, err)
 		}
 	}
