@@ -222,9 +222,18 @@ func TestNetwork(t *testing.T) {
 		if err := w.heal(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		say(t, w, c.from, c.to, "after")
-		if got := heard(); got != c.want {
-			t.Errorf("%s: %d heard %q of %d first, want %q", c.name, c.to, got, c.from, c.want)
+		got := make(chan string, 1)
+		go func() { got <- heard() }()
+		first := ""
+		for first == "" { // a datagram is lost now and then: while a cable is plugged in, above all
+			say(t, w, c.from, c.to, "after")
+			select {
+			case first = <-got:
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		if first != c.want {
+			t.Errorf("%s: %d heard %q of %d first, want %q", c.name, c.to, first, c.from, c.want)
 		}
 	}
 }
@@ -296,7 +305,7 @@ func hear(t *testing.T, w *network, node int) func() string {
 	return func() string {
 		b, err := io.ReadAll(out)
 		if err := errors.Join(err, cmd.Wait()); err != nil {
-			t.Fatal(err)
+			return err.Error()
 		}
 		return strings.TrimSpace(string(b))
 	}
