@@ -25,7 +25,7 @@ type addrsFlags struct{ table, source, group, q string }
 func addrsCommand(g *globals) *cobra.Command {
 	var f addrsFlags
 	c := &cobra.Command{
-		Use: "addrs", Short: "The address book: where peers are, who told of them, and how trying went",
+		Use: "addrs", Short: "The address book: where peers are, who told of them, how trying went",
 		Example: "parley addrs list\nparley addrs list --table tried\nparley addrs export > addrs.jsonl\nparley addrs import addrs.jsonl",
 	}
 	listing := &cobra.Command{
