@@ -146,6 +146,8 @@ type Peer struct {
 	Points      int         `json:"points"`
 	Standing    string      `json:"standing"`
 	GossipScore float64     `json:"gossip_score"`
+	Group       string      `json:"group"` // of its address, as the address book groups; "" = it has none
+	ASN         *uint32     `json:"asn"`   // by p2p.as_map_file; null = not known
 }
 
 // PeerCount counts peers by kind.

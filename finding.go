@@ -28,7 +28,7 @@ func (n *Node) sourceKinds() int { return discovery.Kinds(n.discoveryConfig()) +
 func (n *Node) openDiscovery() (err error) {
 	identity := n.identityOf()
 	n.disc, err = discovery.New(n.discoveryConfig(), discovery.Functions{
-		Resolve: n.resolver(), Connect: n.visit, Banned: n.bannedAt, Found: n.slots.Found,
+		Resolve: n.resolver(), Connect: n.visit, Banned: n.bannedAt, ByHand: n.dial.ByHand, Found: n.slots.Found,
 		Ready: func(p peer.ID) bool { return n.shake.IsReady(p) && !n.blocksAlone(p) },
 		Identity: func(ctx context.Context, hostport string) (peer.AddrInfo, error) {
 			who, err := identity(ctx, hostport)

@@ -201,6 +201,7 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 	score := n.rep.Score(p.ID)
 	_, perPeer := n.host.Bandwidth()
 	traffic := perPeer[p.ID]
+	group := n.book.Group(p.Addr)
 	return Peer{
 		ID: p.ID, State: "connected", Ready: p.Ready, Direction: p.Direction, Slot: p.Slot, Source: p.Source,
 		Address: n.peerAddress(p), Addr: p.Addr.String(), Transport: p.Transport, Security: p.Security, Agent: p.Agent, Name: p.Name,
@@ -208,6 +209,7 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 		ConnectedAt: inMS(p.ConnectedAt), LastSeen: inMS(p.LastSeen), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID), Trusted: n.dial.Trusted(p.ID),
 		Claimed: headOf(p.Claimed), Validated: headOf(p.Validated), Mesh: n.gossip.MeshOf(p.ID),
 		Score: score.Score, Points: score.Points, Standing: string(score.Standing), GossipScore: n.gossip.Score(p.ID),
+		Group: group, ASN: asnOf(group),
 	}
 }
 
@@ -230,24 +232,30 @@ func (n *Node) peerAddress(p handshake.Peer) string {
 
 // PeerCount counts peers by kind.
 func (n *Node) PeerCount() PeerCount {
-	var c PeerCount
+	c := PeerCount{Known: n.book.Len()}
+	inBook := func(id peer.ID) bool {
+		_, ok := n.book.Get(id)
+		return ok
+	}
 	for _, p := range n.shake.Peers() {
 		if !p.Ready {
 			continue
 		}
 		c.Connected++
+		if !inBook(p.ID) {
+			c.Known++
+		}
 		if p.Direction == "inbound" {
 			c.Inbound++
 		} else {
 			c.Outbound++
 		}
 	}
-	c.Known = c.Connected
 	for _, s := range n.dial.Static() {
 		c.Static.Configured++
 		if string(s.State) == "connected" {
 			c.Static.Connected++
-		} else {
+		} else if !inBook(s.ID) {
 			c.Known++
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
 	"github.com/parley-p2p/parley/internal/wire"
@@ -61,7 +62,7 @@ type PeerNote struct {
 type PeerDetail struct {
 	Peer
 	Protocols  []string      `json:"protocols"`
-	Addresses  []string      `json:"addresses"` // as far as the host knows them now
+	Addresses  []string      `json:"addresses"` // all that are known here
 	Streams    []PeerStreams `json:"streams"`
 	Reputation Reputation    `json:"reputation"`
 	Supervisor *StaticPeer   `json:"static_peer,omitempty"` // how trying goes, of one that is kept
@@ -235,13 +236,8 @@ func (n *Node) addrsOf(id peer.ID) []multiaddr.Multiaddr {
 			addrs = append(addrs, s.Addresses...)
 		}
 	}
-	for _, p := range n.KnownPeers() {
-		if p.ID != id || p.Addr == "" {
-			continue
-		}
-		if a, err := multiaddr.NewMultiaddr(p.Addr); err == nil {
-			addrs = append(addrs, a)
-		}
+	if e, ok := n.book.Get(id); ok {
+		addrs = append(addrs, e.Addrs...)
 	}
 	return multiaddr.Unique(addrs)
 }
@@ -291,11 +287,8 @@ func (n *Node) noted(id peer.ID, note string) PeerNote {
 	if p, ok := n.Peer(id); ok {
 		return PeerNote{p, note}
 	}
-	known := n.KnownPeers()
-	if i := slices.IndexFunc(known, func(p Peer) bool { return p.ID == id }); i >= 0 {
-		return PeerNote{known[i], note}
-	}
-	return PeerNote{n.absent(id), note}
+	p, _ := n.known(id)
+	return PeerNote{p, note}
 }
 
 // absent is what is known of a peer that is not connected.
@@ -308,41 +301,86 @@ func (n *Node) absent(id peer.ID) Peer {
 }
 
 // KnownPeers lists the peers that are known and not connected, in the order of
-// their ids. Static peers and members are known here; the address book adds
-// its own in this one place.
+// their ids: static peers, members of the network, and those of the address
+// book that are not banned.
 func (n *Node) KnownPeers() []Peer {
 	list := []Peer{}
+	seen := map[peer.ID]bool{"": true}
+	add := func(id peer.ID, make func() Peer) {
+		if _, connected := n.shake.Peer(id); !connected && !seen[id] {
+			seen[id] = true
+			list = append(list, make())
+		}
+	}
 	for _, s := range n.dial.Static() {
-		if _, connected := n.shake.Peer(s.ID); connected || s.ID == "" {
-			continue
+		add(s.ID, func() Peer { return n.viewStatic(s) })
+	}
+	for _, e := range n.book.Entries() {
+		if !n.book.Banned(e) {
+			add(e.ID, func() Peer { return n.viewKnown(e) })
 		}
-		p := n.absent(s.ID)
-		p.Source, p.Address = "static", s.Item
-		if s.Origin == dialer.OriginMember {
-			p.Source, p.Address = dialer.OriginMember, ""
-		}
-		if len(s.Addresses) > 0 {
-			p.Addr = s.Addresses[0].String()
-		}
-		list = append(list, p)
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return cmp.Compare(a.ID, b.ID) })
 	return list
 }
 
+// known is what is known of a peer that is not connected. It reports false
+// where that is nothing but how it behaved.
+func (n *Node) known(id peer.ID) (Peer, bool) {
+	static := n.dial.Static()
+	if i := slices.IndexFunc(static, func(s dialer.StaticPeer) bool { return s.ID == id }); i >= 0 {
+		return n.viewStatic(static[i]), true
+	}
+	if e, ok := n.book.Get(id); ok {
+		return n.viewKnown(e), true
+	}
+	return n.absent(id), n.dial.Trusted(id)
+}
+
+func (n *Node) viewStatic(s dialer.StaticPeer) Peer {
+	p := n.absent(s.ID)
+	if e, ok := n.book.Get(s.ID); ok {
+		p = n.viewKnown(e)
+	}
+	p.Source, p.Address = "static", s.Item
+	if s.Origin == dialer.OriginMember {
+		p.Source, p.Address = dialer.OriginMember, ""
+	}
+	if len(s.Addresses) > 0 {
+		p.Addr = s.Addresses[0].String()
+		p.Group = n.book.Group(s.Addresses[0])
+		p.ASN = asnOf(p.Group)
+	}
+	return p
+}
+
+// viewKnown is a peer of the address book.
+func (n *Node) viewKnown(e addrbook.Entry) Peer {
+	p := n.absent(e.ID)
+	p.Source, p.Group, p.ASN, p.LastSeen = sourceOfEntry(e), e.Group, asnOf(e.Group), e.LastSeen
+	if len(e.Addrs) > 0 {
+		p.Address, p.Addr = hostPort(e.Addrs[0]), e.Addrs[0].String()
+	}
+	return p
+}
+
+// sourceOfEntry is who told of a peer first, or that it is an anchor.
+func sourceOfEntry(e addrbook.Entry) string {
+	switch {
+	case e.Anchor:
+		return "anchor"
+	case len(e.Sources) > 0:
+		return string(e.Sources[0].Kind)
+	}
+	return ""
+}
+
 // PeerDetail tells all about a peer that is connected or known.
 func (n *Node) PeerDetail(id peer.ID) (PeerDetail, bool) {
-	d := PeerDetail{Protocols: []string{}, Addresses: texts(n.host.Peerstore().Addrs(id)), Streams: n.streamsOf(id), Reputation: n.rep.Score(id)}
+	d := PeerDetail{Protocols: []string{}, Addresses: texts(n.addrsOf(id)), Streams: n.streamsOf(id), Reputation: n.rep.Score(id)}
 	p, ok := n.Peer(id)
 	if !ok {
-		known := n.KnownPeers()
-		i := slices.IndexFunc(known, func(p Peer) bool { return p.ID == id })
-		switch {
-		case i >= 0:
-			p = known[i]
-		case n.dial.Trusted(id):
-			p = n.absent(id)
-		default:
+		if p, ok = n.known(id); !ok {
 			return d, false
 		}
 	}
@@ -405,7 +443,8 @@ func (n *Node) PeerHistory(ctx context.Context, id peer.ID, before uint64, limit
 // sourceOf says who told us of a peer that we dialled, "" = nobody knows.
 func (n *Node) sourceOf(id peer.ID) string {
 	if n.dial.ByHand(id) {
-		return "operator"
+		return string(addrbook.Operator)
 	}
-	return ""
+	e, _ := n.book.Get(id)
+	return sourceOfEntry(e)
 }

@@ -37,6 +37,10 @@ var classes = map[string]access{
 	"GET /eth/v1/node/peers": read, "GET /eth/v1/node/peers/{peer_id}": read, "GET /eth/v1/node/peer_count": read,
 	"GET /eth/v1/node/version": read, "GET /eth/v1/node/syncing": read, "GET /eth/v1/node/health": read,
 
+	"GET /api/v1/dht": read, "GET /api/v1/dht/table": read, "GET /api/v1/dht/values": read, "PUT /api/v1/dht/values": admin,
+	"POST /api/v1/dht/find-node": admin, "POST /api/v1/dht/find-providers": admin, "POST /api/v1/dht/provide": admin, "POST /api/v1/dht/crawl": admin,
+	"GET /api/v1/addrbook": admin, "GET /api/v1/addrbook/export": admin, "POST /api/v1/addrbook/import": admin,
+
 	"POST /api/v1/records": anybody, "POST /api/v1/records/batch": anybody,
 
 	"POST /api/v1/peers": admin, "DELETE /api/v1/peers/{id}": admin, "POST /api/v1/peers/{id}/connect": admin, "POST /api/v1/peers/{id}/disconnect": admin,

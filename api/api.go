@@ -38,6 +38,7 @@ type Server struct {
 	conns   *connCount // of the API's listeners but the socket
 	dumps   *slots
 	lists   *slots
+	queries *slots       // of the DHT
 	ops     net.Listener // nil = none
 	boot    string       // tells one start of the node from the next
 
@@ -58,9 +59,10 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	}
 	s := &Server{
 		node: n, cfg: n.Config(), log: o.Log.With("room", "api"), reg: o.Registry,
-		dumps: newSlots(dumpsAtOnce, 0, "as many dumps run as may, or one to this address: try again, or use a token"),
-		lists: newSlots(listsAtOnce, listWait, "too many large lists are asked for: try again, or use a token"),
-		mux:   http.NewServeMux(), routes: map[string]*route{},
+		dumps:   newSlots(dumpsAtOnce, 0, "as many dumps run as may, or one to this address: try again, or use a token"),
+		lists:   newSlots(listsAtOnce, listWait, "too many large lists are asked for: try again, or use a token"),
+		queries: newSlots(queriesAtOnce, listWait, "as many queries of the DHT run as may: try again"),
+		mux:     http.NewServeMux(), routes: map[string]*route{},
 	}
 	var boot [8]byte
 	_, _ = rand.Read(boot[:]) // never fails, by its documentation
@@ -81,6 +83,8 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.huma = s.newHuma()
 	s.nodeRoutes()
 	s.peerRoutes()
+	s.bookRoutes()
+	s.dhtRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()

@@ -100,7 +100,7 @@ func routeLabel(rt *route) string {
 // noRoute tells a wrong method from a wrong path.
 func (s *Server) noRoute(h http.Header, r *http.Request) *problem {
 	var allow []string
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		probe := r.Clone(r.Context())
 		probe.Method = method
 		if s.routeOf(probe) != nil {

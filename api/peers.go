@@ -16,7 +16,7 @@ import (
 )
 
 func (s *Server) peerRoutes() {
-	operation(s, http.MethodGet, "peers", read, "Peers", s.peers)
+	operation(s, http.MethodGet, "peers", read, "Peers", s.peers, s.large) // the known ones can be many
 	operation(s, http.MethodGet, "peers/count", read, "Peers by kind", func(context.Context, *none) (*answer[parley.PeerCount], error) {
 		return &answer[parley.PeerCount]{s.node.PeerCount()}, nil
 	})

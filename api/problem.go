@@ -166,6 +166,8 @@ func (s *Server) problemOf(err error) *problem {
 		return p
 	case peerProblem(err) != nil:
 		return peerProblem(err)
+	case dhtProblem(err) != nil:
+		return dhtProblem(err)
 	case errors.As(err, &risky):
 		return caution(risky)
 	case errors.As(err, &bad):
@@ -179,7 +181,7 @@ func (s *Server) problemOf(err error) *problem {
 		return bodyTooLarge(large.Limit)
 	case errors.Is(err, parley.ErrNotFound), errors.Is(err, parley.ErrNotDevnet):
 		return notFound.problem(err.Error())
-	case errors.Is(err, parley.ErrBadRange), errors.Is(err, parley.ErrBadRef), errors.Is(err, parley.ErrBadChange):
+	case errors.Is(err, parley.ErrBadRange), errors.Is(err, parley.ErrBadRef), errors.Is(err, parley.ErrBadChange), errors.Is(err, parley.ErrBadImport):
 		return badRequest.problem(err.Error())
 	case errors.Is(err, parley.ErrBackupRuns):
 		return conflict.problem(err.Error())

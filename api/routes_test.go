@@ -2,10 +2,10 @@ package api
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sort"
@@ -51,7 +51,16 @@ func shape(v any) any {
 
 func shapeOf(r reply) string {
 	var v any
-	if err := json.Unmarshal(r.body, &v); err != nil {
+	if r.header.Get("Content-Type") == linesType {
+		lines := []any{}
+		for line := range bytes.Lines(r.body) {
+			if err := json.Unmarshal(line, &v); err != nil {
+				return fmt.Sprintf("%q", r.body)
+			}
+			lines, v = append(lines, v), nil
+		}
+		v = lines
+	} else if err := json.Unmarshal(r.body, &v); err != nil {
 		return fmt.Sprintf("%q", r.body)
 	}
 	b, err := json.MarshalIndent(shape(v), "  ", "  ")
@@ -116,6 +125,10 @@ func TestRoutes(t *testing.T) {
 		return len(ps) == 1 && ps[0].Validated != nil && ps[0].Claimed != nil
 	})
 
+	for _, x := range []*house{h, follower} {
+		x.waitFor("the table of the DHT", func() bool { return x.node.DHT().Peers == 1 })
+	}
+
 	p := pair{h, follower, id}
 	t.Run("shapes", p.shapes)
 	t.Run("errors", p.errors)
@@ -167,6 +180,16 @@ func (p pair) shapes(t *testing.T) {
 		{h, "GET /eth/v1/node/peers/{peer_id}", "/eth/v1/node/peers/" + peerID, ""}, {h, "GET /eth/v1/node/peer_count", "/eth/v1/node/peer_count", ""},
 		{h, "GET /eth/v1/node/version", "/eth/v1/node/version", ""}, {h, "GET /eth/v1/node/syncing", "/eth/v1/node/syncing", ""},
 		{h, "GET /eth/v1/node/health", "/eth/v1/node/health", ""},
+		{follower, "GET /api/v1/dht", "/api/v1/dht", ""}, {follower, "GET /api/v1/dht/table", "/api/v1/dht/table", ""},
+		{follower, "POST /api/v1/dht/find-node", "/api/v1/dht/find-node", `{"peer":"` + hostID + `"}`},
+		{follower, "POST /api/v1/dht/provide", "/api/v1/dht/provide", `{"key":"a thing"}`},
+		{h, "POST /api/v1/dht/find-providers", "/api/v1/dht/find-providers", `{"key":"a thing","limit":1}`},
+		{follower, "PUT /api/v1/dht/values", "/api/v1/dht/values?key=note", `{"value":"aGVsbG8="}`},
+		{h, "GET /api/v1/dht/values", "/api/v1/dht/values?quorum=1&key=/parley/note/" + peerID, ""},
+		{follower, "POST /api/v1/dht/crawl", "/api/v1/dht/crawl", ""},
+		{follower, "GET /api/v1/addrbook", "/api/v1/addrbook?table=tried&source=static&q=" + hostID, ""},
+		{follower, "GET /api/v1/addrbook/export", "/api/v1/addrbook/export", ""},
+		{follower, "POST /api/v1/addrbook/import", "/api/v1/addrbook/import", `{"id":"x"}`},
 		{follower, "POST /api/v1/peers", "/api/v1/peers", `{"address":"/ip4/127.0.0.1/tcp/1","static":true}`},
 		{follower, "DELETE /api/v1/peers/{id}", "/api/v1/peers/%2Fip4%2F127.0.0.1%2Ftcp%2F1", ""},
 		{follower, "POST /api/v1/peers/{id}/connect", "/api/v1/peers/" + hostID + "/connect", ""},
@@ -179,7 +202,7 @@ func (p pair) shapes(t *testing.T) {
 		seen[c.pattern] = true
 		method, _, _ := strings.Cut(c.pattern, " ")
 		token := ""
-		if method != http.MethodGet {
+		if classes[c.pattern] != read && classes[c.pattern] != open {
 			token = c.h.token("admin")
 		}
 		got := c.h.do(method, c.path, token, c.body)
@@ -262,6 +285,32 @@ func (p pair) errors(t *testing.T) {
 		{"GET", "/api/v1/peers/history?cursor=x", "", "", 400, "PLY-002", nil},
 		{"GET", "/api/v1/peers/history?cursor=99999999999999999999", "", "", 400, "PLY-002", nil},
 		{"GET", "/api/v1/peers/history?limit=1001", "", "", 422, "PLY-003", nil},
+		{"POST", "/api/v1/dht/find-node", "", `{"peer":"x"}`, 401, "PLY-004", nil},
+		{"POST", "/api/v1/dht/find-node", h.token("read"), `{"peer":"x"}`, 403, "PLY-005", nil},
+		{"POST", "/api/v1/dht/find-node", admin, `{"peer":"x"}`, 400, "PLY-002", nil},
+		{"POST", "/api/v1/dht/find-node", admin, `{}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/dht/find-providers", admin, `{"key":""}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/dht/find-providers", admin, `{"key":"a","limit":129}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/dht/provide", admin, `{"key":"` + strings.Repeat("x", 1025) + `"}`, 422, "PLY-003", nil},
+		{"GET", "/api/v1/dht/values", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/dht/values?key=/ipns/x", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/dht/values?key=A", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/dht/values?key=a&quorum=21", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/dht/values?key=nobody-has-this", "", "", 404, "PLY-006", nil},
+		{"PUT", "/api/v1/dht/values?key=a", "", `{"value":"aGVsbG8="}`, 401, "PLY-004", nil},
+		{"PUT", "/api/v1/dht/values?key=a", admin, `{"value":"!"}`, 422, "PLY-003", nil},
+		{"PUT", "/api/v1/dht/values?key=a", admin, `{"value":"` + base64.StdEncoding.EncodeToString(make([]byte, 3841)) + `"}`, 413, "PLY-008", nil},
+		{"PUT", "/api/v1/dht/values?key=/parley/a/" + p.follower.node.ID().String(), admin, `{"value":"aGVsbG8="}`, 400, "PLY-002", nil},
+		{"GET", "/api/v1/dht/table?cursor=x", "", "", 400, "PLY-002", nil},
+		{"DELETE", "/api/v1/dht/values?key=a", admin, "", 405, "PLY-009", nil},
+		{"GET", "/api/v1/addrbook", "", "", 401, "PLY-004", nil},
+		{"GET", "/api/v1/addrbook?table=old", admin, "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/addrbook?cursor=x", admin, "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/addrbook?cursor=tried.x", admin, "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/addrbook/export", h.token("read"), "", 403, "PLY-005", nil},
+		{"POST", "/api/v1/addrbook/import", admin, "a=b", 415, "PLY-009", []string{"Content-Type", "text/plain"}},
+		{"POST", "/api/v1/addrbook/import", admin, `{"parley_addrbook":1,"network":"ffffffff","entries":0}`, 400, "PLY-002", nil},
+		{"POST", "/api/v1/addrbook/import", admin, strings.Repeat(" ", 16<<20+1), 413, "PLY-008", nil},
 		{"POST", "/api/v1/peers", "", `{"address":"127.0.0.1:1"}`, 401, "PLY-004", nil},
 		{"POST", "/api/v1/peers", h.token("read"), `{"address":"127.0.0.1:1"}`, 403, "PLY-005", nil},
 		{"POST", "/api/v1/peers", admin, `{}`, 422, "PLY-003", nil},

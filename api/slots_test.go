@@ -81,6 +81,9 @@ func TestLargeLists(t *testing.T) {
 	for pattern, places := range map[string]*slots{
 		"GET /api/v1/records": s.lists, "GET /api/v1/chain/blocks": s.lists, "GET /api/v1/chain/blocks/{ref}/records": s.lists,
 		"GET /api/transactions/recent": s.lists, "GET /api/blockchain/blocks": s.lists, "GET /api/blockchain/dump": s.dumps,
+		"GET /api/v1/peers": s.lists, "GET /api/v1/addrbook": s.lists, "GET /api/v1/addrbook/export": s.dumps, "POST /api/v1/addrbook/import": s.dumps,
+		"POST /api/v1/dht/find-node": s.queries, "POST /api/v1/dht/find-providers": s.queries, "POST /api/v1/dht/provide": s.queries,
+		"GET /api/v1/dht/values": s.queries, "PUT /api/v1/dht/values": s.queries, "POST /api/v1/dht/crawl": s.queries,
 	} {
 		if s.routes[pattern].places != places {
 			t.Errorf("%s is not bounded", pattern)

@@ -136,6 +136,12 @@ func viewPeer(p parley.PeerDetail) *table {
 		claimed = fmt.Sprintf("%d  %s", p.Claimed.Height, head(p.Claimed.Hash.String()))
 	}
 	t := facts("peer id", p.ID.String(), "state", p.State, "name", p.Name, "agent", p.Agent, "address", p.Address, "addr", p.Addr)
+	if p.State != "connected" && p.Source != "" {
+		t.add("source", p.Source)
+	}
+	if p.Group != "" {
+		t.add("group", p.Group)
+	}
 	if p.State == "connected" {
 		streams := 0
 		for _, s := range p.Streams {

@@ -31,7 +31,7 @@ func newBar(g *globals) *bar {
 	return b
 }
 
-// show draws done of total, when it is time to.
+// show draws done of total, below 0 where nobody knows it, when it is time to.
 func (b *bar) show(done, total int64, text string) {
 	each := lineEach
 	if b.width > 0 {
@@ -42,6 +42,14 @@ func (b *bar) show(done, total int64, text string) {
 		return
 	}
 	b.last, b.drawn = now, true
+	if total < 0 {
+		if b.width > 0 {
+			fmt.Fprint(b.w, clearLine, fit(text, b.width))
+		} else {
+			fmt.Fprintln(b.w, text)
+		}
+		return
+	}
 	part := 1.0
 	if total > 0 {
 		part = min(float64(done)/float64(total), 1)

@@ -224,6 +224,13 @@ func (b *Book) Get(id peer.ID) (Entry, bool) {
 	return e.copy(), true
 }
 
+// Len is how many peers are known.
+func (b *Book) Len() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.entries)
+}
+
 // Entries gives all, tried ones first, each table in the order of ids. It
 // includes the banned: who shows them leaves them out.
 func (b *Book) Entries() []Entry {
@@ -259,8 +266,8 @@ func (b *Book) Remove(id peer.ID) bool {
 	return true
 }
 
-// bannedEntry reports whether all addresses of e are banned.
-func (b *Book) bannedEntry(e Entry) bool {
+// Banned reports whether all addresses of e are banned.
+func (b *Book) Banned(e Entry) bool {
 	return b.cfg.Banned != nil && !slices.ContainsFunc(e.Addrs, func(a ma.Multiaddr) bool {
 		p, ok := parse(a, e.ID)
 		return ok && !b.cfg.Banned(e.ID, p.ip)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -15,6 +17,43 @@ const (
 	maxLine   = 16 << 10
 	maxFaults = 10 // that Import tells of
 )
+
+// LineError is a line that Import left out.
+type LineError struct {
+	Line int // from 1
+	Err  error
+}
+
+func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+func (e *LineError) Unwrap() error { return e.Err }
+
+// ImportError says which lines Import left out.
+type ImportError struct {
+	Lines   []error // the first ten, each a *LineError
+	Refused int     // all of them
+}
+
+func (e *ImportError) Error() string {
+	var b strings.Builder
+	for i, l := range e.Lines {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		fmt.Fprintf(&b, "import addresses: %v", l)
+	}
+	if more := e.Refused - len(e.Lines); more > 0 {
+		fmt.Fprintf(&b, "\nimport addresses: and %d more lines", more)
+	}
+	return b.String()
+}
+
+func (e *ImportError) Unwrap() []error { return e.Lines }
+
+func (e *ImportError) add(line int, err error) {
+	if e.Refused++; len(e.Lines) < maxFaults {
+		e.Lines = append(e.Lines, &LineError{line, err})
+	}
+}
 
 // header is the first line of an export.
 type header struct {
@@ -64,13 +103,14 @@ type told struct {
 // Import reads JSON lines as Export writes them, or of just
 // {"id":…,"addresses":[…]}, and adds the peers to new as told by src; all come
 // in only with a source that the operator chose. added counts the lines that
-// were taken, known peers among them. Bad lines are left out, and the first
-// ten are told; a file of another network is refused whole.
+// were taken, known peers among them; this node's own line is left out in
+// silence, and bad ones too, which is an
+// *[ImportError]; a file of another network is refused whole.
 func (b *Book) Import(r io.Reader, src Source) (added int, err error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 4<<10), maxLine)
-	var faults []error
-	n, bad := 0, 0
+	var bad ImportError
+	n := 0
 	for lines.Scan() {
 		n++
 		if len(lines.Bytes()) == 0 {
@@ -88,23 +128,32 @@ func (b *Book) Import(r io.Reader, src Source) (added int, err error) {
 			}
 			continue
 		case t.envelope != nil:
-			err = b.Add(src, t.envelope)
+			err = b.addLine(src, t)
 		default:
 			err = b.AddBare(src, t.info)
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			added++
-		} else if bad++; bad <= maxFaults {
-			faults = append(faults, fmt.Errorf("import addresses: line %d: %w", n, err))
+		case !errors.Is(err, ErrSelf): // the books of others have us
+			bad.add(n, err)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		faults = append(faults, fmt.Errorf("import addresses: line %d: %w", n+1, err))
+		bad.add(n+1, err)
 	}
-	if bad > maxFaults {
-		faults = append(faults, fmt.Errorf("import addresses: and %d more lines", bad-maxFaults))
+	if bad.Refused > 0 {
+		return added, &bad
 	}
-	return added, errors.Join(faults...)
+	return added, nil
+}
+
+// addLine takes a signed record that a line says to be of a peer.
+func (b *Book) addLine(src Source, t told) error {
+	if k, err := verify(t.envelope, time.Now()); err == nil && k.id != t.info.ID {
+		return b.refuse(fmt.Errorf("%w: it is of %s, the line of %s", ErrForged, k.id, t.info.ID))
+	}
+	return b.Add(src, t.envelope)
 }
 
 func (b *Book) network() string {

@@ -48,7 +48,7 @@ func (b *Book) Pick(o PickOptions) (Entry, bool) {
 }
 
 func (b *Book) takes(o PickOptions, e Entry) bool {
-	return !b.bannedEntry(e) && (o.Skip == nil || !o.Skip(e))
+	return !b.Banned(e) && (o.Skip == nil || !o.Skip(e))
 }
 
 // fits judges what needs no lock to be let go.

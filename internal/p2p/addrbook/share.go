@@ -46,7 +46,7 @@ func (b *Book) Share(requester Source) [][]byte {
 	b.mu.Unlock()
 	list := make([][]byte, 0, len(out))
 	for _, e := range out {
-		if !b.bannedEntry(e) {
+		if !b.Banned(e) {
 			list = append(list, e.Record.Envelope)
 		}
 	}

@@ -3,7 +3,9 @@ package addrbook
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"strings"
@@ -107,6 +109,32 @@ func TestShareKeepsLAN(t *testing.T) {
 	}
 }
 
+// A line names a peer and has a record that another one signed, or that nobody
+// did: both are forged.
+func TestImportForged(t *testing.T) {
+	honest, liar := somebody(t, 1), somebody(t, 2)
+	record := honest.sign(tcp(ip4(1, 1)))
+	broken := bytes.Clone(record)
+	broken[len(broken)-1] ^= 1
+	line := func(id peer.ID, envelope []byte) string {
+		return fmt.Sprintf(`{"id":%q,"record":{"envelope":%q}}`+"\n", id, base64.StdEncoding.EncodeToString(envelope))
+	}
+	b := opened(t, Config{})
+	n, err := b.Import(strings.NewReader(line(liar.id, record)+line(honest.id, broken)), Source{Kind: Operator})
+	bad, ok := errors.AsType[*ImportError](err)
+	if n != 0 || !ok || bad.Refused != 2 || len(b.Entries()) != 0 {
+		t.Fatalf("%d taken: %v", n, err)
+	}
+	for _, l := range bad.Lines {
+		if !errors.Is(l, ErrForged) {
+			t.Error(l)
+		}
+	}
+	if n, err := b.Import(strings.NewReader(line(honest.id, record)), Source{Kind: Operator}); n != 1 || err != nil {
+		t.Errorf("the record itself: %d %v", n, err)
+	}
+}
+
 // What one book exports another imports, into new and without belief.
 func TestExportImport(t *testing.T) {
 	b := opened(t, Config{Net: "abcd"})
@@ -148,6 +176,9 @@ func TestExportImport(t *testing.T) {
 	n, err = opened(t, Config{}).Import(strings.NewReader(bad), Source{Kind: Operator})
 	if n != 1 || err == nil || !strings.Contains(err.Error(), "line 3:") || !strings.Contains(err.Error(), "and 3 more lines") {
 		t.Errorf("%d imported, %v", n, err)
+	}
+	if e, ok := errors.AsType[*ImportError](err); !ok || e.Refused != 13 || len(e.Lines) != 10 || e.Lines[0].(*LineError).Line != 3 {
+		t.Errorf("%+v", err)
 	}
 	if _, err := opened(t, Config{}).Import(strings.NewReader(strings.Repeat("x", 2*maxLine)), Source{Kind: Operator}); err == nil {
 		t.Error("an endless line is taken")

@@ -66,6 +66,9 @@ func (e *mismatchError) Error() string {
 	return text
 }
 
+// Classify finds the class of an error of a dial or a handshake.
+func Classify(err error) Class { return classify(err) }
+
 // classify finds the class of an attempt's error by its types. Where several
 // addresses failed in several ways, the one that tells most wins.
 func classify(err error) Class {

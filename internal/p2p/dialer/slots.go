@@ -16,8 +16,10 @@ import (
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
-// Slots of peers that we chose, by the names that a peer's slot has in the API.
+// Slots of peers that we chose, by the names that a peer's slot has in the API;
+// the operator chose those in SlotStatic.
 const (
+	SlotStatic    = "static"
 	SlotOutbound  = "outbound"
 	SlotBlockOnly = "block_only" // tells us of blocks, and we it; no records, no peer exchange
 	SlotFeeler    = "feeler"     // only to see whether somebody is there
@@ -119,6 +121,7 @@ type Slots struct {
 	anchors titles
 	watch   watch
 	lookAt  time.Time
+	sawAt   time.Time // peers that we do not hold
 
 	ready, greeting int // inbound peers at the last look
 }
@@ -278,6 +281,14 @@ func (s *Slots) look(now time.Time) (jobs []task) {
 			s.book.Seen(id)
 		}
 	}
+	if now.Sub(s.sawAt) >= seenEvery {
+		s.sawAt = now
+		for id, p := range peers {
+			if p.Ready && s.held[id] == nil {
+				s.book.Seen(id)
+			}
+		}
+	}
 	jobs = append(jobs, s.judgeExtra(peers, now)...)
 	jobs = append(jobs, s.eclipse(head, peers, now)...)
 	jobs = append(jobs, s.leaveBootnodes(now)...)
@@ -297,6 +308,13 @@ func (s *Slots) hear(sub *event.Subscription, now time.Time) {
 	}
 	for _, e := range envelopes {
 		switch v := e.Data.(type) {
+		case event.PeerReady:
+			// The operator's own peers are not of our choice, and are proven as ours are.
+			if s.held[v.Peer] == nil && (v.Slot == SlotStatic || s.dial.ByHand(v.Peer)) {
+				if addr := s.dial.reachedAt(v.Peer); addr != nil {
+					s.book.Good(v.Peer, addr)
+				}
+			}
 		case event.PeerDisconnected:
 			h := s.held[v.Peer]
 			if h == nil || !h.up || s.dial.connected(v.Peer) {

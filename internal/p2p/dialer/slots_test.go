@@ -447,3 +447,24 @@ func TestFeelers(t *testing.T) {
 		}
 	})
 }
+
+// A static peer is proven by our own dial like those of the slots: it is in
+// tried, and stays seen as long as it is connected.
+func TestStaticPeersAreTried(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		key := newKey(t)
+		s := w.node(options{ip: "2.1.0.1", key: key})
+		defer s.stop()
+		p := w.picker(pickerOptions{ip: "1.1.0.1", items: []string{addrOf(t, "2.1.0.1").String() + "/p2p/" + idOf(t, key).String()}})
+		defer p.stop()
+		time.Sleep(time.Minute)
+		e, ok := p.book.Get(idOf(t, key))
+		if !ok || e.Table != addrbook.Tried || e.FirstGood.IsZero() {
+			t.Fatalf("a static peer: %+v", e)
+		}
+		time.Sleep(25 * time.Hour)
+		if e, _ = p.book.Get(idOf(t, key)); time.Since(e.LastSeen) > time.Hour {
+			t.Errorf("connected, and last seen %v ago", time.Since(e.LastSeen))
+		}
+	})
+}

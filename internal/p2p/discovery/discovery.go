@@ -52,6 +52,8 @@ type Functions struct {
 	// Found tells that the book has a peer more. It MUST not block; nil = nobody
 	// is told.
 	Found func()
+	// ByHand reports whether the operator had p dialled; nil = never.
+	ByHand func(p peer.ID) bool
 	// Report charges p with an offence; nil = nobody is charged.
 	Report func(p peer.ID, o chain.Offence, detail string)
 	// Banned reports whether p or the address is refused; nil = never.
@@ -78,6 +80,9 @@ func (f Functions) withDefaults(h host.Host) Functions {
 	}
 	if f.Found == nil {
 		f.Found = func() {}
+	}
+	if f.ByHand == nil {
+		f.ByHand = func(peer.ID) bool { return false }
 	}
 	if f.Report == nil {
 		f.Report = func(peer.ID, chain.Offence, string) {}

@@ -115,9 +115,12 @@ func (d *Discovery) origin(p peer.ID, c network.Conn) addrbook.Source {
 	if from, ok := d.visits.cause(p); ok {
 		return from
 	}
-	src.Kind = addrbook.Static // only static peers are dialled without being in the book
 	if e, ok := d.intake.book.Get(p); ok && len(e.Sources) > 0 {
-		src = e.Sources[0]
+		return e.Sources[0]
+	}
+	src.Kind = addrbook.Static // else only static peers are dialled without being in the book
+	if d.fns.ByHand(p) {
+		src.Kind = addrbook.Operator
 	}
 	return src
 }

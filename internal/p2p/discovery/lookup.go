@@ -30,7 +30,8 @@ const (
 type Step struct {
 	Path  int // from 1; 0 = after the paths have ended
 	Asked peer.ID
-	Got   int // peers it told of
+	Got   int       // peers it told of
+	Told  []peer.ID // of them, whom the lookup took note of; at most 40
 	Took  time.Duration
 	Err   error // nil = it answered
 }
@@ -283,7 +284,8 @@ func (l *lookup) take(r result) {
 		if len(r.a.closer) > 0 {
 			l.on.told(r.c.id)
 		}
-		step.Got = l.add(r.c, r.a.closer, r.a.ip)
+		step.Got = len(r.a.closer)
+		step.Told = l.add(r.c, r.a.closer, r.a.ip)
 		if l.hear != nil && l.hear(r.c, r.a) {
 			l.done = true
 		}
@@ -295,8 +297,8 @@ func (l *lookup) take(r result) {
 }
 
 // add takes peers that one told of: so many of an answer and of a group. It
-// reports how many there were.
-func (l *lookup) add(from *candidate, list []*peer.AddrInfo, told netip.Addr) int {
+// returns whom it took, known ones among them.
+func (l *lookup) add(from *candidate, list []*peer.AddrInfo, told netip.Addr) (took []peer.ID) {
 	groups := map[string]int{}
 	for _, info := range list[:min(len(list), answerPeers)] {
 		if len(l.all) >= maxFound {
@@ -309,13 +311,14 @@ func (l *lookup) add(from *candidate, list []*peer.AddrInfo, told netip.Addr) in
 		if groups[group]++; group != "" && groups[group] > answerGroup {
 			continue
 		}
+		took = append(took, info.ID)
 		if _, seen := l.all[info.ID]; !seen {
 			l.all[info.ID] = &candidate{
 				id: info.ID, far: distanceTo(l.target, string(info.ID)), addrs: addrs, group: group, path: from.path, from: from.id,
 			}
 		}
 	}
-	return len(list)
+	return took
 }
 
 // widen adds to whom is asked, after an alarm: all that are as near as the

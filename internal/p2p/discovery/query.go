@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	recpb "github.com/libp2p/go-libp2p-record/pb"
@@ -27,6 +26,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrNotStored means that nobody took it.
 	ErrNotStored = errors.New("no peer stored it")
+	// ErrFull means that this node keeps as many alive as it does.
+	ErrFull = errors.New("this node keeps as many alive as it can")
 )
 
 const (
@@ -227,8 +228,9 @@ type ownValue struct {
 // Stored is the answer of PutValue and Provide.
 type Stored struct {
 	Query
-	Peers int // that took it
-	Value Value
+	Peers int             // that took it
+	By    []peer.AddrInfo // these peers, nearest first
+	Value Value           // of PutValue
 }
 
 // PutValue signs data with our key and stores it at the peers nearest to its
@@ -253,7 +255,7 @@ func (d *Discovery) PutValue(ctx context.Context, key string, data []byte, progr
 	full := !known && len(k.own) >= maxOwn
 	k.mu.Unlock()
 	if full {
-		return Stored{}, fmt.Errorf("put %s: this node keeps %d values alive already", key, maxOwn)
+		return Stored{}, fmt.Errorf("put %s: %w: %d values", key, ErrFull, maxOwn)
 	}
 	return k.putValue(ctx, key, kind, data, progress)
 }
@@ -280,7 +282,8 @@ func (k *kad) putValue(ctx context.Context, key, kind string, data []byte, progr
 	k.own[key] = ownValue{data: bytes.Clone(data), seq: seq, at: now}
 	k.mu.Unlock()
 	s.Value, _ = k.open(key, sealedBytes)
-	s.Peers = k.tell(ctx, near, func(ctx context.Context, p peer.ID) error { return k.messenger.PutValue(ctx, p, rec) })
+	s.By = k.tell(ctx, near, func(ctx context.Context, p peer.ID) error { return k.messenger.PutValue(ctx, p, rec) })
+	s.Peers = len(s.By)
 	return s, storedBy("put "+key, s.Peers, near)
 }
 
@@ -294,24 +297,27 @@ func storedBy(what string, n int, near []*candidate) error {
 	return nil
 }
 
-// tell has each peer do something and counts those that did.
-func (k *kad) tell(ctx context.Context, near []*candidate, do func(context.Context, peer.ID) error) int {
+// tell has each peer do something, and returns those that did.
+func (k *kad) tell(ctx context.Context, near []*candidate, do func(context.Context, peer.ID) error) (did []peer.AddrInfo) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
-	var n atomic.Int64
+	done := make([]bool, len(near)) // each of one goroutine
 	var g errgroup.Group
 	g.SetLimit(lastWidth)
-	for _, c := range near {
+	for i, c := range near {
 		g.Go(func() error {
 			_, err := k.question(ctx, c, func(ctx context.Context, p peer.ID) (answer, error) { return answer{}, do(ctx, p) })
-			if err == nil {
-				n.Add(1)
-			}
+			done[i] = err == nil
 			return nil
 		})
 	}
 	_ = g.Wait()
-	return int(n.Load())
+	for i, c := range near {
+		if done[i] {
+			did = append(did, k.infoOf(c))
+		}
+	}
+	return did
 }
 
 // Provide tells the peers nearest to a key that we have what it names; see
@@ -329,7 +335,7 @@ func (d *Discovery) Provide(ctx context.Context, key []byte, progress func(Step)
 	full := !known && len(k.keys) >= maxProvided
 	k.mu.Unlock()
 	if full {
-		return Stored{}, fmt.Errorf("provide %x: this node provides %d keys already", key, maxProvided)
+		return Stored{}, fmt.Errorf("provide %x: %w: %d keys", key, ErrFull, maxProvided)
 	}
 	return k.provide(ctx, key, progress)
 }
@@ -350,7 +356,8 @@ func (k *kad) provide(ctx context.Context, key []byte, progress func(Step)) (Sto
 	if err := k.lib.ProviderStore().AddProvider(ctx, key, self); err != nil && !errors.Is(err, errStoreFull) {
 		return s, fmt.Errorf("provide %x: %w", key, err)
 	}
-	s.Peers = k.tell(ctx, near, func(ctx context.Context, p peer.ID) error { return k.messenger.PutProviderAddrs(ctx, p, key, self) })
+	s.By = k.tell(ctx, near, func(ctx context.Context, p peer.ID) error { return k.messenger.PutProviderAddrs(ctx, p, key, self) })
+	s.Peers = len(s.By)
 	return s, storedBy(fmt.Sprintf("provide %x", key), s.Peers, near)
 }
 

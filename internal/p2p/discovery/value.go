@@ -42,6 +42,9 @@ func Key(kind string, author peer.ID) string {
 	return "/" + valueNamespace + "/" + kind + "/" + author.String()
 }
 
+// ParseKey reads a key as [Key] writes it.
+func ParseKey(key string) (kind string, author peer.ID, err error) { return parseKey(key) }
+
 // parseKey reads a key in its one form.
 func parseKey(key string) (kind string, author peer.ID, err error) {
 	parts := strings.Split(key, "/")
