@@ -151,11 +151,12 @@ func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
 	if err != nil {
 		s.die("header to sign: " + err.Error())
 	}
-	if len(aux) > 0 && h.Height <= s.ledger.Tip().Head.Height {
+	inFlight := aux == nil // else they are the prepares, none where we are alone
+	if !inFlight && h.Height <= s.ledger.Tip().Head.Height {
 		s.log.Debug("no vote for a block that is stored", "height", h.Height)
 		runtime.Goexit()
 	}
-	if !s.voteFor(p, h, len(aux) == 0) {
+	if !s.voteFor(p, h, inFlight) {
 		return &types.Signature{ID: s.id} // goes nowhere: see SendConsensus
 	}
 	hash := h.Hash()

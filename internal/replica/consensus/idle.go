@@ -31,22 +31,30 @@ func (w *controllerWatch) line(template string) {
 	defer w.mu.Unlock()
 	switch template {
 	case controllerStarts:
-		w.gone, w.held = false, nil
+		w.gone = false
+		w.taken() // nobody takes what waited for the one before
 	case abortTaken:
-		if w.held != nil {
-			close(w.held)
-			w.held = nil
-		}
+		w.taken()
 	case controllerDecides:
 		if w.idle == nil {
 			w.idle = make(chan struct{})
 		}
 	case controllerEnds, controllerDecided:
-		w.gone = template == controllerEnds
+		if w.gone = template == controllerEnds; w.gone {
+			w.taken()
+		}
 		if w.idle != nil {
 			close(w.idle)
 			w.idle = nil
 		}
+	}
+}
+
+// taken ends the wait for the abort. mu held.
+func (w *controllerWatch) taken() {
+	if w.held != nil {
+		close(w.held)
+		w.held = nil
 	}
 }
 

@@ -31,7 +31,7 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 	if err := st.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("consensus stream of %s: %w", from, err)
 	}
-	next, end := s.listen(id)
+	next, done, end := s.listen(id)
 	defer end()
 	r := bufio.NewReaderSize(st, 64<<10)
 	for {
@@ -53,8 +53,13 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 		case <-p.ended:
 			return chain.ErrUnready
 		}
+		p.waits(id, 1)
 		select {
 		case next <- m:
+			p.waits(id, -1)
+		case <-done:
+			p.waits(id, -1)
+			return chain.ErrUnready
 		case <-p.ended:
 			return chain.ErrUnready
 		}
@@ -63,19 +68,19 @@ func (s *session) handle(ctx context.Context, st chain.Stream) error {
 
 // listen takes what a validator says in a goroutine of its own, for the library
 // may never come back from a message. end waits for it, unless the library was
-// left behind.
-func (s *session) listen(id uint64) (next chan<- *smartbftprotos.Message, end func()) {
-	heard, done := make(chan *smartbftprotos.Message), make(chan struct{})
+// left behind, and done is closed when nothing more is taken.
+func (s *session) listen(id uint64) (next chan<- *smartbftprotos.Message, done <-chan struct{}, end func()) {
+	heard, over := make(chan *smartbftprotos.Message), make(chan struct{})
 	go func() {
-		defer close(done)
+		defer close(over)
 		for m := range heard {
 			s.hear(id, m)
 		}
 	}()
-	return heard, func() {
+	return heard, over, func() {
 		close(heard)
 		select {
-		case <-done:
+		case <-over:
 		case <-s.left:
 		}
 	}

@@ -45,12 +45,13 @@ type peers struct {
 	out     map[uint64]*outbox
 	inbound map[peer.ID]chain.Stream // the newest of each
 	heard   map[uint64]time.Time     // when each was heard last
+	waiting map[uint64]int           // messages of each that the library does not take: it is not silent
 	closed  bool
 }
 
 func newPeers(e *Engine, s *session) *peers {
 	p := &peers{engine: e, session: s, changed: make(chan struct{}, 1), ended: make(chan struct{}), came: make(chan struct{}, 1),
-		out: map[uint64]*outbox{}, inbound: map[peer.ID]chain.Stream{}, heard: map[uint64]time.Time{}}
+		out: map[uint64]*outbox{}, inbound: map[peer.ID]chain.Stream{}, heard: map[uint64]time.Time{}, waiting: map[uint64]int{}}
 	p.update()
 	return p
 }
@@ -148,13 +149,23 @@ func (p *peers) connected() int {
 	return n
 }
 
-// audible is to how many a stream stands that were heard a moment ago.
+// waits counts the messages of id that wait for the library.
+func (p *peers) waits(id uint64, by int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting[id] += by; p.waiting[id] == 0 {
+		delete(p.waiting, id)
+	}
+}
+
+// audible is to how many a stream stands that were heard a moment ago, or whom
+// the library keeps waiting.
 func (p *peers) audible(now time.Time) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	n := 0
 	for id, o := range p.out {
-		if o.isUp() && now.Sub(p.heard[id]) < silentAfter {
+		if o.isUp() && (p.waiting[id] > 0 || now.Sub(p.heard[id]) < silentAfter) {
 			n++
 		}
 	}

@@ -20,9 +20,10 @@ const (
 	votesTold  = time.Hour // from one line about a validator to the next
 )
 
-// voteWatch finds validators that vote for two blocks in one place, which no
-// honest one does: a vote is on its disk before it is sent. It keeps the last
-// vote of each validator at each height that may be next.
+// voteWatch finds validators that vote for two blocks in one place and ask for no
+// other view in between, which no honest one does: a vote is on its disk before
+// it is sent. It keeps the last vote of each validator at each height that may be
+// next.
 type voteWatch struct {
 	mu   sync.Mutex // guards below
 	of   map[uint64]*[votesAhead]votePlace
@@ -83,6 +84,22 @@ func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool)
 	return votePlace{}, false
 }
 
+// leaves forgets the votes that a validator gave in views before next, for which
+// it asks now. An honest one may vote once more there: for the block in flight of
+// a new view that was made without its vote, which the library calls by the view
+// in which that block was proposed.
+func (w *voteWatch) leaves(from, next uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if kept := w.of[from]; kept != nil {
+		for i := range kept {
+			if kept[i].view < next {
+				kept[i] = votePlace{}
+			}
+		}
+	}
+}
+
 // tell reports whether a validator is to be named, which is not done often: it
 // could fill the disk.
 func (w *voteWatch) tell(from uint64, why string, now time.Time) bool {
@@ -126,6 +143,10 @@ func (e *Engine) votersLeft() {
 // watchVotes names a validator that votes twice. Both votes are in the line, so
 // that anybody can check them. It is a warning: this node does its work.
 func (e *Engine) watchVotes(from uint64, m *smartbftprotos.Message) {
+	if change := m.GetViewChange(); change != nil {
+		e.votes.leaves(from, change.NextView)
+		return
+	}
 	c := m.GetCommit()
 	tip := e.ledger.Tip()
 	if c == nil || c.Seq < tip.Head.Height || c.Seq >= tip.Head.Height+votesAhead ||
