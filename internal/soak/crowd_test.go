@@ -317,7 +317,7 @@ func (x *person) come(to string) (wire.Verack, error) {
 	if err := x.host.Connect(ctx, *info); err != nil {
 		return wire.Verack{}, err
 	}
-	st, err := x.host.NewStream(ctx, info.ID, statusProtocol)
+	st, err := x.host.NewStream(libnetwork.WithNoDial(ctx, "status"), info.ID, statusProtocol)
 	if err != nil {
 		return wire.Verack{}, err
 	}

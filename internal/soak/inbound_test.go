@@ -31,7 +31,7 @@ var waves = []wave{
 // local are two waves from where the limits are wider: they leave again before
 // the others come.
 var local = []wave{
-	{name: "one private address", from: func(int) string { return "10.9.9.1" }, come: 35, stay: 32, words: "from 10.9.9.1 are here"},
+	{name: "one private address", from: func(int) string { return "10.9.9.1" }, come: 35, stay: 32, words: "from 10.9.9.1"},
 	{name: "one private /24", from: func(i int) string { return fmt.Sprintf("10.9.9.%d", i+2) }, come: 20, stay: 20},
 }
 
@@ -101,8 +101,7 @@ func (w *world) full64(transport string) {
 func (w *world) come(v wave, transport string, evicted int) {
 	w.t.Helper()
 	n := w.nodes[0]
-	turned := "parley_reputation_refusals_total{place=\"handshake\"}"
-	before, lines := w.metric(n, turned), w.said(n, "peer refused")
+	before, lines := w.turned(n), w.said(n, "peer refused")
 	stay, told, codes := 0, 0, map[uint64]int{}
 	began := time.Now()
 	for _, o := range w.crowd.all(v.orders(w, transport)) {
@@ -120,7 +119,7 @@ func (w *world) come(v wave, transport string, evicted int) {
 			w.t.Logf("%s, %s: %s", transport, v.name, o.Err)
 		}
 	}
-	after := w.metric(n, turned)
+	after := w.turned(n)
 	w.t.Logf("%s, %s: %d came, %d have a place, %d were told why not; goodbyes %v; refusals counted %v, lines in the log %d; %s",
 		transport, v.name, v.come, stay, told, codes, after-before, w.said(n, "peer refused")-lines, time.Since(began).Round(time.Millisecond))
 	if stay != v.stay {
@@ -141,6 +140,11 @@ func (w *world) come(v wave, transport string, evicted int) {
 		}
 	}
 	w.t.Errorf("%s, %s: nothing in the history of %q", transport, v.name, v.words)
+}
+
+// turned is how many were turned away, before or after it was known who they are.
+func (w *world) turned(n *node) float64 {
+	return w.metric(n, `parley_reputation_refusals_total{place="handshake"}`) + w.metric(n, `parley_reputation_refusals_total{place="limits"}`)
 }
 
 func (w *world) leaveAll(transport string, waves []wave) {

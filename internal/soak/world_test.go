@@ -340,4 +340,3 @@ func fetch(url string) error {
 	_, err = io.Copy(os.Stdout, r.Body)
 	return err
 }
-
