@@ -55,7 +55,7 @@ func TestInboundLimits(t *testing.T) {
 			}
 		}
 	}
-	w := newWorld(t, 1, addresses, func(_ int, c map[string]any) {
+	w := newWorld(t, 1, addresses, func(_ int, _ string, c map[string]any) {
 		c["discovery"] = map[string]any{"dht": "off", "pex": false}
 	})
 	w.start(w.nodes...)

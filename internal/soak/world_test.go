@@ -68,7 +68,7 @@ func parleyBinary(t *testing.T) string {
 
 // newWorld makes n nodes, of which the first is the only validator, and a crowd
 // at the addresses. settings are merged into the configuration of each node.
-func newWorld(t *testing.T, n int, addresses []string, settings func(i int, c map[string]any)) *world {
+func newWorld(t *testing.T, n int, addresses []string, settings func(i int, genesis string, c map[string]any)) *world {
 	t.Helper()
 	needsLab(t)
 	ctx := t.Context()
@@ -138,7 +138,7 @@ func (w *world) add(i int) {
 	w.nodes = append(w.nodes, n)
 }
 
-func (w *world) found(settings func(i int, c map[string]any)) {
+func (w *world) found(settings func(i int, genesis string, c map[string]any)) {
 	w.t.Helper()
 	for _, n := range w.nodes {
 		if err := os.MkdirAll(n.dir, 0o700); err != nil {
@@ -176,7 +176,7 @@ func (w *world) found(settings func(i int, c map[string]any)) {
 			c["consortium"] = map[string]any{"genesis_file": file, "genesis_hash": g.Hash().String(), "sole_validator": true}
 		}
 		if settings != nil {
-			settings(n.index, c)
+			settings(n.index, file, c)
 		}
 		b, err := toml.Marshal(c)
 		if err != nil {
