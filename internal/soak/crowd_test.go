@@ -391,8 +391,9 @@ func (x *person) told(st libnetwork.Stream) {
 	}
 	_ = wire.WriteFrame(st, wire.PEXAnswer{Records: records}.Encode())
 	if t.Close {
-		_ = st.CloseWrite()
-		_, _ = io.Copy(io.Discard, st) // read by the other side
+		for err := error(nil); err == nil; _, err = st.Write([]byte{0}) { // the other side resets when it has read all
+			time.Sleep(5 * time.Millisecond) //nolint:forbidigo // it is another process
+		}
 		_ = st.Conn().Close()
 	}
 }

@@ -17,31 +17,45 @@ import (
 func TestNodesFindEachOther(t *testing.T) {
 	t.Parallel()
 	const count = 6
-	w := newWorld(t, count, nil, nil)
+	w := newWorld(t, count, nil, func(i int, file string, c map[string]any) {
+		switch chain := c["consortium"].(map[string]any); i {
+		case 2:
+			chain["genesis_file"] = file
+		case 5, 6:
+			delete(chain, "genesis_hash") // trusts whom its configuration names
+		}
+	})
 	boot := w.nodes[1] // follows, so that the chain goes on without it
 	for i, n := range w.nodes {
 		w.know(n, boot, i%2 == 1)
 	}
+	w.start(boot)
 	began := time.Now()
-	w.start(w.nodes...)
+	w.start(w.nodes[0])
+	w.start(w.nodes[2:]...)
 	w.wait(40*time.Second, "all find all", func() (bool, string) { return w.meshed(w.nodes) })
 	t.Logf("%d nodes, each of which knew one: all connected with all after %s", count, time.Since(began).Round(100*time.Millisecond))
-	sources := map[string]int{}
+	found := map[string]float64{}
 	for _, n := range w.nodes {
-		for _, p := range w.peers(n) {
-			if p.Direction == "outbound" {
-				sources[p.Source]++
-			}
+		for _, kind := range []string{"bootstrap", "dns", "dht", "pex", "inbound"} {
+			found[kind] += w.metric(n, fmt.Sprintf("parley_discovery_found_total{source=%q}", kind))
 		}
 	}
-	t.Logf("outbound peers by who told of them: %v", sources)
-	if sources["dht"]+sources["pex"]+sources["inbound"] == 0 {
-		t.Error("nobody was found")
+	t.Logf("new to the books by who told of them: %v", found)
+	if found["dht"]+found["pex"] == 0 || found["dns"] == 0 || found["bootstrap"] == 0 {
+		t.Errorf("found %v", found)
+	}
+
+	rest := append([]*node{w.nodes[0]}, w.nodes[2:]...)
+	for _, n := range rest {
+		w.wait(20*time.Second, "the book of "+n.name+" is on disk", func() (bool, string) {
+			_, err := os.Stat(filepath.Join(n.dir, "addrbook", "book.bin"))
+			return err == nil, fmt.Sprint(err)
+		})
 	}
 
 	// Gone for good, and with it all that the configuration knows.
 	boot.kill()
-	rest := append([]*node{w.nodes[0]}, w.nodes[2:]...)
 	last := w.nodes[count-1]
 	last.kill()
 	began = time.Now()

@@ -35,7 +35,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if dir := filepath.Dir(binaryOnce.path); dir != "." {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
 }
 
 // play says words to an address by UDP, tells what it hears there, makes a
