@@ -158,7 +158,7 @@ func (n *Node) open() error {
 	}
 	n.replica, err = replica.New(replica.Config{
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
-		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers),
+		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers), Seeds: len(n.cfg.P2P.BootstrapPeers) + len(n.cfg.Discovery.DNS),
 		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL, Outgoing: n.env.Outgoing,
 		Clock: n.env.Clock, End: n.env.End,
 	}, n.bus, n.log, n.env.Registry)
@@ -177,7 +177,7 @@ func (n *Node) open() error {
 		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf,
 		Slot:   func(p peer.ID) (string, string) { return n.slots.SlotOf(p) },
 		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
-		Arrive: func(p peer.ID) peer.ID { return n.slots.Arrive(p) },
+		Arrive: func(p peer.ID) (peer.ID, string) { return n.slots.Arrive(p) },
 	}, n.host, n.rep, n.replica, n.bus, n.room("p2p.handshake"), n.env.Registry)
 	if n.gossip, err = gossip.New(gossip.Config{Names: topicNames(n.cfg.Gossip.Topics), Key: key, Takes: n.takes}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
 		return err
@@ -241,7 +241,7 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	}
 	o := host.Options{
 		Key: key, Listen: listen, Advertise: advertise, Gater: n.gate,
-		MaxPeers: n.cfg.P2P.MaxPeers, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
+		MaxPeers: n.cfg.P2P.MaxPeers, Refused: n.limited, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
 		Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
 	}
 	if shared != nil {
@@ -258,6 +258,14 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 		shared.Listener = h.HTTP()
 	}
 	return h, nil
+}
+
+// limited tells of a connection that came above a limit.
+func (n *Node) limited(remote multiaddr.Multiaddr, why string) {
+	told := n.rep.Refuse(event.PeerRefused{Direction: "inbound", Addr: fmt.Sprint(remote), Place: reputation.PlaceLimits, By: "us", Reason: why})
+	if told { // at most a few a second
+		n.room("p2p.host").Info("peer refused", "addr", remote, "by", "us", "place", reputation.PlaceLimits, "reason", why)
+	}
 }
 
 // advertised reads p2p.advertise; what nobody could dial is left out aloud.

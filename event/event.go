@@ -65,7 +65,7 @@ type PeerRefused struct {
 	Peer      peer.ID `json:"peer,omitempty"`
 	Direction string  `json:"direction"`
 	Addr      string  `json:"addr"`
-	Place     string  `json:"place"`  // handshake | gate
+	Place     string  `json:"place"`  // handshake | gate | limits
 	Reason    string  `json:"reason"` // as told to the other side
 	By        string  `json:"by"`     // us | them
 	More      int     `json:"more,omitempty"`

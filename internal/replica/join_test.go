@@ -52,6 +52,13 @@ func TestJoin(t *testing.T) {
 			}, time.Minute + time.Second, []peer.ID{"named"},
 		},
 		{
+			"a bootstrap peer, and a stranger", func(c *Config) { c.Static, c.Seeds = 0, 1 },
+			func(s *world) {
+				s.meet(chain.Peer{ID: "stranger"}, theirs)
+				s.meet(chain.Peer{ID: "boot", Named: true}, ours)
+			}, settleTime, []peer.ID{"boot"},
+		},
+		{
 			"a stranger has what is pinned", func(c *Config) { c.Static = 1; c.Chain.GenesisHash = ours.Hash().String() },
 			func(s *world) { s.meet(chain.Peer{ID: "stranger"}, ours) }, 0, []peer.ID{"stranger"},
 		},

@@ -35,12 +35,22 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if dir := filepath.Dir(binaryOnce.path); dir != "." {
+		_ = os.RemoveAll(dir)
+	}
+	os.Exit(code)
 }
 
-// play says words to an address by UDP, tells what it hears there, or makes a
-// network and waits for its end.
+// play says words to an address by UDP, tells what it hears there, makes a
+// network and waits for its end, fetches a page or is a crowd.
 func play(role, addr string, words []string) error {
+	switch role {
+	case "crowd":
+		return gather()
+	case "fetch":
+		return fetch(addr)
+	}
 	if role == "network" {
 		w, err := newNetwork(context.Background(), 1)
 		if err == nil {

@@ -31,7 +31,8 @@ import (
 const (
 	saveEvery     = 5 * time.Minute
 	anchorsWithin = time.Second
-	lookEvery     = 10 * time.Second // at collisions
+	lookEvery     = 10 * time.Second // at collisions, and at what a young book would lose
+	youngBook     = 64               // proven peers; up to here a new one is saved at the next look
 )
 
 // Config says where the book is and what it takes.
@@ -78,6 +79,7 @@ type Book struct {
 	groups     map[Table]map[string]int // entries by group
 	rates      map[peer.ID]*rate        // at most maxRates
 	quota      quota
+	unsaved    bool        // a peer was proven since the last save
 	collisions []collision // at most maxCollisions
 	lastTest   time.Time
 	lastGood   stamp            // of anybody
@@ -161,6 +163,9 @@ func (b *Book) Start(net string) error {
 // Run saves the book every five minutes and at its end, writes the anchors
 // within a second of a change, and lets go of what is over. A file that cannot
 // be written is logged and tried again.
+//
+// A book with few proven peers is written within ten seconds of a new one, too:
+// a crash must not cost all of them.
 func (b *Book) Run(ctx context.Context) error {
 	save := time.NewTicker(saveEvery)
 	defer save.Stop()
@@ -179,7 +184,11 @@ func (b *Book) Run(ctx context.Context) error {
 		case now := <-look.C:
 			b.mu.Lock()
 			b.settle(now)
+			young := b.unsaved && b.tried.size <= youngBook
 			b.mu.Unlock()
+			if young {
+				b.report(bookFile, b.save())
+			}
 		case now := <-save.C:
 			b.expire(now)
 			b.report(bookFile, b.save())

@@ -85,6 +85,7 @@ func (b *Book) save() error {
 	}
 	m := image{net: cmp.Or(b.net, b.fileNet), salt: b.salt, asSum: b.as.checksum(), grown: b.grown}
 	m.entries = slices.SortedFunc(maps.Values(b.entries), worth)
+	b.unsaved = false
 	data := m.encode() // some ms for a full book; it reads the entries
 	b.mu.Unlock()
 	return b.write(bookFile, data)

@@ -347,6 +347,33 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// A crash soon after the first peers were found does not cost them.
+func TestRunSavesAYoungBookSoon(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := opened(t, Config{Dir: dir})
+		done := make(chan error)
+		ctx, stop := contextWithCancel(t)
+		go func() { done <- b.Run(ctx) }()
+		for i := range uint64(3) {
+			who, at := somebody(t, 70+i), fmt.Sprintf("/ip4/44.%d.1.1/tcp/1", i)
+			if err := b.Add(Source{Kind: DHT}, who.sign(at)); err != nil {
+				t.Fatal(err)
+			}
+			b.Good(who.id, ma.StringCast(at))
+			time.Sleep(lookEvery)
+			synctest.Wait()
+			if got := opened(t, Config{Dir: dir}).Stats().Tried; got != int(i+1) {
+				t.Errorf("%d proven peers on disk, want %d", got, i+1)
+			}
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // An anchor outlives a book that is damaged.
 func TestAnchorsAlone(t *testing.T) {
 	dir := t.TempDir()

@@ -78,6 +78,7 @@ func (b *Book) Good(id peer.ID, addr ma.Multiaddr) {
 	slot := b.triedSlot(id, e.group)
 	if b.tried.slot[slot] == nil {
 		b.promote(e, slot)
+		b.unsaved = true
 		return
 	}
 	if !slices.ContainsFunc(b.collisions, func(c collision) bool { return c.id == id }) && len(b.collisions) < maxCollisions {

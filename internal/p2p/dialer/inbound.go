@@ -76,12 +76,12 @@ func (in *inbound) prune(now time.Time) { // mu held
 }
 
 // Arrive looks at the handshakes under way when p has connected, and names one
-// that is to be closed, "" = none: p itself where its address has its peers
-// already, else one of too many.
-func (s *Slots) Arrive(p peer.ID) (closed peer.ID) {
+// that is to be closed and why, "" = none: p itself where its address has its
+// peers already, else one of too many.
+func (s *Slots) Arrive(p peer.ID) (closed peer.ID, why string) {
 	guests, all := s.guests()
 	if !all[p] {
-		return "" // static, trusted, or of our own choice
+		return "", "" // static, trusted, or of our own choice
 	}
 	var ready, greeting []guest
 	var came guest
@@ -95,10 +95,10 @@ func (s *Slots) Arrive(p peer.ID) (closed peer.ID) {
 			came = g.guest
 		}
 	}
-	if held(ready, came) != "" {
-		return p
+	if why := held(ready, came); why != "" {
+		return p, why
 	}
-	return excess(greeting, time.Now())
+	return excess(greeting, time.Now()), "too many peers in handshake"
 }
 
 type placed struct {

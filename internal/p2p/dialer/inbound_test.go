@@ -94,13 +94,13 @@ func TestPlacesOfOneAddress(t *testing.T) {
 	for _, id := range []peer.ID{"fifth", "friend"} {
 		table[id] = inboundFrom(id, "13.1.1.1")
 	}
-	if got := s.Arrive("fifth"); got != "fifth" {
-		t.Errorf("at the arrival of a fifth peer from one address %q is closed", got)
+	if got, why := s.Arrive("fifth"); got != "fifth" || why != "4 peers from 13.1.1.1/32 are here, which is the most" {
+		t.Errorf("at the arrival of a fifth peer from one address %q is closed: %s", got, why)
 	}
 	if _, err := s.Admit("fifth"); err == nil {
 		t.Error("a fifth peer from one address got a place")
 	}
-	if got := s.Arrive("friend"); got != "" {
+	if got, _ := s.Arrive("friend"); got != "" {
 		t.Errorf("at the arrival of a trusted peer %q is closed", got)
 	}
 	if evict, err := s.Admit("friend"); err != nil || evict != "" {

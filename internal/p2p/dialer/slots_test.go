@@ -120,7 +120,7 @@ func (w *world) picker(o pickerOptions) *picker {
 	p.Handshake = handshake.New(handshake.Config{
 		Name: o.ip,
 		Slot: func(id peer.ID) (string, string) { return p.slots.SlotOf(id) }, Admit: func(id peer.ID) (peer.ID, error) { return p.slots.Admit(id) },
-		Arrive: func(id peer.ID) peer.ID { return p.slots.Arrive(id) },
+		Arrive: func(id peer.ID) (peer.ID, string) { return p.slots.Arrive(id) },
 	}, h, p.rep, net, p.bus, log, nil)
 	fns := dialer.Functions{
 		Resolve: w.resolve, Greet: p.Greet,

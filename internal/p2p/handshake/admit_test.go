@@ -67,7 +67,9 @@ func TestArriveClosesTheExcess(t *testing.T) {
 		defer silent.Close()
 		var excess atomic.Value
 		excess.Store(peer.ID(""))
-		full := start(t, nw, 1, statusOf("x", 1), func(c *Config) { c.Arrive = func(peer.ID) peer.ID { return excess.Load().(peer.ID) } })
+		full := start(t, nw, 1, statusOf("x", 1), func(c *Config) {
+			c.Arrive = func(peer.ID) (peer.ID, string) { return excess.Load().(peer.ID), "crowded here" }
+		})
 		defer full.stop()
 		defer ready.stop()
 		dial(t, ready, full)
@@ -90,10 +92,13 @@ func TestArriveClosesTheExcess(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		excess.Store(silent.ID())
-		sub := full.bus.Subscribe()
+		sub, told := full.bus.Subscribe(), full.bus.Subscribe()
 		connect()
 		if got := events[event.PeerDisconnected](sub); len(got) != 1 || got[0].By != "us" || len(full.readyIDs()) != 1 {
 			t.Errorf("events %+v, ready %v", got, full.readyIDs())
+		}
+		if got := events[event.PeerRefused](told); len(got) != 1 || got[0].Peer != silent.ID() || got[0].Reason != "crowded here" || got[0].By != "us" {
+			t.Errorf("told of %+v", got)
 		}
 		if n := counted(t, full.metrics.results, "crowded"); n != 1 {
 			t.Errorf("%v counted", n)

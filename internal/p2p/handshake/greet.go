@@ -290,7 +290,7 @@ func (s *Handshake) admit(ctx context.Context, p peer.ID) *Refusal {
 // arrived closes whoever is one too many in handshake. There is no goodbye: a
 // flood would hold its connections by not reading it.
 func (s *Handshake) arrived(p peer.ID) {
-	excess := s.cfg.Arrive(p)
+	excess, why := s.cfg.Arrive(p)
 	if excess == "" {
 		return
 	}
@@ -300,13 +300,14 @@ func (s *Handshake) arrived(p peer.ID) {
 		s.mu.Unlock()
 		return
 	}
-	e.byUs, e.reason = true, "too many peers in handshake"
+	e.byUs, e.reason = true, why
 	conns := make([]network.Conn, 0, len(e.conns))
 	for _, l := range e.conns {
 		conns = append(conns, l.conn)
 	}
 	s.mu.Unlock()
 	s.metrics.result("crowded")
+	s.tellRefused(excess, &Refusal{Code: wire.TooManyPeers, Text: why, ByUs: true}, wire.Version{})
 	for _, c := range conns {
 		_ = c.CloseWithError(network.ConnResourceLimitExceeded)
 	}

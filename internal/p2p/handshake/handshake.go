@@ -56,8 +56,9 @@ type Config struct {
 	// it; "" = none, and its direction says. It MUST be quick. Nil = nobody has.
 	Slot func(peer.ID) (slot, source string)
 	// Arrive is asked at each new inbound peer, before its handshake. It names
-	// one of those in handshake to be closed at once, "" = none. Nil = none.
-	Arrive func(peer.ID) (excess peer.ID)
+	// one of those in handshake to be closed at once, and why; "" = none. Nil =
+	// none.
+	Arrive func(peer.ID) (excess peer.ID, why string)
 	// Admit is asked whether an inbound peer, whose status is fine, gets a
 	// place, and who gives its own up for it, "" = nobody. An error is the text
 	// of the refusal. Nil: MaxPeers alone decides.

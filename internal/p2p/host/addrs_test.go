@@ -143,7 +143,8 @@ func TestRankDials(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	m, err := newLimits(100)
+	refused := map[string]int{}
+	m, err := newLimits(100, func(remote ma.Multiaddr, why string) { refused[remote.String()]++ })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,6 +172,9 @@ func TestLimits(t *testing.T) {
 	} {
 		if got := count(addr); got != want {
 			t.Errorf("%d connections from %s, want %d", got, addr, want)
+		}
+		if told := refused[addr]; told == 1 != (want < 60) {
+			t.Errorf("told %d times of a refusal of %s", told, addr)
 		}
 	}
 	if l := m.(*localLimit); len(l.conns) != 0 {

@@ -39,12 +39,15 @@ type Options struct {
 	Advertise   []ma.Multiaddr          // told to peers before our own addresses; see Advertise
 	Gater       connmgr.ConnectionGater // nil refuses nobody
 	MaxPeers    int                     // sizes the limits; 0 means 100
-	UserAgent   string                  // told by identify, ≤ 128 bytes
-	Websocket   bool                    // needed to listen on and dial /ws
-	QUICOnly    bool                    // for virtual time: TCP would dial for real
-	Registerer  prometheus.Registerer   // nil: no metrics
-	Log         *slog.Logger            // nil: silent
-	Extra       []libp2p.Option         // wins over ours; tests give the simulated network here
+	// Refused is told of inbound connections above a limit, of which nobody
+	// knows whose they are. It MUST be quick. Nil = nobody is told.
+	Refused    func(remote ma.Multiaddr, why string)
+	UserAgent  string                // told by identify, ≤ 128 bytes
+	Websocket  bool                  // needed to listen on and dial /ws
+	QUICOnly   bool                  // for virtual time: TCP would dial for real
+	Registerer prometheus.Registerer // nil: no metrics
+	Log        *slog.Logger          // nil: silent
+	Extra      []libp2p.Option       // wins over ours; tests give the simulated network here
 }
 
 // Host is a libp2p host that listens. It is safe for concurrent use.
@@ -132,7 +135,7 @@ type base struct {
 // network sets who and how many may connect.
 func (b base) network(c *config.Config) error {
 	if c.ResourceManager == nil {
-		limits, err := newLimits(b.o.MaxPeers)
+		limits, err := newLimits(b.o.MaxPeers, b.limited)
 		if err != nil {
 			return fmt.Errorf("resource limits: %w", err)
 		}
@@ -158,6 +161,14 @@ func (b base) network(c *config.Config) error {
 		c.Reporter = b.host.bandwidth
 	}
 	return nil
+}
+
+// limited counts an inbound connection above a limit and tells of it.
+func (b base) limited(remote ma.Multiaddr, why string) {
+	b.metrics.count(network.DirInbound, remote, resultLimited)
+	if b.o.Refused != nil {
+		b.o.Refused(remote, why)
+	}
 }
 
 // behaviour sets what the host does by itself, which is little: our address

@@ -38,7 +38,9 @@ var (
 )
 
 // newLimits makes the resource manager of a host with maxPeers slots.
-func newLimits(maxPeers int) (network.ResourceManager, error) {
+// refused is told of each inbound connection that passes a limit, and why; it
+// MUST be quick. Nil = nobody is told.
+func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string)) (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
 	conns := rcmgr.LimitVal(maxPeers + hardCapSlack)
@@ -78,19 +80,29 @@ func newLimits(maxPeers int) (network.ResourceManager, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &localLimit{ResourceManager: m, conns: map[netip.Addr]int{}}, nil
+	return &localLimit{ResourceManager: m, refused: refused, conns: map[netip.Addr]int{}}, nil
 }
 
 // localLimit adds what the library cannot say: at most localPerIP inbound
-// connections from each private address.
+// connections from each private address. It tells of every one refused.
 type localLimit struct {
 	network.ResourceManager
+	refused func(remote ma.Multiaddr, why string)
+
 	mu    sync.Mutex
 	conns map[netip.Addr]int // guarded by mu; private addresses only
 }
 
 // OpenConnection implements [network.ResourceManager].
 func (l *localLimit) OpenConnection(dir network.Direction, usefd bool, remote ma.Multiaddr) (network.ConnManagementScope, error) {
+	scope, err := l.open(dir, usefd, remote)
+	if err != nil && dir == network.DirInbound && l.refused != nil {
+		l.refused(remote, err.Error())
+	}
+	return scope, err
+}
+
+func (l *localLimit) open(dir network.Direction, usefd bool, remote ma.Multiaddr) (network.ConnManagementScope, error) {
 	ip, ok := localIP(remote)
 	if !ok || dir != network.DirInbound {
 		return l.ResourceManager.OpenConnection(dir, usefd, remote)

@@ -17,11 +17,12 @@ import (
 
 // Places where a peer is turned away.
 const (
+	PlaceLimits    = "limits" // of connections, before it is known who comes
 	PlaceGate      = "gate"
 	PlaceHandshake = "handshake"
 )
 
-var places = []string{PlaceGate, PlaceHandshake}
+var places = []string{PlaceLimits, PlaceGate, PlaceHandshake}
 
 // refusalRate is how many peer.refused events are published a second.
 const refusalRate = 10

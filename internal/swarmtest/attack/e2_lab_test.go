@@ -218,7 +218,7 @@ func (l *lab) ours(ip netip.Addr, without part) *ours {
 	cfg := handshake.Config{
 		Slot:   func(p peer.ID) (string, string) { return v.slots.SlotOf(p) },
 		Admit:  func(p peer.ID) (peer.ID, error) { return v.slots.Admit(p) },
-		Arrive: func(p peer.ID) peer.ID { return v.slots.Arrive(p) },
+		Arrive: func(p peer.ID) (peer.ID, string) { return v.slots.Arrive(p) },
 	}
 	if without == noEviction {
 		cfg.Admit, cfg.Arrive, cfg.MaxPeers = nil, nil, places.Inbound

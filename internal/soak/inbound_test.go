@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+// wave is a number of strangers who come to a node at once.
+type wave struct {
+	name  string
+	from  func(i int) string
+	come  int
+	stay  int // so many of them have a place then
+	words string
+}
+
+var waves = []wave{
+	{name: "one address", from: func(int) string { return "44.1.1.1" }, come: 6, stay: 4, words: "from 44.1.1.1/32 are here"},
+	{name: "one /24", from: func(i int) string { return fmt.Sprintf("44.2.1.%d", i+1) }, come: 11, stay: 8, words: "from 44.2.1.0/24 are here"},
+	{name: "one /16", from: func(i int) string { return fmt.Sprintf("44.3.%d.1", i) }, come: 20, stay: 16, words: "your part of the network"},
+	{name: "newcomers", from: func(i int) string { return fmt.Sprintf("45.%d.1.1", i) }, come: 5, stay: 5},
+	{name: "more /16", from: func(i int) string { return fmt.Sprintf("44.%d.%d.1", 4+i/16, i%16) }, come: 48, stay: 48}, // 81 of 64 places
+	{name: "more newcomers", from: func(i int) string { return fmt.Sprintf("45.%d.1.1", 10+i) }, come: 6, stay: 6},
+}
+
+// local are two waves from where the limits are wider: they leave again before
+// the others come.
+var local = []wave{
+	{name: "one private address", from: func(int) string { return "10.9.9.1" }, come: 35, stay: 32, words: "from 10.9.9.1"},
+	{name: "one private /24", from: func(i int) string { return fmt.Sprintf("10.9.9.%d", i+2) }, come: 20, stay: 20},
+}
+
+func (v wave) orders(w *world, transport string) []order {
+	list := make([]order, v.come)
+	for i := range list {
+		list[i] = order{Do: "come", Name: fmt.Sprintf("%s %s %d", transport, v.name, i), From: v.from(i), To: w.full(w.nodes[0], transport), Status: w.status()}
+	}
+	return list
+}
+
+// TestInboundLimits has strangers come to a node over real sockets, from few
+// and from many parts of a network that looks public.
+func TestInboundLimits(t *testing.T) {
+	t.Parallel()
+	var addresses []string
+	for _, v := range append(slices.Clone(waves), local...) {
+		for i := range v.come {
+			if a := v.from(i); !slices.Contains(addresses, a) {
+				addresses = append(addresses, a)
+			}
+		}
+	}
+	w := newWorld(t, 1, addresses, func(_ int, _ string, c map[string]any) {
+		c["discovery"] = map[string]any{"dht": "off", "pex": false}
+	})
+	w.start(w.nodes...)
+	w.wait(30*time.Second, "the chain", func() (bool, string) {
+		var v map[string]any
+		_, err := w.nodes[0].get(t.Context(), "chain", &v)
+		return err == nil, fmt.Sprint(err)
+	})
+	for _, transport := range []string{"tcp", "quic"} {
+		for _, v := range local {
+			w.come(v, transport, 0)
+		}
+		w.leaveAll(transport, local)
+		w.full64(transport)
+		w.leaveAll(transport, waves)
+	}
+}
+
+// full64 sends the public waves, which are more than the node has places for.
+func (w *world) full64(transport string) {
+	w.t.Helper()
+	most := 0
+	for _, v := range waves {
+		most += v.stay
+		w.come(v, transport, max(0, most-64))
+	}
+	in := 0
+	for _, p := range w.peers(w.nodes[0]) {
+		if p.Ready && p.Slot == "inbound" {
+			in++
+		}
+	}
+	if in != 64 {
+		w.t.Errorf("%s: %d inbound peers, want 64", transport, in)
+	}
+	if got := w.metric(w.nodes[0], "parley_dialer_evictions_total"); got < float64(most-64) {
+		w.t.Errorf("%s: %v evictions, want %d and more", transport, got, most-64)
+	}
+}
+
+// come sends one wave. Evicted is how many in all had to give their place up
+// for others by then: it says nothing about those of this wave.
+func (w *world) come(v wave, transport string, evicted int) {
+	w.t.Helper()
+	n := w.nodes[0]
+	before, lines := w.turned(n), w.said(n, "peer refused")
+	stay, told, codes := 0, 0, map[uint64]int{}
+	began := time.Now()
+	for _, o := range w.crowd.all(v.orders(w, transport)) {
+		switch {
+		case o.Err == "" && o.Code == wire.VerackOK:
+			stay++
+		case o.Code == wire.TooManyPeers || o.Goodbye == wire.GoodbyeTooManyPeers:
+			told++
+			codes[o.Goodbye]++
+			if !strings.Contains(o.Text, v.words) {
+				w.t.Errorf("%s, %s: refused with %q, want %q", transport, v.name, o.Text, v.words)
+			}
+		default:
+			codes[1000]++
+			w.t.Logf("%s, %s: %s", transport, v.name, o.Err)
+		}
+	}
+	after := w.turned(n)
+	w.t.Logf("%s, %s: %d came, %d have a place, %d were told why not; goodbyes %v; refusals counted %v, lines in the log %d; %s",
+		transport, v.name, v.come, stay, told, codes, after-before, w.said(n, "peer refused")-lines, time.Since(began).Round(time.Millisecond))
+	if stay != v.stay {
+		w.t.Errorf("%s, %s: %d of %d have a place, want %d", transport, v.name, stay, v.come, v.stay)
+	}
+	if int(after-before) < v.come-v.stay {
+		w.t.Errorf("%s, %s: %v refusals counted, want %d", transport, v.name, after-before, v.come-v.stay)
+	}
+	if v.come > v.stay && w.said(n, "peer refused") == lines {
+		w.t.Errorf("%s, %s: nothing in the log", transport, v.name)
+	}
+	if v.words == "" {
+		return
+	}
+	for _, e := range w.history(n) {
+		if e.Event == "refused" && strings.Contains(e.Reason, v.words) {
+			return
+		}
+	}
+	w.t.Errorf("%s, %s: nothing in the history of %q", transport, v.name, v.words)
+}
+
+// turned is how many were turned away, before or after it was known who they are.
+func (w *world) turned(n *node) float64 {
+	return w.metric(n, `parley_reputation_refusals_total{place="handshake"}`) + w.metric(n, `parley_reputation_refusals_total{place="limits"}`)
+}
+
+func (w *world) leaveAll(transport string, waves []wave) {
+	w.t.Helper()
+	for _, v := range waves {
+		orders := v.orders(w, transport)
+		for i := range orders {
+			orders[i].Do = "leave"
+		}
+		w.crowd.all(orders)
+	}
+	w.wait(10*time.Second, "all have left", func() (bool, string) {
+		left := len(w.peers(w.nodes[0]))
+		return left == 0, fmt.Sprintf("%d are here", left)
+	})
+}
