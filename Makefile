@@ -64,7 +64,7 @@ bench: build
 	$(GO) run ./bench
 
 attack:
-	$(GO) test -tags attack -v -count=1 -timeout 6h -run '^Test$(NAME)$$' ./internal/swarmtest/attack -args $(or $(ATTACK),-out $(CURDIR)/docs/attack)
+	$(GO) test -tags attack -v -count=1 -timeout 6h -run '^Test$(NAME)$$' ./internal/swarmtest/attack -args -commit '$(COMMIT)' $(or $(ATTACK),-out $(CURDIR)/docs/attack)
 
 soak: soak-processes soak-seeds fuzz
 

@@ -59,7 +59,7 @@ var floors = map[string][]string{
 	"internal/swarmtest":         {"", "internal/replica/consensus", "internal/swarmtest/checker"},
 	"internal/swarmtest/attack":  {}, // its tests, with the tag attack, play with rooms
 	"internal/soak":              {"", "internal/devnet", "internal/swarmtest/checker"},
-	"bench":                      {"", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
+	"bench":                      {"", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/discovery", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
 }
 
 // outside limits who may import a module that is not ours: a chain never sees
@@ -67,7 +67,7 @@ var floors = map[string][]string{
 // turns the test red, too.
 var outside = map[string][]string{
 	"github.com/libp2p/go-libp2p-pubsub":        {"internal/p2p/gossip"},
-	"github.com/libp2p/go-libp2p-kad-dht":       {"internal/p2p/discovery"},
+	"github.com/libp2p/go-libp2p-kad-dht":       {"internal/p2p/discovery", "bench"},
 	"github.com/libp2p/go-libp2p-kbucket":       {"internal/p2p/discovery"},
 	"github.com/hyperledger-labs/SmartBFT":      {"internal/replica/consensus"},
 	"github.com/cockroachdb/pebble/v2":          {"internal/replica/ledger", "internal/replica", "", "internal/swarmtest", "internal/swarmtest/checker", "bench"},
@@ -75,7 +75,7 @@ var outside = map[string][]string{
 	"github.com/pressly/goose/v3":               {"internal/p2p/history"},
 	"github.com/coder/websocket":                {"api", "cmd/parley"},
 	"github.com/danielgtaylor/huma/v2":          {"api"},
-	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip"},
+	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "bench"},
 	"github.com/libp2p/go-libp2p/core/network":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "", "internal/swarmtest", "bench"},
 	"github.com/libp2p/go-libp2p/core/connmgr":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/discovery"},
 	"github.com/libp2p/go-libp2p/core/protocol": {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/discovery", "internal/p2p/gossip", "", "bench"},

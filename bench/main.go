@@ -117,6 +117,7 @@ func sections() []section {
 		{"sync", (*bench).measureSyncs, (*report).syncTable},
 		{"announce", (*bench).measureAnnouncements, (*report).announceTable},
 		{"addrbook", (*bench).measureAddrbook, (*report).addrbookTable},
+		{"discovery", (*bench).measureDiscovery, (*report).discoveryTable},
 	}
 }
 

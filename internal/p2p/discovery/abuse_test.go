@@ -447,3 +447,21 @@ func TestPublishedAgain(t *testing.T) {
 		}
 	})
 }
+
+// Where there is no room for one more visit, the one that has been idle the
+// longest gives way; nobody who is being asked does.
+func TestIdleVisitsGiveWay(t *testing.T) {
+	v := &visits{open: map[peer.ID]*visit{}}
+	now := time.Now()
+	for i := range maxVisits {
+		v.open[peer.ID(fmt.Sprint(i))] = &visit{users: 1}
+	}
+	if p := v.longestIdle(); p != "" {
+		t.Errorf("%q is being asked and gives way", p)
+	}
+	v.open["7"] = &visit{idle: now}
+	v.open["9"] = &visit{idle: now.Add(-time.Second)}
+	if p := v.longestIdle(); p != "9" {
+		t.Errorf("%q gives way, want 9", p)
+	}
+}

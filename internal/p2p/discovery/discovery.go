@@ -115,6 +115,7 @@ type Discovery struct {
 	items   []bootItem
 	need    chan struct{}
 	started chan struct{} // closed once net is set
+	rules   rules
 
 	mu   sync.Mutex // guards below
 	net  string     // "" = not known yet
@@ -133,7 +134,7 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	cfg.DHTScope = cmp.Or(cfg.DHTScope, config.DHTScopePrivate)
 	d := &Discovery{
 		cfg: cfg, fns: fns.withDefaults(h), host: h, bus: bus, log: log, items: items,
-		need: make(chan struct{}, 1), started: make(chan struct{}),
+		need: make(chan struct{}, 1), started: make(chan struct{}), rules: allRules,
 	}
 	if d.metrics, err = newMetrics(reg, d.tableSize); err != nil {
 		return nil, fmt.Errorf("register discovery metrics: %w", err)

@@ -61,7 +61,7 @@ func (f *diversity) PeerAddresses(p peer.ID) []ma.Multiaddr {
 // Allow implements [peerdiversity.PeerIPGroupFilter], as do those below.
 func (f *diversity) Allow(g peerdiversity.PeerGroupInfo) bool {
 	group := f.d.liveGroup(g.Id)
-	if group == "" {
+	if group == "" || !f.d.rules.diversity {
 		return true
 	}
 	f.mu.Lock()

@@ -74,6 +74,16 @@ type result struct {
 // word is how good one peer's word is, by who of those it told of answered.
 type word struct{ good, bad int }
 
+// rules of the DHT. Experiments leave some of them out.
+type rules struct {
+	paths     int
+	liars     bool // what a liar tells is ignored
+	diversity bool // limits by address group, of the table and of an answer
+	region    bool // a dense region is asked wider
+}
+
+var allRules = rules{paths: paths, liars: true, diversity: true, region: true}
+
 // ground is what a lookup stands on: the DHT, or a model of one.
 type ground interface {
 	// seeds gives the peers of our table that are nearest to a target.
@@ -94,7 +104,7 @@ type ground interface {
 // lookup is one search. Its fields belong to the goroutine of run, but for on.
 type lookup struct {
 	on     ground
-	width  int // paths
+	rules  rules
 	target kb.ID
 	// ask puts the question; called by several goroutines.
 	ask func(ctx context.Context, p peer.ID) (answer, error)
@@ -113,11 +123,13 @@ type lookup struct {
 }
 
 func (k *kad) newLookup(key string, ask func(context.Context, peer.ID) (answer, error)) *lookup {
-	return newLookup(k, key, ask)
+	l := newLookup(k, key, ask)
+	l.rules = k.d.rules
+	return l
 }
 
 func newLookup(on ground, key string, ask func(context.Context, peer.ID) (answer, error)) *lookup {
-	return &lookup{on: on, width: paths, target: kb.ConvertKey(key), ask: ask, all: map[peer.ID]*candidate{}, words: map[peer.ID]*word{}}
+	return &lookup{on: on, rules: allRules, target: kb.ConvertKey(key), ask: ask, all: map[peer.ID]*candidate{}, words: map[peer.ID]*word{}}
 }
 
 // run asks over the paths and then the nearest peers of all of them. Where
@@ -132,7 +144,7 @@ func (l *lookup) run(ctx context.Context) []*candidate {
 	l.drive(ctx, l.pickNearest)
 	near := l.alive(func(c *candidate) bool { return c.state == answered })
 	var size float64
-	if l.dense, size = l.on.region(l.target, near); l.dense.Dense {
+	if l.dense, size = l.on.region(l.target, near); l.dense.Dense && l.rules.region {
 		l.widen(size)
 		l.asked = 0
 		l.drive(ctx, l.pickWider)
@@ -146,13 +158,13 @@ func (l *lookup) run(ctx context.Context) []*candidate {
 // group go to one path.
 func (l *lookup) seed() {
 	byGroup := map[string]int{}
-	load := make([]int, l.width+1)
+	load := make([]int, l.rules.paths+1)
 	for _, p := range l.on.seeds(l.target) {
 		group := l.on.groupOf(p)
 		path, known := byGroup[group]
 		if !known || group == "" {
 			path = 1
-			for i := 2; i <= l.width; i++ {
+			for i := 2; i <= l.rules.paths; i++ {
 				if load[i] < load[path] {
 					path = i
 				}
@@ -194,7 +206,7 @@ func (l *lookup) drive(ctx context.Context, pick func() *candidate) {
 // pickOnPath names the next one of a path that has room: the nearest that was
 // not asked, where it is among the path's nearest.
 func (l *lookup) pickOnPath() *candidate {
-	for path := 1; path <= l.width; path++ {
+	for path := 1; path <= l.rules.paths; path++ {
 		list := l.alive(func(c *candidate) bool { return c.path == path })
 		list = list[:min(len(list), pathWidth)]
 		for _, c := range list {
@@ -252,7 +264,7 @@ func byDistance(a, b *candidate) int { return bytes.Compare(a.far, b.far) }
 
 func (l *lookup) lies(p peer.ID) bool {
 	w := l.words[p]
-	return p != "" && w != nil && w.good == 0 && w.bad >= liarAfter
+	return l.rules.liars && p != "" && w != nil && w.good == 0 && w.bad >= liarAfter
 }
 
 // put asks one peer, connecting to it if need be.
@@ -308,7 +320,7 @@ func (l *lookup) add(from *candidate, list []*peer.AddrInfo, told netip.Addr) (t
 		if len(addrs) == 0 {
 			continue
 		}
-		if groups[group]++; group != "" && groups[group] > answerGroup {
+		if groups[group]++; group != "" && groups[group] > answerGroup && l.rules.diversity {
 			continue
 		}
 		took = append(took, info.ID)

@@ -98,7 +98,7 @@ func (m *model) find(ctx context.Context, r *rand.Rand, width int) (ok bool, ask
 		}
 		return a, nil
 	})
-	l.width = width
+	l.rules.paths = width
 	l.run(ctx)
 	best := -1
 	for i := 1; i < len(m.ids); i++ {

@@ -44,7 +44,9 @@ type Query struct {
 	Dense bool
 }
 
-func queryOf(l *lookup) Query { return Query{Paths: paths, Steps: l.steps, Dense: l.dense.Dense} }
+func queryOf(l *lookup) Query {
+	return Query{Paths: l.rules.paths, Steps: l.steps, Dense: l.dense.Dense}
+}
 
 // Nodes is the answer of FindNode.
 type Nodes struct {

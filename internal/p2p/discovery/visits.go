@@ -45,11 +45,17 @@ func (v *visits) connected(p peer.ID) bool {
 }
 
 // enter connects to a peer, where it is not yet, and keeps the connection until
-// leave, which MUST be called after nil. from tells how we heard of it.
+// leave, which MUST be called after nil. Where there is no room, the one that was
+// not asked for the longest time gives way. from tells how we heard of it.
 func (v *visits) enter(ctx context.Context, info peer.AddrInfo, from addrbook.Source, needReady bool) error {
 	v.mu.Lock()
 	e := v.open[info.ID]
+	var idle peer.ID
 	if e == nil {
+		if len(v.open) >= maxVisits {
+			idle = v.longestIdle()
+			delete(v.open, idle)
+		}
 		if len(v.open) >= maxVisits {
 			v.mu.Unlock()
 			return fmt.Errorf("visit %s: %w", info.ID, errManyVisits)
@@ -59,11 +65,25 @@ func (v *visits) enter(ctx context.Context, info peer.AddrInfo, from addrbook.So
 	}
 	e.users++
 	v.mu.Unlock()
+	if idle != "" {
+		v.part(ctx, idle)
+	}
 	err := v.reach(ctx, info, needReady)
 	if err != nil {
 		v.leave(info.ID)
 	}
 	return err
+}
+
+// longestIdle is who was asked the longest ago and is not being asked; "" =
+// nobody. The caller holds mu.
+func (v *visits) longestIdle() (p peer.ID) {
+	for id, e := range v.open {
+		if e.users == 0 && (p == "" || e.idle.Before(v.open[p].idle)) {
+			p = id
+		}
+	}
+	return p
 }
 
 func (v *visits) reach(ctx context.Context, info peer.AddrInfo, needReady bool) error {

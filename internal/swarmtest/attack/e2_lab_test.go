@@ -79,10 +79,15 @@ func listenAt(ip netip.Addr) ma.Multiaddr {
 // host makes a stock host; without limits unless opts say otherwise.
 func (l *lab) host(ip netip.Addr, opts ...libp2p.Option) host.Host {
 	l.t.Helper()
+	return l.hostAs(l.key(), ip, opts...)
+}
+
+func (l *lab) hostAs(key crypto.PrivKey, ip netip.Addr, opts ...libp2p.Option) host.Host {
+	l.t.Helper()
 	if len(opts) == 0 {
 		opts = []libp2p.Option{libp2p.ResourceManager(&network.NullResourceManager{})}
 	}
-	h, err := libp2p.New(append(opts, libp2p.Identity(l.key()), libp2p.ListenAddrs(listenAt(ip)), l.quic(),
+	h, err := libp2p.New(append(opts, libp2p.Identity(key), libp2p.ListenAddrs(listenAt(ip)), l.quic(),
 		libp2p.Transport(libp2pquic.NewTransport), libp2p.DisableIdentifyAddressDiscovery(),
 		libp2p.UDPBlackHoleSuccessCounter(nil), libp2p.IPv6BlackHoleSuccessCounter(nil))...)
 	if err != nil {
