@@ -3,11 +3,13 @@ package parley
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/discovery"
 	"github.com/parley-p2p/parley/internal/wire"
 )
@@ -27,7 +29,7 @@ func (n *Node) sourceKinds() int { return discovery.Kinds(n.discoveryConfig()) +
 func (n *Node) openDiscovery() (err error) {
 	identity := n.identityOf()
 	n.disc, err = discovery.New(n.discoveryConfig(), discovery.Functions{
-		Resolve: n.resolver(), Connect: n.visit, Banned: n.bannedAt, Found: n.slots.Found,
+		Resolve: n.resolver(), Connect: n.visit, Banned: n.bannedAt, Found: n.slots.Found, Wanted: n.wanted,
 		Ready: func(p peer.ID) bool { return n.shake.IsReady(p) && !n.blocksAlone(p) },
 		Identity: func(ctx context.Context, hostport string) (peer.AddrInfo, error) {
 			who, err := identity(ctx, hostport)
@@ -42,6 +44,18 @@ func (n *Node) openDiscovery() (err error) {
 		return &StartError{Code: 101, Err: fmt.Errorf("discovery: %w", err)}
 	}
 	return nil
+}
+
+// named reports whether the configuration told us of p as one to ask for others.
+func (n *Node) named(p peer.ID) bool {
+	e, _ := n.book.Get(p)
+	return slices.ContainsFunc(e.Sources, func(s addrbook.Source) bool { return s.Kind == addrbook.Bootstrap || s.Kind == addrbook.DNS })
+}
+
+// wanted reports whether a connection with p is for more than asking it.
+func (n *Node) wanted(p peer.ID) bool {
+	slot, _ := n.slots.SlotOf(p)
+	return slot != "" || n.dial.Has(p) || n.dial.Trusted(p) || n.dial.ByHand(p)
 }
 
 // visit makes a peer connected and ready, and is no slot.

@@ -159,6 +159,7 @@ func (n *Node) open() error {
 	n.replica, err = replica.New(replica.Config{
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
 		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers),
+		Finds:         len(n.cfg.P2P.BootstrapPeers)+len(n.cfg.Discovery.DNS) > 0,
 		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL, Outgoing: n.env.Outgoing,
 		Clock: n.env.Clock, End: n.env.End,
 	}, n.bus, n.log, n.env.Registry)

@@ -155,8 +155,10 @@ func (s *services) Open(ctx context.Context, p peer.ID, proto string) (chain.Str
 
 func (s *services) Peers() []chain.Peer {
 	peers := s.shake.Ready()
+	joining := s.replica.ID().Net == ""
 	for i := range peers {
 		peers[i].Kept = s.dial.Has(peers[i].ID)
+		peers[i].Named = joining && s.named(peers[i].ID)
 	}
 	return peers
 }

@@ -104,6 +104,7 @@ type Peer struct {
 	ID        peer.ID
 	Services  Service
 	Kept      bool // we were told to keep it: a static peer, or a member
+	Named     bool // the configuration names it as one to ask for others; known only while we have no chain
 	Genesis   Hash // zero: it has no chain yet
 	Claimed   Head // what it says; steers nothing
 	Validated Head // what it proved; zero = nothing yet

@@ -44,8 +44,8 @@ func readGenesis(path string) (*consortium.Genesis, error) {
 }
 
 // join learns the chain from the peers and stores its genesis. Nothing pinned
-// means trust on first use of those that PEERS names: all that answer within a
-// short while must agree.
+// means trust on first use of those that PEERS names, and of bootstrap peers:
+// all that answer within a short while must agree.
 func (r *Replica) join(ctx context.Context, s chain.Services) error {
 	r.bus.Publish(event.SyncChanged{State: "waiting"})
 	sub := r.bus.Subscribe()
@@ -93,7 +93,7 @@ func (r *Replica) join(ctx context.Context, s chain.Services) error {
 // peers that we were told of are asked.
 func (r *Replica) ask(ctx context.Context, s chain.Services, asked map[peer.ID]*consortium.Genesis) (empty int) {
 	for _, p := range s.Peers() {
-		if _, done := asked[p.ID]; done || !p.Kept && !r.pinned() {
+		if _, done := asked[p.ID]; done || !p.Kept && !p.Named && !r.pinned() {
 			continue
 		}
 		if p.Genesis.IsZero() {

@@ -41,6 +41,9 @@ type Config struct {
 	NewKey      bool               // made at this start: it never voted
 	DataDir     string
 	Static      int // how many peers PEERS names; above 0 an empty store waits for their chain
+	// Finds says that bootstrap peers or DNS names are set: an empty store
+	// waits for the chain of those that they stand for.
+	Finds bool
 	// SoleValidator lets this node vote although its write-ahead log is lost:
 	// see [consensus.Config].
 	SoleValidator bool
@@ -129,10 +132,10 @@ func (r *Replica) begin() error {
 			return err
 		}
 		g = file
-	case r.cfg.Static > 0:
+	case r.cfg.Static > 0 || r.cfg.Finds:
 		return nil // learned in Run
 	case c.ChainID != "" || c.GenesisHash != "":
-		return &StartError{fmt.Sprintf("chain %s%s is pinned, but %s holds no chain, no genesis_file is set and no peer is named: set PEERS, or consortium.genesis_file",
+		return &StartError{fmt.Sprintf("chain %s%s is pinned, but %s holds no chain, no genesis_file is set and no peer is named: set PEERS, p2p.bootstrap_peers or consortium.genesis_file",
 			c.ChainID, c.GenesisHash, r.cfg.DataDir)}
 	case !r.mayBootstrap():
 		return &StartError{fmt.Sprintf("consortium.bootstrap is %q and %s holds no chain: name a peer by PEERS=host:8080, or set consortium.bootstrap = \"auto\" on the first node",
