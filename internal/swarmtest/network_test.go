@@ -2,25 +2,12 @@ package swarmtest
 
 import (
 	"os"
-	"runtime"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley"
 )
-
-// boots names n as a bootstrap peer: it is asked for others and left.
-func (n *Node) boots() func(*config.Config) {
-	id, err := n.PublicKey().PeerID()
-	if err != nil {
-		n.swarm.T.Fatal(err)
-	}
-	return func(c *config.Config) {
-		c.P2P.BootstrapPeers = []string{"/ip4/" + n.ip + "/udp/9906/quic-v1/p2p/" + id.String()}
-	}
-}
 
 func cpuTime() time.Duration {
 	var u syscall.Rusage
@@ -28,73 +15,85 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// full counts the full outbound peers that hold a slot; connections that are
-// made to ask somebody have none.
-func (n *Node) full() int {
-	all := 0
-	for _, p := range n.Peers() {
-		if p.Ready && p.Slot == "outbound" && p.Source != "outbound" {
-			all++
-		}
+// A network grows from one bootstrap peer, which is all that its nodes are told
+// of. SWARM_NODES=100 runs so many, and then replaces half of them within minutes.
+func TestNetworkFromOneBootstrapPeer(t *testing.T) {
+	size, target, cpu := number(t, "SWARM_NODES", 14), 8, cpuTime()
+	if size < 60 { // so that there are pairs enough for all
+		target = 3
 	}
-	return all
+	Run(t, func(s *Swarm) {
+		net := NewTown(s, size, target)
+		net.Filled("start", 5*time.Minute)
+		net.OneTip("start", time.Minute)
+		t.Logf("CPU so far %v", cpuTime()-cpu)
+		if os.Getenv("SWARM_NODES") == "" {
+			t.Log("nobody is replaced: that takes minutes of CPU; SWARM_NODES=100 has it")
+			return
+		}
+		net.Replace(4 * time.Minute)
+		net.Filled("churn", 5*time.Minute)
+		net.OneTip("churn", time.Minute)
+	})
+	t.Logf("%d nodes, CPU %v", size, cpuTime()-cpu)
 }
 
-func TestNetworkJoins(t *testing.T) {
-	size := number(t, "SWARM_NODES", 30)
+// Half of a network is cut off while the other half goes on.
+func TestNetworkHeals(t *testing.T) {
 	Run(t, func(s *Swarm) {
-		cpu := cpuTime()
-		boot := s.Add()
-		s.Genesis("network", boot)
-		boot.Start()
+		net := NewTown(s, 8, 2)
+		net.Filled("start", 5*time.Minute)
+		h := net.Split("half", 4, 2*time.Minute)
+		t.Logf("%d of %d outbound peers lead across two minutes later", h.Across, h.All)
+		if h.Across == 0 {
+			t.Error("two minutes later the halves have no peers of each other")
+		}
+	})
+}
+
+// A node whose own network was away for hours is back within two minutes, and a
+// restart after kill -9 begins with its anchors. SWARM_OUTAGE=12h runs it.
+func TestLongOutage(t *testing.T) {
+	v := os.Getenv("SWARM_OUTAGE")
+	if v == "" {
+		t.Skip("it takes minutes of CPU: SWARM_OUTAGE=12h runs it")
+	}
+	away, err := time.ParseDuration(v)
+	if err != nil {
+		t.Fatalf("SWARM_OUTAGE: %v", err)
+	}
+	Run(t, func(s *Swarm) {
+		net := NewTown(s, 5, 2)
+		s.PowerCuts = true
+		n := net.Settle()
+		s.PowerCuts = false
+		net.Filled("start", 5*time.Minute)
+		s.Partition(n)
+		time.Sleep(away)
+		net.Boot.Submit("meanwhile", `{}`, parley.Committed)
+		if c := n.PeerCount().Connected; c > 0 {
+			t.Errorf("%d peers while it is cut off", c)
+		}
+		s.Heal()
 		began := time.Now()
-		at := map[*Node]time.Duration{}
-		for range size - 1 {
-			n := s.Add(boot.boots())
-			if os.Getenv("SWARM_GENESIS") != "" {
-				n.cfg.Consortium.GenesisFile = boot.cfg.Consortium.GenesisFile
-			}
-			n.Start()
-		}
-		look := func() bool {
-			for _, n := range s.nodes {
-				if at[n] == 0 && n.full() >= 8 {
-					at[n] = time.Since(began)
+		s.Until("it is back", 2*time.Minute, func() bool { return len(n.Chosen()) >= 2 && n.Head() == net.Boot.Head() })
+		t.Logf("back %v after an outage of %v", time.Since(began).Round(time.Second), away)
+
+		net.OneTip("anchors", time.Minute)
+		time.Sleep(31 * time.Minute) // an anchor has held so long
+		net.OneTip("anchors again", time.Minute)
+		time.Sleep(30 * time.Second)
+		n.Kill(0)
+		time.Sleep(time.Minute)
+		n.Start()
+		s.Until("an anchor is the first", 30*time.Second, func() bool {
+			for _, p := range n.Peers() {
+				if p.Ready && p.Source == "anchor" {
+					return true
 				}
 			}
-			return len(at) == size
-		}
-		end := time.Now().Add(2 * time.Minute)
-		for !look() && time.Now().Before(end) {
-			time.Sleep(200 * time.Millisecond)
-			if d := time.Since(began); d%(10*time.Second) == 0 {
-				t.Logf("%v: %d at target, cpu %v", d, len(at), cpuTime()-cpu)
-			}
-		}
-		var all []time.Duration
-		for _, d := range at {
-			all = append(all, d)
-		}
-		slices.Sort(all)
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		if len(all) > 0 {
-			t.Logf("%d of %d, median %v max %v; cpu %v heap %d MiB sys %d MiB", len(all), size, all[len(all)/2], all[len(all)-1], cpuTime()-cpu, m.HeapAlloc>>20, m.Sys>>20)
-		}
-		for _, n := range s.nodes {
-			st := n.Status()
-			h := uint64(0)
-			if st.Head != nil {
-				h = st.Head.Height
-			}
-			t.Logf("%s: out %d block %d in %d static %d head %d", n.Name, n.full(), n.inSlots("block_only"), n.inSlots("inbound"), n.inSlots("static"), h)
-		}
-		if d := os.Getenv("SWARM_LOGOF"); d != "" {
-			for _, n := range s.nodes {
-				if n.Name == d {
-					t.Log(n.Log.Tail(number(t, "SWARM_TAIL", 80)))
-				}
-			}
-		}
+			return false
+		})
+		net.Tip("after kill -9", 2*time.Minute)
 	})
 }
