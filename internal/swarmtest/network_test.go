@@ -26,6 +26,9 @@ func TestNetworkFromOneBootstrapPeer(t *testing.T) {
 		net := NewTown(s, size, target)
 		net.Filled("start", 5*time.Minute)
 		net.OneTip("start", time.Minute)
+		if told := net.from("pex"); told == 0 {
+			t.Error("nobody has a peer by peer exchange")
+		}
 		t.Logf("CPU so far %v", cpuTime()-cpu)
 		if os.Getenv("SWARM_NODES") == "" {
 			t.Log("nobody is replaced: that takes minutes of CPU; SWARM_NODES=100 has it")
@@ -96,4 +99,16 @@ func TestLongOutage(t *testing.T) {
 		})
 		net.Tip("after kill -9", 2*time.Minute)
 	})
+}
+
+// from counts the outbound peers that a kind of source told of.
+func (t *Town) from(source string) (n int) {
+	for _, x := range t.Live {
+		for _, p := range x.Chosen() {
+			if p.Source == source {
+				n++
+			}
+		}
+	}
+	return n
 }
