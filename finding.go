@@ -3,12 +3,14 @@ package parley
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/discovery"
 	"github.com/parley-p2p/parley/internal/wire"
 )
@@ -29,7 +31,8 @@ func (n *Node) openDiscovery() (err error) {
 	identity := n.identityOf()
 	n.disc, err = discovery.New(n.discoveryConfig(), discovery.Functions{
 		Resolve: n.resolver(), Connect: n.visit, Banned: n.bannedAt, ByHand: n.dial.ByHand, Found: n.slots.Found,
-		Ready: func(p peer.ID) bool { return n.shake.IsReady(p) && !n.blocksAlone(p) },
+		Wanted: n.wanted,
+		Ready:  func(p peer.ID) bool { return n.shake.IsReady(p) && !n.blocksAlone(p) },
 		Identity: func(ctx context.Context, hostport string) (peer.AddrInfo, error) {
 			who, err := identity(ctx, hostport)
 			return peer.AddrInfo{ID: who.ID, Addrs: who.Addrs}, err
@@ -43,6 +46,18 @@ func (n *Node) openDiscovery() (err error) {
 		return &StartError{Code: 101, Err: fmt.Errorf("discovery: %w", err)}
 	}
 	return nil
+}
+
+// named reports whether the configuration told us of p as one to ask for others.
+func (n *Node) named(p peer.ID) bool {
+	e, _ := n.book.Get(p)
+	return slices.ContainsFunc(e.Sources, func(s addrbook.Source) bool { return s.Kind == addrbook.Bootstrap || s.Kind == addrbook.DNS })
+}
+
+// wanted reports whether a connection with p is for more than asking it.
+func (n *Node) wanted(p peer.ID) bool {
+	slot, _ := n.slots.SlotOf(p)
+	return slot != "" || n.dial.Has(p) || n.dial.Trusted(p) || n.dial.ByHand(p)
 }
 
 // visit makes a peer connected and ready, and is no slot.

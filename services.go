@@ -12,7 +12,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/parley-p2p/parley/chain"
-	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const (
@@ -156,11 +155,11 @@ func (s *services) Open(ctx context.Context, p peer.ID, proto string) (chain.Str
 
 func (s *services) Peers() []chain.Peer {
 	peers := s.shake.Ready()
+	joining := s.replica.ID().Net == ""
 	for i := range peers {
 		p := &peers[i]
 		p.Kept = s.dial.Has(p.ID)
-		_, source := s.slots.SlotOf(p.ID)
-		p.Named = source == string(addrbook.Bootstrap) || source == string(addrbook.DNS)
+		p.Named = joining && s.named(p.ID)
 	}
 	return peers
 }

@@ -34,6 +34,13 @@ func TestJoin(t *testing.T) {
 			func(s *world) { s.meet(chain.Peer{ID: "named", Kept: true}, ours) }, 0, []peer.ID{"named"},
 		},
 		{
+			"a bootstrap peer alone", func(c *Config) { c.Static, c.Seeds = 0, 1 },
+			func(s *world) {
+				s.meet(chain.Peer{ID: "stranger"}, theirs)
+				s.meet(chain.Peer{ID: "boot", Named: true}, ours)
+			}, settleTime, []peer.ID{"boot"},
+		},
+		{
 			"one of two named peers is not there", func(c *Config) { c.Static = 2 },
 			func(s *world) { s.meet(chain.Peer{ID: "named", Kept: true}, ours) }, settleTime, []peer.ID{"named"},
 		},

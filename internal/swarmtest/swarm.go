@@ -132,7 +132,7 @@ func (s *Swarm) Add(edit ...func(*config.Config)) *Node {
 	seed := sha256.Sum256([]byte(name))
 	n := &Node{
 		Name: name, Key: ed25519.NewKeyFromSeed(seed[:]), Log: &Log{}, swarm: s,
-		ip: fmt.Sprintf("1.%d.0.1", i), mbps: mbps, disk: vfs.NewMem(), wal: &consensus.MemoryWAL{},
+		ip: fmt.Sprintf("%d.%d.0.1", 1+i>>8, i&255), mbps: mbps, disk: vfs.NewMem(), wal: &consensus.MemoryWAL{},
 		limits: &network.NullResourceManager{},
 	}
 	n.cfg = config.Default()

@@ -153,7 +153,9 @@ func (s *Slots) knowsAged() bool {
 func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
 	groups, kinds := s.usedGroups(), s.fullKinds()
 	try := func(bad func(addrbook.Entry) bool) (addrbook.Entry, bool) {
-		skip := func(e addrbook.Entry) bool { return s.unfit(e, now) || bad(e) }
+		skip := func(e addrbook.Entry) bool {
+			return bad(e) || s.unfit(e, now) && !(w.slot == SlotOutbound && s.adoptable(e, now))
+		}
 		if w.aged {
 			return s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: skip})
 		}
@@ -195,6 +197,13 @@ func (s *Slots) unfit(e addrbook.Entry, now time.Time) bool {
 		return true
 	}
 	return s.dial.Has(e.ID) || s.dial.rep.Refused(e.ID) || s.dial.hopeless(e.ID, e.Addrs, now) && !s.alone()
+}
+
+// adoptable reports whether e is a peer to which we connected only to ask it:
+// there is nothing to dial, its connection stays.
+func (s *Slots) adoptable(e addrbook.Entry, now time.Time) bool {
+	return s.held[e.ID] == nil && !now.Before(s.rests[e.ID].until) && s.dial.reachedAt(e.ID) != nil &&
+		!s.dial.Has(e.ID) && !s.dial.ByHand(e.ID) && !s.dial.rep.Refused(e.ID)
 }
 
 // hopeless reports whether all addresses of p rest for a lasting reason.

@@ -271,6 +271,9 @@ func (s *Slots) look(now time.Time) (jobs []task) {
 				s.release(h)
 			}
 			continue
+		case s.dial.Has(id): // it is kept as a static peer or a member by now
+			s.release(h)
+			continue
 		case !head.Hash.IsZero() && (p.Claimed == head || p.Validated == head):
 			h.gave, h.off = now, time.Time{}
 		case h.off.IsZero():

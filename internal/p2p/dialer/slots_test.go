@@ -468,3 +468,41 @@ func TestStaticPeersAreTried(t *testing.T) {
 		}
 	})
 }
+
+// A peer to which somebody connected only to ask it is taken over as it is, and
+// one that became a static peer gives its slot to another.
+func TestSlotsTakeOverAVisit(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Inbound: 4}})
+		b := w.picker(pickerOptions{ip: "1.2.0.1", slots: dialer.SlotsConfig{Inbound: 4}})
+		n := w.picker(pickerOptions{ip: "1.3.0.1", slots: dialer.SlotsConfig{Outbound: 1}})
+		for _, p := range []*picker{a, b, n} {
+			defer p.stop()
+		}
+		if err := n.host.Connect(t.Context(), peer.AddrInfo{ID: a.host.ID(), Addrs: a.host.Addrs()}); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Greet(t.Context(), a.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		conn := n.host.Network().ConnsToPeer(a.host.ID())[0]
+		tell(t, n.book, addrbook.Operator, a.host.ID(), "1.1.0.1")
+		n.slots.Found()
+		time.Sleep(5 * time.Second)
+		if slot, source := n.slots.SlotOf(a.host.ID()); slot != dialer.SlotOutbound || source != "operator" {
+			t.Errorf("slot %q, source %q", slot, source)
+		}
+		if now := n.host.Network().ConnsToPeer(a.host.ID()); len(now) != 1 || now[0] != conn {
+			t.Errorf("it was dialled again: %v", now)
+		}
+		tell(t, n.book, addrbook.Operator, b.host.ID(), "1.2.0.1")
+		n.Keep([]peer.AddrInfo{{ID: a.host.ID(), Addrs: a.host.Addrs()}})
+		time.Sleep(time.Minute)
+		if slot, _ := n.slots.SlotOf(a.host.ID()); slot != "" {
+			t.Errorf("a member has slot %q", slot)
+		}
+		if slot, _ := n.slots.SlotOf(b.host.ID()); slot != dialer.SlotOutbound {
+			t.Errorf("the other has slot %q", slot)
+		}
+	})
+}

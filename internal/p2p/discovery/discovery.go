@@ -46,6 +46,10 @@ type Functions struct {
 	Connect func(ctx context.Context, info peer.AddrInfo) error
 	// Leave parts with a peer to whom we connected only to ask; nil = close.
 	Leave func(ctx context.Context, p peer.ID)
+	// Wanted reports whether somebody else needs the connection with p. nil =
+	// whoever is protected from being trimmed, and these are those in a mesh of
+	// gossip too.
+	Wanted func(p peer.ID) bool
 	// Ready reports whether the handshake with p ended well, and p is not one
 	// that is there for blocks alone; nil = always.
 	Ready func(p peer.ID) bool
@@ -74,6 +78,9 @@ func (f Functions) withDefaults(h host.Host) Functions {
 	}
 	if f.Leave == nil {
 		f.Leave = func(_ context.Context, p peer.ID) { _ = h.Network().ClosePeer(p) }
+	}
+	if f.Wanted == nil {
+		f.Wanted = func(p peer.ID) bool { return h.ConnManager().IsProtected(p, "") }
 	}
 	if f.Ready == nil {
 		f.Ready = func(peer.ID) bool { return true }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"sync"
@@ -248,7 +247,12 @@ func (x *pex) take(src addrbook.Source, records [][]byte) {
 
 // handle answers one request.
 func (x *pex) handle(st network.Stream) {
-	defer st.Reset()
+	done := false
+	defer func() {
+		if !done { // after an answer it would take back what is not sent yet
+			_ = st.Reset()
+		}
+	}()
 	x.mu.Lock()
 	if x.closed {
 		x.mu.Unlock()
@@ -272,8 +276,13 @@ func (x *pex) handle(st network.Stream) {
 	if err := x.serve(st, p); err != nil {
 		x.charge(p, err)
 		x.d.log.Debug("peer exchange", "peer", p, "err", err)
+		return
 	}
+	done = true
+	_ = st.Close()
 }
+
+var errSecond = errors.New("a second request on one connection")
 
 func (x *pex) serve(st network.Stream, p peer.ID) error {
 	_ = st.SetDeadline(time.Now().Add(pexTimeout))
@@ -287,16 +296,11 @@ func (x *pex) serve(st network.Stream, p peer.ID) error {
 	}
 	if !x.mark(st.Conn(), servedField) {
 		x.d.metrics.refuse("second_request")
-		x.d.fns.Report(p, chain.Violation, "peer exchange: a second request on one connection")
-		return nil
+		x.d.fns.Report(p, chain.Violation, "peer exchange: "+errSecond.Error())
+		return errSecond
 	}
 	records := x.d.intake.book.Share(addrbook.Source{Kind: addrbook.PEX, Peer: p, IP: remoteIP(st.Conn())})
-	if err := wire.WriteFrame(st, wire.PEXAnswer{Records: fitting(records, int(req.Max))}.Encode()); err != nil {
-		return err
-	}
-	_ = st.CloseWrite()
-	_, _ = io.Copy(io.Discard, io.LimitReader(st, 1)) // until it has read all
-	return st.Close()
+	return wire.WriteFrame(st, wire.PEXAnswer{Records: fitting(records, int(req.Max))}.Encode())
 }
 
 // fitting leaves out what an answer cannot carry.

@@ -24,7 +24,7 @@ var (
 )
 
 // visits are the connections that discovery makes to ask somebody. They are
-// closed soon after the last question, unless somebody else protects them.
+// closed soon after the last question, unless somebody else wants them.
 type visits struct {
 	d    *Discovery
 	mu   sync.Mutex // guards below
@@ -155,7 +155,7 @@ func (v *visits) sweep(ctx context.Context, now time.Time) {
 // part leaves a peer unless somebody wants it. Where it came to us as well, only
 // our own way to it is closed.
 func (v *visits) part(ctx context.Context, p peer.ID) {
-	if v.d.host.ConnManager().IsProtected(p, "") {
+	if v.d.fns.Wanted(p) {
 		return
 	}
 	var ours []network.Conn

@@ -30,10 +30,41 @@ func (s *Handshake) Greet(ctx context.Context, p peer.ID) error {
 	case <-ctx.Done():
 		return fmt.Errorf("greet %s: %w", p, ctx.Err())
 	}
-	if s.IsReady(p) {
-		return nil
+	for {
+		s.mu.Lock()
+		e := s.peers[p]
+		if e != nil && e.peer.Ready {
+			s.mu.Unlock()
+			return nil
+		}
+		if e == nil || e.greeting == nil {
+			end := make(chan struct{})
+			if e != nil {
+				e.greeting = end
+			}
+			s.mu.Unlock()
+			defer s.greeted(e, end)
+			return s.greet(ctx, p)
+		}
+		other := e.greeting
+		s.mu.Unlock()
+		select { // two at once would be one too many on this connection
+		case <-other:
+		case <-ctx.Done():
+			return fmt.Errorf("greet %s: %w", p, ctx.Err())
+		}
 	}
-	return s.greet(ctx, p)
+}
+
+// greeted ends a greeting that others may wait for.
+func (s *Handshake) greeted(e *entry, end chan struct{}) {
+	if e == nil {
+		return
+	}
+	s.mu.Lock()
+	e.greeting = nil
+	s.mu.Unlock()
+	close(end)
 }
 
 // greet greets p though it may be ready.

@@ -583,3 +583,29 @@ func TestGreetErrors(t *testing.T) {
 		}
 	})
 }
+
+// Two rooms that greet the same peer at once send one status between them, and
+// a peer that parts late is charged with nothing.
+func TestGreetingsAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		dial(t, a, b)
+		var wg sync.WaitGroup
+		for range 3 {
+			wg.Go(func() {
+				if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		time.Sleep(time.Minute)
+		a.Disconnect(t.Context(), b.host.ID(), wire.GoodbyeShutdown, "asked for other peers")
+		time.Sleep(5 * time.Second)
+		if p := b.rep.Score(a.host.ID()).Points; p != 0 {
+			t.Errorf("an honest peer has %d points", p)
+		}
+	})
+}

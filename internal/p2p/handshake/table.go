@@ -54,10 +54,12 @@ type entry struct {
 	peer     Peer
 	conns    []*link // oldest first, never empty while in the table
 	statusAt time.Time
-	refused  bool         // told on the bus already
-	goodbye  wire.Goodbye // as received, code 0 = none
-	byUs     bool         // we began to part
-	reason   string       // why, where we began
+	refused  bool          // told on the bus already
+	greeting chan struct{} // closed when our Greet under way ends; nil = there is none
+	late     bool          // it had its time and more, and was told
+	goodbye  wire.Goodbye  // as received, code 0 = none
+	byUs     bool          // we began to part
+	reason   string        // why, where we began
 }
 
 // link is one connection to a peer.
@@ -198,11 +200,12 @@ func (s *Handshake) late(now time.Time) (late []peer.ID, wake time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for p, e := range s.peers {
-		if e.peer.Ready || e.byUs || direction(e.conns[0].conn) != "inbound" {
+		if e.peer.Ready || e.byUs || e.late || e.goodbye.Code != 0 || direction(e.conns[0].conn) != "inbound" {
 			continue
 		}
 		due := e.peer.ConnectedAt.Add(greetTimeout)
 		if !now.Before(due) {
+			e.late = true
 			late = append(late, p)
 		} else if wake.IsZero() || due.Before(wake) {
 			wake = due

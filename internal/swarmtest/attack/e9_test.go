@@ -1,0 +1,60 @@
+//go:build attack
+
+package attack
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/parley-p2p/parley/internal/swarmtest"
+)
+
+var minutes = flag.Int("minutes", 60, "E9: the longest cut that is made")
+
+// E9: a network is cut in two and healed. Whole nodes, in virtual time; the
+// sole validator is in the first part. A stock host has no chain whose tip
+// could be compared, so there is no row of B0 or B1.
+func TestE9(t *testing.T) {
+	const size, target = 20, 3
+	runs := max(1, *seeds)
+	var b strings.Builder
+	fmt.Fprintf(&b, e9Head, size, target, runs)
+	for _, part := range []int{size / 2, size / 10} {
+		for _, m := range []int{1, 10, 60} {
+			if m > *minutes {
+				continue
+			}
+			for seed := range runs {
+				swarmtest.RunSeed(t, uint64(seed+1), func(s *swarmtest.Swarm) {
+					net := swarmtest.NewTown(s, size, target)
+					net.Filled("start", 5*time.Minute)
+					h := net.Split("cut", part, time.Duration(m)*time.Minute)
+					line := fmt.Sprintf("| %d/%d | %d min | %d | %.1f s | %d of %d |\n", size-part, part, m, seed+1, h.Tip.Seconds(), h.Across, h.All)
+					b.WriteString(line)
+					fmt.Fprint(os.Stderr, line)
+				})
+			}
+		}
+	}
+	fmt.Println(b.String())
+	if *out != "" {
+		must(t, os.MkdirAll(*out, 0o755))
+		must(t, os.WriteFile(filepath.Join(*out, "E9.md"), []byte(b.String()), 0o644))
+	}
+}
+
+const e9Head = `# E9: partition and heal
+
+%d nodes that found each other from one bootstrap peer, %d full outbound peers each, one validator in the first part; the
+second part is cut off, records are committed meanwhile, and the links are good again. %d seed(s) a line, from 1 on. Target: one
+tip within 60 s. Outbound peers that lead across are counted two minutes after the heal. A stock host has no chain whose
+tip could be compared: there is no row of B0 or B1.
+
+| parts | cut for | seed | one tip after | outbound peers across |
+|---|---|---|---|---|
+`

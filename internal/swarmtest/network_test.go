@@ -1,0 +1,114 @@
+package swarmtest
+
+import (
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/parley-p2p/parley"
+)
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// A network grows from one bootstrap peer, which is all that its nodes are told
+// of. SWARM_NODES=100 runs so many, and then replaces half of them within minutes.
+func TestNetworkFromOneBootstrapPeer(t *testing.T) {
+	size, target, cpu := number(t, "SWARM_NODES", 14), 8, cpuTime()
+	if size < 60 { // so that there are pairs enough for all
+		target = 3
+	}
+	Run(t, func(s *Swarm) {
+		net := NewTown(s, size, target)
+		net.Filled("start", 5*time.Minute)
+		net.OneTip("start", time.Minute)
+		if told := net.from("pex"); told == 0 {
+			t.Error("nobody has a peer by peer exchange")
+		}
+		t.Logf("CPU so far %v", cpuTime()-cpu)
+		if os.Getenv("SWARM_NODES") == "" {
+			t.Log("nobody is replaced: that takes minutes of CPU; SWARM_NODES=100 has it")
+			return
+		}
+		net.Replace(4 * time.Minute)
+		net.Filled("churn", 5*time.Minute)
+		net.OneTip("churn", time.Minute)
+	})
+	t.Logf("%d nodes, CPU %v", size, cpuTime()-cpu)
+}
+
+// Half of a network is cut off while the other half goes on.
+func TestNetworkHeals(t *testing.T) {
+	Run(t, func(s *Swarm) {
+		net := NewTown(s, 8, 2)
+		net.Filled("start", 5*time.Minute)
+		h := net.Split("half", 4, 2*time.Minute)
+		t.Logf("%d of %d outbound peers lead across two minutes later", h.Across, h.All)
+		if h.Across == 0 {
+			t.Error("two minutes later the halves have no peers of each other")
+		}
+	})
+}
+
+// A node whose own network was away for hours is back within two minutes, and a
+// restart after kill -9 begins with its anchors. SWARM_OUTAGE=12h runs it.
+func TestLongOutage(t *testing.T) {
+	v := os.Getenv("SWARM_OUTAGE")
+	if v == "" {
+		t.Skip("it takes minutes of CPU: SWARM_OUTAGE=12h runs it")
+	}
+	away, err := time.ParseDuration(v)
+	if err != nil {
+		t.Fatalf("SWARM_OUTAGE: %v", err)
+	}
+	Run(t, func(s *Swarm) {
+		net := NewTown(s, 5, 2)
+		s.PowerCuts = true
+		n := net.Settle()
+		s.PowerCuts = false
+		net.Filled("start", 5*time.Minute)
+		s.Partition(n)
+		time.Sleep(away)
+		net.Boot.Submit("meanwhile", `{}`, parley.Committed)
+		if c := n.PeerCount().Connected; c > 0 {
+			t.Errorf("%d peers while it is cut off", c)
+		}
+		s.Heal()
+		began := time.Now()
+		s.Until("it is back", 2*time.Minute, func() bool { return len(n.Chosen()) >= 2 && n.Head() == net.Boot.Head() })
+		t.Logf("back %v after an outage of %v", time.Since(began).Round(time.Second), away)
+
+		net.OneTip("anchors", time.Minute)
+		time.Sleep(31 * time.Minute) // an anchor has held so long
+		net.OneTip("anchors again", time.Minute)
+		time.Sleep(30 * time.Second)
+		n.Kill(0)
+		time.Sleep(time.Minute)
+		n.Start()
+		s.Until("an anchor is the first", 30*time.Second, func() bool {
+			for _, p := range n.Peers() {
+				if p.Ready && p.Source == "anchor" {
+					return true
+				}
+			}
+			return false
+		})
+		net.Tip("after kill -9", 2*time.Minute)
+	})
+}
+
+// from counts the outbound peers that a kind of source told of.
+func (t *Town) from(source string) (n int) {
+	for _, x := range t.Live {
+		for _, p := range x.Chosen() {
+			if p.Source == source {
+				n++
+			}
+		}
+	}
+	return n
+}
