@@ -151,7 +151,8 @@ func (k *kad) question(ctx context.Context, c *candidate, ask func(context.Conte
 		told = c.id
 	}
 	from := addrbook.Source{Kind: addrbook.DHT, Peer: told, IP: k.d.lastIP(told)}
-	err := k.d.visits.enter(ctx, peer.AddrInfo{ID: c.id, Addrs: c.addrs}, from, k.private())
+	info := peer.AddrInfo{ID: c.id, Addrs: c.addrs}
+	err := k.d.visits.enter(ctx, info, from, k.private())
 	if err != nil {
 		if !errors.Is(err, errManyVisits) {
 			k.missed(ctx, c.id)
@@ -160,6 +161,9 @@ func (k *kad) question(ctx context.Context, c *candidate, ask func(context.Conte
 	}
 	defer k.d.visits.leave(c.id)
 	a, err := ask(ctx, c.id)
+	if err != nil && ctx.Err() == nil && k.d.visits.again(ctx, info, k.private()) {
+		a, err = ask(ctx, c.id)
+	}
 	if err != nil {
 		k.missed(ctx, c.id)
 		return answer{}, err

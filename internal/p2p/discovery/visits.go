@@ -75,6 +75,20 @@ func (v *visits) enter(ctx context.Context, info peer.AddrInfo, from addrbook.So
 	return err
 }
 
+// again connects once more to a peer that is being visited, where the connection
+// went meanwhile: it may have been one of theirs, who did not know that we ask.
+func (v *visits) again(ctx context.Context, info peer.AddrInfo, needReady bool) bool {
+	if v.connected(info.ID) {
+		return false
+	}
+	v.mu.Lock()
+	if e := v.open[info.ID]; e != nil {
+		e.ours = true
+	}
+	v.mu.Unlock()
+	return v.reach(ctx, info, needReady) == nil
+}
+
 // longestIdle is who was asked the longest ago and is not being asked; "" =
 // nobody. The caller holds mu.
 func (v *visits) longestIdle() (p peer.ID) {

@@ -57,6 +57,7 @@ func (d *Discovery) PutSealed(ctx context.Context, key string, value []byte) (St
 		return s, fmt.Errorf("put %s: %w", key, err)
 	}
 	rec := &recpb.Record{Key: []byte(key), Value: value}
-	s.Peers = k.tell(ctx, near, func(ctx context.Context, p peer.ID) error { return k.messenger.PutValue(ctx, p, rec) })
+	s.By = k.tell(ctx, near, func(ctx context.Context, p peer.ID) error { return k.messenger.PutValue(ctx, p, rec) })
+	s.Peers = len(s.By)
 	return s, storedBy("put "+key, s.Peers, near)
 }
