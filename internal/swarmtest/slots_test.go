@@ -57,13 +57,13 @@ func (n *Node) inSlots(slot string) int {
 // outage of its own and a restart; the peers see it as inbound.
 func TestSlotsFromTheBook(t *testing.T) {
 	Run(t, func(s *Swarm) {
-		a := s.Add()
+		a := s.Add(Alone) // who dials n by himself would be no outbound peer of n
 		s.Genesis("slots", a)
 		var others []*Node
 		for range 5 {
-			others = append(others, s.Add(Peers(a.Addr())))
+			others = append(others, s.Add(Peers(a.Addr()), Alone))
 		}
-		n := s.Add()
+		n := s.Add(Alone)
 		n.cfg.Consortium.GenesisFile = a.cfg.Consortium.GenesisFile
 		n.cfg.P2P.TargetPeers = 4
 		n.Start()
@@ -99,7 +99,7 @@ func TestSlotsFromTheBook(t *testing.T) {
 			t.Errorf("%d peers while it is cut off", c.Connected)
 		}
 		s.Heal()
-		s.Until("the slots are filled after the outage", 2*time.Minute, func() bool { return n.inSlots("outbound") == 4 && n.inSlots("block_only") >= 1 })
+		s.Until("the slots are filled after the outage", 6*time.Minute, func() bool { return n.inSlots("outbound") == 4 && n.inSlots("block_only") >= 1 })
 		n.Stop()
 		n.Start()
 		s.Until("the slots are filled after a restart", 30*time.Second, func() bool { return n.inSlots("outbound") == 4 })

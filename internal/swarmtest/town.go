@@ -92,7 +92,8 @@ func (t *Town) Filled(what string, within time.Duration) {
 	at := map[*Node]time.Duration{}
 	for len(at) < len(t.Live) && time.Since(began) < within {
 		for _, n := range t.Live {
-			if at[n] == 0 && len(n.Chosen()) >= t.target {
+			// With everybody else connected there is nobody left to choose.
+			if at[n] == 0 && (len(n.Chosen()) >= t.target || n.PeerCount().Connected >= len(t.Live)) {
 				at[n] = time.Since(began) + 1
 			}
 		}
