@@ -172,7 +172,8 @@ func TestOneVoteForBlocksInFlight(t *testing.T) {
 			}
 			return s.SignProposal(propose(h, body), nil).Value
 		}
-		if now := time.Now(); len(vote(now)) == 0 || len(vote(now)) == 0 {
+		now := time.Now()
+		if first, again := vote(now), vote(now); len(first) == 0 || len(again) == 0 {
 			t.Error("no vote for the same block again")
 		} else if len(vote(now.Add(time.Second))) > 0 {
 			t.Error("a second vote in one view")

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -49,7 +50,7 @@ func (f *idFilter) add(id chain.Hash) {
 		for range parts {
 			f.room *= filterGrow
 		}
-		parts = append(parts[:len(parts):len(parts)], &filterPart{make([][8]uint64, f.room*filterBits/512)})
+		parts = append(slices.Clip(parts), &filterPart{make([][8]uint64, f.room*filterBits/512)})
 		f.parts.Store(&parts)
 	}
 	f.room = max(f.room-1, 0)
