@@ -76,6 +76,7 @@ type Node struct {
 	rep       *reputation.Book
 	gate      *reputation.Gate
 	shake     *handshake.Handshake
+	asMap     *addrbook.ASMap
 	book      *addrbook.Book
 	dial      *dialer.Dialer
 	slots     *dialer.Slots
@@ -128,6 +129,9 @@ func startFault(err error) error {
 // open builds the rooms from the ground up. What it has opened when it fails
 // is closed by Close.
 func (n *Node) open() error {
+	if err := n.loadASMap(); err != nil {
+		return err
+	}
 	if err := openDataDir(n.cfg.DataDir, n.cfg.Network); err != nil {
 		return err
 	}

@@ -205,7 +205,7 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 	return Peer{
 		ID: p.ID, State: "connected", Ready: p.Ready, Direction: p.Direction, Slot: p.Slot, Source: p.Source,
 		Address: n.peerAddress(p), Addr: p.Addr.String(), Transport: p.Transport, Security: p.Security, Agent: p.Agent, Name: p.Name,
-		BaseURL: p.BaseURL, Services: p.Status.Services.Names(), LatencyMS: float64(p.Latency.Microseconds()) / 1000,
+		BaseURL: p.BaseURL, Services: p.Status.Services.Names(), LatencyMS: inMSF(p.Latency),
 		ConnectedAt: inMS(p.ConnectedAt), LastSeen: inMS(p.LastSeen), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID), Trusted: n.dial.Trusted(p.ID),
 		Claimed: headOf(p.Claimed), Validated: headOf(p.Validated), Mesh: n.gossip.MeshOf(p.ID),
 		Score: score.Score, Points: score.Points, Standing: string(score.Standing), GossipScore: n.gossip.Score(p.ID),

@@ -1,9 +1,7 @@
 package parley
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"path/filepath"
 
@@ -19,17 +17,21 @@ import (
 // bannedAt tells the address book whom to leave out. Addresses are not banned yet.
 func (n *Node) bannedAt(p peer.ID, _ netip.Addr) bool { return n.rep.Refused(p) }
 
+// loadASMap comes before anything is made: a fault of the file leaves no trace.
+func (n *Node) loadASMap() (err error) {
+	if n.asMap, err = addrbook.LoadASMap(n.cfg.Path(n.cfg.P2P.ASMapFile)); err != nil {
+		return &StartError{Code: 101, Err: fmt.Errorf("p2p.as_map_file: %w: name a file of routes, one PREFIX AS-NUMBER a line, or leave it empty", err)}
+	}
+	return nil
+}
+
 // openBook opens the address book. Its network is told later where the chain is
 // not known yet.
 func (n *Node) openBook() (err error) {
-	file := n.cfg.Path(n.cfg.P2P.ASMapFile)
 	n.book, err = addrbook.Open(addrbook.Config{
 		Dir: filepath.Join(n.cfg.DataDir, "addrbook"), Net: n.replica.ID().Net, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
-		ASMap: file, Sources: n.sourceKinds(), Banned: n.bannedAt, Self: n.host.ID(),
+		ASMap: n.asMap, Sources: n.sourceKinds(), Banned: n.bannedAt, Self: n.host.ID(),
 	}, n.bus, n.room("p2p.addrbook"), n.env.Registry)
-	if err != nil && file != "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
-		err = fmt.Errorf("p2p.as_map_file: %w", err)
-	}
 	if err != nil {
 		return &StartError{Code: 104, Err: err}
 	}

@@ -36,7 +36,7 @@ func (s *Server) dhtRoutes() {
 	}) (*answer[parley.DHTNodes], error) {
 		id, err := peer.Decode(in.Body.Peer)
 		if err != nil {
-			return nil, badRequest.problem("peer: want base58 such as 12D3KooW…")
+			return nil, badPeerID(in.Body.Peer)
 		}
 		return answerOf(s.node.FindNode(ctx, id))
 	}, s.asksDHT)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -67,9 +68,13 @@ type PeerPath struct {
 func (p PeerPath) decode() (peer.ID, error) {
 	id, err := peer.Decode(p.ID)
 	if err != nil {
-		return "", badRequest.problem("peer id: want base58 such as 12D3KooW…")
+		return "", badPeerID(p.ID)
 	}
 	return id, nil
+}
+
+func badPeerID(text string) error {
+	return badRequest.problem(fmt.Sprintf("%.80q is no peer id: want base58 such as 12D3KooW…, as in parley peers list -o wide", text))
 }
 
 // peerHistory pages by the numbers of the entries, so that new ones shift nothing.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // class tells from where an address can be reached (OPERATORS 1.1).
@@ -194,4 +195,26 @@ func (p place) limit() int {
 		return perSharing
 	}
 	return perIP
+}
+
+// IP is the IP that an address begins with, of a relayed one the relay's; the
+// zero Addr where it is a name or nil.
+func IP(a ma.Multiaddr) netip.Addr {
+	if a == nil {
+		return netip.Addr{}
+	}
+	raw, err := manet.ToIP(a)
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip, _ := netip.AddrFromSlice(raw)
+	return ip.Unmap()
+}
+
+var shared = netip.MustParsePrefix("100.64.0.0/10") // carriers' NAT
+
+// Public reports whether limits by group bear on ip: it is no address of a site
+// or a machine, behind which there may be many nodes.
+func Public(ip netip.Addr) bool {
+	return ip.IsGlobalUnicast() && !ip.IsPrivate() && !shared.Contains(ip)
 }

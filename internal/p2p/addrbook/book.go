@@ -40,7 +40,7 @@ type Config struct {
 	Dir     string // of book.bin and anchors.json, made with 0700; "" = memory only
 	Net     string // network digest; "" = not yet known, then Start tells it
 	Private bool   // also store and share non-public addresses
-	ASMap   string // file of routes and their systems; "" = none
+	ASMap   *ASMap // nil = none
 	// Sources is how many kinds of sources are enabled. From two on, no kind
 	// brings more than half of an hour's new peers.
 	Sources int
@@ -57,7 +57,6 @@ type Book struct {
 	cfg     Config
 	bus     *event.Bus
 	log     *slog.Logger
-	as      *asMap
 	metrics *metrics
 	disk    disk
 	changed chan struct{} // anchors; of one
@@ -88,8 +87,7 @@ type Book struct {
 }
 
 // Open reads the book and the anchors of cfg.Dir. A file that cannot be used is
-// set aside and never stops a node; an error is a directory that cannot be used
-// or an AS map with a fault. bus, log and reg may be nil.
+// set aside and never stops a node; an error is a directory that cannot be used. bus, log and reg may be nil.
 func Open(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer) (*Book, error) {
 	return open(cfg, bus, log, reg, osDisk{})
 }
@@ -98,12 +96,8 @@ func open(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registere
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	as, err := loadASMap(cfg.ASMap)
-	if err != nil {
-		return nil, err
-	}
 	b := &Book{
-		cfg: cfg, bus: bus, log: log, as: as, disk: d, changed: make(chan struct{}, 1),
+		cfg: cfg, bus: bus, log: log, disk: d, changed: make(chan struct{}, 1),
 		net: cfg.Net, lastGood: at(time.Now()), rates: map[peer.ID]*rate{}, shares: map[string]share{},
 	}
 	var seed [32]byte

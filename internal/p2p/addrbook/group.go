@@ -23,7 +23,7 @@ const (
 	maxASLines = 4_000_000 // four times today's routes of both families
 )
 
-// asMap knows which autonomous system an address is of. nil knows nothing.
+// ASMap knows which autonomous system an address is of. nil knows nothing.
 //
 // The file has one route a line: a prefix, blanks, the number of the system
 // with or without AS before it, and after # whatever one likes:
@@ -34,30 +34,30 @@ const (
 //
 // The longest prefix that holds an address counts; a prefix may stand there
 // once; what no prefix holds is grouped as without a map.
-type asMap struct {
+type ASMap struct {
 	routes bart.Table[uint32]
 	sum    [sha256.Size]byte
 }
 
-// loadASMap reads the file at path; "" is no map.
-func loadASMap(path string) (*asMap, error) {
+// LoadASMap reads the file at path; "" is no map.
+func LoadASMap(path string) (*ASMap, error) {
 	if path == "" {
 		return nil, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("p2p.as_map_file: %w", err)
+		return nil, err
 	}
 	defer f.Close() //nolint:errcheck // read only
 	m, err := readASMap(f)
 	if err != nil {
-		return nil, fmt.Errorf("p2p.as_map_file: %s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return m, nil
 }
 
-func readASMap(r io.Reader) (*asMap, error) {
-	m := &asMap{}
+func readASMap(r io.Reader) (*ASMap, error) {
+	m := &ASMap{}
 	sum := sha256.New()
 	lines := bufio.NewScanner(io.TeeReader(r, sum))
 	lines.Buffer(make([]byte, 0, maxASLine), maxASLine)
@@ -96,7 +96,7 @@ func readASMap(r io.Reader) (*asMap, error) {
 }
 
 // checksum is nil without a map.
-func (m *asMap) checksum() []byte {
+func (m *ASMap) checksum() []byte {
 	if m == nil {
 		return nil
 	}
@@ -106,7 +106,7 @@ func (m *asMap) checksum() []byte {
 // group names the part of the network that one hand can be thought to hold:
 // a public IPv4 /16 or IPv6 /32, or the system where a map knows it; a
 // non-public /24 or /64. What is no address has the group "".
-func (m *asMap) group(ip netip.Addr) string {
+func (m *ASMap) group(ip netip.Addr) string {
 	ip = clean(ip)
 	c := classOf(ip)
 	switch {
@@ -172,19 +172,19 @@ func (b *Book) Group(a ma.Multiaddr) string {
 }
 
 // GroupOf is the group of an IP, "" for the zero Addr.
-func (b *Book) GroupOf(ip netip.Addr) string { return b.as.group(ip) }
+func (b *Book) GroupOf(ip netip.Addr) string { return b.cfg.ASMap.group(ip) }
 
 func (b *Book) groupOf(a address) string {
 	if !a.ip.IsValid() {
 		return groupDNS
 	}
-	return b.as.group(a.ip)
+	return b.cfg.ASMap.group(a.ip)
 }
 
 // sourceGroup is the group of who told us. Sources without an address are a
 // group for each kind.
 func (b *Book) sourceGroup(s Source) string {
-	if g := b.as.group(s.IP); g != "" {
+	if g := b.cfg.ASMap.group(s.IP); g != "" {
 		return g
 	}
 	return "kind:" + string(s.Kind)

@@ -8,16 +8,18 @@ import (
 )
 
 const (
-	agedAfter = 7 * 24 * time.Hour
 	maxDraws  = 64   // before the search
 	maxMisses = 1000 // in one draw
 	maxSearch = 4096 // entries that one search looks at
 )
 
+// AgedAfter is how long ago a peer was first good that counts as aged.
+const AgedAfter = 7 * 24 * time.Hour
+
 // PickOptions narrow what Pick gives.
 type PickOptions struct {
 	Table Table // "" = either, one in two
-	// Aged wants only who was first good more than 7 days ago: an attack that
+	// Aged wants only who was first good AgedAfter ago: an attack that
 	// is younger than that has none.
 	Aged bool
 	// Skip leaves out what it reports true for. It is called while the book is
@@ -53,7 +55,7 @@ func (b *Book) takes(o PickOptions, e Entry) bool {
 
 // fits judges what needs no lock to be let go.
 func (o PickOptions) fits(e *entry, now time.Time) bool {
-	return !e.resting(now) && (!o.Aged || e.firstGood != 0 && e.firstGood.ago(now, agedAfter))
+	return !e.resting(now) && (!o.Aged || e.firstGood != 0 && e.firstGood.ago(now, AgedAfter))
 }
 
 // draw gives an entry that fits, with the chances of DEFENCE 3.

@@ -137,7 +137,7 @@ func TestPick(t *testing.T) {
 		if e, ok := b.Pick(PickOptions{Aged: true}); ok {
 			t.Errorf("aged an hour after the first success: %+v", e)
 		}
-		time.Sleep(agedAfter)
+		time.Sleep(AgedAfter)
 		if e, ok := b.Pick(PickOptions{Aged: true}); !ok || e.FirstGood.IsZero() {
 			t.Errorf("aged after 7 d: %v %+v", ok, e)
 		}

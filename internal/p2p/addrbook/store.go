@@ -83,7 +83,7 @@ func (b *Book) save() error {
 		b.mu.Unlock()
 		return nil
 	}
-	m := image{net: cmp.Or(b.net, b.fileNet), salt: b.salt, asSum: b.as.checksum(), grown: b.grown}
+	m := image{net: cmp.Or(b.net, b.fileNet), salt: b.salt, asSum: b.cfg.ASMap.checksum(), grown: b.grown}
 	m.entries = slices.SortedFunc(maps.Values(b.entries), worth)
 	b.unsaved = false
 	data := m.encode() // some ms for a full book; it reads the entries
@@ -121,7 +121,7 @@ func (b *Book) take(data []byte) error {
 	if b.net != "" && m.net != "" && m.net != b.net {
 		return fmt.Errorf("%w %s, not %s", errOtherNet, m.net, b.net)
 	}
-	if !bytes.Equal(m.asSum, b.as.checksum()) {
+	if !bytes.Equal(m.asSum, b.cfg.ASMap.checksum()) {
 		b.log.Info("address book grouped anew", "why", "the AS map changed")
 	}
 	b.mu.Lock()

@@ -3,12 +3,8 @@ package dialer
 import (
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
-
-	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
@@ -43,21 +39,8 @@ func dialsPublic(e addrbook.Entry) bool {
 	if len(e.Addrs) == 0 {
 		return false
 	}
-	ip := ipOf(e.Addrs[0])
-	return !ip.IsValid() || public(ip)
-}
-
-// ipOf is the IP of an address, the zero Addr for a name.
-func ipOf(a ma.Multiaddr) netip.Addr {
-	if a == nil {
-		return netip.Addr{}
-	}
-	raw, err := manet.ToIP(a)
-	if err != nil {
-		return netip.Addr{}
-	}
-	ip, _ := netip.AddrFromSlice(raw)
-	return ip.Unmap()
+	ip := addrbook.IP(e.Addrs[0])
+	return !ip.IsValid() || addrbook.Public(ip)
 }
 
 // usedGroups are those of the outbound peers we hold or dial.

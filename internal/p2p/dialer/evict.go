@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 // Places of inbound peers by where they come from (DEFENCE 4.1). Behind one
@@ -71,9 +73,9 @@ func held(guests []guest, came guest) string {
 		}
 	}
 	switch {
-	case !public(came.ip) && ips >= perLocalIP:
+	case !addrbook.Public(came.ip) && ips >= perLocalIP:
 		return fmt.Sprintf("%d peers from %s are here, which is the most", ips, came.ip)
-	case !public(came.ip):
+	case !addrbook.Public(came.ip):
 		return ""
 	case ips >= perIP:
 		return fmt.Sprintf("%d peers from %s are here, which is the most", ips, ipKey(came.ip))
@@ -95,13 +97,6 @@ func prefix(ip netip.Addr, v4, v6 int) netip.Prefix {
 	}
 	p, _ := ip.Prefix(bits) // fails for none of these
 	return p
-}
-
-var shared = netip.MustParsePrefix("100.64.0.0/10") // carrier-grade NAT
-
-// public reports whether group rules bear on ip.
-func public(ip netip.Addr) bool {
-	return ip.IsGlobalUnicast() && !ip.IsPrivate() && !shared.Contains(ip)
 }
 
 // victim names the one of guests that gives its place up, "" = nobody has to.

@@ -1,9 +1,7 @@
 package dialer
 
 import (
-	"cmp"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -122,12 +120,9 @@ func (s *Slots) judgeExtra(peers map[peer.ID]Peer, now time.Time) []task {
 			others = append(others, o)
 		}
 	}
-	height := func(h *hold) uint64 { return max(peers[h.id].Claimed.Height, peers[h.id].Validated.Height) }
 	if len(others) > 0 {
-		worst := slices.MinFunc(others, func(a, b *hold) int {
-			return cmp.Or(cmp.Compare(height(a), height(b)), b.since.Compare(a.since))
-		})
-		if height(h) <= height(worst) {
+		worst := lowest(others, peers)
+		if peers[h.id].height() <= peers[worst.id].height() {
 			return []task{s.part(h, "knows no more than those we have", now)}
 		}
 		h.extra = false

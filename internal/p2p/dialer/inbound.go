@@ -1,11 +1,14 @@
 package dialer
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const (
@@ -49,7 +52,7 @@ func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
 	}
 	have := plain(list)
 	if why := held(have, came); why != "" {
-		return "", fmt.Errorf("%s", why)
+		return "", errors.New(why)
 	}
 	if len(have) >= s.cfg.Inbound {
 		if evict = victim(have, s.key); evict == "" {
@@ -122,7 +125,7 @@ func (s *Slots) guests() ([]placed, map[peer.ID]bool) {
 		if slot, _ := s.SlotOf(p.ID); !p.Inbound || slot != "" || s.dial.Exempt(p.ID) {
 			continue
 		}
-		ip := ipOf(p.Addr)
+		ip := addrbook.IP(p.Addr)
 		score := s.dial.rep.Score(p.ID)
 		g := guest{
 			id: p.ID, ip: ip, group: s.book.GroupOf(ip), since: p.ConnectedAt, rtt: p.MinRTT,

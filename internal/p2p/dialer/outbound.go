@@ -17,8 +17,7 @@ import (
 )
 
 const (
-	agedSlots  = 2 // of the full ones, for who was good a week ago already
-	agedAfter  = 7 * 24 * time.Hour
+	agedSlots  = 2                      // of the full ones, for who was good a week ago already
 	agedWait   = 10 * time.Minute       // for a live one of these
 	openingFor = time.Minute            // after the start the proven come before the new
 	dialPace   = 500 * time.Millisecond // between two rounds: a book of the dead is no flood
@@ -219,7 +218,7 @@ func (d *Dialer) hopeless(p peer.ID, addrs []ma.Multiaddr, now time.Time) bool {
 func (s *Slots) start(e addrbook.Entry, w want, now time.Time) task {
 	h := &hold{
 		id: e.ID, slot: w.slot, extra: w.extra, source: string(kindOf(e)), group: e.Group, public: dialsPublic(e),
-		aged: !e.FirstGood.IsZero() && now.Sub(e.FirstGood) >= agedAfter, since: now, seenAt: now, alone: s.alone(),
+		aged: !e.FirstGood.IsZero() && now.Sub(e.FirstGood) >= addrbook.AgedAfter, since: now, seenAt: now, alone: s.alone(),
 	}
 	s.take(h)
 	return task{hold: h, addrs: e.Addrs}

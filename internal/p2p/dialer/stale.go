@@ -164,12 +164,18 @@ func (s *Slots) dropWorst(extra *hold, peers map[peer.ID]Peer, now time.Time) ta
 		givers++
 	}
 	worst := extra
-	height := func(h *hold) uint64 { return max(peers[h.id].Claimed.Height, peers[h.id].Validated.Height) }
 	if rest := full[givers:]; len(rest) > 0 {
-		worst = slices.MinFunc(rest, func(a, b *hold) int {
-			return cmp.Or(cmp.Compare(height(a), height(b)), b.since.Compare(a.since))
-		})
+		worst = lowest(rest, peers)
 	}
 	extra.extra = false
 	return s.part(worst, "others know the chain better", now)
 }
+
+// lowest is the one of list with the lowest head, of several the youngest.
+func lowest(list []*hold, peers map[peer.ID]Peer) *hold {
+	return slices.MinFunc(list, func(a, b *hold) int {
+		return cmp.Or(cmp.Compare(peers[a.id].height(), peers[b.id].height()), b.since.Compare(a.since))
+	})
+}
+
+func (p Peer) height() uint64 { return max(p.Claimed.Height, p.Validated.Height) }

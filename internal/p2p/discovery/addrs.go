@@ -6,30 +6,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const maxAddrs = 8 // of one peer, as in the address book
-
-// ipOf gives the IP that an address begins with; of a relayed one, the relay's.
-func ipOf(a ma.Multiaddr) (netip.Addr, bool) {
-	if a == nil {
-		return netip.Addr{}, false
-	}
-	raw, err := manet.ToIP(a)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	ip, ok := netip.AddrFromSlice(raw)
-	return ip.Unmap(), ok
-}
-
-var shared = netip.MustParsePrefix("100.64.0.0/10") // carriers' NAT
-
-// isPublic reports whether an address can be reached from elsewhere.
-func isPublic(ip netip.Addr) bool {
-	return ip.IsValid() && ip.IsGlobalUnicast() && !ip.IsPrivate() && !shared.Contains(ip)
-}
 
 // dialable leaves in what may be dialled, at most maxAddrs. told is where the
 // word came from: only a teller on this machine can name its loopback. An
@@ -37,11 +18,11 @@ func isPublic(ip netip.Addr) bool {
 func (d *Discovery) dialable(p peer.ID, addrs []ma.Multiaddr, told netip.Addr) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for _, a := range addrs {
-		ip, ok := ipOf(a)
+		ip := addrbook.IP(a)
 		switch {
 		case len(out) == maxAddrs:
 			return out
-		case !ok || ip.IsUnspecified() || ip.IsMulticast(), !isPublic(ip) && !d.cfg.Private, d.fns.Banned(p, ip):
+		case !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast(), !addrbook.Public(ip) && !d.cfg.Private, d.fns.Banned(p, ip):
 		case ip.IsLoopback() && told.IsValid() && !told.IsLoopback():
 		default:
 			out = append(out, a)
@@ -54,7 +35,7 @@ func (d *Discovery) dialable(p peer.ID, addrs []ma.Multiaddr, told netip.Addr) [
 // address, for several nodes behind one address are normal there.
 func (d *Discovery) group(addrs []ma.Multiaddr) string {
 	for _, a := range addrs {
-		if ip, ok := ipOf(a); ok && isPublic(ip) {
+		if ip := addrbook.IP(a); addrbook.Public(ip) {
 			return d.intake.book.GroupOf(ip)
 		}
 	}
@@ -71,10 +52,7 @@ func (d *Discovery) liveGroup(p peer.ID) string {
 }
 
 // remoteIP is where a connection comes from or leads to.
-func remoteIP(c network.Conn) netip.Addr {
-	ip, _ := ipOf(c.RemoteMultiaddr())
-	return ip
-}
+func remoteIP(c network.Conn) netip.Addr { return addrbook.IP(c.RemoteMultiaddr()) }
 
 // lastIP is where a peer is or was, as far as we know.
 func (d *Discovery) lastIP(p peer.ID) netip.Addr {

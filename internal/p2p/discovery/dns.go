@@ -213,7 +213,7 @@ func (d *Discovery) identify(ctx context.Context, at string) (peer.AddrInfo, err
 
 func firstIP(addrs []ma.Multiaddr) netip.Addr {
 	for _, a := range addrs {
-		if ip, ok := ipOf(a); ok {
+		if ip := addrbook.IP(a); ip.IsValid() {
 			return ip
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"github.com/libp2p/go-libp2p-kbucket/peerdiversity"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const (
@@ -46,10 +48,9 @@ func (f *diversity) PeerAddresses(p peer.ID) []ma.Multiaddr {
 	var any []ma.Multiaddr
 	for _, c := range f.d.host.Network().ConnsToPeer(p) {
 		a := c.RemoteMultiaddr()
-		ip, ok := ipOf(a)
-		switch {
-		case !ok:
-		case isPublic(ip):
+		switch ip := addrbook.IP(a); {
+		case !ip.IsValid():
+		case addrbook.Public(ip):
 			return []ma.Multiaddr{a}
 		default:
 			any = []ma.Multiaddr{a}

@@ -38,8 +38,8 @@ func (l lan) HandlePeerFound(info peer.AddrInfo) {
 	}
 	var addrs, here []ma.Multiaddr
 	for _, a := range info.Addrs {
-		switch ip, ok := ipOf(a); {
-		case !ok || isPublic(ip) || ip.IsUnspecified():
+		switch ip := addrbook.IP(a); {
+		case !ip.IsValid() || addrbook.Public(ip) || ip.IsUnspecified():
 		case ip.IsLoopback(): // every machine tells its own; it counts where there is nothing else
 			here = append(here, a)
 		default:

@@ -123,7 +123,7 @@ func (c *copies) take(from peer.ID, path int, data []byte) {
 			return
 		}
 		c.k.d.metrics.refuse("bad_record")
-		if _, author, kerr := parseKey(c.key); kerr == nil && author == from {
+		if _, author, kerr := ParseKey(c.key); kerr == nil && author == from {
 			c.k.d.fns.Report(from, chain.BadRecord, fmt.Sprintf("its own value %s: %v", c.key, err))
 		}
 		return
@@ -180,7 +180,7 @@ func (d *Discovery) GetValue(ctx context.Context, key string, quorum int, progre
 	if err != nil {
 		return Found{}, err
 	}
-	if _, _, err := parseKey(key); err != nil {
+	if _, _, err := ParseKey(key); err != nil {
 		return Found{}, err
 	}
 	c, l, _ := k.gather(ctx, key, quorum, lookGet, progress)
@@ -243,7 +243,7 @@ func (d *Discovery) PutValue(ctx context.Context, key string, data []byte, progr
 	if err != nil {
 		return Stored{}, err
 	}
-	kind, author, err := parseKey(key)
+	kind, author, err := ParseKey(key)
 	switch {
 	case err != nil:
 		return Stored{}, err

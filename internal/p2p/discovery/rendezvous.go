@@ -150,7 +150,7 @@ func (k *kad) publish(ctx context.Context, now time.Time) {
 		}
 	}
 	for _, key := range values {
-		kind, _, err := parseKey(key)
+		kind, _, err := ParseKey(key)
 		if err == nil {
 			_, err = k.putValue(ctx, key, kind, own[key].data, nil)
 		}

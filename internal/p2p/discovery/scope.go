@@ -230,7 +230,7 @@ func (k *kad) judgePut(from peer.ID, m *pb.Message) error {
 	case errors.Is(err, wire.ErrTooLarge):
 		return chain.Invalid(chain.Oversize, "value: %v", err)
 	}
-	if _, author, kerr := parseKey(key); kerr == nil && author == from {
+	if _, author, kerr := ParseKey(key); kerr == nil && author == from {
 		return chain.Invalid(chain.BadRecord, "its own value %s: %v", key, err)
 	}
 	return chain.Invalid(chain.Malformed, "value: %v", err)

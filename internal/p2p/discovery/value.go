@@ -42,11 +42,8 @@ func Key(kind string, author peer.ID) string {
 	return "/" + valueNamespace + "/" + kind + "/" + author.String()
 }
 
-// ParseKey reads a key as [Key] writes it.
-func ParseKey(key string) (kind string, author peer.ID, err error) { return parseKey(key) }
-
-// parseKey reads a key in its one form.
-func parseKey(key string) (kind string, author peer.ID, err error) {
+// ParseKey reads a key in the one form that [Key] writes.
+func ParseKey(key string) (kind string, author peer.ID, err error) {
 	parts := strings.Split(key, "/")
 	if len(key) > 256 || len(parts) != 4 || parts[0] != "" || parts[1] != valueNamespace || !kindName.MatchString(parts[2]) {
 		return "", "", fmt.Errorf("key %.80q: want /%s/KIND/PEER-ID, KIND of a-z, 0-9, _ and -", key, valueNamespace)
@@ -89,7 +86,7 @@ func (k *kad) seal(key crypto.PrivKey, v wire.DHTValue) ([]byte, error) {
 // open checks all of a value that can be checked: size, signature, that the
 // author is the key's, and its age.
 func (k *kad) open(key string, data []byte) (Value, error) {
-	kind, author, err := parseKey(key)
+	kind, author, err := ParseKey(key)
 	if err != nil {
 		return Value{}, err
 	}

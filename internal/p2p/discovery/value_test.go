@@ -56,14 +56,14 @@ func TestLargestValueFits(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	id := idOf(t, newKey(t))
-	if kind, author, err := parseKey(Key("note_1-x", id)); err != nil || kind != "note_1-x" || author != id {
+	if kind, author, err := ParseKey(Key("note_1-x", id)); err != nil || kind != "note_1-x" || author != id {
 		t.Errorf("%s %s %v", kind, author, err)
 	}
 	for _, key := range []string{
 		"", "/", "/parley", "/parley/note", "/parley/note/x", "parley/note/" + id.String(), "/ipns/note/" + id.String(), "/parley/No/" + id.String(),
 		"/parley/" + strings.Repeat("k", 33) + "/" + id.String(), Key("note", id) + "/", "/parley//" + id.String(),
 	} {
-		if _, _, err := parseKey(key); err == nil {
+		if _, _, err := ParseKey(key); err == nil {
 			t.Errorf("%q is taken", key)
 		}
 	}
@@ -88,7 +88,7 @@ func FuzzParseKey(f *testing.F) {
 	f.Add(Key("note", idOf(f, newKey(f))))
 	f.Add("/parley/x/12D3KooW")
 	f.Fuzz(func(t *testing.T, key string) {
-		if kind, author, err := parseKey(key); err == nil && Key(kind, author) != key {
+		if kind, author, err := ParseKey(key); err == nil && Key(kind, author) != key {
 			t.Errorf("%q has two forms", key)
 		}
 	})

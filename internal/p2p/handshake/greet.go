@@ -300,9 +300,6 @@ func (s *Handshake) judge(p peer.ID, said wire.Version) *Refusal {
 // the peer that gives its own up.
 func (s *Handshake) admit(ctx context.Context, p peer.ID) *Refusal {
 	if s.cfg.Admit == nil {
-		if s.full(p) {
-			return &Refusal{Code: wire.TooManyPeers, Text: fmt.Sprintf("all %d places for inbound peers are taken", s.cfg.MaxPeers), ByUs: true}
-		}
 		return nil
 	}
 	if v, ok := s.Peer(p); !ok || v.Slot != "inbound" || v.Ready {
@@ -342,24 +339,6 @@ func (s *Handshake) arrived(p peer.ID) {
 	for _, c := range conns {
 		_ = c.CloseWithError(network.ConnResourceLimitExceeded)
 	}
-}
-
-// full reports whether p is inbound and every place for such peers is taken.
-func (s *Handshake) full(p peer.ID) bool {
-	if s.cfg.MaxPeers <= 0 {
-		return false
-	}
-	inbound, asks := 0, false
-	for _, v := range s.Peers() {
-		switch {
-		case v.Slot != "inbound":
-		case v.ID == p:
-			asks = !v.Ready
-		case v.Ready:
-			inbound++
-		}
-	}
-	return asks && inbound >= s.cfg.MaxPeers
 }
 
 // ready marks p as ready and tells so the first time. It reports false where p

@@ -47,7 +47,6 @@ type Config struct {
 	BaseURL        string // public URL of the API, "" = none
 	UserAgent      string
 	APIPort        int
-	MaxPeers       int           // inbound peers, static ones not counted, where Admit is nil; 0 = no limit
 	StatusInterval time.Duration // of topic node_status; 0 = 10 s
 	// Source says who told us of a peer that we dialled, "" = nobody knows. It
 	// MUST be quick. Nil = nobody knows.
@@ -61,7 +60,7 @@ type Config struct {
 	Arrive func(peer.ID) (excess peer.ID, why string)
 	// Admit is asked whether an inbound peer, whose status is fine, gets a
 	// place, and who gives its own up for it, "" = nobody. An error is the text
-	// of the refusal. Nil: MaxPeers alone decides.
+	// of the refusal. Nil = everybody gets one.
 	Admit func(peer.ID) (evict peer.ID, err error)
 }
 

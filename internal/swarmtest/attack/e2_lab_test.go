@@ -226,7 +226,19 @@ func (l *lab) ours(ip netip.Addr, without part) *ours {
 		Arrive: func(p peer.ID) (peer.ID, string) { return v.slots.Arrive(p) },
 	}
 	if without == noEviction {
-		cfg.Admit, cfg.Arrive, cfg.MaxPeers = nil, nil, places.Inbound
+		cfg.Arrive = nil
+		cfg.Admit = func(peer.ID) (peer.ID, error) { // whoever comes first
+			in := 0
+			for _, p := range v.shake.Peers() {
+				if p.Ready && p.Slot == "inbound" {
+					in++
+				}
+			}
+			if in >= places.Inbound {
+				return "", errors.New("all places are taken")
+			}
+			return "", nil
+		}
 	}
 	v.shake = handshake.New(cfg, v.host, rep, oneChain{}, bus, log, nil)
 	g, err := gossip.New(gossip.Config{Key: key}, v.host, rep, bus, log, nil)
