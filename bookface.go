@@ -161,10 +161,8 @@ func (n *Node) ImportAddresses(r io.Reader) (ImportedAddresses, error) {
 	switch {
 	case errors.As(err, &bad):
 		out.RefusedLines = bad.Refused
-		for _, err := range bad.Lines {
-			if l := (*addrbook.LineError)(nil); errors.As(err, &l) {
-				out.Refused = append(out.Refused, RefusedLine{Line: l.Line, Why: l.Err.Error()})
-			}
+		for _, l := range bad.Lines {
+			out.Refused = append(out.Refused, RefusedLine{Line: l.Line, Why: l.Err.Error()})
 		}
 	case err != nil:
 		return out, fmt.Errorf("%w: %w", ErrBadImport, err)

@@ -76,7 +76,7 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	parley.KeepPanics(cfg.DataDir, log)
 	server, err := api.New(node, api.Options{Log: log, Registry: reg})
 	if err != nil {
-		return errors.Join(portFault(err), node.Close())
+		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
 	}
 	banner(log, node)
 	dumpOnSignal(ctx, log)
@@ -104,7 +104,7 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil // a clean stop is no fault
 	}
-	return errors.Join(err, node.Close()) // nobody asks the store any more
+	return errors.Join(err, node.Close()) //nolint:contextcheck // as above; nobody asks the store any more
 }
 
 // portFault names the flag that moves a taken port.

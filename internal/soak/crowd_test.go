@@ -391,8 +391,10 @@ func (x *person) told(st libnetwork.Stream) {
 	}
 	_ = wire.WriteFrame(st, wire.PEXAnswer{Records: records}.Encode())
 	if t.Close {
-		for err := error(nil); err == nil; _, err = st.Write([]byte{0}) { // the other side resets when it has read all
-			time.Sleep(5 * time.Millisecond) //nolint:forbidigo // it is another process
+		for range time.Tick(5 * time.Millisecond) { // the other side resets when it has read all
+			if _, err := st.Write([]byte{0}); err != nil {
+				break
+			}
 		}
 		_ = st.Conn().Close()
 	}

@@ -98,10 +98,7 @@ func TestRound(t *testing.T) {
 	t.Parallel()
 	needsLab(t)
 	dir := t.TempDir()
-	binary := filepath.Join(dir, "parley")
-	if err := build(t.Context(), binary); err != nil {
-		t.Fatal(err)
-	}
+	binary := parleyBinary(t)
 	p := plan{Seed: 11, Validators: 3, Followers: 1, Clients: 4, SmallDisk: true, Wipe: true, Accept: true, Hurry: true,
 		Script: []string{"torn wal", "leader restarted", "partition", "full disk", "read-only disk", "torn ledger",
 			"replace validator", "flip", "restore", "kill all"}}

@@ -54,7 +54,7 @@ func parleyBinary(t *testing.T) string {
 	if binaryOnce.path != "" {
 		return binaryOnce.path
 	}
-	dir, err := os.MkdirTemp("", "parley-world")
+	dir, err := os.MkdirTemp("", "parley-world") //nolint:usetesting // TestMain removes it after all of them
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func (w *world) status() chain.Status {
 }
 
 func fetch(url string) error {
-	r, err := http.Get(url) //nolint:noctx // the program ends with it
+	r, err := http.Get(url)
 	if err != nil {
 		return err
 	}

@@ -29,8 +29,8 @@ func (e *LineError) Unwrap() error { return e.Err }
 
 // ImportError says which lines Import left out.
 type ImportError struct {
-	Lines   []error // the first ten, each a *LineError
-	Refused int     // all of them
+	Lines   []*LineError // the first ten
+	Refused int          // all of them
 }
 
 func (e *ImportError) Error() string {
@@ -47,7 +47,13 @@ func (e *ImportError) Error() string {
 	return b.String()
 }
 
-func (e *ImportError) Unwrap() []error { return e.Lines }
+func (e *ImportError) Unwrap() []error {
+	list := make([]error, len(e.Lines))
+	for i, l := range e.Lines {
+		list[i] = l
+	}
+	return list
+}
 
 func (e *ImportError) add(line int, err error) {
 	if e.Refused++; len(e.Lines) < maxFaults {

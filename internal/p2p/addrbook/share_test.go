@@ -177,7 +177,7 @@ func TestExportImport(t *testing.T) {
 	if n != 1 || err == nil || !strings.Contains(err.Error(), "line 3:") || !strings.Contains(err.Error(), "and 3 more lines") {
 		t.Errorf("%d imported, %v", n, err)
 	}
-	if e, ok := errors.AsType[*ImportError](err); !ok || e.Refused != 13 || len(e.Lines) != 10 || e.Lines[0].(*LineError).Line != 3 {
+	if e, ok := errors.AsType[*ImportError](err); !ok || e.Refused != 13 || len(e.Lines) != 10 || e.Lines[0].Line != 3 {
 		t.Errorf("%+v", err)
 	}
 	if _, err := opened(t, Config{}).Import(strings.NewReader(strings.Repeat("x", 2*maxLine)), Source{Kind: Operator}); err == nil {

@@ -96,7 +96,7 @@ func Open(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registere
 			return nil, err
 		}
 	}
-	h.open(context.Background(), time.Now()) //nolint:contextcheck // a local file, at the start
+	h.open(context.Background(), time.Now())
 	return h, nil
 }
 
