@@ -68,7 +68,7 @@ type testNode struct {
 	deaf   atomic.Bool   // what others send is lost
 	dumb   *atomic.Bool  // what it sends is lost, in this life
 	unread bool          // it reads nothing of its streams
-	told   bytes.Buffer  // what was logged at Info and above
+	told   told          // what was logged at Info and above
 	log    slog.Handler  // not nil: is told too
 	ended  chan struct{} // closed when Run has returned
 
@@ -337,6 +337,24 @@ func (n *testNode) finds(title, severity string) bool {
 }
 
 // teeHandler writes to both.
+// told is a log that is written and read at the same time.
+type told struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *told) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *told) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
 type teeHandler struct {
 	slog.Handler
 	also slog.Handler
