@@ -99,9 +99,10 @@ func (s *scope) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 
 var errClosed = errors.New("gossip has stopped")
 
-// NewStream implements [host.Host].
+// NewStream implements [host.Host]. It dials nobody: that is the dialer's, and
+// pubsub would where a peer has just left.
 func (s *scope) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
-	st, err := s.Host.NewStream(ctx, p, ids...)
+	st, err := s.Host.NewStream(network.WithNoDial(ctx, "gossip"), p, ids...)
 	if err != nil {
 		s.credit.clear(p) // pubsub drops the queue
 		return nil, err
