@@ -51,8 +51,10 @@ func (s *Slots) feelers(now time.Time) (jobs []task) {
 		jobs = append(jobs, s.extraBlockOnly(now)...)
 	}
 	f.at = now.Add(testEvery)
-	if f.next.After(now) && f.next.Before(f.at) {
-		f.at = f.next
+	for _, t := range []time.Time{f.next, f.extra} {
+		if t.After(now) && t.Before(f.at) {
+			f.at = t
+		}
 	}
 	return jobs
 }
@@ -85,9 +87,11 @@ func (s *Slots) feeler(now time.Time) []task {
 // extraBlockOnly dials one block-only peer beyond their number: should all that
 // we hold keep something from us, it would be the one to tell.
 func (s *Slots) extraBlockOnly(now time.Time) []task {
-	up, _ := s.count(SlotBlockOnly)
-	if up == 0 || up < s.cfg.BlockOnly || s.extra(SlotBlockOnly) != nil {
-		return nil
+	if s.cfg.BlockOnly == 0 || s.extra(SlotBlockOnly) != nil || len(s.lacking(now)) > 0 {
+		return nil // a slot that is empty comes first
+	}
+	if up, _ := s.count(SlotBlockOnly); up == 0 {
+		return nil // there is nobody to compare it with
 	}
 	w := want{slot: SlotBlockOnly, extra: true}
 	e, ok := s.pick(w, now)
@@ -123,10 +127,10 @@ func (s *Slots) judgeExtra(peers map[peer.ID]Peer, now time.Time) []task {
 	if len(others) > 0 {
 		worst := lowest(others, peers)
 		if peers[h.id].height() <= peers[worst.id].height() {
-			return []task{s.part(h, "knows no more than those we have", now)}
+			return []task{s.part(h, "knows no more than those we have", lookedRest, now)}
 		}
 		h.extra = false
-		return []task{s.part(worst, "another peer knows a higher block", now)}
+		return []task{s.part(worst, "another peer knows a higher block", partedRest, now)}
 	}
 	h.extra = false
 	return nil

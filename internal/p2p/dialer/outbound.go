@@ -25,7 +25,9 @@ const (
 	pickMost   = 15 * time.Second
 	needFirst  = 30 * time.Second // between two cries for candidates; it doubles
 	needMost   = 5 * time.Minute
-	bootStays  = 2 * time.Minute // all bootnodes but one are left after it
+	bootStays  = 2 * time.Minute  // all bootnodes but one are left after it
+	partedRest = 10 * time.Minute // of a peer that we left for others
+	lookedRest = 30 * time.Second // of one that we only looked at: it may be the only one for a slot
 )
 
 // Backoff of one peer (DEFENCE 4.1), ± 50 %.
@@ -317,9 +319,6 @@ func (s *Slots) finish(e ended, now time.Time) {
 		s.release(h)
 		return
 	}
-	if h.alone {
-		s.forgive(now)
-	}
 	delete(s.rests, h.id)
 	switch {
 	case h.slot == SlotFeeler:
@@ -335,7 +334,17 @@ func (s *Slots) finish(e ended, now time.Time) {
 	}
 }
 
-// forgive ends the rests of those who did not answer while nobody did.
+// company forgives those who did not answer while nobody was connected: the
+// fault was ours.
+func (s *Slots) company(now time.Time) {
+	alone := s.alone()
+	if s.lonely && !alone {
+		s.forgive(now)
+	}
+	s.lonely = alone
+}
+
+// forgive ends the rests of those who did not answer.
 func (s *Slots) forgive(now time.Time) {
 	for p, r := range s.rests {
 		if restStart[r.class] == 0 {
@@ -372,11 +381,15 @@ func (s *Slots) rest(p peer.ID, class Class, alone bool, now time.Time) {
 		wait = restFirst
 	}
 	wait = min(wait<<min(r.fails, 16), restMost)
-	if alone && restStart[class] == 0 {
-		wait = min(wait, restAlone)
-		r.fails = min(r.fails, 3) - 1
+	switch {
+	case !alone || restStart[class] != 0:
+		r.fails++
+	case s.alone():
+		wait, r.fails = min(wait, restAlone), min(r.fails, 3)
+	default: // somebody was reached meanwhile
+		wait, r.fails = restFirst, 0
 	}
-	r.class, r.fails = class, r.fails+1
+	r.class = class
 	r.until = now.Add(wait/2 + rand.N(wait))
 	s.rests[p] = r
 }
@@ -405,16 +418,16 @@ func (s *Slots) leaveBootnodes(now time.Time) (jobs []task) {
 		h := boots[len(boots)-1]
 		boots = boots[:len(boots)-1]
 		if now.Sub(h.since) >= bootStays {
-			jobs = append(jobs, s.part(h, "asked, and left for others", now))
+			jobs = append(jobs, s.part(h, "asked, and left for others", partedRest, now))
 		}
 	}
 	return jobs
 }
 
-// part gives a slot up.
-func (s *Slots) part(h *hold, why string, now time.Time) task {
+// part gives a slot up, and its peer is not dialled again before rest is over.
+func (s *Slots) part(h *hold, why string, rest time.Duration, now time.Time) task {
 	s.release(h)
-	s.rests[h.id] = resting{until: now.Add(restStart[ClassFull] * 10)}
+	s.rests[h.id] = resting{until: now.Add(rest)}
 	s.log.Info("outbound peer left", "peer", h.id, "slot", h.slot, "why", why)
 	return task{hold: h, leave: why}
 }

@@ -115,6 +115,7 @@ type Slots struct {
 	// below: loop goroutine only
 	held    map[peer.ID]*hold // from the begin of the dial until the connection is gone
 	rests   map[peer.ID]resting
+	lonely  bool // nobody was connected at the last step
 	alarms  alarms
 	fill    filling
 	feel    feeling
@@ -238,6 +239,7 @@ type task struct {
 
 // step decides what is done now, and when it wants to be called next.
 func (s *Slots) step(now time.Time) (jobs []task, wake time.Time) {
+	s.company(now)
 	if !now.Before(s.lookAt) {
 		s.lookAt = now.Add(lookAround)
 		jobs = append(jobs, s.look(now)...)

@@ -52,7 +52,7 @@ func (s *Slots) eclipse(head chain.Head, peers map[peer.ID]Peer, now time.Time) 
 	case h != nil && h.up && why == "" && h.off.IsZero() && now.Sub(h.since) >= extraStays:
 		jobs = append(jobs, s.dropWorst(h, peers, now))
 	case h != nil && h.up && now.Sub(h.since) >= extraRotate:
-		jobs = append(jobs, s.part(h, "it brought nothing new", now))
+		jobs = append(jobs, s.part(h, "it brought nothing new", partedRest, now))
 	case h == nil && why != "":
 		jobs = append(jobs, s.dialExtra(now)...)
 	}
@@ -168,7 +168,7 @@ func (s *Slots) dropWorst(extra *hold, peers map[peer.ID]Peer, now time.Time) ta
 		worst = lowest(rest, peers)
 	}
 	extra.extra = false
-	return s.part(worst, "others know the chain better", now)
+	return s.part(worst, "others know the chain better", partedRest, now)
 }
 
 // lowest is the one of list with the lowest head, of several the youngest.

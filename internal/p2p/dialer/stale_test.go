@@ -130,7 +130,7 @@ func TestExtraBlockOnly(t *testing.T) {
 		time.Sleep(4*time.Minute + 15*time.Second)
 		two = ids(p.inSlot("block_only"))
 		if len(two) != 2 {
-			t.Fatalf("%d block-only peers after 10 min, want an extra one", len(two))
+			t.Fatalf("%d block-only peers after 10 min, want an extra one\n%s", len(two), p.log.tail(20))
 		}
 		extra := slices.DeleteFunc(two, func(id peer.ID) bool { return id == old[0] })
 		p.Validated(extra[0], chain.Head{Height: 9, Hash: chain.Hash{9}})
