@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -352,6 +353,46 @@ func TestPublishIsBusy(t *testing.T) {
 		defer n.credit.mu.Unlock()
 		if lane := n.credit.lanes[mute.ID()]; lane == nil || !lane.used || len(lane.own) != 0 || lane.bytes != 0 {
 			t.Errorf("lane is not empty: %+v", lane)
+		}
+	})
+}
+
+// A peer that has left is the dialer's to call back: gossip opens its streams on
+// the connections that there are, at whatever moment one of them goes.
+func TestStreamsDialNobody(t *testing.T) {
+	inLab(t, 2, 0, func(t *testing.T, l *lab) {
+		l.serveAll()
+		n, left := l.nodes[0], l.hosts[1].ID()
+		var mu sync.Mutex
+		made := 0
+		l.hosts[1].Network().Notify(&network.NotifyBundle{ConnectedF: func(network.Network, network.Conn) {
+			mu.Lock()
+			defer mu.Unlock()
+			made++
+		}})
+		part := func(after time.Duration) {
+			l.connect(0, 1)
+			time.Sleep(after)
+			if err := n.Host.Network().ClosePeer(left); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Second)
+			if len(n.Host.Peerstore().Addrs(left)) == 0 {
+				t.Fatal("its address is forgotten: nobody could dial it")
+			}
+		}
+		part(time.Second)
+		if s, err := n.scope.NewStream(l.Context(), left, pubsub.GossipSubID_v12); err == nil {
+			_ = s.Reset()
+			t.Fatal("a stream of gossip dialled a peer that has left")
+		}
+		for i := range 40 { // from before the first stream to after all subscriptions
+			part(time.Duration(i) * 5 * time.Millisecond)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if made != 41 {
+			t.Errorf("%d connections, of which 41 were asked for", made)
 		}
 	})
 }
