@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
@@ -18,16 +19,17 @@ const bootAtOnce = 4 // bootstrap peers that are asked at once
 
 // bootItem is one bootstrap peer, or a name of several.
 type bootItem struct {
-	text string
-	addr ma.Multiaddr // nil = text is host[:port] or a URL
+	text   string
+	addr   ma.Multiaddr // nil = text is host[:port] or a URL
+	silent bool         // none of it answered when it was asked last
 }
 
 // parseBoot reports all items that cannot be used.
-func parseBoot(texts []string) ([]bootItem, error) {
-	var items []bootItem
+func parseBoot(texts []string) ([]*bootItem, error) {
+	var items []*bootItem
 	var errs []error
 	for _, text := range texts {
-		it := bootItem{text: text}
+		it := &bootItem{text: text}
 		if strings.HasPrefix(text, "/") {
 			a, err := ma.NewMultiaddr(text)
 			if err == nil && a[0].Code() != ma.P_DNSADDR {
@@ -45,7 +47,7 @@ func parseBoot(texts []string) ([]bootItem, error) {
 }
 
 // infos tells who an item is.
-func (it bootItem) infos(ctx context.Context, d *Discovery) ([]peer.AddrInfo, error) {
+func (it *bootItem) infos(ctx context.Context, d *Discovery) ([]peer.AddrInfo, error) {
 	switch {
 	case it.addr == nil:
 		if d.fns.Identity == nil {
@@ -63,36 +65,66 @@ func (it bootItem) infos(ctx context.Context, d *Discovery) ([]peer.AddrInfo, er
 	return []peer.AddrInfo{*info}, nil
 }
 
-// askBootstrap asks all bootstrap peers for others and leaves them.
-func (d *Discovery) askBootstrap(ctx context.Context) {
+// askBootstrap asks all bootstrap peers for others and leaves them; again asks
+// those alone that were silent the last time. It is not called twice at once.
+func (d *Discovery) askBootstrap(ctx context.Context, again bool) (told, silent int) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, bootAtOnce)
 	for _, i := range rand.Perm(len(d.items)) {
 		it := d.items[i]
+		if again && !it.silent {
+			continue
+		}
 		select {
 		case slots <- struct{}{}:
 		case <-ctx.Done():
 			wg.Wait()
-			return
+			return 0, 0
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			d.askBoot(ctx, it)
+			err := d.askBoot(ctx, it)
+			d.tell(it, err)
 		})
 	}
 	wg.Wait()
+	for _, it := range d.items {
+		if it.silent {
+			silent++
+		} else {
+			told++
+		}
+	}
+	return told, silent
 }
 
-func (d *Discovery) askBoot(ctx context.Context, it bootItem) {
+// tell logs what came of asking an item, where it is news.
+func (d *Discovery) tell(it *bootItem, err error) {
+	was := it.silent
+	switch it.silent = err != nil; {
+	case err != nil && !was:
+		d.log.Info("bootstrap peer does not answer", "item", it.text, "err", err)
+	case err != nil:
+		d.log.Debug("bootstrap peer does not answer yet", "item", it.text, "err", err)
+	case was:
+		d.log.Info("bootstrap peer answers", "item", it.text)
+	}
+}
+
+// askBoot asks whoever an item stands for. An error means that none of them
+// answered.
+func (d *Discovery) askBoot(ctx context.Context, it *bootItem) error {
 	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
 	infos, err := it.infos(ctx, d)
 	if err != nil {
-		d.log.Info("bootstrap peer not found", "item", it.text, "err", err)
-		return
+		return fmt.Errorf("find: %w", err)
 	}
+	var errs []error
+	answered := 0
 	for _, info := range infos[:min(len(infos), maxWalkPeers)] {
 		if info.ID == d.host.ID() || info.ID == "" {
+			answered++ // we need not ask ourselves again
 			continue
 		}
 		src := addrbook.Source{Kind: addrbook.Bootstrap, Peer: info.ID, IP: firstIP(info.Addrs)}
@@ -100,9 +132,15 @@ func (d *Discovery) askBoot(ctx context.Context, it bootItem) {
 			d.log.Debug("bootstrap peer not stored", "peer", info.ID, "err", err)
 		}
 		if err := d.visit(ctx, info, src); err != nil {
-			d.log.Info("bootstrap peer does not answer", "item", it.text, "peer", info.ID, "err", err)
+			errs = append(errs, err)
+		} else {
+			answered++
 		}
 	}
+	if answered > 0 {
+		return nil
+	}
+	return errors.Join(errs...)
 }
 
 // visit connects to a peer, asks it for others and lets go of it. Before the
@@ -112,6 +150,7 @@ func (d *Discovery) visit(ctx context.Context, info peer.AddrInfo, src addrbook.
 	if k == nil && x == nil {
 		return nil
 	}
+	d.clearBackoff(info.ID)
 	if err := d.visits.enter(ctx, info, src, true); err != nil {
 		return err
 	}
@@ -123,4 +162,12 @@ func (d *Discovery) visit(ctx context.Context, info peer.AddrInfo, src addrbook.
 		return x.ask(ctx, info.ID)
 	}
 	return nil
+}
+
+// clearBackoff lets p be dialled again at once: when a bootstrap peer is asked
+// again is ours to say, not the library's.
+func (d *Discovery) clearBackoff(p peer.ID) {
+	if n, ok := d.host.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
+		n.Backoff().Clear(p)
+	}
 }

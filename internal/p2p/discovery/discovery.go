@@ -119,7 +119,8 @@ type Discovery struct {
 	metrics *metrics
 	visits  *visits
 	alarms  *alarms
-	items   []bootItem
+	items   []*bootItem
+	silent  map[string]bool // names that led to nobody; askDNS only
 	need    chan struct{}
 	started chan struct{} // closed once net is set
 	rules   rules
@@ -140,7 +141,7 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	cfg.DHT = cmp.Or(cfg.DHT, config.DHTAuto)
 	cfg.DHTScope = cmp.Or(cfg.DHTScope, config.DHTScopePrivate)
 	d := &Discovery{
-		cfg: cfg, fns: fns.withDefaults(h), host: h, bus: bus, log: log, items: items,
+		cfg: cfg, fns: fns.withDefaults(h), host: h, bus: bus, log: log, items: items, silent: map[string]bool{},
 		need: make(chan struct{}, 1), started: make(chan struct{}), rules: allRules,
 	}
 	if d.metrics, err = newMetrics(reg, d.tableSize); err != nil {

@@ -155,12 +155,20 @@ func (w *walk) take(a ma.Multiaddr) {
 }
 
 // askDNS looks the configured names up: their dnsaddr records, or the hosts
-// behind them.
-func (d *Discovery) askDNS(ctx context.Context) {
+// behind them; again looks up those alone that led to nobody the last time. It is
+// not called twice at once.
+func (d *Discovery) askDNS(ctx context.Context, again bool) (told, silent int) {
 	for _, item := range d.cfg.DNS {
+		if again && !d.silent[item] {
+			continue
+		}
 		infos, err := d.lookUp(ctx, item)
-		if err != nil {
-			d.log.Info("name leads to no peers", "name", item, "err", err)
+		was := d.silent[item]
+		d.silent[item] = len(infos) == 0
+		if d.silent[item] && was {
+			d.log.Debug("name leads to no peers yet", "name", item, "err", err)
+		} else if err != nil {
+			d.log.Info("name leads to fewer peers than it has, or to none", "name", item, "peers", len(infos), "err", err)
 		}
 		for _, info := range infos {
 			if err := d.intake.bare(addrbook.Source{Kind: addrbook.DNS, Peer: info.ID, IP: firstIP(info.Addrs)}, info); err != nil {
@@ -168,6 +176,14 @@ func (d *Discovery) askDNS(ctx context.Context) {
 			}
 		}
 	}
+	for _, item := range d.cfg.DNS {
+		if d.silent[item] {
+			silent++
+		} else {
+			told++
+		}
+	}
+	return told, silent
 }
 
 func (d *Discovery) lookUp(ctx context.Context, item string) ([]peer.AddrInfo, error) {

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -72,21 +73,155 @@ func TestBootstrapOfAJoiner(t *testing.T) {
 	})
 }
 
-// One bootstrap peer after an outage: Need has it asked again.
+// closedDoor makes a node's dials of one address fail at once until it is up, as
+// those of TCP do where nobody listens, and notes when they were made.
+type closedDoor struct {
+	mu    sync.Mutex
+	up    bool
+	tries []time.Duration // since the start
+}
+
+func (c *closedDoor) wrap(f *Functions) {
+	start, dial := time.Now(), f.Connect
+	f.Connect = func(ctx context.Context, info peer.AddrInfo) error {
+		c.mu.Lock()
+		up := c.up
+		c.tries = append(c.tries, time.Since(start))
+		c.mu.Unlock()
+		if !up {
+			return errors.New("refused")
+		}
+		return dial(ctx, info)
+	}
+}
+
+func (c *closedDoor) set(up bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.up = up
+}
+
+// between counts the tries from one time to another.
+func (c *closedDoor) between(from, to time.Duration) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, at := range c.tries {
+		if at >= from && at < to {
+			n++
+		}
+	}
+	return n
+}
+
+// A bootstrap peer that is not up is asked again each second at first, then
+// each five, and at length each thirty as long as nobody else is there.
+func TestSilentBootstrap(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		boot := l.node(options{cfg: onlyPEX})
+		boot.good(100)
+		cfg := onlyPEX
+		cfg.Bootstrap = []string{boot.p2p()}
+		var r closedDoor
+		n := l.node(options{cfg: cfg, fns: r.wrap})
+		time.Sleep(time.Hour)
+		for _, want := range []struct {
+			from, to  time.Duration
+			low, high int
+		}{
+			{0, eagerFor, 5, 7}, {eagerFor, fastFor, 19, 30}, {fastFor, time.Hour, 95, 150},
+		} {
+			if got := r.between(want.from, want.to); got < want.low || got > want.high {
+				t.Errorf("asked %d times between %s and %s, want %d to %d", got, want.from, want.to, want.low, want.high)
+			}
+		}
+		if n.from(addrbook.PEX) != 0 {
+			t.Fatal("peers came from nowhere")
+		}
+		r.set(true)
+		time.Sleep(40 * time.Second)
+		if n.from(addrbook.PEX) < 15 {
+			t.Errorf("%d peers by exchange, 40 s after it came up", n.from(addrbook.PEX))
+		}
+	})
+}
+
+// Nodes that start within a moment find each other in no more than that: who is
+// not up yet is asked again each second, and of several those alone.
+func TestStartTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		late, early := newKey(t), l.node(options{cfg: onlyPEX})
+		ip := l.address()
+		cfg := onlyPEX
+		cfg.Bootstrap = []string{"late.example:8080", early.p2p()}
+		l.names["name.example"] = append(l.names["name.example"], addrOf(t, ip))
+		cfg.DNS = []string{"name.example:8080"}
+		var mu sync.Mutex
+		up, names := false, 0
+		var r closedDoor
+		r.set(true)
+		n := l.node(options{cfg: cfg, fns: func(f *Functions) {
+			f.Identity = func(_ context.Context, at string) (peer.AddrInfo, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if names++; !up {
+					return peer.AddrInfo{}, errors.New("refused")
+				}
+				return peer.AddrInfo{ID: idOf(t, late), Addrs: []ma.Multiaddr{ma.StringCast("/ip4/" + ip + "/udp/9906/quic-v1")}}, nil
+			}
+			r.wrap(f)
+		}})
+		time.Sleep(2500 * time.Millisecond)
+		if names < 4 { // of two sources
+			t.Errorf("a node that is not up was asked for %d times within 2.5 s", names)
+		}
+		if got := r.between(0, time.Hour); got != 1 {
+			t.Errorf("the one that is up was dialled %d times", got)
+		}
+		l.node(options{cfg: onlyPEX, key: late, ip: ip})
+		mu.Lock()
+		up = true
+		mu.Unlock()
+		time.Sleep(1500 * time.Millisecond)
+		if n.host.Network().Connectedness(idOf(t, late)) != network.Connected {
+			t.Error("1.5 s after it came up it is not connected")
+		}
+	})
+}
+
+// A name that stands for nobody yet, or only for this node, is looked up again.
+func TestSilentName(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		p := idOf(t, newKey(t))
+		n := l.node(options{cfg: Config{Discovery: config.Discovery{DHT: config.DHTOff, DNS: []string{"boot.example"}}}})
+		time.Sleep(2200 * time.Millisecond)
+		l.mu.Lock()
+		l.texts["_dnsaddr.boot.example"] = []string{"dnsaddr=/ip4/77.1.0.1/udp/9906/quic-v1/p2p/" + p.String()}
+		l.mu.Unlock()
+		time.Sleep(1300 * time.Millisecond)
+		if _, ok := n.book.Get(p); !ok {
+			t.Error("1.3 s after the name came to be its peer is not known")
+		}
+	})
+}
+
+// One bootstrap peer that goes down while others are connected: it is asked
+// again only at a Need.
 func TestNeedAsksAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
-		key, ip := newKey(t), l.address()
+		boot := l.node(options{cfg: onlyPEX})
+		boot.good(100)
 		cfg := onlyPEX
-		cfg.Bootstrap = []string{"/ip4/" + ip + "/udp/9906/quic-v1/p2p/" + idOf(t, key).String()}
-		n := l.node(options{cfg: cfg})
+		cfg.Bootstrap = []string{boot.p2p()}
+		var r closedDoor
+		n := l.node(options{cfg: cfg, fns: r.wrap})
+		n.meet(l.node(options{cfg: onlyPEX}))
 		time.Sleep(time.Hour)
 		if n.from(addrbook.PEX) != 0 {
 			t.Fatal("peers came from nowhere")
 		}
-		boot := l.node(options{cfg: onlyPEX, key: key, ip: ip})
-		boot.good(100)
+		r.set(true)
 		time.Sleep(time.Minute)
-		if n.from(addrbook.PEX) != 0 {
+		if n.from(addrbook.PEX) != 0 || r.between(fastFor+slowEvery, 2*time.Hour) != 0 {
 			t.Error("it was asked without need")
 		}
 		n.Need()
@@ -104,8 +239,8 @@ func TestTurns(t *testing.T) {
 		var mu sync.Mutex
 		asked := map[string][]time.Duration{}
 		start := time.Now()
-		ask := func(name string, takes time.Duration) func(context.Context) {
-			return func(ctx context.Context) {
+		ask := func(name string, takes time.Duration) func(context.Context, bool) (int, int) {
+			return func(ctx context.Context, _ bool) (int, int) {
 				mu.Lock()
 				asked[name] = append(asked[name], time.Since(start))
 				mu.Unlock()
@@ -113,6 +248,7 @@ func TestTurns(t *testing.T) {
 				case <-time.After(takes):
 				case <-ctx.Done():
 				}
+				return 1, 0
 			}
 		}
 		list := []*source{
