@@ -1,6 +1,7 @@
 package addrbook
 
 import (
+	"cmp"
 	"math"
 	"time"
 
@@ -8,9 +9,10 @@ import (
 )
 
 const (
-	maxDraws  = 64   // before the search
-	maxMisses = 1000 // in one draw
-	maxSearch = 4096 // entries that one search looks at
+	maxDraws  = 64     // before the search
+	maxMisses = 1000   // in one draw
+	maxSearch = 1024   // entries that one search looks at
+	maxScan   = 16_384 // slots of a table that one search passes by
 )
 
 // AgedAfter is how long ago a peer was first good that counts as aged.
@@ -25,12 +27,27 @@ type PickOptions struct {
 	// Skip leaves out what it reports true for. It is called while the book is
 	// not locked, and may call it.
 	Skip func(Entry) bool
+	// Search is how many entries are looked at in turn once 64 draws found
+	// nobody, 0 = 1024.
+	Search int
+	// Cursor has a search go on where the last one with it ended; nil = it
+	// begins anywhere.
+	Cursor *Cursor
 }
+
+// Cursor is how far the searches of one caller have come. The zero value begins.
+type Cursor struct {
+	next   [2]int // slot of new, and of tried
+	rounds [2]int
+}
+
+// Rounds is how often both tables were gone through to their end.
+func (c *Cursor) Rounds() int { return min(c.rounds[0], c.rounds[1]) }
 
 // Pick draws a peer to dial: a random bucket and in it a random entry, so that
 // who fills few buckets is drawn seldom. Who failed or was tried just now is
 // less likely. Resting and banned peers are left out. It reports false when
-// nobody is left.
+// nobody is left, as far as it looked: a large book is searched in parts.
 func (b *Book) Pick(o PickOptions) (Entry, bool) {
 	for range maxDraws {
 		e, ok := b.draw(o)
@@ -41,7 +58,7 @@ func (b *Book) Pick(o PickOptions) (Entry, bool) {
 			return e, true
 		}
 	}
-	for _, id := range b.shuffled(o) {
+	for _, id := range b.search(o) {
 		if e, ok := b.Get(id); ok && b.takes(o, e) {
 			return e, true
 		}
@@ -86,31 +103,43 @@ func (b *Book) chooseTable(o PickOptions) *table { // mu held
 	return &b.fresh
 }
 
-// shuffled gives the peers that fit in random order, where either table will
-// do those of one before those of the other. It finds what draws did not: the
-// one peer of a large book that Skip leaves.
-func (b *Book) shuffled(o PickOptions) []peer.ID {
+// search gives the next peers that fit, each table's in random order, where
+// either will do those of one before those of the other. It finds what draws did
+// not: the one peer of a large book that Skip leaves, after some searches.
+func (b *Book) search(o PickOptions) (found []peer.ID) {
 	now := time.Now()
+	limit := cmp.Or(o.Search, maxSearch)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var first, second []peer.ID
-	front := b.chooseTable(o) == &b.tried
-	for _, t := range []*table{&b.tried, &b.fresh} {
+	c := o.Cursor
+	if c == nil {
+		c = &Cursor{next: [2]int{b.rand.IntN(len(b.fresh.slot)), b.rand.IntN(len(b.tried.slot))}}
+	}
+	order := []int{0, 1}
+	if b.chooseTable(o) == &b.tried {
+		order = []int{1, 0}
+	}
+	for _, i := range order {
+		t := []*table{&b.fresh, &b.tried}[i]
 		if o.Table != "" && (o.Table == Tried) != (t == &b.tried) {
 			continue
 		}
-		list := &second
-		if front == (t == &b.tried) {
-			list = &first
-		}
-		for slot, e := range t.slot {
-			if e != nil && o.fits(e, now) && e.home() == int32(slot) {
-				*list = append(*list, e.id)
+		from := len(found)
+		for range min(len(t.slot), maxScan) {
+			if len(found) == limit {
+				break
+			}
+			at := c.next[i] % len(t.slot) // the tables may have grown
+			if e := t.slot[at]; e != nil && o.fits(e, now) && e.home() == int32(at) {
+				found = append(found, e.id)
+			}
+			if c.next[i] = at + 1; c.next[i] == len(t.slot) {
+				c.next[i] = 0
+				c.rounds[i]++
 			}
 		}
+		part := found[from:]
+		b.rand.Shuffle(len(part), func(i, j int) { part[i], part[j] = part[j], part[i] })
 	}
-	b.rand.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
-	b.rand.Shuffle(len(second), func(i, j int) { second[i], second[j] = second[j], second[i] })
-	all := append(first, second...)
-	return all[:min(len(all), maxSearch)]
+	return found
 }

@@ -261,3 +261,35 @@ func TestBookHolds(t *testing.T) {
 		}
 	})
 }
+
+// Searches with one cursor go through the whole book in parts, and say when they
+// have: each entry is looked at, and of one search no more than was asked for.
+func TestSearchGoesOn(t *testing.T) {
+	for _, size := range []int{0, 300, 6000} {
+		b := opened(t, Config{})
+		for i := range size {
+			id, addr := fakeID(uint64(i)), tcp(ip4(i%1000, i/1000+1))
+			if err := b.tell(t, from(i%777, uint64(i)), id, addr); err == nil && i%3 == 0 {
+				b.Good(id, ma.StringCast(addr))
+			}
+		}
+		seen, cursor := map[peer.ID]bool{}, &Cursor{}
+		for searches := 0; cursor.Rounds() < 2; searches++ {
+			if searches > 1000 {
+				t.Fatalf("%d entries: no end", size)
+			}
+			looked := 0
+			_, ok := b.Pick(PickOptions{Search: 100, Cursor: cursor, Skip: func(e Entry) bool {
+				looked++
+				seen[e.ID] = true
+				return true
+			}})
+			if ok || looked > maxDraws+100 {
+				t.Fatalf("%d entries: %d were looked at, %v", size, looked, ok)
+			}
+		}
+		if n := len(b.Entries()); len(seen) != n || n < size/2 {
+			t.Errorf("%d of %d entries were looked at", len(seen), n)
+		}
+	}
+}

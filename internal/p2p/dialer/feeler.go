@@ -94,7 +94,7 @@ func (s *Slots) extraBlockOnly(now time.Time) []task {
 		return nil // there is nobody to compare it with
 	}
 	w := want{slot: SlotBlockOnly, extra: true}
-	e, ok := s.pick(w, now)
+	e, ok := s.pick(w, 0, now)
 	if !ok {
 		return nil
 	}

@@ -23,6 +23,9 @@ const (
 	dialPace   = 500 * time.Millisecond // between two rounds: a book of the dead is no flood
 	pickAgain  = time.Second            // after a pick that found nobody; it doubles
 	pickMost   = 15 * time.Second
+	newsEvery  = time.Second      // at most: a look because the book has new peers
+	newsSearch = 256              // entries that it looks at beyond the draws
+	wideSearch = 4096             // those of a look while nobody is known in a free group
 	needFirst  = 30 * time.Second // between two cries for candidates; it doubles
 	needMost   = 5 * time.Minute
 	bootStays  = 2 * time.Minute  // all bootnodes but one are left after it
@@ -56,11 +59,15 @@ type filling struct {
 	since   time.Time     // of the run
 	again   time.Time     // the next pick, after one that found nobody
 	wait    time.Duration // before it
+	news    bool          // the book has new peers since the last pick
+	newsAt  time.Time     // they are not looked at before
 	opened  bool          // the first filling is over
 	noAged  time.Time     // since when too few aged peers are up
 	noKind  time.Time     // since when nobody fits the rules of groups and kinds
 	noGroup time.Time     // since when nobody is left in a free group
-	cryAt   time.Time     // before that discovery is not asked again
+	rounds  int           // of the book by then
+	cursor  addrbook.Cursor
+	cryAt   time.Time // before that discovery is not asked again
 	cryWait time.Duration
 }
 
@@ -78,19 +85,35 @@ func (s *Slots) outbound(now time.Time) (jobs []task) {
 		s.fill.again = now.Add(pickAgain)
 		return jobs
 	}
-	if now.Before(s.fill.again) {
+	early := now.Before(s.fill.again)
+	if early && (!s.fill.news || now.Before(s.fill.newsAt)) {
 		return jobs
 	}
-	s.fill.again = time.Time{}
+	if s.fill.news {
+		s.fill.news, s.fill.newsAt = false, now.Add(newsEvery)
+	}
+	if !early {
+		s.fill.again = time.Time{}
+	}
 	wants := s.lacking(now)
 	if up, _ := s.count(SlotOutbound); len(wants) == 0 && up >= s.cfg.Outbound {
 		s.fill.cryWait = 0
 	}
 	s.fill.opened = s.fill.opened || len(wants) == 0 || now.Sub(s.fill.since) >= openingFor
 	for _, w := range wants {
-		e, ok := s.pick(w, now)
+		search := 0
+		if early {
+			search = newsSearch
+		}
+		e, ok := s.pick(w, search, now)
+		if !ok && early {
+			break
+		}
 		if !ok {
 			s.fill.wait = min(max(pickAgain, 2*s.fill.wait), pickMost)
+			if s.starting(now) {
+				s.fill.wait = pickAgain
+			}
 			s.fill.again = now.Add(s.fill.wait)
 			s.cry(now)
 			break
@@ -148,27 +171,34 @@ func (s *Slots) knowsAged() bool {
 	return ok
 }
 
-// pick finds somebody for a slot. Where nobody fits the rules of groups and
-// kinds for a while that of kinds gives way, and only where no free group has
-// had anybody left for a minute that of groups.
-func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
+// pick finds somebody for a slot; search is that of [addrbook.PickOptions].
+// Where nobody fits the rules of groups and kinds for a while that of kinds gives
+// way, and only where no free group has had anybody left for a minute that of
+// groups. The book is gone through once for all of them: whoever fits but for a
+// rule is kept in mind.
+func (s *Slots) pick(w want, search int, now time.Time) (addrbook.Entry, bool) {
 	groups, kinds := s.usedGroups(), s.fullKinds()
-	try := func(bad func(addrbook.Entry) bool) (addrbook.Entry, bool) {
-		skip := func(e addrbook.Entry) bool {
-			return bad(e) || s.unfit(e, now) && !(w.slot == SlotOutbound && s.adoptable(e, now))
+	var inFullKind, inUsedGroup *addrbook.Entry
+	skip := func(e addrbook.Entry) bool {
+		spare := (**addrbook.Entry)(nil)
+		switch {
+		case groups[e.Group] && dialsPublic(e):
+			spare = &inUsedGroup
+		case kinds[kindOf(e)]:
+			spare = &inFullKind
 		}
-		if w.aged {
-			return s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: skip})
+		if spare != nil && *spare != nil {
+			return true
 		}
-		if !s.fill.opened {
-			if e, ok := s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Skip: skip}); ok {
-				return e, true
-			}
+		if s.unfit(e, now) && !(w.slot == SlotOutbound && s.adoptable(e, now)) {
+			return true
 		}
-		return s.book.Pick(addrbook.PickOptions{Skip: skip})
+		if spare != nil {
+			*spare = &e
+		}
+		return spare != nil
 	}
-	grouped := func(e addrbook.Entry) bool { return groups[e.Group] && dialsPublic(e) }
-	if e, ok := try(func(e addrbook.Entry) bool { return grouped(e) || kinds[kindOf(e)] }); ok {
+	if e, ok := s.draw(w, search, skip); ok {
 		s.fill.noKind, s.fill.noGroup = time.Time{}, time.Time{}
 		return e, true
 	}
@@ -182,14 +212,42 @@ func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
 		return now.Sub(*t)
 	}
 	since := first(&s.fill.noKind)
-	if e, ok := try(grouped); ok {
+	if inFullKind != nil {
 		s.fill.noGroup = time.Time{}
-		return e, since >= scarceKind
+		return *inFullKind, since >= scarceKind
 	}
-	if first(&s.fill.noGroup) < scarceGroup {
+	if s.fill.noGroup.IsZero() {
+		s.fill.rounds = s.fill.cursor.Rounds()
+	}
+	// The whole book was looked at, and not only a part of it.
+	if first(&s.fill.noGroup) < scarceGroup || s.fill.cursor.Rounds()-s.fill.rounds < 2 || inUsedGroup == nil {
 		return addrbook.Entry{}, false
 	}
-	return try(func(addrbook.Entry) bool { return false })
+	return *inUsedGroup, true
+}
+
+// draw has the book give somebody whom skip leaves, of those that w is for.
+func (s *Slots) draw(w want, search int, skip func(addrbook.Entry) bool) (addrbook.Entry, bool) {
+	o := addrbook.PickOptions{Skip: skip, Search: search, Cursor: &s.fill.cursor}
+	if search == 0 && !s.fill.noGroup.IsZero() {
+		o.Search = wideSearch
+	}
+	switch {
+	case w.aged:
+		o.Table, o.Aged, o.Cursor = addrbook.Tried, true, nil
+	case !s.fill.opened: // the proven first
+		o.Table = addrbook.Tried
+		if e, ok := s.book.Pick(o); ok {
+			return e, true
+		}
+		o.Table = addrbook.New
+	}
+	return s.book.Pick(o)
+}
+
+// starting reports whether the run is young and nobody is connected yet.
+func (s *Slots) starting(now time.Time) bool {
+	return now.Sub(s.fill.since) < eagerFor && s.alone()
 }
 
 // unfit reports whether e is nobody to be dialled now.
@@ -384,6 +442,8 @@ func (s *Slots) rest(p peer.ID, class Class, alone bool, now time.Time) {
 	switch {
 	case !alone || restStart[class] != 0:
 		r.fails++
+	case s.starting(now):
+		wait, r.fails = eagerEvery, 0 // as of a static peer
 	case s.alone():
 		wait, r.fails = min(wait, restAlone), min(r.fails, 3)
 	default: // somebody was reached meanwhile

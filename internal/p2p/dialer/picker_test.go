@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -48,6 +49,8 @@ type pickerOptions struct {
 	know  func(*addrbook.Book)
 	every time.Duration // between blocks
 	limit network.ResourceManager
+
+	banned func(peer.ID, netip.Addr) bool // by the book, once it is filled; nil = nobody
 }
 
 // blocks is a chain whose head moves.
@@ -109,12 +112,15 @@ func (w *world) picker(o pickerOptions) *picker {
 	p.host = h
 	log := slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
-	if p.book, err = addrbook.Open(addrbook.Config{Dir: o.dir, Net: "x", Private: true, Self: h.ID()}, p.bus, log, nil); err != nil {
+	filled := false
+	banned := func(id peer.ID, ip netip.Addr) bool { return filled && o.banned != nil && o.banned(id, ip) }
+	if p.book, err = addrbook.Open(addrbook.Config{Dir: o.dir, Net: "x", Private: true, Self: h.ID(), Banned: banned}, p.bus, log, nil); err != nil {
 		t.Fatal(err)
 	}
 	if o.know != nil {
 		o.know(p.book)
 	}
+	filled = true
 	net := blocks{fakeChain{chain.Status{Network: "consortium", ChainID: "x", Genesis: chain.Hash{'x'}}}, p}
 	p.Handshake = handshake.New(handshake.Config{
 		Name: o.ip,

@@ -184,7 +184,7 @@ func (s *Slots) SlotOf(p peer.ID) (slot, source string) {
 }
 
 // Found says that the book has new peers, so that free slots need not wait for
-// the next look. It does not block.
+// the next look: they are looked for within a second. It does not block.
 func (s *Slots) Found() {
 	select {
 	case s.found <- struct{}{}:
@@ -207,7 +207,7 @@ func (s *Slots) Run(ctx context.Context) error {
 			return nil
 		case <-timer.C:
 		case <-s.found:
-			s.fill.again, s.fill.wait = time.Time{}, 0
+			s.fill.news = true
 		case e := <-s.done:
 			s.finish(e, time.Now())
 		case <-sub.Wake():
@@ -247,7 +247,11 @@ func (s *Slots) step(now time.Time) (jobs []task, wake time.Time) {
 	jobs = append(jobs, s.outbound(now)...)
 	jobs = append(jobs, s.feelers(now)...)
 	wake = s.lookAt
-	for _, t := range []time.Time{s.fill.again, s.feel.at} {
+	times := []time.Time{s.fill.again, s.feel.at}
+	if s.fill.news {
+		times = append(times, s.fill.newsAt)
+	}
+	for _, t := range times {
 		if !t.IsZero() && t.Before(wake) {
 			wake = t
 		}

@@ -2,10 +2,12 @@ package dialer_test
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
@@ -206,6 +208,91 @@ func TestRecoveryAfterALongOutage(t *testing.T) {
 			t.Errorf("%d outbound and %d block-only peers 2 min after the outage, want 4 and 1", n, m)
 		}
 		down()
+	})
+}
+
+// shutDoor refuses whoever comes, at once, until it is opened, and counts them.
+type shutDoor struct {
+	dials
+	mu   sync.Mutex
+	open bool
+	came int
+}
+
+func (d *shutDoor) InterceptSecured(dir network.Direction, _ peer.ID, _ network.ConnMultiaddrs) bool {
+	if dir == network.DirOutbound {
+		return true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.came++
+	return d.open
+}
+
+// Of two nodes that are started together one is up first: until the other one
+// answers, or five seconds have passed, it is dialled about each second.
+func TestStartedTogether(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		door := &shutDoor{dials: dials{n: map[string]int{}}}
+		s := w.node(options{ip: "2.1.0.1", gater: door})
+		defer s.stop()
+		p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 2}, know: func(b *addrbook.Book) {
+			tell(t, b, addrbook.Bootstrap, s.host.ID(), "2.1.0.1")
+		}})
+		defer p.stop()
+		time.Sleep(4 * time.Second)
+		door.mu.Lock()
+		if door.came < 3 || door.came > 8 {
+			t.Errorf("dialled %d times in the first 4 s", door.came)
+		}
+		door.open = true
+		door.mu.Unlock()
+		time.Sleep(2500 * time.Millisecond)
+		if n := len(p.inSlot("outbound")); n != 1 {
+			t.Errorf("2.5 s after it came up there are %d outbound peers\n%s", n, p.log.tail(20))
+		}
+	})
+}
+
+// After an outage of ours a static peer comes back first, whom no slot dialled:
+// it shows that the fault was ours, and the rests of all others end at once.
+func TestStaticPeerEndsTheOutage(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		key, keys := newKey(t), []crypto.PrivKey{}
+		static := w.node(options{ip: "2.9.0.1", key: key})
+		item := addrOf(t, "2.9.0.1").String() + "/p2p/" + idOf(t, key).String()
+		p := w.picker(pickerOptions{ip: "1.1.0.1", items: []string{item}, slots: dialer.SlotsConfig{Outbound: 3}, know: func(b *addrbook.Book) {
+			for i := range 3 {
+				keys = append(keys, newKey(t))
+				tell(t, b, addrbook.Operator, idOf(t, keys[i]), fmt.Sprintf("2.%d.0.1", i))
+			}
+		}})
+		defer p.stop()
+		time.Sleep(3 * time.Hour) // the static one is there: each of the others rests for about an hour
+		if n := len(p.inSlot("static")); n != 1 {
+			t.Fatalf("%d static peers", n)
+		}
+		static.stop()
+		time.Sleep(20 * time.Second)
+		for i, key := range keys {
+			defer w.node(options{ip: fmt.Sprintf("2.%d.0.1", i), key: key}).stop()
+		}
+		time.Sleep(time.Second)
+		if n := len(p.inSlot("outbound")); n == 3 {
+			t.Fatal("nobody rested")
+		}
+		defer w.node(options{ip: "2.9.0.1", key: key}).stop()
+		back := time.Now()
+		for len(p.inSlot("static")) == 0 {
+			if time.Since(back) > time.Minute {
+				t.Fatal("the static peer is not back")
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(3 * time.Second)
+		if n := len(p.inSlot("outbound")); n != 3 {
+			t.Errorf("%d outbound peers 3 s after the static one, want 3\n%s", n, p.log.tail(20))
+		}
 	})
 }
 
