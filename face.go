@@ -8,6 +8,7 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/event"
 )
 
 // The types below are the answers of the node's face. Their JSON form is the
@@ -41,6 +42,7 @@ type Status struct {
 	Head          *StatusHead   `json:"head"` // null until the chain is known
 	Sync          Sync          `json:"sync"`
 	Mempool       MempoolState  `json:"mempool"`
+	Alarms        []Alarm       `json:"alarms"`                 // that stand
 	Validators    *ValidatorsN  `json:"validators"`             // null until the chain is known
 	Verification  *Verification `json:"verification,omitempty"` // of a restored backup; absent on other nodes
 	TransportsOff []string      `json:"transports_off"`
@@ -51,8 +53,12 @@ type StatusPeers struct {
 	Inbound  int `json:"inbound"`
 	Outbound int `json:"outbound"`
 	Known    int `json:"known"`
-	Target   int `json:"target"`
+	Target   int `json:"target"` // outbound ones that are kept, of those that were found
 }
+
+// Alarm is something that looks like an attack, or like a fault that would help
+// one, and stands.
+type Alarm = event.Alarm
 
 // StatusHead is the tip with its age.
 type StatusHead struct {

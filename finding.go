@@ -31,8 +31,8 @@ func (n *Node) openDiscovery() (err error) {
 	identity := n.identityOf()
 	n.disc, err = discovery.New(n.discoveryConfig(), discovery.Functions{
 		Resolve: n.resolver(), Connect: n.visit, Banned: n.bannedAt, ByHand: n.dial.ByHand, Found: n.slots.Found,
-		Wanted: n.wanted,
-		Ready:  func(p peer.ID) bool { return n.shake.IsReady(p) && !n.blocksAlone(p) },
+		Wanted: n.wanted, Alarms: n.alarms,
+		Ready: func(p peer.ID) bool { return n.shake.IsReady(p) && !n.blocksAlone(p) },
 		Identity: func(ctx context.Context, hostport string) (peer.AddrInfo, error) {
 			who, err := identity(ctx, hostport)
 			return peer.AddrInfo{ID: who.ID, Addrs: who.Addrs}, err

@@ -68,6 +68,7 @@ type Node struct {
 	env     Env
 	log     *slog.Logger
 	bus     *event.Bus
+	alarms  *event.Alarms
 	started time.Time
 
 	listeners []Listener
@@ -97,6 +98,7 @@ func New(cfg config.Config, env Env) (*Node, error) {
 		env.Registry = prometheus.NewRegistry()
 	}
 	n := &Node{cfg: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now()}
+	n.alarms = event.NewAlarms(n.bus, n.room("alarms"))
 	err := startFault(n.open())
 	if errors.Is(err, syscall.EROFS) {
 		err = &StartError{Code: 104, Err: fmt.Errorf("data_dir %s is on a read-only disk (%w): look at the kernel's log for disk faults, then mount it read-write", cfg.DataDir, err)}
@@ -150,6 +152,7 @@ func (n *Node) open() error {
 		return err
 	}
 	registerBuildInfo(n.env.Registry)
+	n.env.Registry.MustRegister(alarmMetric{n.alarms})
 	if n.history, err = n.openHistory(); err != nil {
 		return err
 	}

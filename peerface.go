@@ -38,7 +38,8 @@ func (n *Node) Status() Status {
 		UptimeS: time.Since(n.started).Seconds(), Head: n.head(), Sync: n.syncState(), TransportsOff: []string{},
 	}
 	c := n.PeerCount()
-	s.Peers = StatusPeers{Inbound: c.Inbound, Outbound: c.Outbound, Known: c.Known, Target: c.Static.Configured}
+	s.Peers = StatusPeers{Inbound: c.Inbound, Outbound: c.Outbound, Known: c.Known, Target: n.slots.Target()}
+	s.Alarms = n.alarms.List()
 	if p := n.replica.Pool(); p != nil {
 		s.Mempool = MempoolState{Records: p.Len(), Bytes: p.Bytes()}
 	}

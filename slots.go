@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
@@ -43,7 +45,7 @@ func (n *Node) openSlots() (err error) {
 	fns := dialer.SlotsFunctions{
 		Peers: n.slotPeers, Head: func() chain.Head { return n.replica.Status().Head },
 		Syncing: func() bool { return n.syncState().State == "syncing" }, Gave: n.gossip.Gave, Disconnect: n.shake.Disconnect,
-		Need: func() { n.disc.Need() },
+		Need: func() { n.disc.Need() }, Alarms: n.alarms, Reachable: n.listensInPublic,
 	}
 	if c, ok := chain.Network(n.replica).(chain.Clocked); ok {
 		fns.Interval = c.Interval
@@ -52,6 +54,14 @@ func (n *Node) openSlots() (err error) {
 	cfg.Kinds = n.sourceKinds()
 	n.slots, err = dialer.NewSlots(cfg, fns, n.dial, n.book, n.bus, n.room("p2p.slots"), n.env.Registry)
 	return err
+}
+
+// listensInPublic reports whether a public address is told to others.
+func (n *Node) listensInPublic() bool {
+	return n.cfg.P2P.Addresses != config.AddressesPrivate && slices.ContainsFunc(n.host.Addrs(), func(a multiaddr.Multiaddr) bool {
+		ip := addrbook.IP(a)
+		return ip.IsValid() && addrbook.Public(ip)
+	})
 }
 
 var _ chain.Network = (*replica.Replica)(nil)

@@ -46,11 +46,12 @@ type snapshot struct {
 	Peers       []parley.Peer       `json:"peers"`
 	StaticPeers []parley.StaticPeer `json:"static_peers"`
 	Chain       *parley.Chain       `json:"chain"` // null while joining
-	Alarms      []struct{}          `json:"alarms"`
+	Alarms      []parley.Alarm      `json:"alarms"`
 }
 
 func (s *Server) snapshot() *snapshot {
-	v := &snapshot{Status: s.node.Status(), Peers: s.node.Peers(), StaticPeers: s.node.StaticPeers(), Alarms: []struct{}{}}
+	v := &snapshot{Status: s.node.Status(), Peers: s.node.Peers(), StaticPeers: s.node.StaticPeers()}
+	v.Alarms = v.Status.Alarms
 	if c, err := s.node.Chain(); err == nil {
 		v.Chain = &c
 	}

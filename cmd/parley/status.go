@@ -46,14 +46,25 @@ func viewStatus(s parley.Status) *table {
 		"validators", validators,
 		"head", tip,
 		"sync", syncText(s.Sync),
-		"peers", fmt.Sprintf("%d in, %d out, %d known", s.Peers.Inbound, s.Peers.Outbound, s.Peers.Known),
+		"peers", peersText(s.Peers),
 		"waiting", fmt.Sprintf("%s, %s", count(s.Mempool.Records, "record"), size(s.Mempool.Bytes)),
 		"version", s.Version+", up "+seconds(s.UptimeS),
 	)
+	for _, a := range s.Alarms {
+		t.add("alarm", a.Code+": "+a.Text)
+	}
 	if v := s.Verification; v != nil {
 		t.add("backup", viewVerification(v))
 	}
 	return t
+}
+
+func peersText(p parley.StatusPeers) string {
+	text := fmt.Sprintf("%d in, %d out", p.Inbound, p.Outbound)
+	if p.Target > 0 {
+		text += fmt.Sprintf(" of %d", p.Target)
+	}
+	return text + fmt.Sprintf(", %d known", p.Known)
 }
 
 // viewVerification tells how far the chain of a backup was verified.

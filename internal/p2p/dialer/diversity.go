@@ -1,12 +1,12 @@
 package dialer
 
 import (
-	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
-	"github.com/parley-p2p/parley/event"
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
@@ -16,6 +16,8 @@ const (
 	fewGroups    = 4                // outbound peers in fewer look like an eclipse
 	fewGroupsFor = 10 * time.Minute
 	lowPeersFor  = 5 * time.Minute
+	noInboundFor = 10 * time.Minute // since the start
+	quietFor     = time.Hour        // since the last of some
 )
 
 // Codes of alarms (DEFENCE 13).
@@ -24,6 +26,7 @@ const (
 	alarmDiversity = "low_diversity"
 	alarmLowPeers  = "low_peers"
 	alarmFlood     = "inbound_flood"
+	alarmNoInbound = "no_inbound"
 )
 
 // kindOf is the kind of source that counts for e: the first that told of it.
@@ -83,22 +86,38 @@ func (s *Slots) bySource() map[string]int {
 // spread is how the outbound peers that are up lie.
 type spread struct {
 	up, public, groups int
+	kind               string // that brought most of them, of those that strangers can feed; "" = none did
+	ofKind             int
 }
+
+// oneKind reports whether more than a third came from one kind of source,
+// though there are others.
+func (s *Slots) oneKind(v spread) bool { return s.cfg.Kinds >= 2 && v.up >= 3 && 3*v.ofKind > v.up }
 
 func (s *Slots) spread() spread {
 	var v spread
-	groups := map[string]bool{}
+	groups, kinds := map[string]bool{}, map[string]int{}
 	for _, h := range s.held {
 		if !h.up || h.slot == SlotFeeler {
 			continue
 		}
 		v.up++
+		switch addrbook.Kind(h.source) {
+		case addrbook.Operator, addrbook.Static, sourceAnchor:
+		default:
+			kinds[h.source]++
+		}
 		if h.public {
 			v.public++
 			groups[h.group] = true
 		}
 	}
 	v.groups = len(groups)
+	for _, k := range slices.Sorted(maps.Keys(kinds)) {
+		if kinds[k] > v.ofKind {
+			v.kind, v.ofKind = k, kinds[k]
+		}
+	}
 	return v
 }
 
@@ -106,7 +125,7 @@ func (s *Slots) spread() spread {
 func (s *Slots) diversity(now time.Time) {
 	v := s.spread()
 	facts := map[string]any{"outbound": v.up, "groups": v.groups}
-	s.alarms.set(alarmDiversity, v.public > v.groups, "outbound peers share address groups, for no others were left for a minute", facts)
+	s.fns.Alarms.Set(alarmDiversity, v.public > v.groups, "outbound peers share address groups, for no others were left for a minute", facts)
 
 	narrow := v.public >= 8 && v.groups < fewGroups
 	if !narrow {
@@ -122,31 +141,29 @@ func (s *Slots) diversity(now time.Time) {
 	} else if s.watch.low.IsZero() {
 		s.watch.low = now
 	}
-	s.alarms.set(alarmLowPeers, low && now.Sub(s.watch.low) >= lowPeersFor, "fewer than half of the outbound slots are filled", facts)
+	s.fns.Alarms.Set(alarmLowPeers, low && now.Sub(s.watch.low) >= lowPeersFor, "fewer than half of the outbound slots are filled", facts)
 }
 
-// alarms are those of this room that stand.
-type alarms struct {
-	bus *event.Bus
-	log *slog.Logger
-	up  map[string]bool
-}
-
-// set raises or clears an alarm where that changes anything.
-func (a *alarms) set(code string, on bool, text string, evidence map[string]any) {
-	if a.up[code] == on {
-		return
+// unheard raises and clears the alarm that nobody dials us, though we can be
+// reached and the book knows of many who could: a port may be closed on the way.
+func (s *Slots) unheard(peers map[peer.ID]Peer, now time.Time) {
+	w := &s.watch
+	outbound := 0
+	for _, p := range peers {
+		switch {
+		case p.Inbound:
+			w.inbound, w.heard = now, true
+		case p.Ready:
+			outbound++
+		}
 	}
-	a.up[code] = on
-	attrs := []any{"code", code, "why", text}
-	for _, k := range slices.Sorted(maps.Keys(evidence)) {
-		attrs = append(attrs, k, evidence[k])
+	wait := noInboundFor
+	if w.heard {
+		wait = quietFor
 	}
-	if on {
-		a.log.Warn("alarm raised", attrs...)
-		a.bus.Publish(event.AlarmRaised{Code: code, Text: text, Evidence: evidence})
-		return
-	}
-	a.log.Info("alarm cleared", attrs...)
-	a.bus.Publish(event.AlarmCleared{Code: code, Text: text, Evidence: evidence})
+	stats := s.book.Stats()
+	is := outbound > 0 && now.Sub(w.inbound) >= wait && s.fns.Reachable() && stats.New+stats.Tried > 2*len(peers)
+	s.fns.Alarms.Set(alarmNoInbound, is, "nobody dials this node: is its port open on firewall and router?", map[string]any{
+		"outbound": outbound, "for_s": now.Sub(w.inbound).Round(time.Second).Seconds(), "ever": w.heard,
+	})
 }

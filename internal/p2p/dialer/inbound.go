@@ -161,5 +161,5 @@ func (s *Slots) flood(now time.Time) {
 		}
 	}
 	s.inbound.mu.Unlock()
-	s.alarms.set(alarmFlood, n > floodEvery, "inbound peers push each other out", map[string]any{"evictions_min": n})
+	s.fns.Alarms.Set(alarmFlood, n > floodEvery, "inbound peers push each other out", map[string]any{"evictions_min": n})
 }

@@ -50,7 +50,8 @@ type pickerOptions struct {
 	every time.Duration // between blocks
 	limit network.ResourceManager
 
-	banned func(peer.ID, netip.Addr) bool // by the book, once it is filled; nil = nobody
+	banned    func(peer.ID, netip.Addr) bool // by the book, once it is filled; nil = nobody
+	reachable bool
 }
 
 // blocks is a chain whose head moves.
@@ -136,6 +137,7 @@ func (w *world) picker(o pickerOptions) *picker {
 	}
 	p.slots, err = dialer.NewSlots(o.slots, dialer.SlotsFunctions{
 		Peers: p.peers, Head: p.headNow, Interval: func() time.Duration { return p.interval }, Disconnect: p.Disconnect,
+		Reachable: func() bool { return o.reachable },
 		Need: func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()

@@ -88,6 +88,11 @@ type SlotsFunctions struct {
 	// Need tells discovery that candidates lack. It does not block. Nil = there
 	// is no discovery.
 	Need func()
+	// Reachable reports whether this node listens where strangers can dial it.
+	// Nil = it does not.
+	Reachable func() bool
+	// Alarms are those of the node; nil = of this room alone.
+	Alarms *event.Alarms
 	// Disconnect says goodbye and closes; it blocks for a second at most.
 	Disconnect func(ctx context.Context, p peer.ID, code uint64, text string)
 }
@@ -116,7 +121,6 @@ type Slots struct {
 	held    map[peer.ID]*hold // from the begin of the dial until the connection is gone
 	rests   map[peer.ID]resting
 	lonely  bool // nobody was connected at the last step
-	alarms  alarms
 	fill    filling
 	feel    feeling
 	anchors titles
@@ -155,7 +159,12 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 		cfg: cfg, fns: fns, dial: d, book: book, bus: bus, log: log, metrics: newSlotMetrics(reg),
 		done: make(chan ended), found: make(chan struct{}, 1), chosen: map[peer.ID]chosen{},
 		held: map[peer.ID]*hold{}, rests: map[peer.ID]resting{},
-		alarms: alarms{bus: bus, log: log, up: map[string]bool{}},
+	}
+	if s.fns.Alarms == nil {
+		s.fns.Alarms = event.NewAlarms(bus, log)
+	}
+	if s.fns.Reachable == nil {
+		s.fns.Reachable = func() bool { return false }
 	}
 	if s.fns.Interval == nil {
 		s.fns.Interval = func() time.Duration { return 0 }
@@ -174,6 +183,9 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 	s.measure()
 	return s, nil
 }
+
+// Target is how many full outbound peers are wanted.
+func (s *Slots) Target() int { return s.cfg.Outbound }
 
 // SlotOf tells which of our slots p has, and who told us of it; "" = none.
 func (s *Slots) SlotOf(p peer.ID) (slot, source string) {
@@ -303,6 +315,7 @@ func (s *Slots) look(now time.Time) (jobs []task) {
 	jobs = append(jobs, s.leaveBootnodes(now)...)
 	s.retitle(now)
 	s.diversity(now)
+	s.unheard(peers, now)
 	s.flood(now)
 	s.countInbound()
 	return jobs

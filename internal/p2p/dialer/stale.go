@@ -2,6 +2,7 @@ package dialer
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -24,13 +25,17 @@ type watch struct {
 	head   chain.Head
 	at     time.Time // it moved
 	better time.Time // since when two outbound peers have proved a higher one
+	one    time.Time // since when one has
 	split  time.Time // since when block-only and full peers disagree
 	narrow time.Time // since when outbound peers are in too few groups
 	low    time.Time // since when there are too few
 	asked  time.Time // discovery, for an extra one
+
+	inbound time.Time // a peer that dialled us was there last; at first the start
+	heard   bool      // there was one
 }
 
-func (w *watch) begin(head chain.Head, now time.Time) { w.head, w.at = head, now }
+func (w *watch) begin(head chain.Head, now time.Time) { w.head, w.at, w.inbound = head, now, now }
 
 func (w *watch) moved(head chain.Head, now time.Time) {
 	if head != w.head {
@@ -42,10 +47,10 @@ func (w *watch) moved(head chain.Head, now time.Time) {
 // and sees to one more outbound peer outside of all groups that we have.
 func (s *Slots) eclipse(head chain.Head, peers map[peer.ID]Peer, now time.Time) (jobs []task) {
 	s.watch.moved(head, now)
-	why := s.doubt(peers, now)
 	v := s.spread()
-	s.alarms.set(alarmEclipse, why != "", cmp.Or(why, "the signs are gone"), map[string]any{
-		"outbound": v.up, "groups": v.groups, "height": head.Height, "head_age_s": now.Sub(s.watch.at).Round(time.Second).Seconds(),
+	why := s.doubt(peers, v, now)
+	s.fns.Alarms.Set(alarmEclipse, why != "", cmp.Or(why, "the signs are gone"), map[string]any{
+		"outbound": v.up, "groups": v.groups, "source": v.kind, "of_source": v.ofKind, "height": head.Height, "head_age_s": now.Sub(s.watch.at).Round(time.Second).Seconds(),
 	})
 	h := s.extra(SlotOutbound)
 	switch {
@@ -60,7 +65,7 @@ func (s *Slots) eclipse(head chain.Head, peers map[peer.ID]Peer, now time.Time) 
 }
 
 // doubt says what looks like an eclipse, "" = nothing.
-func (s *Slots) doubt(peers map[peer.ID]Peer, now time.Time) string {
+func (s *Slots) doubt(peers map[peer.ID]Peer, v spread, now time.Time) string {
 	better, full, quiet := 0, chain.Head{}, chain.Head{}
 	for id, h := range s.held {
 		if !h.up || h.slot == SlotFeeler {
@@ -88,6 +93,7 @@ func (s *Slots) doubt(peers map[peer.ID]Peer, now time.Time) string {
 	syncing := s.fns.Syncing()
 	still := now.Sub(s.watch.at) >= doubtFor && !syncing
 	ahead := lasts(&s.watch.better, better >= 2 && still)
+	behind := lasts(&s.watch.one, better == 1 && still)
 	// A higher block that full peers have not even heard of, or another one at
 	// the same height.
 	split := lasts(&s.watch.split, quiet.Height > full.Height && full.Height > 0 || quiet.Height == full.Height && quiet.Height > 0 && quiet.Hash != full.Hash)
@@ -99,6 +105,10 @@ func (s *Slots) doubt(peers map[peer.ID]Peer, now time.Time) string {
 		return "outbound peers have proved a higher block, and ours does not move"
 	case split:
 		return "block-only peers know another head than full ones"
+	case s.oneKind(v) && (behind || every > 0 && now.Sub(s.watch.at) >= staleTimes*every):
+		// Less is needed where one kind of source could have chosen our peers: one
+		// who knows better, or a sync that brings nothing.
+		return fmt.Sprintf("more than a third of the outbound peers were told of by %s, and our head is stale", v.kind)
 	case !s.watch.narrow.IsZero() && now.Sub(s.watch.narrow) >= fewGroupsFor:
 		return "the outbound peers are in very few address groups"
 	}

@@ -16,12 +16,16 @@ import (
 
 // know starts n servers, each in a group of its own, and tells a book of them.
 func (w *world) know(n int, servers *[]*node) func(*addrbook.Book) {
+	return w.knowBy(addrbook.Operator, n, servers)
+}
+
+func (w *world) knowBy(kind addrbook.Kind, n int, servers *[]*node) func(*addrbook.Book) {
 	return func(b *addrbook.Book) {
 		for i := range n {
 			ip := fmt.Sprintf("2.%d.0.1", i)
 			s := w.node(options{ip: ip})
 			*servers = append(*servers, s)
-			tell(w.t, b, addrbook.Operator, s.host.ID(), ip)
+			tell(w.t, b, kind, s.host.ID(), ip)
 		}
 	}
 }
@@ -105,6 +109,92 @@ func TestBetterHeads(t *testing.T) {
 			s.stop()
 		}
 	})
+}
+
+// Where one kind of source told of our peers and others could have, one of them
+// that has proved a higher block is sign enough.
+func TestOneKindOfSource(t *testing.T) {
+	for name, tt := range map[string]struct {
+		kind addrbook.Kind
+		want int
+	}{
+		"of a name":       {addrbook.DNS, 1},
+		"by the operator": {addrbook.Operator, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				var servers []*node
+				p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 3, Kinds: 3}, know: w.knowBy(tt.kind, 4, &servers)})
+				time.Sleep(20 * time.Minute)
+				list := p.inSlot("outbound")
+				if a := p.alarms(); len(a) > 0 || len(list) != 3 {
+					t.Fatalf("an idle network: alarms %v, %d outbound peers", a, len(list))
+				}
+				p.Validated(list[0].ID, chain.Head{Height: 7, Hash: chain.Hash{7}})
+				time.Sleep(90 * time.Second)
+				if a := p.alarms(); a["possible_eclipse"] != tt.want {
+					t.Errorf("alarms %v, want possible_eclipse %d times", a, tt.want)
+				}
+				p.store(7, list[0].ID)
+				time.Sleep(20 * time.Second)
+				if a := p.alarms(); a["possible_eclipse cleared"] != tt.want {
+					t.Errorf("the head has moved: alarms %v", a)
+				}
+				p.stop()
+				for _, s := range servers {
+					s.stop()
+				}
+			})
+		})
+	}
+}
+
+// Nobody dials a node that could be reached, and that many know of.
+func TestNoInbound(t *testing.T) {
+	for name, tt := range map[string]struct {
+		reachable bool
+		known     int
+		want      int
+	}{
+		"reachable":       {true, 8, 1},
+		"behind a NAT":    {false, 8, 0},
+		"a small network": {true, 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, w *world) {
+				var servers []*node
+				p := w.picker(pickerOptions{
+					ip: "1.1.0.1", reachable: tt.reachable, slots: dialer.SlotsConfig{Outbound: 1, Inbound: 4}, know: w.know(tt.known, &servers),
+				})
+				time.Sleep(9 * time.Minute)
+				if a := p.alarms(); a["no_inbound"] != 0 {
+					t.Error("alarm after 9 minutes")
+				}
+				time.Sleep(2 * time.Minute)
+				if a := p.alarms(); a["no_inbound"] != tt.want {
+					t.Errorf("after 11 minutes: alarms %v, want no_inbound %d times", a, tt.want)
+				}
+				guest := w.node(options{ip: "3.1.0.1", cfg: items(addrOf(t, "1.1.0.1").String() + "/p2p/" + p.host.ID().String())})
+				time.Sleep(20 * time.Second)
+				if a := p.alarms(); a["no_inbound cleared"] != tt.want {
+					t.Errorf("somebody came: alarms %v", a)
+				}
+				guest.stop()
+				time.Sleep(50 * time.Minute)
+				if a := p.alarms(); a["no_inbound"] != 0 {
+					t.Error("alarm within an hour of the last one")
+				}
+				time.Sleep(12 * time.Minute)
+				if a := p.alarms(); a["no_inbound"] != tt.want {
+					t.Errorf("an hour after the last one: alarms %v", a)
+				}
+				p.stop()
+				for _, s := range servers {
+					s.stop()
+				}
+			})
+		})
+	}
 }
 
 // Every five minutes one more block-only peer comes: it replaces one that knows

@@ -62,9 +62,14 @@ type Functions struct {
 	Report func(p peer.ID, o chain.Offence, detail string)
 	// Banned reports whether p or the address is refused; nil = never.
 	Banned func(p peer.ID, addr netip.Addr) bool
+	// Alarms are those of the node; nil = of this room alone.
+	Alarms *event.Alarms
 }
 
-func (f Functions) withDefaults(h host.Host) Functions {
+func (f Functions) withDefaults(h host.Host, bus *event.Bus, log *slog.Logger) Functions {
+	if f.Alarms == nil {
+		f.Alarms = event.NewAlarms(bus, log)
+	}
 	if f.Resolve == nil {
 		f.Resolve = func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
@@ -118,7 +123,6 @@ type Discovery struct {
 	log     *slog.Logger
 	metrics *metrics
 	visits  *visits
-	alarms  *alarms
 	items   []*bootItem
 	silent  map[string]bool // names that led to nobody; askDNS only
 	need    chan struct{}
@@ -141,7 +145,7 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	cfg.DHT = cmp.Or(cfg.DHT, config.DHTAuto)
 	cfg.DHTScope = cmp.Or(cfg.DHTScope, config.DHTScopePrivate)
 	d := &Discovery{
-		cfg: cfg, fns: fns.withDefaults(h), host: h, bus: bus, log: log, items: items, silent: map[string]bool{},
+		cfg: cfg, fns: fns.withDefaults(h, bus, log), host: h, bus: bus, log: log, items: items, silent: map[string]bool{},
 		need: make(chan struct{}, 1), started: make(chan struct{}), rules: allRules,
 	}
 	if d.metrics, err = newMetrics(reg, d.tableSize); err != nil {
@@ -149,7 +153,6 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	}
 	d.intake = &intake{book: book, metrics: d.metrics, found: d.fns.Found}
 	d.visits = newVisits(d)
-	d.alarms = newAlarms(bus, log)
 	return d, nil
 }
 
@@ -252,7 +255,7 @@ func (d *Discovery) Run(ctx context.Context) error {
 	wg.Go(func() { d.hear(ctx, sub) })
 	wg.Go(func() { d.askSources(ctx) })
 	wg.Go(func() { d.visits.run(ctx) })
-	wg.Go(func() { d.alarms.run(ctx) })
+	wg.Go(func() { d.forgetAlarms(ctx) })
 	select {
 	case <-ctx.Done():
 	case <-d.started:

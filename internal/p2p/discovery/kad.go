@@ -227,7 +227,7 @@ func (k *kad) region(target kb.ID, near []*candidate) (region, float64) {
 }
 
 func (k *kad) alarmRegion(target kb.ID, r region, size float64) {
-	k.d.alarms.raise(alarmRegion,
+	k.d.fns.Alarms.Seen(alarmRegion,
 		fmt.Sprintf("the peers nearest to one key are too dense for a network of %.0f, or too much alike: more of them are asked", size),
 		map[string]any{"key_hash": hex.EncodeToString(target), "x": r.X, "groups": r.Groups, "network_size": size})
 }

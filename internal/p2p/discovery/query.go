@@ -199,7 +199,7 @@ func (d *Discovery) GetValue(ctx context.Context, key string, quorum int, progre
 		d.bus.Publish(event.DHTDisagreement{Key: key, Authors: []peer.ID{f.Value.Author}})
 	}
 	if twice {
-		d.alarms.raise(alarmDisagreement, "one author signed two values of one sequence", map[string]any{"key": key, "author": f.Value.Author.String()})
+		d.fns.Alarms.Seen(alarmDisagreement, "one author signed two values of one sequence", map[string]any{"key": key, "author": f.Value.Author.String()})
 	}
 	return f, err
 }

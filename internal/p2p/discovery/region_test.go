@@ -199,19 +199,23 @@ func TestSybilsOnAKey(t *testing.T) {
 	})
 }
 
+// An alarm of this room has no end of its own: it ends half an hour after the
+// last sign.
 func TestAlarmsEnd(t *testing.T) {
-	bus := event.NewBus(64)
-	sub := bus.Subscribe()
-	a := newAlarms(bus, quiet())
-	a.raise(alarmRegion, "x", nil)
-	a.raise(alarmRegion, "x", nil)
-	a.clear(time.Now().Add(alarmHold - time.Minute))
-	if !a.on(alarmRegion) {
-		t.Error("it ended too early")
-	}
-	a.clear(time.Now().Add(alarmHold))
-	events, _ := sub.Take(9)
-	if a.on(alarmRegion) || len(events) != 2 || events[1].Type != "alarm.cleared" {
-		t.Errorf("%d events, on %v", len(events), a.on(alarmRegion))
-	}
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: onlyPEX})
+		sub := n.bus.Subscribe()
+		defer sub.Close()
+		n.fns.Alarms.Seen(alarmRegion, "x", nil)
+		n.fns.Alarms.Seen(alarmRegion, "x", nil)
+		time.Sleep(alarmHold - time.Minute)
+		if !n.fns.Alarms.On(alarmRegion) {
+			t.Error("it ended too early")
+		}
+		time.Sleep(2*time.Minute + time.Second)
+		events, _ := sub.Take(9)
+		if n.fns.Alarms.On(alarmRegion) || len(events) != 2 || events[1].Type != "alarm.cleared" {
+			t.Errorf("%d events, on %v", len(events), n.fns.Alarms.On(alarmRegion))
+		}
+	})
 }

@@ -36,7 +36,7 @@ func (d *Discovery) Status() Status {
 	size, _ := k.sizes.estimate()
 	s := Status{
 		Mode: config.DHTClient, Auto: d.cfg.DHT == config.DHTAuto, Protocol: string(k.proto), Peers: k.table().Size(),
-		NetworkSize: int(size), RegionAlarm: d.alarms.on(alarmRegion),
+		NetworkSize: int(size), RegionAlarm: d.fns.Alarms.On(alarmRegion),
 	}
 	if slices.Contains(d.host.Mux().Protocols(), k.proto) {
 		s.Mode = config.DHTServer
