@@ -157,7 +157,7 @@ func (n *Node) FindProviders(ctx context.Context, text string, limit int) (DHTNo
 }
 
 // Provide tells that this node has what a CID, or any other text, names, now
-// and each 12 h as long as it runs. It answers with the peers that took it.
+// and each 12 h, over restarts too. It answers with the peers that took it.
 func (n *Node) Provide(ctx context.Context, text string) (DHTNodes, error) {
 	key, err := discovery.ProviderKey(text)
 	if err != nil {
@@ -197,7 +197,7 @@ func (n *Node) GetDHTValue(ctx context.Context, text string, quorum int) (DHTVal
 }
 
 // PutDHTValue signs a value and stores it at the peers nearest to its key, which
-// must be this node's own. It is told again each 12 h as long as the node runs.
+// must be this node's own. It is told again each 12 h, over restarts too.
 func (n *Node) PutDHTValue(ctx context.Context, text string, value []byte) (DHTValue, error) {
 	key, author, err := n.dhtKey(text)
 	switch {

@@ -3,6 +3,7 @@ package parley
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -18,6 +19,7 @@ import (
 func (n *Node) discoveryConfig() discovery.Config {
 	return discovery.Config{
 		Discovery: n.cfg.Discovery, Bootstrap: n.cfg.P2P.BootstrapPeers, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
+		File: filepath.Join(n.cfg.DataDir, "dht.json"),
 	}
 }
 

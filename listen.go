@@ -294,7 +294,7 @@ func checkForeign(dir string) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "node.key", "jwt.hex", "parley.sock", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json",
+		case "node.key", "jwt.hex", "parley.sock", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json", "dht.json",
 			"history.db", "history.db-wal", "history.db-shm", "history.db.broken":
 		default:
 			if !strings.HasSuffix(e.Name(), ".log") && !strings.HasSuffix(e.Name(), ".tmp") {

@@ -29,6 +29,7 @@ type Config struct {
 	config.Discovery
 	Bootstrap []string // p2p.bootstrap_peers
 	Private   bool     // p2p.addresses: non-public addresses are dialled too
+	File      string   // of what is put and provided by hand; "" = memory only
 }
 
 // Functions are what discovery needs of others. All may be called at once by

@@ -48,7 +48,10 @@ type kad struct {
 	fails  map[peer.ID]int
 	topics map[string]bool // advertised
 	own    map[string]ownValue
-	keys   map[string]time.Time // provider keys that we publish, and when last
+	keys   map[string]time.Time // provider keys that we publish, and when last; ahead where that failed
+	byHand map[string]time.Time // of them, those that are kept over a restart, and when they were told last
+
+	writing sync.Mutex // one writer of the file; taken before mu
 }
 
 func newKad(d *Discovery, net string) (*kad, error) {
@@ -62,6 +65,7 @@ func newKad(d *Discovery, net string) (*kad, error) {
 	k := &kad{
 		d: d, net: net, proto: protocol.ID(prefix) + "/kad/1.0.0", offers: make(chan peer.ID, offersQueue),
 		fails: map[peer.ID]int{}, topics: map[string]bool{}, own: map[string]ownValue{}, keys: map[string]time.Time{},
+		byHand: map[string]time.Time{},
 	}
 	k.scope = newScope(k)
 	k.store = newStore(d.host.ID(), d.liveGroup)
@@ -86,6 +90,7 @@ func newKad(d *Discovery, net string) (*kad, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.resume(time.Now())
 	return k, nil
 }
 

@@ -222,9 +222,11 @@ func (k *kad) gather(ctx context.Context, key string, quorum int, kind string, p
 
 // ownValue is a value of ours that is published again.
 type ownValue struct {
-	data []byte
-	seq  uint64
-	at   time.Time
+	data     []byte
+	seq      uint64
+	envelope []byte // data as it was signed last
+	told     time.Time
+	at       time.Time // as told, or when it is tried again less 12 h; zero = since the start not yet
 }
 
 // Stored is the answer of PutValue and Provide.
@@ -236,8 +238,8 @@ type Stored struct {
 }
 
 // PutValue signs data with our key and stores it at the peers nearest to its
-// key, which MUST be ours. It is published again each 12 h as long as the node
-// runs. progress as in FindNode.
+// key, which MUST be ours. It is on disk when PutValue returns, and is published
+// again each 12 h and after a restart. progress as in FindNode.
 func (d *Discovery) PutValue(ctx context.Context, key string, data []byte, progress func(Step)) (Stored, error) {
 	k, err := d.dht()
 	if err != nil {
@@ -259,18 +261,24 @@ func (d *Discovery) PutValue(ctx context.Context, key string, data []byte, progr
 	if full {
 		return Stored{}, fmt.Errorf("put %s: %w: %d values", key, ErrFull, maxOwn)
 	}
-	return k.putValue(ctx, key, kind, data, progress)
+	return k.putValue(ctx, key, kind, data, false, progress)
 }
 
-func (k *kad) putValue(ctx context.Context, key, kind string, data []byte, progress func(Step)) (Stored, error) {
+// putValue signs and stores. Where a value is told again, and the network has a
+// newer one of ours, as after a restore, that one is told.
+func (k *kad) putValue(ctx context.Context, key, kind string, data []byte, again bool, progress func(Step)) (Stored, error) {
 	seen, l, near := k.gather(ctx, key, 0, lookPut, progress)
 	s := Stored{Query: queryOf(l)}
 	now := time.Now()
 	k.mu.Lock()
-	seq := max(uint64(now.UnixMilli()), k.own[key].seq+1)
+	had := k.own[key].seq
 	k.mu.Unlock()
+	seq := max(uint64(now.UnixMilli()), had+1)
 	if last, err := k.open(key, seen.best); err == nil {
 		seq = max(seq, last.Seq+1)
+		if again && last.Seq > had {
+			data = last.Data
+		}
 	}
 	sealedBytes, err := k.seal(k.d.host.Peerstore().PrivKey(k.d.host.ID()), wire.DHTValue{Kind: kind, Seq: seq, TimeMS: uint64(now.UnixMilli()), Data: data})
 	if err != nil {
@@ -281,8 +289,11 @@ func (k *kad) putValue(ctx context.Context, key, kind string, data []byte, progr
 		return s, fmt.Errorf("put %s: %w", key, err)
 	}
 	k.mu.Lock()
-	k.own[key] = ownValue{data: bytes.Clone(data), seq: seq, at: now}
+	k.own[key] = ownValue{data: bytes.Clone(data), seq: seq, envelope: sealedBytes, told: now, at: now}
 	k.mu.Unlock()
+	if err := k.keep(); err != nil {
+		return s, fmt.Errorf("put %s: %w", key, err)
+	}
 	s.Value, _ = k.open(key, sealedBytes)
 	s.By = k.tell(ctx, near, func(ctx context.Context, p peer.ID) error { return k.messenger.PutValue(ctx, p, rec) })
 	s.Peers = len(s.By)
@@ -323,7 +334,8 @@ func (k *kad) tell(ctx context.Context, near []*candidate, do func(context.Conte
 }
 
 // Provide tells the peers nearest to a key that we have what it names; see
-// [ProviderKey]. It is told again each 12 h. progress as in FindNode.
+// [ProviderKey]. It is told again each 12 h and after a restart. progress as in
+// FindNode.
 func (d *Discovery) Provide(ctx context.Context, key []byte, progress func(Step)) (Stored, error) {
 	k, err := d.dht()
 	if err != nil {
@@ -339,6 +351,17 @@ func (d *Discovery) Provide(ctx context.Context, key []byte, progress func(Step)
 	if full {
 		return Stored{}, fmt.Errorf("provide %x: %w: %d keys", key, ErrFull, maxProvided)
 	}
+	return k.provideByHand(ctx, key, progress)
+}
+
+// provideByHand provides a key that is kept over a restart.
+func (k *kad) provideByHand(ctx context.Context, key []byte, progress func(Step)) (Stored, error) {
+	k.mu.Lock()
+	k.byHand[string(key)] = time.Now()
+	k.mu.Unlock()
+	if err := k.keep(); err != nil {
+		return Stored{}, fmt.Errorf("provide %x: %w", key, err)
+	}
 	return k.provide(ctx, key, progress)
 }
 
@@ -353,6 +376,9 @@ func (k *kad) provide(ctx context.Context, key []byte, progress func(Step)) (Sto
 	near := k.timed(ctx, lookProvide, l)
 	k.mu.Lock()
 	k.keys[string(key)] = time.Now()
+	if _, ok := k.byHand[string(key)]; ok {
+		k.byHand[string(key)] = time.Now()
+	}
 	k.mu.Unlock()
 	s := Stored{Query: queryOf(l)}
 	if err := k.lib.ProviderStore().AddProvider(ctx, key, self); err != nil && !errors.Is(err, errStoreFull) {

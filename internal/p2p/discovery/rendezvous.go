@@ -45,8 +45,8 @@ func (k *kad) topicKey(topic string) ([]byte, error) {
 	return ProviderKey("parley/rendezvous/" + k.net + "/" + topic)
 }
 
-// Advertise tells under a topic that we are there, now and each 12 h. Topics
-// are at most 64 bytes.
+// Advertise tells under a topic that we are there, now, each 12 h and after a
+// restart. Topics are at most 64 bytes.
 func (d *Discovery) Advertise(ctx context.Context, topic string) (Stored, error) {
 	k, key, err := d.topic(topic)
 	if err != nil {
@@ -61,7 +61,7 @@ func (d *Discovery) Advertise(ctx context.Context, topic string) (Stored, error)
 	if full {
 		return Stored{}, fmt.Errorf("advertise %q: this node advertises %d topics already", topic, maxTopics)
 	}
-	return k.provide(ctx, key, nil)
+	return k.provideByHand(ctx, key, nil)
 }
 
 // FindTopic looks for up to limit peers that advertise a topic.
@@ -152,10 +152,15 @@ func (k *kad) publish(ctx context.Context, now time.Time) {
 	for _, key := range values {
 		kind, _, err := ParseKey(key)
 		if err == nil {
-			_, err = k.putValue(ctx, key, kind, own[key].data, nil)
+			_, err = k.putValue(ctx, key, kind, own[key].data, true, nil)
 		}
 		if err != nil {
 			k.d.log.Debug("put again", "key", key, "err", err)
+		}
+	}
+	if len(keys)+len(values) > 0 {
+		if err := k.keep(); err != nil {
+			k.d.log.Warn("own values of the DHT not saved", "err", err)
 		}
 	}
 }

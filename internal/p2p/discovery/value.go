@@ -86,6 +86,20 @@ func (k *kad) seal(key crypto.PrivKey, v wire.DHTValue) ([]byte, error) {
 // open checks all of a value that can be checked: size, signature, that the
 // author is the key's, and its age.
 func (k *kad) open(key string, data []byte) (Value, error) {
+	v, err := k.unseal(key, data)
+	switch {
+	case err != nil:
+		return Value{}, err
+	case time.Until(v.Issued) > valueAhead:
+		return Value{}, fmt.Errorf("issued at %s, which is to come", v.Issued.UTC().Format(time.RFC3339))
+	case time.Since(v.Issued) > valueLife:
+		return Value{}, errOldValue
+	}
+	return v, nil
+}
+
+// unseal is open for a value of any age.
+func (k *kad) unseal(key string, data []byte) (Value, error) {
 	kind, author, err := ParseKey(key)
 	if err != nil {
 		return Value{}, err
@@ -108,10 +122,6 @@ func (k *kad) open(key string, data []byte) (Value, error) {
 		return Value{}, fmt.Errorf("it is of kind %q, the key of %q", v.Kind, kind)
 	case !bytes.Equal(e.PayloadType, s.Codec()):
 		return Value{}, errors.New("envelope: another payload type")
-	case time.Until(v.Issued) > valueAhead:
-		return Value{}, fmt.Errorf("issued at %s, which is to come", v.Issued.UTC().Format(time.RFC3339))
-	case time.Since(v.Issued) > valueLife:
-		return Value{}, errOldValue
 	}
 	return v, nil
 }
