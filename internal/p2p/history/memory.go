@@ -51,6 +51,9 @@ func (m *memory) page(_ context.Context, p peer.ID, before uint64, limit int) ([
 	return list, nil
 }
 
+// names is of the process alone, whose History knows them.
+func (m *memory) names(context.Context, int) ([]Entry, error) { return nil, nil }
+
 func (m *memory) prune(_ context.Context, oldest time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

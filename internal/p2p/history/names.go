@@ -1,0 +1,61 @@
+package history
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// maxNames is how many peers' last names are known at once: those of the peers
+// that were connected last.
+const maxNames = 10_000
+
+// lastName is what a peer called itself when it was connected last.
+type lastName struct {
+	name string
+	at   time.Time
+}
+
+// name takes over the name of an entry. mu held.
+func (h *History) name(e Entry) {
+	if e.Name == "" || e.Peer == "" {
+		return
+	}
+	h.names[e.Peer] = lastName{e.Name, e.At}
+	if len(h.names) <= maxNames+maxNames/10 {
+		return
+	}
+	oldest := slices.SortedFunc(maps.Keys(h.names), func(a, b peer.ID) int {
+		return cmp.Or(h.names[a].at.Compare(h.names[b].at), strings.Compare(string(a), string(b)))
+	})
+	for _, p := range oldest[:len(oldest)-maxNames] {
+		delete(h.names, p)
+	}
+}
+
+// Name is what p called itself when it was connected last, "" = not known.
+// Anybody may call himself anything.
+func (h *History) Name(p peer.ID) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.names[p].name
+}
+
+// Named lists the peers that called themselves so when they were connected
+// last, in the order of their ids.
+func (h *History) Named(name string) []peer.ID {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var list []peer.ID
+	for p, n := range h.names {
+		if n.name == name {
+			list = append(list, p)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
