@@ -214,13 +214,25 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 }
 
 // peerAddress is the host:port by which an operator knows a peer: its host
-// with the port of its API, else of the connection.
+// with the port of its API where peers reach it there too, else with the port
+// of p2p: that of a connection to it, or of one from it the first that it
+// announces.
 func (n *Node) peerAddress(p handshake.Peer) string {
 	ip, err := manet.ToIP(p.Addr)
 	if err != nil {
 		return ""
 	}
+	var announced []multiaddr.Multiaddr
+	if !ip.IsLoopback() { // else its API on loopback is within reach
+		announced = n.host.Peerstore().Addrs(p.ID)
+	}
 	port := p.APIPort
+	if !ip.IsLoopback() && !slices.ContainsFunc(announced, func(a multiaddr.Multiaddr) bool { return tcpPort(a) == port && !manet.IsIPLoopback(a) }) {
+		port = 0
+	}
+	if port == 0 && p.Direction == "inbound" { // its own port is of this connection alone
+		port = announcedPort(announced, ip)
+	}
 	if port == 0 {
 		if na, err := manet.ToNetAddr(p.Addr); err == nil {
 			_, text, _ := net.SplitHostPort(na.String()) // manet made it
@@ -228,6 +240,33 @@ func (n *Node) peerAddress(p handshake.Peer) string {
 		}
 	}
 	return net.JoinHostPort(ip.String(), strconv.Itoa(port))
+}
+
+// announcedPort is the TCP port of the first address that is at ip, else of the
+// first one that is not of loopback; 0 = there is none.
+func announcedPort(addrs []multiaddr.Multiaddr, ip net.IP) (port int) {
+	for _, a := range addrs {
+		at, err := manet.ToIP(a)
+		n := tcpPort(a)
+		switch {
+		case err != nil || n == 0 || at.IsLoopback():
+		case at.Equal(ip):
+			return n
+		case port == 0:
+			port = n
+		}
+	}
+	return port
+}
+
+// tcpPort is the port of plain TCP, 0 where an address has none.
+func tcpPort(a multiaddr.Multiaddr) int {
+	text, err := a.ValueForProtocol(multiaddr.P_TCP)
+	if err != nil {
+		return 0
+	}
+	port, _ := strconv.Atoi(text) // a multiaddr's port is a number
+	return port
 }
 
 // PeerCount counts peers by kind.
@@ -267,7 +306,7 @@ func (n *Node) StaticPeers() []StaticPeer {
 	list := []StaticPeer{}
 	for _, s := range n.dial.Static() {
 		v := StaticPeer{Item: s.Item, ID: s.ID, Origin: s.Origin, State: string(s.State), Class: string(s.Class), Tries: s.Tries,
-			LastError: s.LastError, Addresses: texts(s.Addresses), Resting: texts(s.Resting)}
+			LastError: s.LastError, WholeError: s.WholeError, Addresses: texts(s.Addresses), Resting: texts(s.Resting)}
 		if !s.NextAt.IsZero() {
 			at := inMS(s.NextAt)
 			v.NextAt = &at

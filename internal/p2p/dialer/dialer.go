@@ -236,16 +236,17 @@ func (d *Dialer) Configured() int {
 
 // StaticPeer is one supervised peer.
 type StaticPeer struct {
-	Item      string
-	ID        peer.ID // "" = not learned yet
-	Origin    string  // config | api | member
-	State     State
-	Class     Class // of the last failure, "" = none since it was connected
-	Tries     int   // failed ones since then
-	LastError string
-	NextAt    time.Time // zero = not by time
-	Addresses []ma.Multiaddr
-	Resting   []ma.Multiaddr // of Addresses: not tried for now, since they failed for a lasting reason
+	Item       string
+	ID         peer.ID // "" = not learned yet
+	Origin     string  // config | api | member
+	State      State
+	Class      Class     // of the last failure, "" = none since it was connected
+	Tries      int       // failed ones since then
+	LastError  string    // in plain words
+	WholeError string    // as it came, with what every address gave
+	NextAt     time.Time // zero = not by time
+	Addresses  []ma.Multiaddr
+	Resting    []ma.Multiaddr // of Addresses: not tried for now, since they failed for a lasting reason
 }
 
 // Static lists the supervised peers, each id once. This node is left out.
@@ -266,7 +267,7 @@ func (d *Dialer) view(s *slot) StaticPeer { // mu held
 	}
 	return StaticPeer{
 		Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
-		LastError: s.lastErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Resting: resting,
+		LastError: s.lastErr, WholeError: s.wholeErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Resting: resting,
 	}
 }
 

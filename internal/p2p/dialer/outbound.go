@@ -256,7 +256,7 @@ func (s *Slots) do(ctx context.Context, t task) {
 	case e.proof != nil:
 		s.book.Good(t.hold.id, e.proof)
 	}
-	if t.hold.slot == SlotFeeler && e.err == nil && e.proof != nil {
+	if t.hold.slot == SlotFeeler && e.err == nil && e.proof != nil && !s.dial.ByHand(t.hold.id) {
 		s.fns.Disconnect(ctx, t.hold.id, wire.GoodbyeShutdown, "only looked whether you are there")
 	}
 	select {
@@ -314,7 +314,7 @@ func (s *Slots) finish(e ended, now time.Time) {
 		s.anchors.tried(h.id, e.err == nil, now)
 	}
 	if e.err != nil {
-		s.log.Debug("outbound dial failed", "peer", h.id, "addr", e.addrs, "slot", h.slot, "class", class, "err", oneLine(e.err))
+		s.log.Debug("outbound dial failed", "peer", h.id, "addr", e.addrs, "slot", h.slot, "class", class, "err", oneLine(e.err.Error(), maxError))
 		s.rest(h.id, class, h.alone, now)
 		s.release(h)
 		return

@@ -73,6 +73,8 @@ type store interface {
 	page(ctx context.Context, p peer.ID, before uint64, limit int) ([]Entry, error)
 	// names is the last name of each peer, the newest first.
 	names(ctx context.Context, limit int) ([]Entry, error)
+	// endingIn is the peers whose ids in base58 end so, at most limit.
+	endingIn(ctx context.Context, tail string, limit int) ([]peer.ID, error)
 	// prune drops what is older than oldest or more than the limits.
 	prune(ctx context.Context, oldest time.Time) error
 	close() error

@@ -370,6 +370,12 @@ func TestNames(t *testing.T) {
 	defer l.close()
 	l.bus.Publish(named(b, "node6"))
 	l.take()
+	for _, p := range []peer.ID{a, b} { // one on disk, one not yet
+		text := p.String()
+		if got, err := l.EndingIn(t.Context(), text[len(text)-8:], 5); err != nil || len(got) != 1 || got[0] != p {
+			t.Errorf("%s ends so: %v, %v", p, got, err)
+		}
+	}
 	if l.Name(a) != "node5" || l.Name(b) != "node6" || len(l.Named("node5")) != 1 {
 		t.Errorf("after a restart: %q, %q, %v", l.Name(a), l.Name(b), l.Named("node5"))
 	}

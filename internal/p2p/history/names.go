@@ -2,6 +2,7 @@ package history
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -58,4 +59,32 @@ func (h *History) Named(name string) []peer.ID {
 	}
 	slices.Sort(list)
 	return list
+}
+
+// EndingIn lists the peers of the history whose ids in base58 end so, at most
+// limit.
+func (h *History) EndingIn(ctx context.Context, tail string, limit int) ([]peer.ID, error) {
+	h.mu.Lock()
+	s, found := h.store, ending(h.pending, tail, limit)
+	h.mu.Unlock()
+	if s == nil || len(found) == limit {
+		return found, nil
+	}
+	kept, err := s.endingIn(ctx, tail, limit)
+	for _, p := range kept {
+		if len(found) < limit && !slices.Contains(found, p) {
+			found = append(found, p)
+		}
+	}
+	return found, err
+}
+
+// ending lists the peers of entries whose ids end so, each once.
+func ending(entries []Entry, tail string, limit int) (found []peer.ID) {
+	for _, e := range entries {
+		if len(found) < limit && !slices.Contains(found, e.Peer) && strings.HasSuffix(e.Peer.String(), tail) {
+			found = append(found, e.Peer)
+		}
+	}
+	return found
 }

@@ -229,6 +229,28 @@ func (f *file) names(ctx context.Context, limit int) ([]Entry, error) {
 	return list, nil
 }
 
+func (f *file) endingIn(ctx context.Context, tail string, limit int) ([]peer.ID, error) {
+	rows, err := f.db.QueryContext(ctx, "SELECT DISTINCT peer FROM connections WHERE substr(peer, -?1) = ?2 LIMIT ?3", len(tail), tail, limit)
+	if err != nil {
+		return nil, fmt.Errorf("look for %s in history: %w", tail, err)
+	}
+	defer rows.Close()
+	var list []peer.ID
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, fmt.Errorf("look for %s in history: %w", tail, err)
+		}
+		if id, err := peer.Decode(text); err == nil {
+			list = append(list, id)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("look for %s in history: %w", tail, err)
+	}
+	return list, nil
+}
+
 func (f *file) prune(ctx context.Context, oldest time.Time) error {
 	for _, step := range []struct {
 		query string
