@@ -50,7 +50,7 @@ func (n *Node) Status() Status {
 		}
 	}
 	told := false // that too few validators are connected
-	for _, f := range n.replica.Findings() {
+	for _, f := range n.Findings() {
 		told = told || f.Title == replica.NoQuorum
 		s.Verdict = "degraded"
 		s.Reasons = append(s.Reasons, f.Title+": "+f.Why+" ["+f.Code+"]")
@@ -145,7 +145,7 @@ func (n *Node) Health() Health {
 	}
 	found := Check{Name: "findings", OK: true}
 	var notes []string
-	for _, f := range n.replica.Findings() {
+	for _, f := range n.Findings() {
 		notes = append(notes, f.Title+": "+f.Why)
 		found.OK = found.OK && f.Severity != "crit"
 	}
@@ -222,12 +222,9 @@ func (n *Node) peerAddress(p handshake.Peer) string {
 	if err != nil {
 		return ""
 	}
-	var announced []multiaddr.Multiaddr
-	if !ip.IsLoopback() { // else its API on loopback is within reach
-		announced = n.host.Peerstore().Addrs(p.ID)
-	}
+	announced := n.host.Peerstore().Addrs(p.ID)
 	port := p.APIPort
-	if !ip.IsLoopback() && !slices.ContainsFunc(announced, func(a multiaddr.Multiaddr) bool { return tcpPort(a) == port && !manet.IsIPLoopback(a) }) {
+	if !apiReached(announced, port, ip) {
 		port = 0
 	}
 	if port == 0 && p.Direction == "inbound" { // its own port is of this connection alone
@@ -240,6 +237,20 @@ func (n *Node) peerAddress(p handshake.Peer) string {
 		}
 	}
 	return net.JoinHostPort(ip.String(), strconv.Itoa(port))
+}
+
+// apiReached reports whether the API's port of a peer is within reach at ip, so
+// far as its addresses tell: p2p is served there too. On loopback, where some
+// tell of none, it is unless it is at another address.
+func apiReached(announced []multiaddr.Multiaddr, port int, ip net.IP) bool {
+	here, elsewhere := false, false
+	for _, a := range announced {
+		if at, err := manet.ToIP(a); err == nil && tcpPort(a) == port {
+			here = here || at.Equal(ip) || !at.IsLoopback() && !ip.IsLoopback()
+			elsewhere = elsewhere || !at.Equal(ip)
+		}
+	}
+	return here || ip.IsLoopback() && !elsewhere
 }
 
 // announcedPort is the TCP port of the first address that is at ip, else of the

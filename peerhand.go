@@ -186,6 +186,7 @@ func (n *Node) RemovePeer(ctx context.Context, what string) (RemovedPeer, error)
 	connected, is := n.Peer(out.ID)
 	switch {
 	case errors.Is(err, dialer.ErrNotStatic) && is:
+		n.dial.Leave(out.ID)
 		n.shake.Disconnect(ctx, out.ID, wire.GoodbyeShutdown, byHandWords)
 		out.Note = strings.Join(comesBack(connected), "; ")
 		return out, nil
@@ -195,13 +196,17 @@ func (n *Node) RemovePeer(ctx context.Context, what string) (RemovedPeer, error)
 	out.Items = append(out.Items, r.Items...)
 	var notes []string
 	for _, id := range r.Peers {
-		if p, is := n.Peer(id); is && !n.dial.Has(id) {
+		if n.dial.Has(id) {
+			continue
+		}
+		n.dial.Leave(id)
+		if p, is := n.Peer(id); is {
 			n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
 			notes = append(notes, comesBack(p)...)
 		}
-		if len(r.Peers) == 1 {
-			out.ID = id
-		}
+	}
+	if len(r.Peers) == 1 {
+		out.ID = r.Peers[0]
 	}
 	if len(r.Config) > 0 {
 		notes = append(notes, fmt.Sprintf("%s is in the configuration: it stays away until the next start; take it out of p2p.static_peers (PEERS) to keep it away", strings.Join(r.Config, ", ")))
@@ -306,6 +311,7 @@ func (n *Node) DisconnectPeer(ctx context.Context, id peer.ID) (PeerNote, error)
 	if !ok {
 		return PeerNote{}, fmt.Errorf("%w: %s is not connected", ErrNotFound, id)
 	}
+	n.dial.Leave(id)
 	n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
 	note := ""
 	if n.dial.Has(id) {

@@ -86,8 +86,9 @@ type Dialer struct {
 	items   []*item    // members last
 	works   map[peer.ID]*work
 	kept    saved
-	trusted map[peer.ID]string // → origin
-	hand    map[peer.ID]bool   // dialled by [Dialer.Connect], while it is connected
+	trusted map[peer.ID]string    // → origin
+	left    map[peer.ID]time.Time // disconnected by the operator, until then; at most maxLeft
+	hand    map[peer.ID]bool      // dialled by [Dialer.Connect], while it is connected
 	rests   restBook
 }
 
@@ -106,7 +107,7 @@ func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *even
 	}
 	d := &Dialer{
 		cfg: cfg, fns: fns, host: h, rep: rep, bus: bus, log: log, kept: kept,
-		metrics: newMetrics(reg), wake: make(chan struct{}, 1), works: map[peer.ID]*work{}, trusted: map[peer.ID]string{}, hand: map[peer.ID]bool{},
+		metrics: newMetrics(reg), wake: make(chan struct{}, 1), works: map[peer.ID]*work{}, trusted: map[peer.ID]string{}, hand: map[peer.ID]bool{}, left: map[peer.ID]time.Time{},
 	}
 	now := time.Now()
 	for _, text := range cfg.Items {

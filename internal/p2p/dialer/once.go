@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -81,6 +83,9 @@ func (d *Dialer) ConnectPeer(ctx context.Context, info peer.AddrInfo) error {
 
 // byHand connects and greets, and marks the peer as one of the operator's.
 func (d *Dialer) byHand(ctx context.Context, it *item, who outcome) error {
+	d.mu.Lock()
+	delete(d.left, who.id)
+	d.mu.Unlock()
 	if d.connected(who.id) { // a slot that holds it stays as it is; who only asks it does not close it
 		err := d.fns.Greet(ctx, who.id)
 		if err != nil {
@@ -107,6 +112,30 @@ func (d *Dialer) byHand(ctx context.Context, it *item, who outcome) error {
 		return fmt.Errorf("connect: %w", errors.New("the peer went at once"))
 	}
 	return err
+}
+
+const (
+	leftFor = time.Hour // a slot does not take up again whom the operator disconnected
+	maxLeft = 1024      // are kept in mind
+)
+
+// Leave notes that the operator disconnected p: for an hour no slot that is
+// filled from the book takes it. Static peers and members are kept all the
+// same, and Connect ends it.
+func (d *Dialer) Leave(p peer.ID) {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.left, func(_ peer.ID, until time.Time) bool { return !now.Before(until) })
+	if len(d.left) < maxLeft {
+		d.left[p] = now.Add(leftFor)
+	}
+}
+
+func (d *Dialer) isLeft(p peer.ID, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return now.Before(d.left[p])
 }
 
 // ByHand reports whether the connection with p was made by Connect, or was

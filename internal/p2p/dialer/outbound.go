@@ -197,14 +197,14 @@ func (s *Slots) unfit(e addrbook.Entry, now time.Time) bool {
 	if s.held[e.ID] != nil || len(e.Addrs) == 0 || now.Before(s.rests[e.ID].until) || s.dial.connected(e.ID) {
 		return true
 	}
-	return s.dial.Has(e.ID) || s.dial.rep.Refused(e.ID) || s.dial.hopeless(e.ID, e.Addrs, now) && !s.alone()
+	return s.dial.Has(e.ID) || s.dial.isLeft(e.ID, now) || s.dial.rep.Refused(e.ID) || s.dial.hopeless(e.ID, e.Addrs, now) && !s.alone()
 }
 
 // adoptable reports whether e is a peer to which we connected only to ask it:
 // there is nothing to dial, its connection stays.
 func (s *Slots) adoptable(e addrbook.Entry, now time.Time) bool {
 	return s.held[e.ID] == nil && !now.Before(s.rests[e.ID].until) && s.dial.reachedAt(e.ID) != nil &&
-		!s.dial.Has(e.ID) && !s.dial.ByHand(e.ID) && !s.dial.rep.Refused(e.ID)
+		!s.dial.Has(e.ID) && !s.dial.ByHand(e.ID) && !s.dial.isLeft(e.ID, now) && !s.dial.rep.Refused(e.ID)
 }
 
 // hopeless reports whether all addresses of p rest for a lasting reason.

@@ -159,9 +159,13 @@ func (w *walk) take(a ma.Multiaddr) {
 func (d *Discovery) askDNS(ctx context.Context) {
 	for _, item := range d.cfg.DNS {
 		infos, err := d.lookUp(ctx, item)
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			d.log.Info("name leads to no peers", "name", item, "err", err)
 		}
+		d.noteName(item, len(infos), err)
 		for _, info := range infos {
 			if err := d.intake.bare(addrbook.Source{Kind: addrbook.DNS, Peer: info.ID, IP: firstIP(info.Addrs)}, info); err != nil {
 				d.log.Debug("peer of a name not stored", "name", item, "peer", info.ID, "err", err)
@@ -169,6 +173,44 @@ func (d *Discovery) askDNS(ctx context.Context) {
 		}
 	}
 }
+
+// A DeadName is a configured name that led to no peer when it was looked up
+// last.
+type DeadName struct{ Name, Why string }
+
+// DeadNames lists them in the order of the configuration.
+func (d *Discovery) DeadNames() []DeadName {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []DeadName
+	for _, item := range d.cfg.DNS {
+		if why := d.dead[item]; why != "" {
+			list = append(list, DeadName{item, why})
+		}
+	}
+	return list
+}
+
+// noteName enters what came of a look at a name.
+func (d *Discovery) noteName(item string, peers int, err error) {
+	why := "its addresses are this node's own"
+	var dns *net.DNSError
+	switch {
+	case peers > 0:
+		why = ""
+	case errors.As(err, &dns) && dns.IsNotFound:
+		why = dns.Name + " is not in the DNS"
+	case errors.As(err, &dns):
+		why = "look " + dns.Name + " up: " + dns.Err
+	case err != nil:
+		why = strings.Join(strings.Fields(err.Error()), " ")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dead[item] = why[:min(len(why), maxWhy)]
+}
+
+const maxWhy = 200 // bytes of a reason
 
 func (d *Discovery) lookUp(ctx context.Context, item string) ([]peer.AddrInfo, error) {
 	host, port, err := net.SplitHostPort(item)
