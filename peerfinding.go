@@ -70,7 +70,7 @@ func (n *Node) peerFindings() (list []Finding) {
 	if dead := n.disc.DeadNames(); len(dead) > 0 {
 		var whys []string
 		for _, d := range dead {
-			whys = append(whys, fmt.Sprintf("%s: %s", d.Name, d.Why))
+			whys = append(whys, fmt.Sprintf("%s: %s (asked at %s UTC)", d.Name, d.Why, d.At.UTC().Format("15:04")))
 		}
 		list = append(list, Finding{Code: "PLY-507", Severity: "warn", Title: "dns_no_peers", Why: fmt.Sprintf(
 			"discovery.dns leads to no peers: %s; correct the name or its records, or take it out", strings.Join(whys, "; "))})

@@ -124,12 +124,12 @@ type Discovery struct {
 	started chan struct{} // closed once net is set
 	rules   rules
 
-	mu   sync.Mutex        // guards below
-	net  string            // "" = not known yet
-	dead map[string]string // names of the configuration → why they led to nobody last, "" = they did
-	over bool              // Run has returned, or is about to
-	kad  *kad              // nil = off, or not started yet
-	pex  *pex              // nil = off, or not started yet
+	mu   sync.Mutex          // guards below
+	net  string              // "" = not known yet
+	dead map[string]DeadName // by name; those without a Why led to somebody
+	over bool                // Run has returned, or is about to
+	kad  *kad                // nil = off, or not started yet
+	pex  *pex                // nil = off, or not started yet
 }
 
 // New starts nothing; reg may be nil.
@@ -141,7 +141,7 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	cfg.DHT = cmp.Or(cfg.DHT, config.DHTAuto)
 	cfg.DHTScope = cmp.Or(cfg.DHTScope, config.DHTScopePrivate)
 	d := &Discovery{
-		cfg: cfg, fns: fns.withDefaults(h), host: h, bus: bus, log: log, items: items, dead: map[string]string{},
+		cfg: cfg, fns: fns.withDefaults(h), host: h, bus: bus, log: log, items: items, dead: map[string]DeadName{},
 		need: make(chan struct{}, 1), started: make(chan struct{}), rules: allRules,
 	}
 	if d.metrics, err = newMetrics(reg, d.tableSize); err != nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -176,7 +177,10 @@ func (d *Discovery) askDNS(ctx context.Context) {
 
 // A DeadName is a configured name that led to no peer when it was looked up
 // last.
-type DeadName struct{ Name, Why string }
+type DeadName struct {
+	Name, Why string
+	At        time.Time // of that look
+}
 
 // DeadNames lists them in the order of the configuration.
 func (d *Discovery) DeadNames() []DeadName {
@@ -184,8 +188,8 @@ func (d *Discovery) DeadNames() []DeadName {
 	defer d.mu.Unlock()
 	var list []DeadName
 	for _, item := range d.cfg.DNS {
-		if why := d.dead[item]; why != "" {
-			list = append(list, DeadName{item, why})
+		if n := d.dead[item]; n.Why != "" {
+			list = append(list, n)
 		}
 	}
 	return list
@@ -207,7 +211,7 @@ func (d *Discovery) noteName(item string, peers int, err error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.dead[item] = why[:min(len(why), maxWhy)]
+	d.dead[item] = DeadName{item, why[:min(len(why), maxWhy)], time.Now()}
 }
 
 const maxWhy = 200 // bytes of a reason
