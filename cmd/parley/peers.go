@@ -256,15 +256,17 @@ func (g *globals) viewPeer(p parley.PeerDetail) *table {
 	return t
 }
 
+const itemWidth = 40 // columns of a static peer's text: its id is beside it, and -o wide has the whole
+
 func viewStatic(l list[parley.StaticPeer]) *table {
-	t := &table{columns: []column{{name: "ITEM"}, {name: "STATE"}, {name: "ORIGIN"}, {name: "TRIES", right: true}, {name: "NEXT"}, {name: "PEER"}, {name: "CLASS"},
+	t := &table{columns: []column{{name: "ITEM", most: itemWidth}, {name: "STATE"}, {name: "ORIGIN"}, {name: "TRIES", right: true}, {name: "PEER"}, {name: "NEXT"}, {name: "CLASS"},
 		{name: "LAST ERROR"}, {name: "PEER ID", wide: true}, {name: "RESTING", wide: true}}, empty: "no peers are kept: parley peers add HOST:PORT, or PEERS"}
 	for _, p := range l.Items {
 		next := ""
 		if p.NextAt != nil {
 			next = when(*p.NextAt)
 		}
-		t.add(p.Item, p.State, p.Origin, strconv.Itoa(p.Tries), next, short(p.ID.String()), p.Class, p.LastError, p.ID.String(), strings.Join(p.Resting, " "))
+		t.add(p.Item, p.State, p.Origin, strconv.Itoa(p.Tries), short(p.ID.String()), next, p.Class, p.LastError, p.ID.String(), strings.Join(p.Resting, " "))
 	}
 	return t
 }

@@ -76,7 +76,7 @@ func (t *table) print(w io.Writer, wide bool) error {
 			continue
 		}
 		l.shown = append(l.shown, i)
-		if c.cut && !wide {
+		if c.cut {
 			l.cut(rows, i)
 		}
 		if c.most > 0 && !wide {
