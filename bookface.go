@@ -1,7 +1,6 @@
 package parley
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -60,57 +59,60 @@ type BookFilter struct {
 // in the order of ids. next is the cursor of the page that follows, "" at the
 // end. A cursor that is none is [ErrBadRange].
 func (n *Node) AddressBook(f BookFilter) (list []BookEntry, next string, err error) {
+	const chunk = 1024 // of the book at once
 	after, err := parseBookCursor(f.After)
 	if err != nil {
 		return nil, "", err
 	}
 	list = []BookEntry{}
-	for _, e := range n.book.Entries() {
-		at := bookPlace{e.Table, e.ID}
-		switch {
-		case f.After != "" && at.compare(after) <= 0, !f.matches(e):
-			continue
-		case f.Limit > 0 && len(list) == f.Limit:
-			last := list[len(list)-1]
-			return list, last.Table + "." + last.ID.String(), nil
-		}
-		list = append(list, n.viewEntry(e))
+	q := addrbook.Query{Table: addrbook.Table(f.Table), Group: f.Group, Source: addrbook.Kind(f.Source)}
+	size := chunk
+	if f.Q == "" && f.Limit > 0 {
+		size = min(chunk, f.Limit+1)
 	}
-	return list, "", nil
+	for {
+		entries := n.book.Page(q, after, size)
+		for _, e := range entries {
+			switch {
+			case !f.matches(e):
+			case f.Limit > 0 && len(list) == f.Limit:
+				last := list[len(list)-1]
+				return list, last.Table + "." + last.ID.String(), nil
+			default:
+				list = append(list, n.viewEntry(e))
+			}
+		}
+		if len(entries) < size {
+			return list, "", nil
+		}
+		last := entries[size-1]
+		after = &addrbook.Place{Table: last.Table, ID: last.ID}
+	}
 }
 
-// bookPlace is where an entry stands in the list.
-type bookPlace struct {
-	table addrbook.Table
-	id    peer.ID
-}
-
-func (p bookPlace) compare(q bookPlace) int {
-	return cmp.Or(-cmp.Compare(p.table, q.table), cmp.Compare(p.id, q.id)) // tried before new
-}
-
-func parseBookCursor(text string) (p bookPlace, err error) {
+// parseBookCursor reads the place of the last entry of a page, nil = there was
+// none.
+func parseBookCursor(text string) (*addrbook.Place, error) {
 	if text == "" {
-		return p, nil
+		return nil, nil
 	}
 	table, id, _ := strings.Cut(text, ".")
-	if p.table = addrbook.Table(table); p.table == addrbook.New || p.table == addrbook.Tried {
-		p.id, err = peer.Decode(id)
-	} else {
-		err = errors.New("no such table")
+	p := addrbook.Place{Table: addrbook.Table(table)}
+	err := errors.New("no such table")
+	if p.Table == addrbook.New || p.Table == addrbook.Tried {
+		p.ID, err = peer.Decode(id)
 	}
 	if err != nil {
-		return p, fmt.Errorf("%w: cursor %.80q: want the next_cursor of a page of this list", ErrBadRange, text)
+		return nil, fmt.Errorf("%w: cursor %.80q: want the next_cursor of a page of this list", ErrBadRange, text)
 	}
-	return p, nil
+	return &p, nil
 }
 
+// matches looks for the text; the rest is the book's to look at.
 func (f BookFilter) matches(e addrbook.Entry) bool {
 	q := strings.ToLower(f.Q)
-	return (f.Table == "" || f.Table == string(e.Table)) && (f.Group == "" || f.Group == e.Group) &&
-		(f.Source == "" || slices.ContainsFunc(e.Sources, func(s addrbook.Source) bool { return f.Source == string(s.Kind) })) &&
-		(q == "" || strings.Contains(strings.ToLower(e.ID.String()), q) ||
-			slices.ContainsFunc(e.Addrs, func(a multiaddr.Multiaddr) bool { return strings.Contains(a.String(), q) }))
+	return q == "" || strings.Contains(strings.ToLower(e.ID.String()), q) ||
+		slices.ContainsFunc(e.Addrs, func(a multiaddr.Multiaddr) bool { return strings.Contains(a.String(), q) })
 }
 
 func (n *Node) viewEntry(e addrbook.Entry) BookEntry {

@@ -173,16 +173,17 @@ type StaticCount struct {
 
 // StaticPeer is a peer that the node keeps for ever, with its retry state.
 type StaticPeer struct {
-	Item      string     `json:"item"`
-	ID        peer.ID    `json:"id,omitempty"`
-	Origin    string     `json:"origin"` // config | api | member
-	State     string     `json:"state"`  // connected | trying | paused
-	Class     string     `json:"class"`
-	Tries     int        `json:"tries"`
-	LastError string     `json:"last_error"`
-	NextAt    *time.Time `json:"next_at"`
-	Addresses []string   `json:"addresses"`
-	Resting   []string   `json:"resting"` // of them: not tried for now, since they failed for a lasting reason
+	Item       string     `json:"item"`
+	ID         peer.ID    `json:"id,omitempty"`
+	Origin     string     `json:"origin"` // config | api | member
+	State      string     `json:"state"`  // connected | trying | paused
+	Class      string     `json:"class"`
+	Tries      int        `json:"tries"`
+	LastError  string     `json:"last_error"`                  // in plain words
+	WholeError string     `json:"last_error_detail,omitempty"` // as it came, with what each address gave
+	NextAt     *time.Time `json:"next_at"`
+	Addresses  []string   `json:"addresses"`
+	Resting    []string   `json:"resting"` // of them: not tried for now, since they failed for a lasting reason
 }
 
 // Chain sums up the chain.

@@ -85,6 +85,9 @@ type Node struct {
 	gossip    *gossip.Gossip
 	replica   *replica.Replica
 	backing   sync.Mutex // held while a backup is written
+
+	foundMu sync.Mutex // guards found
+	found   []Finding  // about peers
 }
 
 // New opens the data directory, the key, the listeners and the store, and wires
@@ -319,6 +322,7 @@ func (n *Node) Run(ctx context.Context) error {
 	run("p2p.slots", n.slots.Run)
 	run("p2p.discovery", n.disc.Run)
 	run("replica", func(ctx context.Context) error { return n.replica.Run(ctx, s) })
+	run("findings", n.watchPeers)
 	run("sampler", n.sample)
 	run("announcer", n.announce)
 	<-gctx.Done()

@@ -51,7 +51,7 @@ func (n *Node) Status() Status {
 		}
 	}
 	told := false // that too few validators are connected
-	for _, f := range n.replica.Findings() {
+	for _, f := range n.Findings() {
 		told = told || f.Title == replica.NoQuorum
 		s.Verdict = "degraded"
 		s.Reasons = append(s.Reasons, f.Title+": "+f.Why+" ["+f.Code+"]")
@@ -146,7 +146,7 @@ func (n *Node) Health() Health {
 	}
 	found := Check{Name: "findings", OK: true}
 	var notes []string
-	for _, f := range n.replica.Findings() {
+	for _, f := range n.Findings() {
 		notes = append(notes, f.Title+": "+f.Why)
 		found.OK = found.OK && f.Severity != "crit"
 	}
@@ -215,13 +215,22 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 }
 
 // peerAddress is the host:port by which an operator knows a peer: its host
-// with the port of its API, else of the connection.
+// with the port of its API where peers reach it there too, else with the port
+// of p2p: that of a connection to it, or of one from it the first that it
+// announces.
 func (n *Node) peerAddress(p handshake.Peer) string {
 	ip, err := manet.ToIP(p.Addr)
 	if err != nil {
 		return ""
 	}
+	announced := n.host.Peerstore().Addrs(p.ID)
 	port := p.APIPort
+	if !apiReached(announced, port, ip) {
+		port = 0
+	}
+	if port == 0 && p.Direction == "inbound" { // its own port is of this connection alone
+		port = announcedPort(announced, ip)
+	}
 	if port == 0 {
 		if na, err := manet.ToNetAddr(p.Addr); err == nil {
 			_, text, _ := net.SplitHostPort(na.String()) // manet made it
@@ -229,6 +238,47 @@ func (n *Node) peerAddress(p handshake.Peer) string {
 		}
 	}
 	return net.JoinHostPort(ip.String(), strconv.Itoa(port))
+}
+
+// apiReached reports whether the API's port of a peer is within reach at ip, so
+// far as its addresses tell: p2p is served there too. On loopback, where some
+// tell of none, it is unless it is at another address.
+func apiReached(announced []multiaddr.Multiaddr, port int, ip net.IP) bool {
+	here, elsewhere := false, false
+	for _, a := range announced {
+		if at, err := manet.ToIP(a); err == nil && tcpPort(a) == port {
+			here = here || at.Equal(ip) || !at.IsLoopback() && !ip.IsLoopback()
+			elsewhere = elsewhere || !at.Equal(ip)
+		}
+	}
+	return here || ip.IsLoopback() && !elsewhere
+}
+
+// announcedPort is the TCP port of the first address that is at ip, else of the
+// first one that is not of loopback; 0 = there is none.
+func announcedPort(addrs []multiaddr.Multiaddr, ip net.IP) (port int) {
+	for _, a := range addrs {
+		at, err := manet.ToIP(a)
+		n := tcpPort(a)
+		switch {
+		case err != nil || n == 0 || at.IsLoopback():
+		case at.Equal(ip):
+			return n
+		case port == 0:
+			port = n
+		}
+	}
+	return port
+}
+
+// tcpPort is the port of plain TCP, 0 where an address has none.
+func tcpPort(a multiaddr.Multiaddr) int {
+	text, err := a.ValueForProtocol(multiaddr.P_TCP)
+	if err != nil {
+		return 0
+	}
+	port, _ := strconv.Atoi(text) // a multiaddr's port is a number
+	return port
 }
 
 // PeerCount counts peers by kind.
@@ -268,7 +318,7 @@ func (n *Node) StaticPeers() []StaticPeer {
 	list := []StaticPeer{}
 	for _, s := range n.dial.Static() {
 		v := StaticPeer{Item: s.Item, ID: s.ID, Origin: s.Origin, State: string(s.State), Class: string(s.Class), Tries: s.Tries,
-			LastError: s.LastError, Addresses: texts(s.Addresses), Resting: texts(s.Resting)}
+			LastError: s.LastError, WholeError: s.WholeError, Addresses: texts(s.Addresses), Resting: texts(s.Resting)}
 		if !s.NextAt.IsZero() {
 			at := inMS(s.NextAt)
 			v.NextAt = &at

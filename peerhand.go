@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -44,10 +46,12 @@ type AddedPeer struct {
 	State     string  `json:"state"` // connected | trying | paused
 	Class     string  `json:"class,omitempty"`
 	LastError string  `json:"last_error,omitempty"`
+	Note      string  `json:"note,omitempty"` // what the operator should know
 }
 
 // RemovedPeer tells what the removal of a peer did.
 type RemovedPeer struct {
+	ID    peer.ID  `json:"id,omitempty"`   // absent = none was met yet, or several were
 	Items []string `json:"items"`          // static peers that are none any more
 	Note  string   `json:"note,omitempty"` // what the operator should know
 }
@@ -166,28 +170,44 @@ func (n *Node) AddPeer(ctx context.Context, address string, trusted bool) (Added
 	}
 }
 
-// RemovePeer ends that a peer, by its id, or a static peer, by its text, is
-// kept, and closes the connection.
+// RemovePeer ends that a peer, in the forms of [Node.FindPeer], or a static
+// peer, by its text, is kept, and closes the connection.
 func (n *Node) RemovePeer(ctx context.Context, what string) (RemovedPeer, error) {
 	out := RemovedPeer{Items: []string{}}
-	id, err := peer.Decode(what)
-	byID := err == nil
 	r, err := n.dial.Remove(what)
-	_, connected := n.shake.Peer(id)
+	if errors.Is(err, dialer.ErrNotStatic) {
+		id, ferr := n.FindPeer(what, false)
+		if ferr != nil {
+			return out, ferr
+		}
+		out.ID = id
+		r, err = n.dial.Remove(id.String())
+	}
+	connected, is := n.Peer(out.ID)
 	switch {
-	case errors.Is(err, dialer.ErrNotStatic) && byID && connected:
-		n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
+	case errors.Is(err, dialer.ErrNotStatic) && is:
+		n.dial.Leave(out.ID)
+		n.shake.Disconnect(ctx, out.ID, wire.GoodbyeShutdown, byHandWords)
+		out.Note = strings.Join(comesBack(connected), "; ")
 		return out, nil
 	case err != nil:
 		return out, peerFault(what, err)
 	}
 	out.Items = append(out.Items, r.Items...)
-	for _, p := range r.Peers {
-		if !n.dial.Has(p) {
-			n.shake.Disconnect(ctx, p, wire.GoodbyeShutdown, byHandWords)
+	var notes []string
+	for _, id := range r.Peers {
+		if n.dial.Has(id) {
+			continue
+		}
+		n.dial.Leave(id)
+		if p, is := n.Peer(id); is {
+			n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
+			notes = append(notes, comesBack(p)...)
 		}
 	}
-	var notes []string
+	if len(r.Peers) == 1 {
+		out.ID = r.Peers[0]
+	}
 	if len(r.Config) > 0 {
 		notes = append(notes, fmt.Sprintf("%s is in the configuration: it stays away until the next start; take it out of p2p.static_peers (PEERS) to keep it away", strings.Join(r.Config, ", ")))
 	}
@@ -198,25 +218,68 @@ func (n *Node) RemovePeer(ctx context.Context, what string) (RemovedPeer, error)
 	return out, nil
 }
 
-// ConnectPeer connects once with a peer, by its id or by an address in the form
-// of a static peer. It returns when the peer is ready, within 30 s. A dial that
-// fails is a *[DialError].
+// comesBack says how to keep a peer away that was just disconnected, if it came
+// by itself.
+func comesBack(p Peer) []string {
+	if p.Direction != "inbound" {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(p.Address)
+	if err != nil {
+		host = p.Addr
+	}
+	return []string{fmt.Sprintf("it had dialled this node and may do so again: to keep it out, have this node taken out of its PEERS, or block %s in the firewall", host)}
+}
+
+// ConnectPeer connects once with a peer, in the forms of [Node.FindPeer] or by
+// an address in the form of a static peer. It returns when the peer is ready,
+// within 30 s. A dial that fails is a *[DialError].
 func (n *Node) ConnectPeer(ctx context.Context, target string) (PeerNote, error) {
-	id, err := peer.Decode(target)
-	if err == nil {
+	began := time.Now()
+	if id, err := n.knownTarget(target); err != nil {
+		return PeerNote{}, err
+	} else if id != "" {
 		if err := n.connectID(ctx, id); err != nil {
 			return PeerNote{}, err
 		}
-		return n.noted(id, ""), nil
+		return n.connectedNote(id, "", began), nil
 	}
 	item, _, err := parseTarget(target)
 	if err != nil {
 		return PeerNote{}, err
 	}
-	if id, err = n.dial.Connect(ctx, item); err != nil {
+	id, err := n.dial.Connect(ctx, item)
+	if err != nil {
 		return PeerNote{}, peerFault(item, err)
 	}
-	return n.noted(id, ""), nil
+	return n.connectedNote(id, item, began), nil
+}
+
+// knownTarget is the peer that a text without an address stands for, "" where
+// it is to be dialled as it is: a name of a host too.
+func (n *Node) knownTarget(target string) (peer.ID, error) {
+	if _, err := peer.Decode(target); err != nil && strings.ContainsAny(target, ":/.") {
+		return "", nil
+	}
+	id, err := n.FindPeer(target, false)
+	if errors.Is(err, ErrNotFound) {
+		return "", nil
+	}
+	return id, err
+}
+
+// connectedNote is a peer after a connection by hand, and what was not done for
+// it. item is the address that was asked for, "" = none.
+func (n *Node) connectedNote(id peer.ID, item string, began time.Time) PeerNote {
+	p := n.noted(id, "")
+	if p.State != "connected" || !p.ConnectedAt.Before(inMS(began)) {
+		return p
+	}
+	p.Note = fmt.Sprintf("it was connected already, %s at %s since %s: nothing was dialled", p.Direction, p.Addr, p.ConnectedAt.Format(time.DateTime))
+	if item != "" {
+		p.Note = fmt.Sprintf("%s is %s, which was connected already, %s at %s since %s: the connection is kept as it is", item, id, p.Direction, p.Addr, p.ConnectedAt.Format(time.DateTime))
+	}
+	return p
 }
 
 func (n *Node) connectID(ctx context.Context, id peer.ID) error {
@@ -248,10 +311,13 @@ func (n *Node) DisconnectPeer(ctx context.Context, id peer.ID) (PeerNote, error)
 	if !ok {
 		return PeerNote{}, fmt.Errorf("%w: %s is not connected", ErrNotFound, id)
 	}
+	n.dial.Leave(id)
 	n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
 	note := ""
 	if n.dial.Has(id) {
 		note = "this node keeps the peer and connects again: parley peers remove ends that for a static peer"
+	} else {
+		note = strings.Join(comesBack(p), "; ")
 	}
 	p.State, p.Ready = "known", false // the table forgets it a moment later
 	return PeerNote{p, note}, nil
@@ -295,30 +361,86 @@ func (n *Node) noted(id peer.ID, note string) PeerNote {
 func (n *Node) absent(id peer.ID) Peer {
 	score := n.rep.Score(id)
 	return Peer{
-		ID: id, State: "known", Services: []string{}, Mesh: []string{}, Static: n.dial.Has(id), Trusted: n.dial.Trusted(id),
+		ID: id, State: "known", Name: n.history.Name(id), Services: []string{}, Mesh: []string{}, Static: n.dial.Has(id), Trusted: n.dial.Trusted(id),
 		Score: score.Score, Points: score.Points, Standing: string(score.Standing),
 	}
 }
 
-// KnownPeers lists the peers that are known and not connected, in the order of
+// KnownPeers lists peers that are known and not connected, in the order of
 // their ids: static peers, members of the network, and those of the address
-// book that are not banned.
-func (n *Node) KnownPeers() []Peer {
-	list := []Peer{}
-	seen := map[peer.ID]bool{"": true}
-	add := func(id peer.ID, make func() Peer) {
-		if _, connected := n.shake.Peer(id); !connected && !seen[id] {
-			seen[id] = true
-			list = append(list, make())
-		}
+// book that are not banned. It begins behind the id after, and gives at most
+// limit of those that keep takes; more = there are others behind these.
+func (n *Node) KnownPeers(after peer.ID, limit int, keep func(Peer) bool) (list []Peer, more bool) {
+	const chunk = 1024 // of the book at once
+	list = []Peer{}
+	away := func(id peer.ID) bool {
+		_, connected := n.shake.Peer(id)
+		return !connected
 	}
+	kept := map[peer.ID]dialer.StaticPeer{}
 	for _, s := range n.dial.Static() {
-		add(s.ID, func() Peer { return n.viewStatic(s) })
-	}
-	for _, e := range n.book.Entries() {
-		if !n.book.Banned(e) {
-			add(e.ID, func() Peer { return n.viewKnown(e) })
+		if s.ID != "" {
+			kept[s.ID] = s
 		}
+	}
+	for end := false; !end; {
+		entries := n.book.PageByID(after, chunk)
+		upTo := peer.ID("")
+		if end = len(entries) < chunk; !end {
+			upTo = entries[chunk-1].ID
+		}
+		views := map[peer.ID]func() Peer{}
+		for _, e := range entries {
+			if !n.book.Banned(e) {
+				views[e.ID] = func() Peer { return n.viewKnown(e) }
+			}
+		}
+		for id, s := range kept {
+			if id > after && (end || id <= upTo) {
+				views[id] = func() Peer { return n.viewStatic(s) }
+			}
+		}
+		for _, id := range slices.Sorted(maps.Keys(views)) {
+			if !away(id) {
+				continue
+			}
+			p := views[id]()
+			switch {
+			case !keep(p):
+			case len(list) == limit:
+				return list, true
+			default:
+				list = append(list, p)
+			}
+		}
+		after = upTo
+	}
+	return list, false
+}
+
+// KeptPeers lists the static peers, connected or not, as they are now. Those of
+// whom nobody knows yet who they are have no id.
+func (n *Node) KeptPeers() []Peer {
+	list := []Peer{}
+	for _, s := range n.dial.Static() {
+		if s.Origin == dialer.OriginMember {
+			continue
+		}
+		p, connected := n.Peer(s.ID)
+		if !connected {
+			p = n.viewStatic(s)
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// RefusedPeers lists the peers that are kept away for what they did, in the
+// order of their ids.
+func (n *Node) RefusedPeers() []Peer {
+	list := []Peer{}
+	for _, id := range n.rep.AllRefused() {
+		list = append(list, n.noted(id, "").Peer)
 	}
 	slices.SortFunc(list, func(a, b Peer) int { return cmp.Compare(a.ID, b.ID) })
 	return list

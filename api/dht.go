@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -36,7 +37,7 @@ func (s *Server) dhtRoutes() {
 	}) (*answer[parley.DHTNodes], error) {
 		id, err := peer.Decode(in.Body.Peer)
 		if err != nil {
-			return nil, badPeerID(in.Body.Peer)
+			return nil, badRequest.problem(fmt.Sprintf("%.80q is no peer id: want base58 such as 12D3KooW…, as in parley peers list -o wide", in.Body.Peer))
 		}
 		return answerOf(s.node.FindNode(ctx, id))
 	}, s.asksDHT)

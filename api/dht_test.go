@@ -21,7 +21,7 @@ func TestAddressBookByHand(t *testing.T) {
 	h.waitFor("the chain", func() bool { return h.node.Status().Head != nil })
 	var lines strings.Builder
 	for i := range 7 {
-		fmt.Fprintf(&lines, `{"id":%q,"addresses":["/ip4/10.%d.0.1/tcp/9906","/ip4/10.%d.0.1/udp/9906/quic-v1"]}`+"\n", madeUpPeer(t, byte(i)), i, i)
+		fmt.Fprintf(&lines, `{"id":%q,"addresses":["/ip4/10.%d.0.1/tcp/9906","/ip4/10.%d.0.1/udp/9906/quic-v1"]}`+"\n", madeUpPeer(t, i), i, i)
 	}
 	lines.WriteString(`{"id":"` + h.node.ID().String() + `","addresses":["/ip4/10.0.0.9/tcp/1"]}` + "\n\nno line\n")
 	got := h.do("POST", "/api/v1/addrbook/import", admin, lines.String())
@@ -80,9 +80,9 @@ func TestAddressBookByHand(t *testing.T) {
 	}
 }
 
-func madeUpPeer(t *testing.T, n byte) peer.ID {
+func madeUpPeer(t *testing.T, n int) peer.ID {
 	t.Helper()
-	key, _, err := crypto.GenerateEd25519Key(bytes.NewReader(bytes.Repeat([]byte{n}, 64)))
+	key, _, err := crypto.GenerateEd25519Key(bytes.NewReader(bytes.Repeat([]byte{byte(n), byte(n >> 8)}, 32)))
 	if err != nil {
 		t.Fatal(err)
 	}

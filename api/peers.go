@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"net/http"
 	"slices"
@@ -32,7 +31,7 @@ func (s *Server) peerRoutes() {
 		PeerPath
 		Page
 	}) (*answer[list[parley.HistoryEntry]], error) {
-		id, err := in.decode()
+		id, err := s.node.FindPast(ctx, in.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -43,7 +42,7 @@ func (s *Server) peerRoutes() {
 	operation(s, http.MethodDelete, "peers/{id}", admin, "End that a peer, or a static peer by its text, is kept, and close the connection; 200 where there is something to know", s.removePeer)
 	act := func(verb, summary string, f func(context.Context, peer.ID) (parley.PeerNote, error)) {
 		operation(s, http.MethodPost, "peers/{id}/"+verb, admin, summary, func(ctx context.Context, in *PeerPath) (*answer[parley.PeerNote], error) {
-			id, err := in.decode()
+			id, err := s.peerOf(*in, verb == "trust")
 			if err != nil {
 				return nil, err
 			}
@@ -62,19 +61,13 @@ func (s *Server) peerRoutes() {
 // PeerPath is the peer that a path names. Only an exported name is seen where
 // it is embedded.
 type PeerPath struct {
-	ID string `path:"id" maxLength:"1024"`
+	ID string `path:"id" maxLength:"1024" doc:"peer id, the end or the beginning of one, address or name; several that fit are 409"`
 }
 
-func (p PeerPath) decode() (peer.ID, error) {
-	id, err := peer.Decode(p.ID)
-	if err != nil {
-		return "", badPeerID(p.ID)
-	}
-	return id, nil
-}
-
-func badPeerID(text string) error {
-	return badRequest.problem(fmt.Sprintf("%.80q is no peer id: want base58 such as 12D3KooW…, as in parley peers list -o wide", text))
+// peerOf finds the peer of a path; strict is for what a stranger who takes a
+// name must not get.
+func (s *Server) peerOf(p PeerPath, strict bool) (peer.ID, error) {
+	return s.node.FindPeer(p.ID, strict)
 }
 
 // peerHistory pages by the numbers of the entries, so that new ones shift nothing.
@@ -130,7 +123,7 @@ func (s *Server) addPeer(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return &addedPeer{http.StatusCreated, parley.AddedPeer{ID: p.ID, Item: in.Body.Address, State: p.State}}, nil
+	return &addedPeer{http.StatusCreated, parley.AddedPeer{ID: p.ID, Item: in.Body.Address, State: p.State, Note: p.Note}}, nil
 }
 
 type removedPeer struct {
@@ -150,36 +143,84 @@ func (s *Server) removePeer(ctx context.Context, in *PeerPath) (*removedPeer, er
 }
 
 func (s *Server) peer(_ context.Context, in *PeerPath) (*answer[parley.PeerDetail], error) {
-	id, err := in.decode()
+	id, err := s.peerOf(*in, false)
 	if err != nil {
 		return nil, err
 	}
 	p, ok := s.node.PeerDetail(id)
 	if !ok {
-		return nil, notFound.problem("no peer " + id.String() + " is connected or known")
+		return nil, notFound.problem("no peer " + id.String() + " is connected or known: see parley peers list, and with --state known those that are not connected")
 	}
 	return &answer[parley.PeerDetail]{p}, nil
 }
 
 type peersQuery struct {
 	Page
-	State     string `query:"state" enum:"connected,known" default:"connected" doc:"known: the connected ones, and those that are not"`
+	State     string `query:"state" enum:"connected,known,static,banned" default:"connected" doc:"known: the connected ones, and those that are not; static: those that are kept; banned: those that are refused for what they did"`
 	Direction string `query:"direction" enum:"inbound,outbound"`
 	Source    string `query:"source" maxLength:"32"`
 	Q         string `query:"q" maxLength:"256" doc:"part of id, name, address or agent"`
 	Sort      string `query:"sort" enum:"name,latency,connected_at,height,score" default:"connected_at"`
 }
 
+func (q *peersQuery) takes(p parley.Peer) bool {
+	return (q.Direction == "" || p.Direction == q.Direction) && (q.Source == "" || p.Source == q.Source) && matches(p, q.Q)
+}
+
+const bySince = "connected_at" // the order in which those who are not connected come last
+
 func (s *Server) peers(_ context.Context, q *peersQuery) (*answer[list[parley.Peer]], error) {
-	all := s.node.Peers()
-	if q.State == "known" {
-		all = append(all, s.node.KnownPeers()...)
+	var all []parley.Peer
+	switch q.State {
+	case "static":
+		all = s.node.KeptPeers()
+	case "banned":
+		all = s.node.RefusedPeers()
+	default:
+		all = s.node.Peers()
 	}
-	ps := slices.DeleteFunc(all, func(p parley.Peer) bool {
-		return q.Direction != "" && p.Direction != q.Direction || q.Source != "" && p.Source != q.Source || !matches(p, q.Q)
-	})
+	ps := slices.DeleteFunc(all, func(p parley.Peer) bool { return !q.takes(p) })
+	if q.State == "known" && q.Sort != bySince { // of the whole book
+		away, _ := s.node.KnownPeers("", math.MaxInt, q.takes)
+		ps = append(ps, away...)
+	}
 	slices.SortStableFunc(ps, func(a, b parley.Peer) int { return comparePeers(a, b, q.Sort) })
+	if q.State == "known" && q.Sort == bySince {
+		return s.knownPage(ps, q)
+	}
 	return pageOf(ps, q.Page)
+}
+
+// awayMark begins the cursor of a page behind the connected peers; the id of
+// the last peer follows.
+const awayMark = "away."
+
+// knownPage is a page of the connected peers, and then of those that are not:
+// of these, who may be many, no more are looked at than it takes.
+func (s *Server) knownPage(connected []parley.Peer, q *peersQuery) (*answer[list[parley.Peer]], error) {
+	var after peer.ID
+	page := []parley.Peer{}
+	if text, away := strings.CutPrefix(q.Cursor, awayMark); !away {
+		first, err := pageOf(connected, q.Page)
+		if err != nil || first.Body.NextCursor != nil {
+			return first, err
+		}
+		page = first.Body.Items
+	} else if text != "" {
+		id, err := peer.Decode(text)
+		if err != nil {
+			return nil, badRequest.problem("cursor: want the next_cursor of a page of this list")
+		}
+		after = id
+	}
+	away, more := s.node.KnownPeers(after, q.Limit-len(page), q.takes)
+	next := ""
+	if more {
+		if next = awayMark; len(away) > 0 {
+			next += away[len(away)-1].ID.String()
+		}
+	}
+	return listOf(append(page, away...), next), nil
 }
 
 func matches(p parley.Peer, q string) bool {
@@ -223,7 +264,10 @@ func claimedHeight(p parley.Peer) uint64 {
 // is another's.
 func peerProblem(err error) *problem {
 	var dial *parley.DialError
+	var several *parley.AmbiguousError
 	switch {
+	case errors.As(err, &several):
+		return conflict.problem(err.Error())
 	case errors.As(err, &dial):
 		p := dialFailed.problem(string(dial.Class) + ": " + dial.Error())
 		p.Class = string(dial.Class)

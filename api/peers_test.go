@@ -156,3 +156,100 @@ func TestRemovePeerOfTheConfiguration(t *testing.T) {
 		t.Errorf("added again: %+v", s)
 	}
 }
+
+// A peer is found by whatever a list shows of it, and what was done is told.
+func TestPeerByWords(t *testing.T) {
+	f, n, at := byHand(t)
+	admin, id, own := n.token("admin"), f.node.ID().String(), n.node.ID().String()
+	want := func(got reply, status int, parts ...string) {
+		t.Helper()
+		if got.status != status {
+			t.Fatalf("status %d, want %d: %s", got.status, status, got.body)
+		}
+		for _, part := range parts {
+			if !strings.Contains(string(got.body), part) {
+				t.Errorf("no %s in %s", part, got.body)
+			}
+		}
+	}
+	path := func(who, verb string) string { return "/api/v1/peers/" + url.PathEscape(who) + verb }
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"`+at+`"}`), 201, `"id":"`+id+`"`)
+	p, _ := n.node.Peer(f.node.ID())
+	for _, who := range []string{id, "n2", at, p.Addr, p.Addr + "/p2p/" + id, id[len(id)-8:], "…" + id[len(id)-8:], "..." + id[len(id)-12:], id[:20], id[:20] + "…"} {
+		want(n.do("GET", path(who, ""), "", ""), 200, `"id":"`+id+`"`)
+	}
+	for _, who := range []string{"n9", "127.0.0.1:1", "…" + id[:8], id[len(id)-3:], id[len(id)-8:] + "x", "12D3KooWzzzz"} {
+		want(n.do("GET", path(who, ""), "", ""), 404, "PLY-006", "parley peers list")
+	}
+	want(n.do("POST", path("n2", "/connect"), admin, ""), 200, `"state":"connected"`, "connected already, outbound at "+p.Addr)
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"n2"}`), 201, "nothing was dialled")
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"`+at+`"}`), 201, at+" is "+id+", which was connected already")
+
+	// one that is not connected keeps its name
+	want(f.do("POST", path("n3", "/disconnect"), f.token("admin"), ""), 200, `"id":"`+own+`"`, "had dialled this node", "out of its PEERS")
+	n.waitFor("the end", func() bool { return !n.knows(f) && !f.knows(n) })
+	want(n.do("GET", path("n2", ""), "", ""), 200, `"id":"`+id+`"`, `"state":"known"`, `"name":"n2"`)
+	want(n.do("GET", path("n2", "/history"), "", ""), 200, `"event":"disconnected"`, id)
+	want(n.do("POST", path("n2", "/connect"), admin, ""), 200, `"state":"connected"`)
+	want(n.do("DELETE", path("n2", ""), admin, ""), 204)
+	n.waitFor("the end", func() bool { return !n.knows(f) && !f.knows(n) })
+
+	// somebody else may take the name
+	g := start(t, func(c *config.Config) {
+		c.P2P.TargetPeers, c.Discovery.DHT, c.Discovery.PEX = 0, config.DHTOff, false
+		c.Node.Name, c.P2P.StaticPeers = "n2", []string{strings.TrimPrefix(n.base, "http://")}
+	})
+	n.waitFor("the other n2", func() bool { return n.knows(g) })
+	want(n.do("GET", path("n2", ""), "", ""), 200, g.node.ID().String())
+	want(n.do("POST", path("n2", "/trust"), admin, ""), 409, "PLY-007", id, g.node.ID().String())
+	want(n.do("POST", "/api/v1/peers", admin, `{"address":"`+at+`"}`), 201, `"id":"`+id+`"`)
+	want(n.do("GET", path("n2", ""), "", ""), 409, "PLY-007", id+" (connected, n2, "+at+")", " or ", g.node.ID().String(), "name it by its id")
+}
+
+// The known peers come in pages behind the connected ones, each once.
+func TestKnownPages(t *testing.T) {
+	_, n, _ := byHand(t)
+	var lines []string
+	const many = 1100 // more than the node looks at in one go
+	for i := range many {
+		lines = append(lines, fmt.Sprintf(`{"id":%q,"addresses":["/ip4/10.%d.%d.1/tcp/9906"]}`, madeUpPeer(t, i), i/250, i%250))
+	}
+	got := n.do("POST", "/api/v1/addrbook/import", n.token("admin"), strings.Join(lines, "\n"))
+	if got.status != 200 {
+		t.Fatalf("%d %s", got.status, got.body)
+	}
+	known := n.node.PeerCount().Known
+	for _, limit := range []int{7, 1000} {
+		seen, cursor, pages := map[string]bool{}, "", 0
+		for {
+			page := n.do("GET", fmt.Sprintf("/api/v1/peers?state=known&limit=%d&cursor=%s", limit, cursor), "", "")
+			items := page.items(t, "state", "id")
+			for i, item := range items {
+				if seen[item] || strings.HasPrefix(item, "connected") != (pages == 0 && i == 0) {
+					t.Fatalf("limit %d, page %d: %s", limit, pages, item)
+				}
+				seen[item] = true
+			}
+			pages++
+			next := page.json(t)["next_cursor"]
+			if next == nil {
+				break
+			}
+			if cursor = next.(string); len(items) != limit {
+				t.Fatalf("page of %d, want %d", len(items), limit)
+			}
+		}
+		if len(seen) != known || known < many/2 {
+			t.Errorf("limit %d: %d peers in %d pages, %d are known", limit, len(seen), pages, known)
+		}
+	}
+	if all := n.do("GET", "/api/v1/peers?state=known&sort=name&limit=1000&q=10.0.", "", "").items(t, "addr"); len(all) == 0 || len(all) > 250 {
+		t.Errorf("%d of 10.0", len(all))
+	}
+	if kept := n.do("GET", "/api/v1/peers?state=static", "", "").items(t, "state", "static"); !slices.Equal(kept, []string{"connected true"}) {
+		t.Errorf("static: %q", kept)
+	}
+	if bad := n.do("GET", "/api/v1/peers?state=banned", "", "").items(t); len(bad) != 0 {
+		t.Errorf("banned: %q", bad)
+	}
+}

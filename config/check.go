@@ -196,24 +196,56 @@ func checkP2PListen(k *checker, c *Config) []problem {
 	var out []problem
 	list := make([]string, 0, len(c.P2P.Listen))
 	for _, item := range c.P2P.Listen {
-		text, err := item, error(nil)
-		if strings.HasPrefix(item, "/") {
-			text, err = k.multiaddr(item)
-			if err == nil && multiaddrPort(text) == 0 && !k.devnet {
-				out = append(out, problem{RuleRange, quote(item) + " has port 0, which only profile devnet may use"})
-				continue
-			}
-		} else if _, perr := netip.ParseAddr(item); perr != nil {
-			err = errors.New("is neither an IP nor a multiaddr like /ip4/0.0.0.0/tcp/9906")
-		}
+		addrs, err := k.listenAddrs(item)
 		if err != nil {
 			out = append(out, problem{RuleMultiaddr, quote(item) + " " + err.Error()})
 			continue
 		}
-		list = append(list, text)
+		if slices.ContainsFunc(addrs, func(text string) bool { return multiaddrPort(text) == 0 }) && !k.devnet {
+			out = append(out, problem{RuleRange, quote(item) + " has port 0, which only profile devnet may use"})
+			continue
+		}
+		list = append(list, addrs...)
 	}
 	c.P2P.Listen = list
 	return out
+}
+
+// listenAddrs reads an item of p2p.listen: an IP and a multiaddr stand for
+// themselves, and IP:port for TCP and QUIC on that port.
+func (k *checker) listenAddrs(item string) ([]string, error) {
+	if strings.HasPrefix(item, "/") {
+		text, err := k.multiaddr(item)
+		return []string{text}, err
+	}
+	if _, err := netip.ParseAddr(item); err == nil {
+		return []string{item}, nil
+	}
+	host, port, err := net.SplitHostPort(item)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	if err != nil || perr != nil {
+		return nil, errors.New("is neither an IP, IP:port nor a multiaddr like /ip4/0.0.0.0/tcp/9906")
+	}
+	ips := []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	if host != "" {
+		ip, err := netip.ParseAddr(host)
+		if err != nil {
+			return nil, fmt.Errorf("names no IP to listen on: write /ip4/0.0.0.0/tcp/%d, with the address of an interface of this machine for 0.0.0.0", n)
+		}
+		ips = []netip.Addr{ip}
+	}
+	var addrs []string
+	for _, ip := range ips {
+		at := "/ip6/" + ip.String()
+		switch {
+		case ip.Is4():
+			at = "/ip4/" + ip.String()
+		case ip.Zone() != "":
+			at = "/ip6zone/" + ip.Zone() + "/ip6/" + ip.WithZone("").String()
+		}
+		addrs = append(addrs, fmt.Sprintf("%s/tcp/%d", at, n), fmt.Sprintf("%s/udp/%d/quic-v1", at, n))
+	}
+	return addrs, nil
 }
 
 // multiaddr reads an address into its normal form and warns where that differs.

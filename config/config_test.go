@@ -419,3 +419,25 @@ func TestTexts(t *testing.T) {
 		}
 	}
 }
+
+func TestLists(t *testing.T) {
+	for _, tt := range []struct{ key, text, want string }{
+		{"p2p.static_peers", "a:1,b:2", "a:1,b:2"},
+		{"p2p.static_peers", `["a:1", "b:2"]`, "a:1,b:2"},
+		{"p2p.static_peers", "[a:1,b:2]", "a:1,b:2"}, // a shell took the quotes
+		{"p2p.static_peers", "[]", ""},
+		{"p2p.static_peers", "[2001:db8::1]:1,[2001:db8::2]:2", "[2001:db8::1]:1,[2001:db8::2]:2"},
+		{"p2p.static_peers", "[[2001:db8::1]:1,[2001:db8::2]:2]", "[2001:db8::1]:1,[2001:db8::2]:2"},
+		{"p2p.static_peers", "[2001:db8::1]", "[2001:db8::1]"},
+		{"api.allowed_hosts", "['a', 'b']", "a,b"},
+		{"api.allowed_hosts", "a, b,", "a,b"},
+		{"p2p.listen", "0.0.0.0:9907", "/ip4/0.0.0.0/tcp/9907,/ip4/0.0.0.0/udp/9907/quic-v1"},
+		{"p2p.listen", "192.0.2.7,[::1]:9907", "192.0.2.7,/ip6/::1/tcp/9907,/ip6/::1/udp/9907/quic-v1"},
+		{"p2p.listen", ":9907", "/ip4/0.0.0.0/tcp/9907,/ip4/0.0.0.0/udp/9907/quic-v1,/ip6/::/tcp/9907,/ip6/::/udp/9907/quic-v1"},
+	} {
+		l := load(t, LoadArgs{Flags: map[string]string{tt.key: tt.text}})
+		if k, _ := find(tt.key); format(k.at(&l.Config)) != tt.want {
+			t.Errorf("%s=%s is %s, want %s", tt.key, tt.text, format(k.at(&l.Config)), tt.want)
+		}
+	}
+}

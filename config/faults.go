@@ -71,6 +71,9 @@ func quote(text string) string {
 
 // suggest returns the candidate that was probably meant by name, or "".
 func suggest(name string, candidates []string) string {
+	if longer := begunBy(name, candidates); longer != "" {
+		return longer
+	}
 	best, least := "", 1+min(3, len(name)/3) // more changes than that and it is another word
 	for _, c := range candidates {
 		if d := distance(strings.ToLower(name), strings.ToLower(c)); d < least {
@@ -90,6 +93,20 @@ func suggest(name string, candidates []string) string {
 		}
 	}
 	return best
+}
+
+// begunBy returns the one candidate that goes on with a word after name, or "".
+func begunBy(name string, candidates []string) string {
+	found := ""
+	for _, c := range candidates {
+		if len(c) > len(name) && strings.EqualFold(c[:len(name)], name) && c[len(name)] == '_' {
+			if found != "" {
+				return ""
+			}
+			found = c
+		}
+	}
+	return found
 }
 
 // distance counts the letters to insert, delete, replace or swap with their neighbour to make b of a.

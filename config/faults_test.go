@@ -59,6 +59,12 @@ func TestOddFiles(t *testing.T) {
 		"p2p.static_peers = [1]":                       "parley.toml:1:5: p2p.static_peers: [1] has at position 1 something that is no text [PLY-101 type]",
 		"api = { rate = \"5/s\",\n  max_clients = 0 }": "parley.toml:2:3: api.max_clients: 0 is not from 1 to 1000000 [PLY-101 range]",
 		"\"a\\u001b[1m\\nb\" = 1":                      "parley.toml:1:1: a?[1m?b: unknown key [PLY-101 unknown_key]",
+		"[p2p]\nbootstrap = []":                        "parley.toml:2:1: p2p.bootstrap: unknown key, did you mean p2p.bootstrap_peers? [PLY-101 unknown_key]",
+		"[p2p]\ntarget_peers = 9\nmax_peers = 8":       "parley.toml:2:1: p2p.target_peers: 9 is more than p2p.max_peers, 8: leave room for inbound and static peers too [PLY-101 range]",
+		"p2p.max_peers = 4":                            "", // the default of the target gives way
+		"p2p.listen = [\"node1:9906\"]":                "parley.toml:1:5: p2p.listen: \"node1:9906\" names no IP to listen on: write /ip4/0.0.0.0/tcp/9906, with the address of an interface of this machine for 0.0.0.0 [PLY-101 multiaddr]",
+		"p2p.listen = [\"0.0.0.0:0\"]":                 "parley.toml:1:5: p2p.listen: \"0.0.0.0:0\" has port 0, which only profile devnet may use [PLY-101 range]",
+		"p2p.listen = [\"0.0.0.0:99999\"]":             "parley.toml:1:5: p2p.listen: \"0.0.0.0:99999\" is neither an IP, IP:port nor a multiaddr like /ip4/0.0.0.0/tcp/9906 [PLY-101 multiaddr]",
 		"node.name = 2020-01-01":                       "parley.toml:1:6: node.name: 2020-01-01 is no string [PLY-101 type]",
 		"ops.listen = \"x\"":                           "parley.toml:1:5: ops.listen: \"x\" is neither host:port nor unix:PATH [PLY-101 range]",
 	} {
@@ -88,6 +94,7 @@ func TestListenConflicts(t *testing.T) {
 		{"p2p.listen=/ip4/0.0.0.0/tcp/7000,/ip6/::/tcp/7000,/ip4/0.0.0.0/udp/9090/quic-v1", ""},
 		{"p2p.listen=/ip4/0.0.0.0/tcp/9090", "ops.listen"},
 		{"p2p.listen=192.0.2.1;ops.listen=:9906", "ops.listen"},
+		{"p2p.listen=0.0.0.0:9090", "ops.listen"},
 		{"ops.listen=", ""},
 		{"api.listen=", ""},
 	} {

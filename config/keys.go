@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -96,7 +97,7 @@ var knobs = []knob{
 
 	{name: "p2p.port", flag: "p2p-port", help: "port of libp2p over TCP", at: func(c *Config) any { return &c.P2P.Port }, check: checkP2PPort},
 	{name: "p2p.quic_port", help: "UDP port of libp2p; 0 = p2p.port", at: func(c *Config) any { return &c.P2P.QUICPort }, low: 0, high: 65535},
-	{name: "p2p.listen", help: "multiaddrs or IPs; empty = TCP and QUIC on all IPv4 and IPv6",
+	{name: "p2p.listen", help: "multiaddrs, IPs or IP:port; empty = TCP and QUIC on all IPv4 and IPv6",
 		at: func(c *Config) any { return &c.P2P.Listen }, check: checkP2PListen},
 	{name: "p2p.websocket", help: "also WebSocket on p2p.port", at: func(c *Config) any { return &c.P2P.WebSocket }},
 	{name: "p2p.on_api_port", help: "libp2p also on the port of the first api.listen", at: func(c *Config) any { return &c.P2P.OnAPIPort }},
@@ -314,14 +315,44 @@ func setList(p *[]string, items []any) error {
 }
 
 // splitList splits at commas; blanks around items and empty items are dropped.
+// A list as in a file, ["a", "b"], is read too, also where a shell took its quotes.
 func splitList(text string) []string {
+	text, listed := unbracket(text)
 	var items []string
 	for item := range strings.SplitSeq(text, ",") {
-		if item = strings.TrimSpace(item); item != "" {
+		if item = strings.TrimSpace(item); listed {
+			item = unquote(item)
+		}
+		if item != "" {
 			items = append(items, item)
 		}
 	}
 	return items
+}
+
+// unbracket takes the brackets off a list as files have it. Those of an IPv6
+// address stay.
+func unbracket(text string) (inner string, listed bool) {
+	t := strings.TrimSpace(text)
+	if len(t) < 2 || t[0] != '[' || t[len(t)-1] != ']' {
+		return text, false
+	}
+	inner = t[1 : len(t)-1]
+	if _, err := netip.ParseAddr(inner); err == nil {
+		return text, false
+	}
+	open := 0
+	for _, r := range inner {
+		switch r {
+		case '[':
+			open++
+		case ']':
+			if open--; open < 0 { // [::1]:80,[::2]
+				return text, false
+			}
+		}
+	}
+	return inner, open == 0
 }
 
 // bounds tests the generic bounds of a knob: its choices, or low and high.

@@ -290,6 +290,9 @@ func (l *loader) finish(env map[string]string, hostname string) {
 	if l.cfg.P2P.MinPeers > l.cfg.P2P.MaxPeers {
 		found["p2p.min_peers"] = problem{RuleRange, fmt.Sprintf("%d is more than p2p.max_peers, %d", l.cfg.P2P.MinPeers, l.cfg.P2P.MaxPeers)}
 	}
+	if c := l.cfg.P2P; c.TargetPeers > c.MaxPeers && l.ranks["p2p.target_peers"] > 0 { // the default gives way by itself
+		found["p2p.target_peers"] = problem{RuleRange, fmt.Sprintf("%d is more than p2p.max_peers, %d: leave room for inbound and static peers too", c.TargetPeers, c.MaxPeers)}
+	}
 	maps.Copy(found, checkTopics(&l.cfg))
 	for _, k := range knobs {
 		if p, ok := found[k.name]; ok {

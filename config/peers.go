@@ -46,9 +46,11 @@ func parsePeers(raw []string) (items, warnings []string, faults []error) {
 }
 
 // splitPeers reads the text of PEERS: items by comma, blanks around them, empty items, one pair of quotes around the whole
-// or an item, and a comment from a blank and # on are dropped (docker's --env-file keeps the last two).
+// or an item, and a comment from a blank and # on are dropped (docker's --env-file keeps the last two). A list as in a file is
+// read too.
 func splitPeers(text string) []string {
 	text = unquote(dropComment(unquote(strings.TrimSpace(text))))
+	text, _ = unbracket(text)
 	var items []string
 	for item := range strings.SplitSeq(text, ",") {
 		if item = unquote(strings.TrimSpace(item)); item != "" {

@@ -314,7 +314,7 @@ func (g *globals) restoreBackup(ctx context.Context, file string, genesis chain.
 func openBackup(file string) (*os.File, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &codeError{exitNotFound, err}
+		return nil, fail(exitNotFound, "no backup %s: name a file that parley backup create --out wrote [PLY-006]", file)
 	}
 	return f, err
 }

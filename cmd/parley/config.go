@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,7 +33,7 @@ func addConfigFlags(c *cobra.Command) *configFlags {
 		f.keys[flag] = k.Name
 		c.Flags().String(flag, k.Default, k.Help)
 	}
-	c.Flags().StringArrayVar(&f.sets, "set", nil, "any configuration key, as KEY=VALUE, repeatable")
+	c.Flags().StringArrayVar(&f.sets, "set", nil, "any configuration key, as KEY=VALUE, repeatable; a list as KEY=A,B")
 	return f
 }
 
@@ -44,14 +45,24 @@ func (f *configFlags) values() (map[string]string, error) {
 			values[key] = flag.Value.String()
 		}
 	})
+	given := map[string]bool{} // by --set
 	for _, set := range f.sets {
 		key, value, ok := strings.Cut(set, "=")
+		before := values[key]
 		if !ok || key == "" {
 			return nil, fail(exitUsage, "--set %s: want KEY=VALUE", set)
 		}
 		values[key] = value
+		if given[key] && isList(key) { // each --set adds to a list
+			values[key] = before + "," + value
+		}
+		given[key] = true
 	}
 	return values, nil
+}
+
+func isList(key string) bool {
+	return slices.ContainsFunc(config.Keys(), func(k config.Key) bool { return k.Name == key && k.Type == "list" })
 }
 
 func (g *globals) loadWith(f *configFlags) (*config.Loaded, error) {

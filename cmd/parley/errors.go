@@ -64,6 +64,8 @@ func isCobraUsage(err error) bool {
 	return false
 }
 
+const validationFailed = "validation failed" // as the node's library says it
+
 // An apiError is a refusal by the node.
 type apiError struct {
 	Status int    `json:"status"`
@@ -85,8 +87,18 @@ func (e *apiError) Error() string {
 	if text == "" {
 		text = strings.ToLower(e.Title)
 	}
+	var subs []string
 	for _, sub := range e.Errors {
-		text += fmt.Sprintf("; %s: %s", sub.Location, sub.Message)
+		where := sub.Location[strings.LastIndexByte(sub.Location, '.')+1:] // of query.state
+		if value, ok := sub.Value.(string); ok {
+			where = strings.TrimSpace(fmt.Sprintf("%s %q", where, value))
+		}
+		subs = append(subs, strings.TrimPrefix(where+": "+sub.Message, ": "))
+	}
+	if len(subs) > 0 && text == validationFailed { // says less than they do
+		text = strings.Join(subs, "; ")
+	} else if len(subs) > 0 {
+		text += "; " + strings.Join(subs, "; ")
 	}
 	switch e.exit() {
 	case exitRefused:

@@ -9,7 +9,10 @@ import (
 	"github.com/parley-p2p/parley"
 )
 
-const maxLevel = 4 // of the table of peers
+const (
+	maxLevel  = 4  // of the table of peers
+	nameWidth = 20 // columns of a name, which its peer may make long
+)
 
 // netinfo shows the peers at a level from 0 to 4: 0 is the counts alone, 1 adds
 // a row for each peer, 2 where each is and who told of it, 3 what each runs, 4
@@ -28,22 +31,26 @@ func (g *globals) netinfo(l list[parley.Peer], level int) error {
 		return err
 	}
 	if l.NextCursor != "" {
-		g.say("there are more peers: these are the first %d", len(l.Items))
+		g.say("there are more peers: these are the first %d; --limit shows up to 1000", len(l.Items))
 	}
 	return nil
 }
 
 func viewLevel(l list[parley.Peer], level int) *table {
-	where, what := level == 2 || level >= 4, level >= 3
+	where, what := level == 2 || level >= maxLevel, level >= 3
 	t := &table{columns: []column{{name: "DIR"}, {name: "SLOT"}, {name: "VIA"}, {name: "PING", right: true}, {name: "UP", right: true},
-		{name: "CLAIMS", right: true}, {name: "PROVED", right: true}, {name: "SCORE", right: true}, {name: "MESH"}, {name: "NAME"}}}
+		{name: "CLAIMS", right: true}, {name: "PROVED", right: true}, {name: "SCORE", right: true}, {name: "MESH", right: true}}, whole: level >= maxLevel}
+	if level < maxLevel { // which has the whole id
+		t.columns = append(t.columns, column{name: "PEER"})
+	}
+	t.columns = append(t.columns, column{name: "NAME", most: nameWidth})
 	if where {
 		t.columns = append(t.columns, column{name: "SOURCE"}, column{name: "ADDRESS"})
 	}
 	if what {
 		t.columns = append(t.columns, column{name: "AGENT"}, column{name: "IN", right: true}, column{name: "OUT", right: true})
 	}
-	if level >= 4 {
+	if level >= maxLevel {
 		t.columns = append(t.columns, column{name: "PEER ID"})
 	}
 	for _, p := range l.Items {
@@ -55,14 +62,18 @@ func viewLevel(l list[parley.Peer], level int) *table {
 			slot += " …" // in its handshake
 		}
 		cells := []string{direction(p.Direction), slot, p.Transport, ping(p), since(p.ConnectedAt), heightOf(p.Claimed), heightOf(p.Validated),
-			strconv.Itoa(p.Score), strconv.Itoa(len(p.Mesh)), p.Name}
+			strconv.Itoa(p.Score), strconv.Itoa(len(p.Mesh))}
+		if level < maxLevel {
+			cells = append(cells, short(p.ID.String()))
+		}
+		cells = append(cells, p.Name)
 		if where {
 			cells = append(cells, p.Source, p.Address)
 		}
 		if what {
 			cells = append(cells, p.Agent, size(p.BytesIn), size(p.BytesOut))
 		}
-		if level >= 4 {
+		if level >= maxLevel {
 			cells = append(cells, p.ID.String())
 		}
 		t.add(cells...)

@@ -67,6 +67,22 @@ func TestCutColumn(t *testing.T) {
 	}
 }
 
+// A peer's own long name moves no column, and -o wide has the whole of it.
+func TestBoundedColumn(t *testing.T) {
+	name := strings.Repeat("n", 64)
+	l := list[parley.Peer]{Items: []parley.Peer{{ID: "abcdefghijkl", Name: name, State: "connected", Ready: true}}}
+	for _, wide := range []bool{false, true} {
+		var out bytes.Buffer
+		if err := viewPeers(l, peersFlags{}).print(&out, wide); err != nil {
+			t.Fatal(err)
+		}
+		cut := name[:nameWidth-1] + "…  …"
+		if strings.Contains(out.String(), cut) == wide || strings.Contains(out.String(), name) != wide {
+			t.Errorf("wide %v:\n%s", wide, out.String())
+		}
+	}
+}
+
 // A file that becomes a record's body does so byte for byte.
 func TestRequestKeepsTheBody(t *testing.T) {
 	for content, media := range map[string]string{

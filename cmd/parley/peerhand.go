@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -16,8 +18,10 @@ import (
 
 const dialWait = 40 * time.Second // the node gives a dial by hand 30 s
 
-// handCommands change peers by hand. ID is a peer ID or, of a peer that the
-// node knows, its address or the static peer's text.
+const whoHelp = "PEER is a peer ID, the end or the beginning of one as lists show it, an address, the text of a static peer, or a name.\n" +
+	"Where several peers fit, nothing is done and all of them are told."
+
+// handCommands change peers by hand.
 func handCommands(g *globals) []*cobra.Command {
 	var trusted bool
 	add := &cobra.Command{
@@ -25,62 +29,71 @@ func handCommands(g *globals) []*cobra.Command {
 		Long:    "ITEM is host[:port], http(s)://host:port or a multiaddr, as in PEERS. A peer of the configuration that was removed is one again.",
 		Example: "parley peers add node4:8080\nparley peers add /ip4/192.0.2.7/tcp/9906/p2p/12D3KooW… --trusted",
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := notEmpty(c, "ITEM", args[0], "host:port, http(s)://host:port or a multiaddr"); err != nil {
+				return err
+			}
 			return changePeer(c.Context(), g, http.MethodPost, "peers", map[string]any{"address": args[0], "static": true, "trusted": trusted}, g.viewAdded)
 		},
 	}
 	add.Flags().BoolVar(&trusted, "trusted", false, "trust it too; ITEM then ends in /p2p/ID")
 	return []*cobra.Command{
 		{
-			Use: "connect ADDR|ID", Short: "Connect once; the peer is not kept", Args: cobra.ExactArgs(1),
-			Example: "parley peers connect 192.0.2.7:8080\nparley peers connect 12D3KooW…",
+			Use: "connect ADDR|PEER", Short: "Connect once; the peer is not kept", Args: cobra.ExactArgs(1), Long: whoHelp,
+			Example: "parley peers connect 192.0.2.7:8080\nparley peers connect node5\nparley peers connect 12D3KooW…",
 			RunE: func(c *cobra.Command, args []string) error {
+				if err := notEmpty(c, "ADDR", args[0], "host:port, a multiaddr, or a peer of parley peers list --state known"); err != nil {
+					return err
+				}
 				if _, err := peer.Decode(args[0]); err == nil {
-					return g.peerVerb(c.Context(), args[0], "connect")
+					return g.peerVerb(c, args[0], "connect")
 				}
 				return changePeer(c.Context(), g, http.MethodPost, "peers", map[string]any{"address": args[0]}, g.viewAdded)
 			},
 		},
 		{
-			Use: "disconnect ADDR|ID", Short: "Close the connection with a peer; it may come back", Args: cobra.ExactArgs(1),
-			Example: "parley peers disconnect 12D3KooW…",
-			RunE:    func(c *cobra.Command, args []string) error { return g.peerVerb(c.Context(), args[0], "disconnect") },
+			Use: "disconnect PEER", Short: "Close the connection with a peer; it may come back", Args: cobra.ExactArgs(1), Long: whoHelp,
+			Example: "parley peers disconnect node5\nparley peers disconnect 12D3KooW…",
+			RunE:    func(c *cobra.Command, args []string) error { return g.peerVerb(c, args[0], "disconnect") },
 		},
 		add,
 		{
-			Use: "remove ITEM|ID", Short: "Keep a static peer no longer, and close the connection", Args: cobra.ExactArgs(1),
-			Long:    "One of the configuration is back at the next start. The id that was learned for it is forgotten: remove and add a peer that was set up anew.",
+			Use: "remove ITEM|PEER", Short: "Keep a static peer no longer, and close the connection", Args: cobra.ExactArgs(1),
+			Long:    whoHelp + "\nOne of the configuration is back at the next start. The id that was learned for it is forgotten: remove and add a peer that was set up anew.",
 			Example: "parley peers remove node4:8080\nparley peers remove 12D3KooW…",
 			RunE: func(c *cobra.Command, args []string) error {
+				if err := notEmpty(c, "ITEM", args[0], wantPeer); err != nil {
+					return err
+				}
 				return changePeer(c.Context(), g, http.MethodDelete, "peers/"+url.PathEscape(args[0]), nil, func(r parley.RemovedPeer) *table {
 					g.note(r.Note)
-					return facts("removed", args[0])
+					t := facts("removed", args[0])
+					if r.ID != "" && r.ID.String() != args[0] {
+						t.add("peer id", r.ID.String())
+					}
+					return t
 				})
 			},
 		},
 		{
-			Use: "trust ID", Short: "Never evict a peer nor refuse it for points, over restarts too", Args: cobra.ExactArgs(1),
+			Use: "trust PEER", Short: "Never evict a peer nor refuse it for points, over restarts too", Args: cobra.ExactArgs(1),
+			Long:    whoHelp + "\nA name is what a peer calls itself: where another one had it lately, its id is wanted.",
 			Example: "parley peers trust 12D3KooW…",
-			RunE:    func(c *cobra.Command, args []string) error { return g.peerVerb(c.Context(), args[0], "trust") },
+			RunE:    func(c *cobra.Command, args []string) error { return g.peerVerb(c, args[0], "trust") },
 		},
 		{
-			Use: "untrust ID", Short: "Take the trust back", Args: cobra.ExactArgs(1), Example: "parley peers untrust 12D3KooW…",
-			RunE: func(c *cobra.Command, args []string) error { return g.peerVerb(c.Context(), args[0], "untrust") },
+			Use: "untrust PEER", Short: "Take the trust back", Args: cobra.ExactArgs(1), Long: whoHelp, Example: "parley peers untrust 12D3KooW…",
+			RunE: func(c *cobra.Command, args []string) error { return g.peerVerb(c, args[0], "untrust") },
 		},
 		{
-			Use: "history [ID]", Short: "How connections ended and who was refused, newest first", Args: cobra.MaximumNArgs(1),
-			Example: "parley peers history\nparley peers history 12D3KooW… --limit 20",
+			Use: "history [PEER]", Short: "How connections ended and who was refused, newest first", Args: cobra.MaximumNArgs(1), Long: whoHelp,
+			Example: "parley peers history\nparley peers history node5\nparley peers history 12D3KooW… --limit 20",
 			RunE: func(c *cobra.Command, args []string) error {
 				path := "peers/history"
 				if len(args) == 1 {
-					cl, err := g.client()
-					if err != nil {
+					if err := notEmpty(c, "PEER", args[0], wantPeer); err != nil {
 						return err
 					}
-					id, err := g.peerOf(c.Context(), cl, args[0])
-					if err != nil {
-						return err
-					}
-					path = "peers/" + url.PathEscape(id) + "/history"
+					path = "peers/" + url.PathEscape(args[0]) + "/history"
 				}
 				return ask(c.Context(), g, query(path, "limit", g.limitText()), func(l list[parley.HistoryEntry]) *table { return viewHistory(l, len(args) == 0) })
 			},
@@ -88,17 +101,22 @@ func handCommands(g *globals) []*cobra.Command {
 	}
 }
 
+const wantPeer = "a peer ID or its end, an address or a name, as parley peers list shows them"
+
+// notEmpty refuses an argument that is there and says nothing.
+func notEmpty(c *cobra.Command, what, arg, want string) error {
+	if strings.TrimSpace(arg) == "" {
+		return usage(c, fmt.Errorf("%s is %q: want %s", what, arg, want))
+	}
+	return nil
+}
+
 // peerVerb posts a verb of one peer.
-func (g *globals) peerVerb(ctx context.Context, text, verb string) error {
-	c, err := g.client()
-	if err != nil {
+func (g *globals) peerVerb(c *cobra.Command, who, verb string) error {
+	if err := notEmpty(c, "PEER", who, wantPeer); err != nil {
 		return err
 	}
-	id, err := g.peerOf(ctx, c, text)
-	if err != nil {
-		return err
-	}
-	return changePeer(ctx, g, http.MethodPost, "peers/"+url.PathEscape(id)+"/"+verb, nil, func(p parley.PeerNote) *table {
+	return changePeer(c.Context(), g, http.MethodPost, "peers/"+url.PathEscape(who)+"/"+verb, nil, func(p parley.PeerNote) *table {
 		g.note(p.Note)
 		state := p.State
 		if p.State == "connected" && p.Ready {
@@ -106,42 +124,6 @@ func (g *globals) peerVerb(ctx context.Context, text, verb string) error {
 		}
 		return facts("peer id", p.ID.String(), "name", p.Name, "address", p.Address, "state", state, "static", yes(p.Static), "trusted", yes(p.Trusted))
 	})
-}
-
-// peerOf finds the id of a peer that the node knows by an address or as a
-// static peer. What it finds nothing for is the node's to judge.
-func (g *globals) peerOf(ctx context.Context, c *client, text string) (string, error) {
-	if _, err := peer.Decode(text); err == nil {
-		return text, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, g.timeout)
-	defer cancel()
-	body, err := c.get(ctx, "peers?state=known&limit=1000")
-	if err != nil {
-		return "", err
-	}
-	peers, err := decode[list[parley.Peer]](body)
-	if err != nil {
-		return "", err
-	}
-	for _, p := range peers.Items {
-		if p.Address == text || p.Addr == text {
-			return p.ID.String(), nil
-		}
-	}
-	if body, err = c.get(ctx, "static-peers?limit=1000"); err != nil {
-		return "", err
-	}
-	kept, err := decode[list[parley.StaticPeer]](body)
-	if err != nil {
-		return "", err
-	}
-	for _, p := range kept.Items {
-		if p.Item == text && p.ID != "" {
-			return p.ID.String(), nil
-		}
-	}
-	return "", fail(exitNotFound, "no peer is known by %q: name it by its peer ID, see parley peers list -o wide", text)
 }
 
 // changePeer sends a change and shows the answer.
@@ -190,6 +172,7 @@ func (g *globals) viewAdded(p parley.AddedPeer) *table {
 	if p.ID == "" {
 		g.say("who it is is not known yet: it is tried until somebody answers, see parley peers static")
 	}
+	g.note(p.Note)
 	t := facts("item", p.Item, "peer id", p.ID.String(), "state", p.State)
 	if p.LastError != "" {
 		t.add("last error", p.Class+": "+p.LastError)

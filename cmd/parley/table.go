@@ -18,6 +18,7 @@ type column struct {
 	wide  bool // only with -o wide, and in csv
 	right bool
 	cut   bool // the last one: cells are cut so that a row is one line, off a terminal too
+	most  int  // columns of a cell but with -o wide, 0 = any number
 }
 
 // table is rows for people. Without columns it is a list of facts: name and
@@ -26,6 +27,7 @@ type table struct {
 	columns []column
 	rows    [][]string
 	empty   string // what to say, on stderr, where there is no row
+	whole   bool   // lines are not cut at the edge of a terminal, as with -o wide
 }
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
@@ -59,7 +61,9 @@ func (t *table) print(w io.Writer, wide bool) error {
 	if l.columns == nil {
 		l.columns = []column{{}, {}}
 	}
-	l.room, _ = terminal(w)
+	if !wide && !t.whole {
+		l.room, _ = terminal(w)
+	}
 	l.widths = make([]int, len(l.columns))
 	rows := make([][]string, len(t.rows))
 	for n, row := range t.rows {
@@ -74,6 +78,11 @@ func (t *table) print(w io.Writer, wide bool) error {
 		l.shown = append(l.shown, i)
 		if c.cut {
 			l.cut(rows, i)
+		}
+		if c.most > 0 && !wide {
+			for _, row := range rows {
+				row[i] = ansi.Truncate(row[i], c.most, "…")
+			}
 		}
 		l.widths[i] = lipgloss.Width(c.name)
 		for _, row := range rows {

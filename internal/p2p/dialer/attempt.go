@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -23,7 +22,6 @@ import (
 const (
 	attemptTimeout = 30 * time.Second // resolve, learn, dial and greet
 	dialTimeout    = 10 * time.Second // each dial in it
-	maxError       = 500              // bytes of an error that is kept
 )
 
 // outcome is what an attempt found out beside its error.
@@ -195,7 +193,7 @@ func (d *Dialer) askID(ctx context.Context, a ma.Multiaddr) (peer.ID, error) {
 	case err == nil:
 		err = errors.New("a peer took an id that nobody has")
 	}
-	return "", fmt.Errorf("%s: %w", a, err)
+	return "", &addrError{a, err}
 }
 
 func (d *Dialer) clearBackoff(p peer.ID) {
@@ -392,16 +390,6 @@ func label(c Class) string {
 	return string(c)
 }
 
-// oneLine makes the error of a dial, which has a line for each address, fit
-// for a table.
-func oneLine(err error) string {
-	text := strings.Join(strings.Fields(err.Error()), " ")
-	if len(text) > maxError {
-		text = text[:maxError] + "…"
-	}
-	return text
-}
-
 // letGo undoes what an attempt for a former item did. The connection with a
 // former member stays open, as with [Dialer.Keep]; what was removed by hand is
 // closed, as it would have been a moment before.
@@ -419,7 +407,7 @@ func (d *Dialer) letGo(s *slot, p peer.ID) {
 func (d *Dialer) failed(s *slot, started, now time.Time, class Class, out outcome) func() {
 	before := s.retry
 	s.retry.failed(started, now, class)
-	s.lastErr = oneLine(out.err)
+	s.lastErr, s.wholeErr = reason(out.err), oneLine(out.err.Error(), maxError)
 	if class == ClassSelf {
 		told := s.item.told
 		s.item.told, s.item.lookAt = true, now.Add(lookEvery)
@@ -437,7 +425,10 @@ func (d *Dialer) failed(s *slot, started, now time.Time, class Class, out outcom
 	}
 	e := d.changeOf(s)
 	changed := before.state != s.retry.state || before.class != class
-	double, tries, text := d.isDouble(s), s.retry.tries, s.lastErr
+	double, tries, text := d.isDouble(s), s.retry.tries, s.wholeErr
+	if warn {
+		text = s.lastErr
+	}
 	return func() {
 		log := d.log.Debug
 		if warn {

@@ -86,8 +86,9 @@ type Dialer struct {
 	items   []*item    // members last
 	works   map[peer.ID]*work
 	kept    saved
-	trusted map[peer.ID]string // → origin
-	hand    map[peer.ID]bool   // dialled by [Dialer.Connect], while it is connected
+	trusted map[peer.ID]string    // → origin
+	left    map[peer.ID]time.Time // disconnected by the operator, until then; at most maxLeft
+	hand    map[peer.ID]bool      // dialled by [Dialer.Connect], while it is connected
 	rests   restBook
 }
 
@@ -106,7 +107,7 @@ func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *even
 	}
 	d := &Dialer{
 		cfg: cfg, fns: fns, host: h, rep: rep, bus: bus, log: log, kept: kept,
-		metrics: newMetrics(reg), wake: make(chan struct{}, 1), works: map[peer.ID]*work{}, trusted: map[peer.ID]string{}, hand: map[peer.ID]bool{},
+		metrics: newMetrics(reg), wake: make(chan struct{}, 1), works: map[peer.ID]*work{}, trusted: map[peer.ID]string{}, hand: map[peer.ID]bool{}, left: map[peer.ID]time.Time{},
 	}
 	now := time.Now()
 	for _, text := range cfg.Items {
@@ -236,16 +237,17 @@ func (d *Dialer) Configured() int {
 
 // StaticPeer is one supervised peer.
 type StaticPeer struct {
-	Item      string
-	ID        peer.ID // "" = not learned yet
-	Origin    string  // config | api | member
-	State     State
-	Class     Class // of the last failure, "" = none since it was connected
-	Tries     int   // failed ones since then
-	LastError string
-	NextAt    time.Time // zero = not by time
-	Addresses []ma.Multiaddr
-	Resting   []ma.Multiaddr // of Addresses: not tried for now, since they failed for a lasting reason
+	Item       string
+	ID         peer.ID // "" = not learned yet
+	Origin     string  // config | api | member
+	State      State
+	Class      Class     // of the last failure, "" = none since it was connected
+	Tries      int       // failed ones since then
+	LastError  string    // in plain words
+	WholeError string    // as it came, with what every address gave
+	NextAt     time.Time // zero = not by time
+	Addresses  []ma.Multiaddr
+	Resting    []ma.Multiaddr // of Addresses: not tried for now, since they failed for a lasting reason
 }
 
 // Static lists the supervised peers, each id once. This node is left out.
@@ -266,7 +268,7 @@ func (d *Dialer) view(s *slot) StaticPeer { // mu held
 	}
 	return StaticPeer{
 		Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
-		LastError: s.lastErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Resting: resting,
+		LastError: s.lastErr, WholeError: s.wholeErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Resting: resting,
 	}
 }
 

@@ -46,15 +46,16 @@ type item struct {
 
 // slot is one peer that an item stands for, with its supervisor's state.
 type slot struct {
-	item    *item
-	at      target
-	id      peer.ID // as learned; "" = not yet
-	dialled []ma.Multiaddr
-	retry   retry
-	lastErr string
-	busy    bool // an attempt is under way
-	warned  Class
-	warnAt  time.Time
+	item     *item
+	at       target
+	id       peer.ID // as learned; "" = not yet
+	dialled  []ma.Multiaddr
+	retry    retry
+	lastErr  string // in plain words
+	wholeErr string // as it came
+	busy     bool   // an attempt is under way
+	warned   Class
+	warnAt   time.Time
 }
 
 // target is where one peer of an item is to be found now.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -14,14 +16,17 @@ type DialError struct {
 	Err   error
 }
 
-func (e *DialError) Error() string { return oneLine(e.Err) }
+func (e *DialError) Error() string { return reason(e.Err) }
 func (e *DialError) Unwrap() error { return e.Err }
 
-func dialError(err error) error {
+// dialError is what came of a dial of what; nil stays nil.
+func (d *Dialer) dialError(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &DialError{Class: classify(err), Err: err}
+	class := classify(err)
+	d.log.Debug("dial by hand failed", "target", what, "class", class, "err", oneLine(err.Error(), maxError))
+	return &DialError{Class: class, Err: err}
 }
 
 // Connect connects once with what text names, in the form of a static peer,
@@ -36,13 +41,13 @@ func (d *Dialer) Connect(ctx context.Context, text string) (peer.ID, error) {
 	}
 	it.origin = originHand
 	if it.id == d.host.ID() {
-		return "", dialError(errSelf)
+		return "", d.dialError(text, errSelf)
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	targets, err := d.look(ctx, it)
 	if err != nil {
-		return "", dialError(err)
+		return "", d.dialError(text, err)
 	}
 	err = errSelf // look leaves our own addresses out
 	for _, at := range targets {
@@ -61,28 +66,36 @@ func (d *Dialer) Connect(ctx context.Context, text string) (peer.ID, error) {
 			break
 		}
 	}
-	return "", dialError(err)
+	return "", d.dialError(text, err)
 }
 
 // ConnectPeer is Connect for a peer whose id and addresses are known; those
 // that static peers and the host know of it are tried too.
 func (d *Dialer) ConnectPeer(ctx context.Context, info peer.AddrInfo) error {
 	if info.ID == d.host.ID() {
-		return dialError(errSelf)
+		return d.dialError(info.ID.String(), errSelf)
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	it := &item{text: info.ID.String(), origin: originHand, id: info.ID}
-	return dialError(d.byHand(ctx, it, outcome{id: info.ID, dialled: info.Addrs}))
+	return d.dialError(it.text, d.byHand(ctx, it, outcome{id: info.ID, dialled: info.Addrs}))
 }
 
 // byHand connects and greets, and marks the peer as one of the operator's.
 func (d *Dialer) byHand(ctx context.Context, it *item, who outcome) error {
-	if d.connected(who.id) { // whose it is does not change
+	d.mu.Lock()
+	delete(d.left, who.id)
+	d.mu.Unlock()
+	if d.connected(who.id) { // a slot that holds it stays as it is; who only asks it does not close it
 		err := d.fns.Greet(ctx, who.id)
 		if err != nil {
 			return fmt.Errorf("greet: %w", err)
 		}
+		d.mu.Lock()
+		if _, dialling := d.hand[who.id]; !dialling && d.connected(who.id) {
+			d.hand[who.id] = false
+		}
+		d.mu.Unlock()
 		return nil
 	}
 	d.mu.Lock()
@@ -101,7 +114,32 @@ func (d *Dialer) byHand(ctx context.Context, it *item, who outcome) error {
 	return err
 }
 
-// ByHand reports whether the connection with p was made by Connect.
+const (
+	leftFor = time.Hour // a slot does not take up again whom the operator disconnected
+	maxLeft = 1024      // are kept in mind
+)
+
+// Leave notes that the operator disconnected p: for an hour no slot that is
+// filled from the book takes it. Static peers and members are kept all the
+// same, and Connect ends it.
+func (d *Dialer) Leave(p peer.ID) {
+	now := time.Now()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.left, func(_ peer.ID, until time.Time) bool { return !now.Before(until) })
+	if len(d.left) < maxLeft {
+		d.left[p] = now.Add(leftFor)
+	}
+}
+
+func (d *Dialer) isLeft(p peer.ID, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return now.Before(d.left[p])
+}
+
+// ByHand reports whether the connection with p was made by Connect, or was
+// there when Connect was to make it.
 func (d *Dialer) ByHand(p peer.ID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -255,14 +255,14 @@ func (s *Slots) unfit(e addrbook.Entry, now time.Time) bool {
 	if s.held[e.ID] != nil || len(e.Addrs) == 0 || now.Before(s.rests[e.ID].until) || s.dial.connected(e.ID) {
 		return true
 	}
-	return s.dial.Has(e.ID) || s.dial.rep.Refused(e.ID) || s.dial.hopeless(e.ID, e.Addrs, now) && !s.alone()
+	return s.dial.Has(e.ID) || s.dial.isLeft(e.ID, now) || s.dial.rep.Refused(e.ID) || s.dial.hopeless(e.ID, e.Addrs, now) && !s.alone()
 }
 
 // adoptable reports whether e is a peer to which we connected only to ask it:
 // there is nothing to dial, its connection stays.
 func (s *Slots) adoptable(e addrbook.Entry, now time.Time) bool {
 	return s.held[e.ID] == nil && !now.Before(s.rests[e.ID].until) && s.dial.reachedAt(e.ID) != nil &&
-		!s.dial.Has(e.ID) && !s.dial.ByHand(e.ID) && !s.dial.rep.Refused(e.ID)
+		!s.dial.Has(e.ID) && !s.dial.ByHand(e.ID) && !s.dial.isLeft(e.ID, now) && !s.dial.rep.Refused(e.ID)
 }
 
 // hopeless reports whether all addresses of p rest for a lasting reason.
@@ -314,7 +314,7 @@ func (s *Slots) do(ctx context.Context, t task) {
 	case e.proof != nil:
 		s.book.Good(t.hold.id, e.proof)
 	}
-	if t.hold.slot == SlotFeeler && e.err == nil && e.proof != nil {
+	if t.hold.slot == SlotFeeler && e.err == nil && e.proof != nil && !s.dial.ByHand(t.hold.id) {
 		s.fns.Disconnect(ctx, t.hold.id, wire.GoodbyeShutdown, "only looked whether you are there")
 	}
 	select {
@@ -372,7 +372,7 @@ func (s *Slots) finish(e ended, now time.Time) {
 		s.anchors.tried(h.id, e.err == nil, now)
 	}
 	if e.err != nil {
-		s.log.Debug("outbound dial failed", "peer", h.id, "addr", e.addrs, "slot", h.slot, "class", class, "err", oneLine(e.err))
+		s.log.Debug("outbound dial failed", "peer", h.id, "addr", e.addrs, "slot", h.slot, "class", class, "err", oneLine(e.err.Error(), maxError))
 		s.rest(h.id, class, h.alone, now)
 		s.release(h)
 		return

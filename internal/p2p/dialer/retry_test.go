@@ -7,12 +7,14 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/parley-p2p/parley/internal/wire"
 )
@@ -208,4 +210,37 @@ func FuzzDecodeIdentity(f *testing.F) {
 			t.Errorf("%q: %+v", b, who)
 		}
 	})
+}
+
+// What an operator reads is one short line, without ids that nobody has.
+func TestReason(t *testing.T) {
+	addr := func(text string) ma.Multiaddr { return ma.StringCast(text) }
+	failed := func(at string, cause error) error {
+		return &swarm.DialError{Peer: "nobody", Cause: swarm.ErrAllDialsFailed, DialErrors: []swarm.TransportError{{Address: addr(at), Cause: cause}}}
+	}
+	refusedAt := &net.OpError{Op: "dial", Err: &os.SyscallError{Syscall: "connect", Err: syscall.ECONNREFUSED}}
+	tcp, quic := "/ip4/192.0.2.1/tcp/9906", "/ip4/192.0.2.1/udp/9906/quic-v1"
+	asked := func(at string, cause error) error { return &addrError{addr(at), failed(at, cause)} }
+	learn := func(errs ...error) error { return fmt.Errorf("learn the peer id: %w", errors.Join(errs...)) }
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{learn(asked(quic, context.DeadlineExceeded), asked(tcp, refusedAt)), "nobody listens at 192.0.2.1:9906 (another address failed too)"},
+		{learn(asked(tcp, os.ErrDeadlineExceeded), asked(quic, context.DeadlineExceeded)), "no answer from 192.0.2.1:9906 (another address failed too)"},
+		{fmt.Errorf("dial: %w", failed(quic, context.DeadlineExceeded)), "no answer from 192.0.2.1:9906 (QUIC)"},
+		{fmt.Errorf("dial: %w", failed(tcp, fmt.Errorf("failed to negotiate security protocol: %w", io.EOF))), "192.0.2.1:9906 hung up"},
+		{failed(tcp, fmt.Errorf("failed to negotiate security protocol: %w", errors.New("no trailing newline"))), "192.0.2.1:9906: no trailing newline"},
+		{failed(tcp, &network.ConnError{Remote: true, ErrorCode: network.ConnGated}), "192.0.2.1:9906 does not let this node in"},
+		{&swarm.DialError{Peer: "nobody", Cause: swarm.ErrNoAddresses}, "no address of it is known"},
+		{fmt.Errorf("resolve x.invalid: %w", &net.DNSError{Name: "x.invalid", IsNotFound: true}), "x.invalid is not in the DNS"},
+		{fmt.Errorf("resolve x.invalid: %w", errNoAddress), "resolve x.invalid: the name has no address"},
+		{fmt.Errorf("greet: %w", context.DeadlineExceeded), "no answer in time"},
+		{fmt.Errorf("greet: %w", refused(wire.WrongGenesis)), "greet: refused"},
+		{errors.New(strings.Repeat("long ", 1000)), strings.Repeat("long ", maxReason/5) + "…"},
+	} {
+		if got := reason(tt.err); got != tt.want {
+			t.Errorf("%v:\n got %s\nwant %s", tt.err, got, tt.want)
+		}
+	}
 }

@@ -199,7 +199,7 @@ func (d *Dialer) each(p peer.ID, f func(*slot) func()) {
 // held.
 func (d *Dialer) rose(s *slot, now time.Time) func() {
 	s.retry.up(now)
-	s.lastErr, s.warned = "", ""
+	s.lastErr, s.wholeErr, s.warned = "", "", ""
 	e := d.changeOf(s)
 	double := d.isDouble(s)
 	return func() {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // A book of 100 peers, of whom 40 are there, fills all slots, each in a group
@@ -383,6 +384,51 @@ func TestSlotsTakeOverAVisit(t *testing.T) {
 		}
 		if slot, _ := n.slots.SlotOf(b.host.ID()); slot != dialer.SlotOutbound {
 			t.Errorf("the other has slot %q", slot)
+		}
+	})
+}
+
+// Whom the operator disconnected no slot takes up again for an hour, unless he
+// connects it; and what he connects is his though it was there before.
+func TestSlotsLeaveWhomTheOperatorLeft(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		a := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Inbound: 4}})
+		n := w.picker(pickerOptions{ip: "1.3.0.1", slots: dialer.SlotsConfig{Outbound: 1}})
+		defer a.stop()
+		defer n.stop()
+		p := a.host.ID()
+		tell(t, n.book, addrbook.Operator, p, "1.1.0.1")
+		n.slots.Found()
+		time.Sleep(time.Minute)
+		if !n.IsReady(p) {
+			t.Fatal("the slot is not filled")
+		}
+		part := func() {
+			n.Leave(p)
+			n.Disconnect(t.Context(), p, wire.GoodbyeShutdown, "the operator disconnected")
+		}
+		part()
+		time.Sleep(50 * time.Minute)
+		if n.IsReady(p) {
+			t.Fatal("it was dialled again though the operator disconnected it")
+		}
+		time.Sleep(30 * time.Minute)
+		if !n.IsReady(p) {
+			t.Fatal("it rests for ever")
+		}
+		part()
+		time.Sleep(time.Second)
+		info := peer.AddrInfo{ID: p, Addrs: a.host.Addrs()}
+		if err := n.host.Connect(t.Context(), info); err != nil { // somebody visits it
+			t.Fatal(err)
+		}
+		if err := n.ConnectPeer(t.Context(), info); err != nil || !n.ByHand(p) {
+			t.Errorf("a visited peer does not become the operator's: %v", err)
+		}
+		part()
+		time.Sleep(time.Second)
+		if n.ByHand(p) {
+			t.Error("a peer that went is still the operator's")
 		}
 	})
 }

@@ -125,16 +125,16 @@ type Discovery struct {
 	metrics *metrics
 	visits  *visits
 	items   []*bootItem
-	silent  map[string]bool // names that led to nobody; askDNS only
 	need    chan struct{}
 	started chan struct{} // closed once net is set
 	rules   rules
 
-	mu   sync.Mutex // guards below
-	net  string     // "" = not known yet
-	over bool       // Run has returned, or is about to
-	kad  *kad       // nil = off, or not started yet
-	pex  *pex       // nil = off, or not started yet
+	mu   sync.Mutex          // guards below
+	net  string              // "" = not known yet
+	dead map[string]DeadName // by name; those without a Why led to somebody
+	over bool                // Run has returned, or is about to
+	kad  *kad                // nil = off, or not started yet
+	pex  *pex                // nil = off, or not started yet
 }
 
 // New starts nothing; reg may be nil.
@@ -146,7 +146,7 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	cfg.DHT = cmp.Or(cfg.DHT, config.DHTAuto)
 	cfg.DHTScope = cmp.Or(cfg.DHTScope, config.DHTScopePrivate)
 	d := &Discovery{
-		cfg: cfg, fns: fns.withDefaults(h, bus, log), host: h, bus: bus, log: log, items: items, silent: map[string]bool{},
+		cfg: cfg, fns: fns.withDefaults(h, bus, log), host: h, bus: bus, log: log, items: items, dead: map[string]DeadName{},
 		need: make(chan struct{}, 1), started: make(chan struct{}), rules: allRules,
 	}
 	if d.metrics, err = newMetrics(reg, d.tableSize); err != nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -159,32 +160,77 @@ func (w *walk) take(a ma.Multiaddr) {
 // not called twice at once.
 func (d *Discovery) askDNS(ctx context.Context, again bool) (told, silent int) {
 	for _, item := range d.cfg.DNS {
-		if again && !d.silent[item] {
+		was := d.leadsNowhere(item)
+		if again && !was {
 			continue
 		}
 		infos, err := d.lookUp(ctx, item)
-		was := d.silent[item]
-		d.silent[item] = len(infos) == 0
-		if d.silent[item] && was {
+		switch {
+		case ctx.Err() != nil:
+			return 0, 0
+		case len(infos) == 0 && was:
 			d.log.Debug("name leads to no peers yet", "name", item, "err", err)
-		} else if err != nil {
+		case err != nil:
 			d.log.Info("name leads to fewer peers than it has, or to none", "name", item, "peers", len(infos), "err", err)
 		}
+		d.noteName(item, len(infos), err)
 		for _, info := range infos {
 			if err := d.intake.bare(addrbook.Source{Kind: addrbook.DNS, Peer: info.ID, IP: firstIP(info.Addrs)}, info); err != nil {
 				d.log.Debug("peer of a name not stored", "name", item, "peer", info.ID, "err", err)
 			}
 		}
 	}
+	silent = len(d.DeadNames())
+	return len(d.cfg.DNS) - silent, silent
+}
+
+// leadsNowhere reports whether a name led to no peer the last time.
+func (d *Discovery) leadsNowhere(item string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dead[item].Why != ""
+}
+
+// A DeadName is a configured name that led to no peer when it was looked up
+// last.
+type DeadName struct {
+	Name, Why string
+	At        time.Time // of that look
+}
+
+// DeadNames lists them in the order of the configuration.
+func (d *Discovery) DeadNames() []DeadName {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []DeadName
 	for _, item := range d.cfg.DNS {
-		if d.silent[item] {
-			silent++
-		} else {
-			told++
+		if n := d.dead[item]; n.Why != "" {
+			list = append(list, n)
 		}
 	}
-	return told, silent
+	return list
 }
+
+// noteName enters what came of a look at a name.
+func (d *Discovery) noteName(item string, peers int, err error) {
+	why := "its addresses are this node's own"
+	var dns *net.DNSError
+	switch {
+	case peers > 0:
+		why = ""
+	case errors.As(err, &dns) && dns.IsNotFound:
+		why = dns.Name + " is not in the DNS"
+	case errors.As(err, &dns):
+		why = "look " + dns.Name + " up: " + dns.Err
+	case err != nil:
+		why = strings.Join(strings.Fields(err.Error()), " ")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dead[item] = DeadName{item, why[:min(len(why), maxWhy)], time.Now()}
+}
+
+const maxWhy = 200 // bytes of a reason
 
 func (d *Discovery) lookUp(ctx context.Context, item string) ([]peer.AddrInfo, error) {
 	host, port, err := net.SplitHostPort(item)

@@ -303,6 +303,15 @@ func TestDNSAddr(t *testing.T) {
 		if !slices.Equal(got, []int{0, 1, 2, 3}) {
 			t.Errorf("found %v, want 0 to 3", got)
 		}
+		if dead := n.DeadNames(); len(dead) != 1 || dead[0].Name != "nothing.example" || dead[0].Why == "" {
+			t.Errorf("dead names: %+v", dead)
+		}
+		l.texts["_dnsaddr.nothing.example"] = []string{at(5)}
+		n.Need()
+		time.Sleep(time.Minute)
+		if dead := n.DeadNames(); len(dead) != 0 {
+			t.Errorf("still dead: %+v", dead)
+		}
 		if e, _ := n.book.Get(ids[1]); len(e.Addrs) != 2 {
 			t.Errorf("a name of two IPv4 addresses: %v", e.Addrs)
 		}

@@ -18,6 +18,8 @@ const (
 	Refused      = "refused"
 )
 
+const placeHandshake = "handshake" // of a refusal: the connection still ends
+
 const maxText = 256 // bytes of an address or a reason, which may be a peer's words
 
 // Entry is one thing that happened with one connection.
@@ -28,6 +30,7 @@ type Entry struct {
 	Peer      peer.ID // "" = refused before it was known
 	Direction string  // inbound | outbound
 	Addr      string
+	Name      string // as the peer calls itself, of a connected one
 	By        string // us | them: who ended or refused it
 	Reason    string // in words
 	Goodbye   uint64 // code as received, 0 = none came
@@ -43,25 +46,42 @@ var goodbyes = map[uint64]string{
 	wire.GoodbyeBanned: "the peer has banned us",
 }
 
-// follow keeps who is connected and familiar. Only the loop calls it.
-type follow map[peer.ID]struct{}
+// maxRefused is how many refusals wait for the end of their connection.
+const maxRefused = 1024
+
+// follow keeps who is connected and familiar, and who was refused in a
+// handshake and is still connected. Only the loop uses it.
+type follow struct{ familiar, refused map[peer.ID]struct{} }
+
+func newFollow() follow {
+	return follow{familiar: map[peer.ID]struct{}{}, refused: map[peer.ID]struct{}{}}
+}
 
 // entry makes an entry of an event; ok is false for one that is none.
 func (f follow) entry(e event.Envelope) (v Entry, ok bool) {
 	switch d := e.Data.(type) {
 	case event.PeerReady:
-		f[d.Peer] = struct{}{}
-		v = Entry{Event: Connected, Peer: d.Peer, Direction: d.Direction, Addr: d.Addr, familiar: true}
+		f.familiar[d.Peer] = struct{}{}
+		delete(f.refused, d.Peer)
+		v = Entry{Event: Connected, Peer: d.Peer, Direction: d.Direction, Addr: d.Addr, Name: bounded(d.Name), familiar: true}
 	case event.PeerDisconnected:
-		_, familiar := f[d.Peer]
-		delete(f, d.Peer)
+		_, familiar := f.familiar[d.Peer]
+		_, refused := f.refused[d.Peer]
+		delete(f.familiar, d.Peer)
+		delete(f.refused, d.Peer)
+		if refused && !familiar {
+			return v, false // the refusal told of it, and why
+		}
 		v = Entry{
 			Event: Disconnected, Peer: d.Peer, Direction: d.Direction, Addr: d.Addr, By: d.By, Goodbye: d.Goodbye,
 			Duration: time.Duration(d.DurationS * float64(time.Second)), familiar: familiar,
 		}
 		v.Reason = cmp.Or(d.Reason, d.Text, goodbyes[d.Goodbye], "the connection broke, no goodbye came")
 	case event.PeerRefused:
-		_, familiar := f[d.Peer]
+		_, familiar := f.familiar[d.Peer]
+		if d.Place == placeHandshake && d.Peer != "" && len(f.refused) < maxRefused {
+			f.refused[d.Peer] = struct{}{}
+		}
 		v = Entry{Event: Refused, Peer: d.Peer, Direction: d.Direction, Addr: d.Addr, By: d.By, Reason: d.Reason, familiar: familiar}
 	default:
 		return v, false

@@ -60,6 +60,7 @@ type History struct {
 	store   store      // nil = not open
 	seq     uint64     // of the next entry
 	pending []Entry    // oldest first, not in store
+	names   map[peer.ID]lastName
 }
 
 // store keeps entries by rising Seq. Its methods are safe for concurrent use.
@@ -70,6 +71,10 @@ type store interface {
 	add(ctx context.Context, entries []Entry) error
 	// page is the newest entries below before, of p alone unless that is "".
 	page(ctx context.Context, p peer.ID, before uint64, limit int) ([]Entry, error)
+	// names is the last name of each peer, the newest first.
+	names(ctx context.Context, limit int) ([]Entry, error)
+	// endingIn is the peers whose ids in base58 end so, at most limit.
+	endingIn(ctx context.Context, tail string, limit int) ([]peer.ID, error)
 	// prune drops what is older than oldest or more than the limits.
 	prune(ctx context.Context, oldest time.Time) error
 	close() error
@@ -86,7 +91,7 @@ func Open(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registere
 		log = slog.New(slog.DiscardHandler)
 	}
 	h := &History{
-		cfg: cfg, log: log, sub: bus.Subscribe(), follow: follow{}, seq: 1,
+		cfg: cfg, log: log, sub: bus.Subscribe(), follow: newFollow(), seq: 1, names: map[peer.ID]lastName{},
 		strangers: rate.NewLimiter(strangersPerSec, strangersAtOnce),
 	}
 	h.metrics = newMetrics(h)
@@ -154,7 +159,7 @@ func (h *History) take() {
 		events, lost := h.sub.Take(256)
 		if lost > 0 {
 			h.metrics.dropped.WithLabelValues("lagged").Add(float64(lost))
-			h.follow = follow{} // some may be gone since
+			h.follow = newFollow() // some may be gone since
 		}
 		var entries []Entry
 		for _, e := range events {
@@ -172,6 +177,7 @@ func (h *History) take() {
 			v.Seq = h.seq
 			h.seq++
 			h.pending = append(h.pending, v)
+			h.name(v)
 		}
 		over := max(0, len(h.pending)-maxPending)
 		h.pending = slices.Delete(h.pending, 0, over)
@@ -267,6 +273,10 @@ func (h *History) open(ctx context.Context, now time.Time) {
 		}
 		return
 	}
+	names, err := s.names(ctx, maxNames)
+	if err != nil { // the next write finds out what is wrong with the file
+		h.log.Debug("last names of peers not read", "err", err)
+	}
 	h.mu.Lock()
 	h.store = s
 	if shift := last + 1; len(h.pending) > 0 || h.seq < shift { // what waits comes behind what the file has
@@ -274,6 +284,11 @@ func (h *History) open(ctx context.Context, now time.Time) {
 		for i := range h.pending {
 			h.pending[i].Seq = h.seq
 			h.seq++
+		}
+	}
+	for _, e := range slices.Backward(names) { // the newest of both last
+		if _, newer := h.names[e.Peer]; !newer {
+			h.name(e)
 		}
 	}
 	h.mu.Unlock()

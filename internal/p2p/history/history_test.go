@@ -349,3 +349,64 @@ func BenchmarkFlush(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// The last name of a peer outlives its connection and the process.
+func TestNames(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	l := open(t, Config{File: path})
+	a, b := newID(t), newID(t)
+	named := func(p peer.ID, name string) event.PeerReady {
+		e := ready(p)
+		e.Name = name
+		return e
+	}
+	l.bus.Publish(named(a, "old"), gone(a, "us", "x", 0, ""), named(a, "node5"), gone(a, "us", "x", 0, ""), named(b, "node5"), named(newID(t), ""))
+	l.take()
+	if l.Name(a) != "node5" || len(l.Named("node5")) != 2 || len(l.Named("old")) != 0 || len(l.Named("")) != 0 {
+		t.Errorf("%q, %v", l.Name(a), l.Named("node5"))
+	}
+	l.close()
+	l = open(t, Config{File: path})
+	defer l.close()
+	l.bus.Publish(named(b, "node6"))
+	l.take()
+	for _, p := range []peer.ID{a, b} { // one on disk, one not yet
+		text := p.String()
+		if got, err := l.EndingIn(t.Context(), text[len(text)-8:], 5); err != nil || len(got) != 1 || got[0] != p {
+			t.Errorf("%s ends so: %v, %v", p, got, err)
+		}
+	}
+	if l.Name(a) != "node5" || l.Name(b) != "node6" || len(l.Named("node5")) != 1 {
+		t.Errorf("after a restart: %q, %q, %v", l.Name(a), l.Name(b), l.Named("node5"))
+	}
+}
+
+// Names of more peers than are kept wash out the oldest.
+func TestManyNames(t *testing.T) {
+	l := open(t, Config{})
+	defer l.close()
+	first := newID(t)
+	at := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.name(Entry{Peer: first, Name: "first", At: at})
+	for i := range 3 * maxNames {
+		l.name(Entry{Peer: peer.ID(fmt.Sprint(i)), Name: "n", At: at.Add(time.Duration(i+1) * time.Second)}) //nolint:forbidigo // any will do
+	}
+	if _, known := l.names[first]; known || len(l.names) > maxNames+maxNames/10 || len(l.names) < maxNames {
+		t.Errorf("%d names, the first %v", len(l.names), known)
+	}
+}
+
+// A refusal in the handshake and the end of that connection are one thing.
+func TestRefusedOnce(t *testing.T) {
+	l := open(t, Config{})
+	defer l.close()
+	p := newID(t)
+	refused := event.PeerRefused{Peer: p, Direction: "inbound", Place: "handshake", Reason: "another chain", By: "us"}
+	l.bus.Publish(refused, gone(p, "us", "another chain", 0, ""), gone(p, "us", "later", 0, ""), ready(p), refused, gone(p, "us", "bye", 0, ""))
+	l.take()
+	if got := words(l.page(p, 0, 10)); got != "disconnected bye; refused another chain; connected; disconnected later; refused another chain" {
+		t.Error(got)
+	}
+}

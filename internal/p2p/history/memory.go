@@ -51,6 +51,15 @@ func (m *memory) page(_ context.Context, p peer.ID, before uint64, limit int) ([
 	return list, nil
 }
 
+// names is of the process alone, whose History knows them.
+func (m *memory) names(context.Context, int) ([]Entry, error) { return nil, nil }
+
+func (m *memory) endingIn(_ context.Context, tail string, limit int) ([]peer.ID, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return ending(m.entries, tail, limit), nil
+}
+
 func (m *memory) prune(_ context.Context, oldest time.Time) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -155,14 +155,14 @@ func (f *file) add(ctx context.Context, entries []Entry) error {
 	}
 	defer func() { _ = tx.Rollback() }() // nothing to do after a commit
 	insert, err := tx.PrepareContext(ctx, `INSERT INTO connections
-		(seq, at, event, peer, familiar, direction, addr, closed_by, reason, goodbye, duration_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+		(seq, at, event, peer, familiar, direction, addr, closed_by, reason, goodbye, duration_ms, name) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
 	if err != nil {
 		return fmt.Errorf("write history: %w", err)
 	}
 	defer insert.Close()
 	for _, e := range entries {
 		_, err := insert.ExecContext(ctx, int64(e.Seq), e.At.UnixMilli(), e.Event, e.Peer.String(), e.familiar, e.Direction, e.Addr, e.By,
-			e.Reason, int64(e.Goodbye), e.Duration.Milliseconds()) // goodbye keeps its bits
+			e.Reason, int64(e.Goodbye), e.Duration.Milliseconds(), e.Name) // goodbye keeps its bits
 		if err != nil {
 			return fmt.Errorf("write history: %w", err)
 		}
@@ -174,7 +174,7 @@ func (f *file) add(ctx context.Context, entries []Entry) error {
 }
 
 func (f *file) page(ctx context.Context, p peer.ID, before uint64, limit int) ([]Entry, error) {
-	rows, err := f.db.QueryContext(ctx, `SELECT seq, at, event, peer, familiar, direction, addr, closed_by, reason, goodbye, duration_ms
+	rows, err := f.db.QueryContext(ctx, `SELECT seq, at, event, peer, familiar, direction, addr, closed_by, reason, goodbye, duration_ms, name
 		FROM connections WHERE seq < ?1 AND (?2 = '' OR peer = ?2) ORDER BY seq DESC LIMIT ?3`, int64(before), p.String(), limit)
 	if err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
@@ -185,7 +185,7 @@ func (f *file) page(ctx context.Context, p peer.ID, before uint64, limit int) ([
 		var e Entry
 		var seq, at, goodbye, ms int64
 		var id string
-		if err := rows.Scan(&seq, &at, &e.Event, &id, &e.familiar, &e.Direction, &e.Addr, &e.By, &e.Reason, &goodbye, &ms); err != nil {
+		if err := rows.Scan(&seq, &at, &e.Event, &id, &e.familiar, &e.Direction, &e.Addr, &e.By, &e.Reason, &goodbye, &ms, &e.Name); err != nil {
 			return nil, fmt.Errorf("read history: %w", err)
 		}
 		if id != "" {
@@ -198,6 +198,55 @@ func (f *file) page(ctx context.Context, p peer.ID, before uint64, limit int) ([
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
+	}
+	return list, nil
+}
+
+func (f *file) names(ctx context.Context, limit int) ([]Entry, error) {
+	rows, err := f.db.QueryContext(ctx, // name is that of the row with the highest seq: a promise of sqlite
+		"SELECT peer, name, at, max(seq) AS last FROM connections WHERE name <> '' AND peer <> '' GROUP BY peer ORDER BY last DESC LIMIT ?", limit)
+	if err != nil {
+		return nil, fmt.Errorf("read names of peers: %w", err)
+	}
+	defer rows.Close()
+	var list []Entry
+	for rows.Next() {
+		var e Entry
+		var id string
+		var at, seq int64
+		if err := rows.Scan(&id, &e.Name, &at, &seq); err != nil {
+			return nil, fmt.Errorf("read names of peers: %w", err)
+		}
+		if e.Peer, err = peer.Decode(id); err != nil {
+			continue // what nobody can have written
+		}
+		e.Seq, e.At = uint64(seq), time.UnixMilli(at).UTC()
+		list = append(list, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read names of peers: %w", err)
+	}
+	return list, nil
+}
+
+func (f *file) endingIn(ctx context.Context, tail string, limit int) ([]peer.ID, error) {
+	rows, err := f.db.QueryContext(ctx, "SELECT DISTINCT peer FROM connections WHERE substr(peer, -?1) = ?2 LIMIT ?3", len(tail), tail, limit)
+	if err != nil {
+		return nil, fmt.Errorf("look for %s in history: %w", tail, err)
+	}
+	defer rows.Close()
+	var list []peer.ID
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, fmt.Errorf("look for %s in history: %w", tail, err)
+		}
+		if id, err := peer.Decode(text); err == nil {
+			list = append(list, id)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("look for %s in history: %w", tail, err)
 	}
 	return list, nil
 }

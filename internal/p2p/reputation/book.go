@@ -241,6 +241,20 @@ func (b *Book) Refused(p peer.ID) bool {
 	return bad && !b.isExempt(p)
 }
 
+// AllRefused lists the peers that are kept away, in no order.
+func (b *Book) AllRefused() []peer.ID {
+	var list []peer.ID
+	now := time.Now()
+	b.mu.Lock()
+	for p, e := range b.peers {
+		if b.decay(e, now); e.discouraged {
+			list = append(list, p)
+		}
+	}
+	b.mu.Unlock()
+	return slices.DeleteFunc(list, b.isExempt)
+}
+
 func (b *Book) standing(e *entry) Standing { // mu held
 	switch {
 	case e.discouraged:
