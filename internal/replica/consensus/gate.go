@@ -35,8 +35,8 @@ func newGate(left <-chan struct{}) *gate {
 
 // gated are the log lines that move the gate.
 var gated = map[string]func(*gate){
-	inFlightLine: (*gate).shut,
-	"Node %d started a view %d for the in flight proposal": (*gate).reopen,
+	inFlightLine:    (*gate).shut,
+	inFlightStarted: (*gate).reopen,
 	reconfigLine:    (*gate).settle,
 	reconfigDone:    (*gate).reopen,
 	reconfigForeign: (*gate).reopen,
