@@ -69,11 +69,18 @@ func TestSecondAbortAtTheEnd(t *testing.T) {
 		s.controller.line(controllerStarts)
 		s.meetController()
 		ended := make(chan struct{})
+		handed := false
 		go func() {
 			defer close(ended)
 			s.meetController()
+			handed = true
 		}()
 		synctest.Wait()
+		select {
+		case <-ended:
+			t.Error("the view changer hands over a second abort, for which there is no room")
+		default:
+		}
 		s.controller.line(controllerEnds)
 		select {
 		case <-ended:
@@ -82,6 +89,9 @@ func TestSecondAbortAtTheEnd(t *testing.T) {
 		}
 		close(s.ending)
 		<-ended
+		if handed {
+			t.Error("the view changer goes on, where nobody takes its abort")
+		}
 	})
 }
 
