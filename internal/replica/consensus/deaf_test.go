@@ -75,6 +75,8 @@ func TestSecondAbortAtTheEnd(t *testing.T) {
 			s.meetController()
 			handed = true
 		}()
+		s.controller.line(syncTaken) // it brings a new view, and the controller ends its old one
+		s.controller.line(abortTaken)
 		synctest.Wait()
 		select {
 		case <-ended:

@@ -42,7 +42,7 @@ var gated = map[string]func(*gate){
 	reconfigForeign: (*gate).reopen,
 	reconfigEvicted: (*gate).reopen,
 
-	"get msg from syncChan":                                                 (*gate).take,
+	syncTaken: (*gate).take,
 	"Node %d reached the state collector timeout":                           (*gate).give,
 	"Node %d collected a valid state: view - %d and seq - %d":               (*gate).give,
 	"Delivering to app from Controller decide the last decision proposal":   (*gate).take,
