@@ -16,22 +16,33 @@ import (
 type said struct {
 	mu         sync.Mutex // guards below
 	viewChange *smartbftprotos.Message
+	changeAt   moment // in which the view change was asked for
 	viewData   *smartbftprotos.Message
 	viewDataTo uint64
 	newView    *smartbftprotos.Message
 	proposal   *smartbftprotos.Message
 	prepare    *smartbftprotos.Message
 	commit     *smartbftprotos.Message
+	inFlight   bool // commit is for the block in flight of a new view
+}
+
+// moment is where we are: changing to the view joined, while blocks are ordered
+// in begun, of which seq is the next one.
+type moment struct{ joined, begun, seq uint64 }
+
+func (s *session) moment() moment {
+	joined, begun := s.early.views()
+	return moment{joined, begun, s.ledger.Tip().Head.Height + 1}
 }
 
 // note keeps m, which is sent to a validator and is not changed any more.
-func (s *said) note(to uint64, m *smartbftprotos.Message) {
+func (s *said) note(to uint64, m *smartbftprotos.Message, at moment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch c := m.GetContent().(type) {
 	case *smartbftprotos.Message_ViewChange:
 		if c.ViewChange.NextView >= s.viewChange.GetViewChange().GetNextView() { // else it helps others
-			s.viewChange = m
+			s.viewChange, s.changeAt = m, at
 		}
 	case *smartbftprotos.Message_ViewData:
 		s.viewData, s.viewDataTo = m, to
@@ -45,14 +56,15 @@ func (s *said) note(to uint64, m *smartbftprotos.Message) {
 		}
 	case *smartbftprotos.Message_Commit:
 		if !c.Commit.Assist {
-			s.commit = m
+			s.commit, s.inFlight = m, at.joined > at.begun
 		}
 	}
 }
 
-// due is what to tell a validator again, where we are changing to the view
-// joined, blocks are ordered in begun, and the next one is seq.
-func (s *said) due(to, joined, begun, seq uint64) (due []*smartbftprotos.Message) {
+// due is what to tell a validator again. A view change is over where a view began
+// since it was asked for, and in vain where nobody joined it and a block came: who
+// heard of it only then could leave a view that works.
+func (s *said) due(to uint64, now moment) (due []*smartbftprotos.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	tell := func(m *smartbftprotos.Message, yes bool) {
@@ -60,23 +72,35 @@ func (s *said) due(to, joined, begun, seq uint64) (due []*smartbftprotos.Message
 			due = append(due, m)
 		}
 	}
-	tell(s.viewChange, s.viewChange.GetViewChange().GetNextView() > begun)
+	changes := now.joined > now.begun
+	tell(s.viewChange, s.changeAt.begun == now.begun && (changes || s.changeAt.seq == now.seq))
 	view, _ := changesTo(s.viewData)
-	tell(s.viewData, s.viewDataTo == to && view == joined && view > begun)
+	tell(s.viewData, s.viewDataTo == to && view == now.joined && changes)
 	view, _ = changesTo(s.newView)
-	tell(s.newView, view == joined)
-	for _, m := range []*smartbftprotos.Message{s.proposal, s.prepare, s.commit} {
+	tell(s.newView, view == now.joined)
+	for _, m := range []*smartbftprotos.Message{s.proposal, s.prepare} {
 		p, ok := placeOf(m)
-		// A vote in a view that we are leaving may be for the block in flight.
-		tell(m, ok && p.seq == seq && (p.view == begun && joined == begun || m.GetCommit() != nil && joined > begun))
+		tell(m, ok && !changes && p == place{now.begun, now.seq})
 	}
+	p, _ := placeOf(s.commit)
+	// In a view that we are leaving it may be for the block in flight, which can be
+	// of a view that began without us; a vote of a view before the one that has
+	// begun is dead. But where a view began with that block, who lacks our vote for
+	// it waits there, and the library does not vote again.
+	tell(s.commit, p.seq == now.seq && p.view >= now.begun || s.inFlight && !changes && p.seq+1 == now.seq)
 	return due
 }
 
 // again is what to tell a validator that can be reached again.
-func (s *session) again(to uint64) []*smartbftprotos.Message {
-	joined, begun := s.early.views()
-	return s.said.due(to, joined, begun, s.ledger.Tip().Head.Height+1)
+func (s *session) again(to uint64) []*smartbftprotos.Message { return s.said.due(to, s.moment()) }
+
+// past reports whether m is about a block that we have, in a view that we have
+// left. The library makes nothing of it but a complaint, where it comes of the
+// leader, who says it to those that have not begun the view.
+func (s *session) past(m *smartbftprotos.Message) bool {
+	p, ok := placeOf(m)
+	now := s.moment()
+	return ok && p.view < now.joined && p.seq < now.seq
 }
 
 // redialReady reaches for validators as soon as they are ready, whatever the pause

@@ -296,7 +296,7 @@ func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
 		m = s.withoutDeadProposal(m)
 	}
 	s.begunOnly(m)
-	s.said.note(to, m)
+	s.said.note(to, m, s.moment())
 	s.peers.send(to, m)
 }
 

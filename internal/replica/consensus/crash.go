@@ -193,6 +193,7 @@ func (l *logger) warn(template string, args []any) {
 	if ok {
 		l.log.Warn("smartbft", "line", lazyLine{template, args, maxWarning})
 	}
+	l.mayAccuse(template) // the view may have changed while the line was written
 }
 
 // note acts on the lines by which the library tells what it is about to do.
@@ -203,6 +204,7 @@ func (l *logger) note(template string, args []any) {
 	l.controller.line(template)
 	switch template {
 	case controllerStarts:
+		l.complained(false) // the view changer is a new one too
 		if view, ok := number(args, 0); ok {
 			l.early.restart(view)
 		}
@@ -224,7 +226,10 @@ func (l *logger) note(template string, args []any) {
 		}
 	case inFlightLine:
 		l.awaitInFlight(true)
+	case inFlightStarted:
+		l.handOver(l.early.deciding(true))
 	case inFlightDecided, inFlightSynced, inFlightLate, inFlightStopped:
+		l.early.deciding(false)
 		l.awaitInFlight(false)
 	case reconfigLine:
 		l.reconfiguring(true)

@@ -69,11 +69,20 @@ func TestSecondAbortAtTheEnd(t *testing.T) {
 		s.controller.line(controllerStarts)
 		s.meetController()
 		ended := make(chan struct{})
+		handed := false
 		go func() {
 			defer close(ended)
 			s.meetController()
+			handed = true
 		}()
+		s.controller.line(syncTaken) // it brings a new view, and the controller ends its old one
+		s.controller.line(abortTaken)
 		synctest.Wait()
+		select {
+		case <-ended:
+			t.Error("the view changer hands over a second abort, for which there is no room")
+		default:
+		}
 		s.controller.line(controllerEnds)
 		select {
 		case <-ended:
@@ -82,6 +91,9 @@ func TestSecondAbortAtTheEnd(t *testing.T) {
 		}
 		close(s.ending)
 		<-ended
+		if handed {
+			t.Error("the view changer goes on, where nobody takes its abort")
+		}
 	})
 }
 

@@ -3,6 +3,7 @@ package consensus
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"google.golang.org/protobuf/proto"
@@ -19,8 +20,9 @@ const (
 	// heldPerValidator bounds what is kept of one validator: its view data, or
 	// its new view, and a proposal with the votes on it and on the next one.
 	heldPerValidator = 8
-	heldVote         = 4 << 10 // bytes of a vote
-	earlyViews       = 16      // ahead of ours; who is further behind syncs
+	heldVote         = 4 << 10     // bytes of a vote
+	earlyViews       = 16          // ahead of ours; who is further behind syncs
+	viewSettles      = time.Second // in which what began before a view can still end
 )
 
 // early keeps what others say of a view before this node is in it. The library
@@ -30,6 +32,8 @@ type early struct {
 	mu     sync.Mutex // guards below
 	joined uint64     // view that the view changer is in, or is changing to
 	begun  uint64     // view in which blocks are ordered
+	since  time.Time  // when it began here
+	decide bool       // the view for the block in flight takes votes
 	held   []heldMessage
 }
 
@@ -37,6 +41,7 @@ type heldMessage struct {
 	from uint64
 	view uint64
 	vote bool // a proposal or a vote on it, for the view that has begun
+	last bool // a vote for the block in flight of the view that is to begin
 	m    *smartbftprotos.Message
 }
 
@@ -87,7 +92,11 @@ func (e *early) hold(from uint64, m *smartbftprotos.Message, self uint64, ids []
 	leader := ids[view%uint64(len(ids))]
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	last := m.GetCommit() != nil && view < e.joined && e.begun < e.joined
 	switch {
+	case last && (e.decide || proto.Size(m) > heldVote):
+		return false
+	case last:
 	case vote && (view <= e.begun || view != e.joined): // a view change that we are not in is the library's matter
 		return false
 	case !vote && (view <= e.joined || view > e.joined+earlyViews):
@@ -97,14 +106,14 @@ func (e *early) hold(from uint64, m *smartbftprotos.Message, self uint64, ids []
 	case m.GetViewData() != nil && leader != self, (m.GetNewView() != nil || m.GetPrePrepare() != nil) && leader != from:
 		return false
 	}
-	e.makeRoom(from, m)
-	e.held = append(e.held, heldMessage{from, view, vote, m})
+	e.makeRoom(from, m, last)
+	e.held = append(e.held, heldMessage{from, view, vote, last, m})
 	return true
 }
 
 // makeRoom drops what m takes the place of, and the oldest of a validator that
 // has too many; mu held.
-func (e *early) makeRoom(from uint64, m *smartbftprotos.Message) {
+func (e *early) makeRoom(from uint64, m *smartbftprotos.Message, last bool) {
 	n := 0
 	for _, h := range e.held {
 		if h.from == from {
@@ -115,7 +124,7 @@ func (e *early) makeRoom(from uint64, m *smartbftprotos.Message) {
 		if h.from != from {
 			return false
 		}
-		same := m.GetViewData() != nil && h.m.GetViewData() != nil || m.GetNewView() != nil && h.m.GetNewView() != nil ||
+		same := last && h.last || m.GetViewData() != nil && h.m.GetViewData() != nil || m.GetNewView() != nil && h.m.GetNewView() != nil ||
 			m.GetPrePrepare() != nil && h.m.GetPrePrepare() != nil || m.GetViewChange() != nil && h.m.GetViewChange() != nil
 		if n >= heldPerValidator && !same {
 			n--
@@ -130,8 +139,14 @@ func (e *early) makeRoom(from uint64, m *smartbftprotos.Message) {
 func (e *early) at(joined, begun uint64) (due []heldMessage) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.joined, e.begun = max(e.joined, joined), max(e.begun, begun)
+	e.joined = max(e.joined, joined)
+	if begun > e.begun {
+		e.begun, e.since = begun, time.Now()
+	}
 	e.held = slices.DeleteFunc(e.held, func(h heldMessage) bool {
+		if h.last {
+			return e.joined == e.begun
+		}
 		reached := e.joined
 		if h.vote {
 			reached = e.begun
@@ -144,12 +159,36 @@ func (e *early) at(joined, begun uint64) (due []heldMessage) {
 	return due
 }
 
+// deciding notes whether the view for the block in flight takes votes, and returns
+// those that came before it did.
+func (e *early) deciding(on bool) (due []heldMessage) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.decide = on
+	if on {
+		e.held = slices.DeleteFunc(e.held, func(h heldMessage) bool {
+			if h.last {
+				due = append(due, h)
+			}
+			return h.last
+		})
+	}
+	return due
+}
+
 // restart notes that the library begins with a view, at a reconfiguration
 // perhaps an earlier one than before.
 func (e *early) restart(view uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.joined, e.begun = view, view
+	e.joined, e.begun, e.since = view, view, time.Now()
+}
+
+// changes reports whether the view changes, or began a moment ago.
+func (e *early) changes(now time.Time) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.joined > e.begun || now.Sub(e.since) < viewSettles
 }
 
 // views are the one that the view changer is in, and the one that has begun.
@@ -173,12 +212,13 @@ func (e *early) begunView() uint64 {
 
 // reached hands over what came early. It is called in goroutines of the library
 // that have to take the messages themselves.
-func (s *session) reached(joined, begun uint64) {
-	due := s.early.at(joined, begun)
+func (s *session) reached(joined, begun uint64) { s.handOver(s.early.at(joined, begun)) }
+
+func (s *session) handOver(due []heldMessage) {
 	if len(due) == 0 {
 		return
 	}
-	s.log.Debug("early messages handed over", "view", joined, "count", len(due))
+	s.log.Debug("early messages handed over", "view", due[0].view, "count", len(due))
 	s.work.Go(func() {
 		for _, h := range due {
 			s.give(h.from, h.m)

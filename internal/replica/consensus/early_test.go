@@ -40,3 +40,37 @@ func TestEarly(t *testing.T) {
 		t.Errorf("%d twice, %d left", len(due), len(e.held))
 	}
 }
+
+// One vote of each validator for the block in flight waits until it is taken.
+func TestEarlyVoteInFlight(t *testing.T) {
+	ids := []uint64{1, 2, 3, 4}
+	vote := func(view uint64, size int) *smartbftprotos.Message {
+		return &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{
+			View: view, Seq: 7, Signature: &smartbftprotos.Signature{Value: make([]byte, size)},
+		}}}
+	}
+	e := &early{joined: 3, begun: 3}
+	if e.hold(4, vote(2, 64), 2, ids) || e.hold(4, vote(3, 64), 2, ids) {
+		t.Error("held while no view changes")
+	}
+	e.at(5, 3)
+	for range 2 * heldPerValidator {
+		if !e.hold(4, vote(3, 64), 2, ids) || !e.hold(1, vote(4, 64), 2, ids) {
+			t.Fatal("not held while the view changes")
+		}
+	}
+	if e.hold(4, vote(3, heldVote), 2, ids) {
+		t.Error("a vote of any size is held")
+	}
+	if due := e.deciding(true); len(due) != 2 || len(e.held) != 0 {
+		t.Errorf("handed over: %v", due)
+	}
+	if e.hold(4, vote(3, 64), 2, ids) {
+		t.Error("held although it would be taken")
+	}
+	e.deciding(false)
+	e.hold(4, vote(3, 64), 2, ids)
+	if due := e.at(5, 5); len(due) != 0 || len(e.held) != 0 {
+		t.Errorf("%d handed over to a view that has begun, %d kept", len(due), len(e.held))
+	}
+}

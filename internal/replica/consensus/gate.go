@@ -35,14 +35,14 @@ func newGate(left <-chan struct{}) *gate {
 
 // gated are the log lines that move the gate.
 var gated = map[string]func(*gate){
-	inFlightLine: (*gate).shut,
-	"Node %d started a view %d for the in flight proposal": (*gate).reopen,
+	inFlightLine:    (*gate).shut,
+	inFlightStarted: (*gate).reopen,
 	reconfigLine:    (*gate).settle,
 	reconfigDone:    (*gate).reopen,
 	reconfigForeign: (*gate).reopen,
 	reconfigEvicted: (*gate).reopen,
 
-	"get msg from syncChan":                                                 (*gate).take,
+	syncTaken: (*gate).take,
 	"Node %d reached the state collector timeout":                           (*gate).give,
 	"Node %d collected a valid state: view - %d and seq - %d":               (*gate).give,
 	"Delivering to app from Controller decide the last decision proposal":   (*gate).take,

@@ -97,6 +97,9 @@ func TestSaid(t *testing.T) {
 	commit := func(view, seq uint64) *smartbftprotos.Message {
 		return &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{View: view, Seq: seq}}}
 	}
+	equal := func(a, b []*smartbftprotos.Message) bool {
+		return slices.EqualFunc(a, b, func(a, b *smartbftprotos.Message) bool { return proto.Equal(a, b) })
+	}
 	raw, err := proto.Marshal(&smartbftprotos.ViewData{NextView: 4})
 	if err != nil {
 		t.Fatal(err)
@@ -104,23 +107,43 @@ func TestSaid(t *testing.T) {
 	signed := &smartbftprotos.SignedViewData{RawViewData: raw}
 	data := &smartbftprotos.Message{Content: &smartbftprotos.Message_ViewData{ViewData: signed}}
 	newView := &smartbftprotos.Message{Content: &smartbftprotos.Message_NewView{NewView: &smartbftprotos.NewView{SignedViewData: []*smartbftprotos.SignedViewData{signed}}}}
-	var s said
-	for _, m := range []*smartbftprotos.Message{change(4), change(2), data, newView, prepare(3, 7, false), prepare(3, 6, true), commit(3, 7)} {
-		s.note(1, m)
+	for _, c := range []struct {
+		name string
+		to   uint64
+		now  moment
+		want []*smartbftprotos.Message
+	}{
+		{"in the middle of a view", 1, moment{3, 3, 7}, []*smartbftprotos.Message{change(4), prepare(3, 7, false), commit(3, 7)}},
+		{"a block came all the same", 1, moment{3, 3, 8}, nil},
+		{"changing, to its leader", 1, moment{4, 3, 7}, []*smartbftprotos.Message{change(4), data, newView, commit(3, 7)}},
+		{"changing, to another", 2, moment{4, 3, 7}, []*smartbftprotos.Message{change(4), newView, commit(3, 7)}},
+		{"changing, after the block in flight", 2, moment{4, 3, 8}, []*smartbftprotos.Message{change(4), newView}},
+		{"the new view has begun", 1, moment{4, 4, 7}, []*smartbftprotos.Message{newView}},
+		{"and the next change is under way", 1, moment{5, 4, 7}, nil},
+		{"and a later one", 1, moment{5, 5, 8}, nil},
+	} {
+		var s said
+		for _, m := range []*smartbftprotos.Message{change(4), change(2), data, newView, prepare(3, 7, false), prepare(3, 6, true), commit(3, 7)} {
+			s.note(1, m, moment{3, 3, 7})
+		}
+		if got := s.due(c.to, c.now); !equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
 	}
 	for _, c := range []struct {
-		name                   string
-		to, joined, begun, seq uint64
-		want                   []*smartbftprotos.Message
+		name string
+		now  moment
+		want []*smartbftprotos.Message
 	}{
-		{"in the middle of a view", 1, 3, 3, 7, []*smartbftprotos.Message{change(4), prepare(3, 7, false), commit(3, 7)}},
-		{"changing, to its leader", 1, 4, 3, 7, []*smartbftprotos.Message{change(4), data, newView, commit(3, 7)}},
-		{"changing, to another", 2, 4, 3, 7, []*smartbftprotos.Message{change(4), newView, commit(3, 7)}},
-		{"the new view has begun", 1, 4, 4, 7, []*smartbftprotos.Message{newView}},
-		{"and a later one", 1, 5, 5, 8, nil},
+		{"changing, with a block in flight of a view that began without us", moment{5, 3, 7}, []*smartbftprotos.Message{change(6), commit(4, 7)}},
+		{"the view began with that block", moment{5, 5, 8}, []*smartbftprotos.Message{commit(4, 7)}},
+		{"and a block came", moment{5, 5, 9}, nil},
+		{"it began without that block", moment{5, 5, 7}, nil},
 	} {
-		got := s.due(c.to, c.joined, c.begun, c.seq)
-		if !slices.EqualFunc(got, c.want, func(a, b *smartbftprotos.Message) bool { return proto.Equal(a, b) }) {
+		var s said
+		s.note(1, change(6), moment{5, 3, 7})
+		s.note(1, commit(4, 7), moment{5, 3, 7})
+		if got := s.due(1, c.now); !equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

@@ -14,7 +14,11 @@ const (
 	controllerEnds    = "Exiting controller run; ID: %d"
 	controllerDecides = "Delivering to app from Controller decide the last decision proposal"
 	controllerDecided = "view(%d) + (decisionsInView(%d) / decisionsPerLeader(%d)), N(%d), blacklist(%v)"
-	abortTaken        = "view for abort %d, current view %d"
+	newViewTaken      = "get newView from viewChange"
+	syncTaken         = "get msg from syncChan"
+	viewIsOld         = "Got view change to %d but already at %d"
+	viewIsRunning     = "Got view change to %d but view is already running"
+	abortTaken        = "view for abort %d, current view %d" // or the controller changes the view
 	abortLine         = "AbortView, the current view num is %d"
 )
 
@@ -22,6 +26,7 @@ const (
 type controllerWatch struct {
 	mu   sync.Mutex    // guards below
 	gone bool          // it has ended
+	own  bool          // the next abort is its own: it changes the view, which ends the one before
 	idle chan struct{} // closed when it is out of its decision, nil outside one
 	held chan struct{} // closed when it takes the abort that waits, nil without one; there is room for one
 }
@@ -31,10 +36,17 @@ func (w *controllerWatch) line(template string) {
 	defer w.mu.Unlock()
 	switch template {
 	case controllerStarts:
-		w.gone = false
+		w.gone, w.own = false, false
 		w.taken() // nobody takes what waited for the one before
+	case newViewTaken, syncTaken:
+		w.own = true
+	case viewIsOld, viewIsRunning:
+		w.own = false
 	case abortTaken:
-		w.taken()
+		if !w.own {
+			w.taken()
+		}
+		w.own = false
 	case controllerDecides:
 		if w.idle == nil {
 			w.idle = make(chan struct{})

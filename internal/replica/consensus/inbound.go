@@ -90,7 +90,7 @@ func (s *session) listen(id uint64) (next chan<- *smartbftprotos.Message, done <
 func (s *session) hear(id uint64, m *smartbftprotos.Message) {
 	s.turn.hold(m, s.peers.ended)
 	s.watchVotes(id, m)
-	if s.bringUp(id, m) || s.early.hold(id, m, s.id, s.Nodes()) {
+	if s.past(m) || s.bringUp(id, m) || s.early.hold(id, m, s.id, s.Nodes()) {
 		return
 	}
 	s.give(id, m)

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+
+	"github.com/parley-p2p/parley/chain"
 )
 
 // A new view comes early, and a sync overtakes it before it may be handed over. The
@@ -61,6 +64,62 @@ func TestEarlyNewViewAfterSync(t *testing.T) {
 		tn.await(append(ids, tn.submit(2)...))
 		if told := last.told.String(); strings.Contains(told, "Expected decisions in view") || last.engine.live.Load().view.Load() != 1 {
 			t.Errorf("view %d: %s", last.engine.live.Load().view.Load(), told)
+		}
+		tn.stop()
+	})
+}
+
+// The library takes a new view while a sync lasts that brings blocks well past
+// the one that was in flight in it. It would die of that; its session begins anew.
+func TestSyncOvertakesNewView(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 7, inVirtualTime)
+		first, others, last := tn.nodes[0], tn.nodes[1:6], tn.nodes[6]
+		losses, hold := tn.losses(), make(chan struct{})
+		var lasts atomic.Bool
+		tn.start()
+		tn.await(tn.submit(5))
+		time.Sleep(time.Second)
+		all := func(ids []chain.Hash) []chain.Hash {
+			for _, n := range others {
+				n.until(func() bool { return n.hasAll(ids) })
+			}
+			return ids
+		}
+		last.pull = func(context.Context) bool {
+			if !lasts.Load() {
+				return true // it brings nothing
+			}
+			<-hold
+			return false
+		}
+		last.deaf.Store(true)
+		ids := all(tn.submit(1)) // which it misses
+		last.deaf.Store(false)
+		late := losses[1].begin(isNewView, last)
+		ids = append(ids, tn.blockInFlight(slices.Concat(losses[:1], losses[2:6]), first)...)
+		<-late
+		for range 2 {
+			ids = append(ids, all(append(ids, tn.submitTo(others, 1)...))...)
+		}
+		losses[1].end()
+		s, height := last.engine.live.Load(), last.ledger.Tip().Head.Height
+		lasts.Store(true)
+		last.askSync()
+		synctest.Wait()
+		s.hear(2, losses[1].kept[0])
+		synctest.Wait()
+		if now := last.ledger.Tip().Head.Height; now != height || others[0].ledger.Tip().Head.Height < height+4 {
+			t.Fatalf("height %d, then %d, of %d", height, now, others[0].ledger.Tip().Head.Height)
+		}
+		close(hold)
+		began := time.Now()
+		tn.await(append(ids, tn.submit(5)...))
+		if d := time.Since(began); d > 3*restartPause {
+			t.Errorf("it took %v", d)
+		}
+		if last.sessions() != 2 || last.warned(reasons[whyAhead]) != 1 {
+			t.Errorf("%d sessions: %s", last.sessions(), last.told.String())
 		}
 		tn.stop()
 	})

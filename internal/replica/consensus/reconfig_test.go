@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -74,6 +75,37 @@ func TestComplaintInReconfiguration(t *testing.T) {
 		synctest.Wait()
 		if last.engine.live.Load() != old || last.sessions() != 1 {
 			t.Errorf("%d sessions, want the first to go on: %s", last.sessions(), last.told.String())
+		}
+		tn.stop()
+	})
+}
+
+// Records time out at once, and the view changes before the complaints of the
+// next leader about the old one are out: it does not leave its own view by them.
+func TestComplaintsOfTheViewBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 4, inVirtualTime, heartbeats(10*time.Second), links(rand.New(rand.NewPCG(4, 8))))
+		first, second, hold := tn.nodes[0], tn.nodes[1], make(chan struct{})
+		second.log = stopAt{slog.DiscardHandler, "leader-forwarding timeout expired, complaining about leader: 1", hold}
+		tn.start()
+		tn.await(tn.submit(5))
+		first.kill()
+		ids := tn.submit(5)
+		s := second.engine.live.Load()
+		for s.view.Load() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		close(hold)
+		began := time.Now()
+		tn.await(ids)
+		if d := time.Since(began); d > 500*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
+		time.Sleep(5 * time.Second)
+		for _, n := range tn.running() {
+			if now := n.engine.live.Load().view.Load(); now != 1 || n.sessions() != 1 {
+				t.Errorf("%s: view %d, %d sessions", n.id.ShortString(), now, n.sessions())
+			}
 		}
 		tn.stop()
 	})

@@ -78,6 +78,7 @@ func (s *session) isStuck(w *watch, now time.Time) bool {
 // The lines around the view for the block in flight of a new view.
 const (
 	inFlightLine    = "Node %d is creating a view %d for the in flight proposal"
+	inFlightStarted = "Node %d started a view %d for the in flight proposal"
 	inFlightDecided = "In-flight view %d with latest sequence %d has committed a decision"
 	inFlightSynced  = "In-flight view %d with latest sequence %d has asked to sync"
 	inFlightLate    = "Timeout expired waiting on In-flight %d with latest sequence view to commit %d"

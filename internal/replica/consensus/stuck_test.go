@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"math/rand/v2"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -74,6 +75,63 @@ func TestStuck(t *testing.T) {
 	} {
 		if got := w.look(step.height, step.could, patience, start.Add(step.at*time.Second)); got != step.want {
 			t.Fatalf("at %d s: %v", step.at, got)
+		}
+	}
+}
+
+// The network is gone and the streams stand, as they do for half a minute: that
+// records wait then is no fault of the engine, and it does not begin anew.
+func TestSilentNetworkIsNotStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 4, inVirtualTime, links(rand.New(rand.NewPCG(5, 8))))
+		tn.start()
+		tn.await(tn.submit(5))
+		deaf := func(on bool) {
+			for _, n := range tn.nodes {
+				n.deaf.Store(on)
+			}
+		}
+		deaf(true)
+		ids := tn.submit(5)
+		time.Sleep(30 * time.Second)
+		for _, n := range tn.nodes {
+			if _, _, connected, _ := n.engine.State(); connected != len(tn.nodes) || n.sessions() != 1 {
+				t.Errorf("%s: %d connected, %d sessions", n.id.ShortString(), connected, n.sessions())
+			}
+		}
+		deaf(false)
+		began, beat := time.Now(), heartbeat(tn.genesis.Config.Params)
+		tn.await(append(ids, tn.submit(5)...))
+		if d := time.Since(began); d > 2*beat {
+			t.Errorf("it took %v", d)
+		}
+		tn.stop()
+	})
+}
+
+func TestAudible(t *testing.T) {
+	now := time.Now()
+	for _, tt := range []struct {
+		name    string
+		up      bool
+		heard   time.Duration // ago
+		waiting int           // messages of it that the library does not take
+		want    int
+	}{
+		{"heard a moment ago", true, silentAfter - 1, 0, 1},
+		{"silent", true, silentAfter, 0, 0},
+		{"silent, for it waits for our library", true, time.Hour, 1, 1},
+		{"cannot be reached", false, 0, 0, 0},
+		{"cannot be reached, and waits for our library", false, 0, 1, 0},
+	} {
+		p := &peers{out: map[uint64]*outbox{2: {up: tt.up}}, heard: map[uint64]time.Time{2: now.Add(-tt.heard)}, waiting: map[uint64]int{}}
+		p.waits(2, tt.waiting)
+		if got := p.audible(now); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+		p.waits(2, -tt.waiting)
+		if len(p.waiting) > 0 {
+			t.Errorf("%s: kept after it was taken", tt.name)
 		}
 	}
 }

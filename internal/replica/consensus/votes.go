@@ -27,6 +27,7 @@ const (
 type voteWatch struct {
 	mu   sync.Mutex // guards below
 	of   map[uint64]*[votesAhead]votePlace
+	left map[uint64]uint64 // view that each asked for last
 	told map[uint64]naming
 }
 
@@ -63,6 +64,9 @@ func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool)
 	if w.of == nil {
 		w.of, w.told = map[uint64]*[votesAhead]votePlace{}, map[uint64]naming{}
 	}
+	if v.view < w.left[from] {
+		return votePlace{}, false
+	}
 	if w.of[from] == nil {
 		w.of[from] = &[votesAhead]votePlace{}
 	}
@@ -85,12 +89,17 @@ func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool)
 }
 
 // leaves forgets the votes that a validator gave in views before next, for which
-// it asks now. An honest one may vote once more there: for the block in flight of
-// a new view that was made without its vote, which the library calls by the view
-// in which that block was proposed.
+// it asks now, and takes no more of them. An honest one may vote once more there:
+// for the block in flight of a new view that was made without its vote, which the
+// library calls by the view in which that block was proposed; and it tells its old
+// vote again to who could not be reached.
 func (w *voteWatch) leaves(from, next uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.left == nil {
+		w.left = map[uint64]uint64{}
+	}
+	w.left[from] = max(w.left[from], next)
 	if kept := w.of[from]; kept != nil {
 		for i := range kept {
 			if kept[i].view < next {
@@ -119,6 +128,7 @@ func (w *voteWatch) keep(ids []uint64) (left bool, why string) {
 	defer w.mu.Unlock()
 	gone := func(id uint64) bool { return !slices.Contains(ids, id) }
 	maps.DeleteFunc(w.of, func(id uint64, _ *[votesAhead]votePlace) bool { return gone(id) })
+	maps.DeleteFunc(w.left, func(id uint64, _ uint64) bool { return gone(id) })
 	before := len(w.told)
 	maps.DeleteFunc(w.told, func(id uint64, _ naming) bool { return gone(id) })
 	for _, n := range w.told {

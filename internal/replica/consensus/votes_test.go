@@ -48,4 +48,14 @@ func TestVoteWatch(t *testing.T) {
 	if checks > votesTried+1 {
 		t.Errorf("%d checks of forged votes", checks)
 	}
+	w.leaves(6, 2) // asks for another view, tells its old vote again, and votes for the block in flight
+	w.note(6, vote(5, 1), genuine)
+	if _, twice := w.note(6, vote(5, 2), genuine); twice {
+		t.Error("named for a vote that it told again after it had left that view")
+	}
+	later := func(v votePlace) votePlace { v.view = 2; return v }
+	w.note(6, later(vote(5, 1)), genuine)
+	if _, twice := w.note(6, later(vote(5, 2)), genuine); !twice {
+		t.Error("not named for two votes in the view that it asked for")
+	}
 }
