@@ -100,7 +100,8 @@ func (r *row) ban(hits uint64) Ban {
 // banlist is what is banned now, in memory. Looking costs a map or a trie; it
 // is safe for concurrent use.
 type banlist struct {
-	nets atomic.Pointer[bart.Lite] // of what holds; replaced, never written
+	nets   atomic.Pointer[bart.Lite] // of what holds; replaced, never written
+	sooner chan struct{}             // has one where the next end is sooner than it was
 
 	mu      sync.RWMutex
 	targets map[Target]*banned
@@ -115,7 +116,7 @@ type banned struct {
 }
 
 func newBanlist() *banlist {
-	l := &banlist{targets: map[Target]*banned{}}
+	l := &banlist{targets: map[Target]*banned{}, sooner: make(chan struct{}, 1)}
 	l.nets.Store(new(bart.Lite))
 	return l
 }
@@ -311,9 +312,24 @@ func alter(nets *bart.Lite, p netip.Prefix, add, own bool) *bart.Lite {
 
 // ends makes sure of a look at t. mu held.
 func (l *banlist) ends(t time.Time) {
-	if !t.IsZero() && (l.next.IsZero() || t.Before(l.next)) {
-		l.next = t
+	if t.IsZero() || !l.next.IsZero() && !t.Before(l.next) {
+		return
 	}
+	l.next = t
+	select {
+	case l.sooner <- struct{}{}:
+	default:
+	}
+}
+
+// nextEnd is when [banlist.tick] has something to do, at the latest in an hour.
+func (l *banlist) nextEnd() time.Time {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if far := time.Now().Add(noEnd); l.next.IsZero() || l.next.After(far) {
+		return far
+	}
+	return l.next
 }
 
 // count is how many targets are banned.

@@ -13,16 +13,17 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
 )
 
 const (
-	maxWord     = 64  // bytes of a reason or an actor
-	maxNote     = 256 // bytes
-	banTick     = time.Second
-	rereadEvery = 30 * time.Second
-	purgeEvery  = time.Hour
-	storeWait   = 10 * time.Second // for one write
+	maxWord    = 64               // bytes of a reason or an actor
+	maxNote    = 256              // bytes
+	noEnd      = time.Hour        // the next look where no ban ends
+	againEvery = 30 * time.Second // for a store that is away
+	purgeEvery = time.Hour
+	storeWait  = 10 * time.Second // for one write
 )
 
 // BansConfig says where the bans are kept and for whom.
@@ -204,17 +205,7 @@ func (b *Bans) Add(ctx context.Context, r BanRequest) (ban Ban, closes []peer.ID
 		return Ban{}, nil, err
 	}
 	closes = b.closes(row.target)
-	ops := []op{{row: row}}
-	_, holds := b.list.holds(row.target)
-	if n, _ := b.list.count(); n >= b.cfg.Max && !holds {
-		soft, ok := b.list.softest()
-		if !ok {
-			return Ban{}, nil, ErrBansFull
-		}
-		soft.lifted, soft.actor = now, "the list was full"
-		ops = append(ops, op{row: soft, lift: true})
-	}
-	if err := b.do(ctx, ops); err != nil {
+	if err := b.put(ctx, row); err != nil {
 		return Ban{}, nil, err
 	}
 	have, ok := b.list.holds(row.target)
@@ -222,6 +213,33 @@ func (b *Bans) Add(ctx context.Context, r BanRequest) (ban Ban, closes []peer.ID
 		have = row
 	}
 	return have.ban(b.list.hits(row.target)), closes, nil
+}
+
+// auto bans for a peer's doing. It holds on this node only.
+func (b *Bans) auto(ctx context.Context, t Target, why chain.Offence, note string, d time.Duration, offences int) error {
+	now := time.Now().Truncate(time.Millisecond)
+	if err := b.allowed(t, false); err != nil {
+		return err
+	}
+	return b.put(ctx, row{
+		target: t, scope: b.cfg.Self.String(), reason: string(why), note: clean(note), origin: OriginAuto, actor: "score",
+		created: now, until: now.Add(d), offences: offences,
+	})
+}
+
+// put adds a row, and makes room for it.
+func (b *Bans) put(ctx context.Context, r row) error {
+	ops := []op{{row: r}}
+	_, holds := b.list.holds(r.target)
+	if n, _ := b.list.count(); n >= b.cfg.Max && !holds {
+		soft, ok := b.list.softest()
+		if !ok {
+			return ErrBansFull
+		}
+		soft.lifted, soft.actor = r.created, "the list was full"
+		ops = append(ops, op{row: soft, lift: true})
+	}
+	return b.do(ctx, ops)
 }
 
 // row checks a request.
@@ -430,24 +448,28 @@ func (b *Bans) Run(ctx context.Context) error {
 			}
 		})
 	})
-	tick := time.NewTicker(banTick)
-	defer tick.Stop()
-	reread := time.NewTicker(rereadEvery)
-	defer reread.Stop()
+	end := time.NewTimer(noEnd)
+	defer end.Stop()
+	again := time.NewTicker(againEvery)
+	defer again.Stop()
 	purge := time.NewTicker(purgeEvery)
 	defer purge.Stop()
 	for {
+		end.Reset(max(0, time.Until(b.list.nextEnd())))
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-tick.C:
+		case <-b.list.sooner:
+		case now := <-end.C:
 			b.write.Lock()
 			b.tell(b.list.tick(now))
 			b.write.Unlock()
 		case <-wake:
 			b.sync(ctx)
-		case <-reread.C:
-			b.sync(ctx)
+		case <-again.C:
+			if n, _ := b.Pending(); n > 0 {
+				b.sync(ctx)
+			}
 		case now := <-purge.C:
 			if err := b.store.purge(ctx, now.Add(-remembered)); err != nil && ctx.Err() == nil {
 				b.log.Warn("old bans are not purged", "err", err)

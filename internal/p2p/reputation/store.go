@@ -17,7 +17,8 @@ type store interface {
 	write(ctx context.Context, ops []op) error
 	// purge drops what ended before t.
 	purge(ctx context.Context, t time.Time) error
-	// watch calls wake when others may have written, until ctx ends.
+	// watch calls wake when others may have written, at least every 30 s if
+	// there can be others, until ctx ends.
 	watch(ctx context.Context, wake func())
 	close() error
 }
