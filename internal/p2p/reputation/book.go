@@ -105,6 +105,7 @@ type Book struct {
 
 	mu      sync.Mutex         // guards what follows
 	peers   map[peer.ID]*entry // at most maxPeers
+	dirty   bool               // since the last save, but for what time alone changes
 	brake   brake
 	strikes strikes
 }
@@ -343,7 +344,7 @@ func (b *Book) get(p peer.ID, now time.Time) *entry {
 		b.peers[p] = e
 	}
 	b.decay(e, now)
-	e.contact = now
+	e.contact, b.dirty = now, true
 	return e
 }
 

@@ -36,6 +36,11 @@ func (b *Book) save() error {
 	}
 	now := time.Now()
 	b.mu.Lock()
+	if !b.dirty {
+		b.mu.Unlock()
+		return nil
+	}
+	b.dirty = false
 	list := make([]savedPeer, 0, len(b.peers))
 	for p, e := range b.peers {
 		b.decay(e, now)
@@ -46,12 +51,22 @@ func (b *Book) save() error {
 	}
 	text, err := json.Marshal(list)
 	b.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("save the points of peers: %w", err)
+	if err == nil {
+		err = b.write(text)
 	}
+	if err != nil {
+		b.mu.Lock()
+		b.dirty = true
+		b.mu.Unlock()
+		return fmt.Errorf("save the points of peers %s: %w", b.file, err)
+	}
+	return nil
+}
+
+func (b *Book) write(text []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(b.file), filepath.Base(b.file)+".*.tmp") // 0600
 	if err != nil {
-		return fmt.Errorf("save the points of peers: %w", err)
+		return err
 	}
 	defer os.Remove(f.Name()) // nothing is there after the rename
 	_, err = f.Write(text)
@@ -59,10 +74,7 @@ func (b *Book) save() error {
 	if err == nil {
 		err = os.Rename(f.Name(), b.file)
 	}
-	if err != nil {
-		return fmt.Errorf("save the points of peers %s: %w", b.file, err)
-	}
-	return nil
+	return err
 }
 
 // load reads the file. One that is broken is told and begun anew: points are

@@ -212,6 +212,6 @@ func (b *Book) banChanged(t Target, banned bool) {
 	case banned:
 		e.sentenced = true
 	default:
-		e.sentenced, e.discouraged, e.points = false, false, 0
+		e.sentenced, e.discouraged, e.points, b.dirty = false, false, 0, true
 	}
 }
