@@ -183,7 +183,7 @@ func (b *Bans) Count() int {
 
 // Plan says what Add would do, and does not do it.
 func (b *Bans) Plan(r BanRequest) (Ban, []peer.ID, error) {
-	row, err := b.row(r, time.Now())
+	row, err := b.check(r, time.Now())
 	if err != nil {
 		return Ban{}, nil, err
 	}
@@ -197,7 +197,7 @@ func (b *Bans) Plan(r BanRequest) (Ban, []peer.ID, error) {
 // connected peers that it cuts off. One that holds for longer stays as long.
 func (b *Bans) Add(ctx context.Context, r BanRequest) (ban Ban, closes []peer.ID, err error) {
 	now := time.Now()
-	row, err := b.row(r, now)
+	row, err := b.check(r, now)
 	if err != nil {
 		return Ban{}, nil, err
 	}
@@ -242,7 +242,16 @@ func (b *Bans) put(ctx context.Context, r row) error {
 	return b.do(ctx, ops)
 }
 
-// row checks a request.
+// check makes a row of a request.
+func (b *Bans) check(r BanRequest, now time.Time) (row, error) {
+	out, err := b.row(r, now)
+	var bad *RequestError
+	if err != nil && !errors.As(err, &bad) {
+		err = &RequestError{err}
+	}
+	return out, err
+}
+
 func (b *Bans) row(r BanRequest, now time.Time) (row, error) {
 	t, err := ParseTarget(r.Target)
 	if err != nil {
@@ -328,7 +337,7 @@ func (b *Bans) Remove(ctx context.Context, t Target, actor string) error {
 // many targets that were.
 func (b *Bans) Clear(ctx context.Context, origin, actor string) (int, error) {
 	if !slices.Contains([]string{OriginAuto, OriginOperator, OriginImport, "all"}, origin) {
-		return 0, fmt.Errorf("origin %q is none of auto, operator, import and all", origin)
+		return 0, &RequestError{fmt.Errorf("origin %q is none of auto, operator, import and all", origin)}
 	}
 	now := time.Now().Truncate(time.Millisecond)
 	var ops []op

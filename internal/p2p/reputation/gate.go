@@ -160,20 +160,28 @@ func (g *Gate) InterceptAddrDial(_ peer.ID, a ma.Multiaddr) bool {
 // InterceptAccept refuses by address, before any handshake. QUIC connections
 // come here after theirs: the resource manager refuses them earlier.
 func (g *Gate) InterceptAccept(a network.ConnMultiaddrs) bool {
-	if !g.book.BannedAddr(a.RemoteMultiaddr()) {
-		return true
+	return !g.book.RefuseAddr(a.RemoteMultiaddr())
+}
+
+// RefuseAddr reports whether an inbound connection from a is refused, and tells
+// of it where that is no flood.
+func (b *Book) RefuseAddr(a ma.Multiaddr) bool {
+	if !b.BannedAddr(a) {
+		return false
 	}
-	g.book.RefuseAddr(a.RemoteMultiaddr())
-	return false
+	b.Refuse(event.PeerRefused{Direction: "inbound", Addr: a.String(), Place: PlaceGate, By: "us", Reason: string(Banned)})
+	return true
 }
 
-// RefuseAddr counts and tells that a connection with a banned address was
-// refused, and logs it where that is no flood.
-func (b *Book) RefuseAddr(a ma.Multiaddr) {
-	b.Refuse(event.PeerRefused{Direction: inbound, Addr: a.String(), Place: PlaceGate, By: "us", Reason: string(Banned)})
+// RefusedConn says why a connection that stands is to be closed, "" = it is not.
+func (b *Book) RefusedConn(c network.Conn) string {
+	if b.bans != nil {
+		if ip := addrOf(c.RemoteMultiaddr()); ip.IsValid() && b.bans.list.addr(ip) {
+			return string(Banned)
+		}
+	}
+	return b.refusal(c.RemotePeer())
 }
-
-const inbound = "inbound"
 
 // InterceptSecured refuses by peer ID once it is proven.
 func (g *Gate) InterceptSecured(d network.Direction, p peer.ID, a network.ConnMultiaddrs) bool {

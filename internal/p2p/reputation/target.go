@@ -31,6 +31,22 @@ const maxTarget = 512
 // a multiaddr are dropped, IPv4 within IPv6 becomes IPv4, bits beyond the
 // prefix become 0. It asks no name server: host names are refused.
 func ParseTarget(s string) (Target, error) {
+	t, err := parseTarget(s)
+	if err != nil {
+		return Target{}, &RequestError{err}
+	}
+	return t, nil
+}
+
+// RequestError says what is wrong with a request.
+type RequestError struct{ Err error }
+
+func (e *RequestError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *RequestError) Unwrap() error { return e.Err }
+
+func parseTarget(s string) (Target, error) {
 	s = strings.TrimSpace(s)
 	switch {
 	case s == "":
@@ -66,7 +82,7 @@ func multiaddrTarget(s string) (Target, error) {
 		return AddrTarget(a)
 	}
 	if id, err := m.ValueForProtocol(ma.P_P2P); err == nil {
-		return ParseTarget(id)
+		return parseTarget(id)
 	}
 	return Target{}, fmt.Errorf("target %q names no IP address and no peer", s)
 }
