@@ -54,6 +54,7 @@ type Env struct {
 	// For virtual time, where there are no TCP sockets and no disks:
 	NoListeners bool                  // neither API listeners nor a shared port
 	NoHistory   bool                  // no history.db: the newest is kept in memory
+	NoBans      bool                  // no bans.db: they are forgotten at the end
 	Host        []libp2p.Option       // more options of the libp2p host
 	LedgerFS    vfs.FS                // nil = the disk
 	MemoryWAL   *consensus.MemoryWAL  // nil = the disk
@@ -74,6 +75,7 @@ type Node struct {
 	listeners []Listener
 	host      *host.Host
 	history   *history.History
+	bans      *reputation.Bans
 	rep       *reputation.Book
 	gate      *reputation.Gate
 	shake     *handshake.Handshake
@@ -159,7 +161,7 @@ func (n *Node) open() error {
 	if n.history, err = n.openHistory(); err != nil {
 		return err
 	}
-	if n.rep, err = reputation.New(reputation.Config{}, n.bus, n.room("p2p.reputation"), n.env.Registry); err != nil {
+	if err := n.openReputation(key); err != nil {
 		return err
 	}
 	n.gate = reputation.NewGate(n.rep)
@@ -209,8 +211,11 @@ func (n *Node) open() error {
 	if err := n.openDiscovery(); err != nil {
 		return err
 	}
-	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never refused for points
-	return nil
+	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never banned for points
+	n.rep.Facts(n.factsOf)
+	n.bans.Protect(n.protected)
+	n.bans.Closes(n.covered)
+	return n.importBans()
 }
 
 func (n *Node) openHistory() (*history.History, error) {
@@ -251,7 +256,7 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	}
 	o := host.Options{
 		Key: key, Listen: listen, Advertise: advertise, Gater: n.gate,
-		MaxPeers: n.cfg.P2P.MaxPeers, Refused: n.limited, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
+		MaxPeers: n.cfg.P2P.MaxPeers, Refused: n.limited, Banned: n.rep.RefuseAddr, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
 		Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
 	}
 	if shared != nil {
@@ -315,6 +320,8 @@ func (n *Node) Run(ctx context.Context) error {
 		})
 	}
 	run("p2p.history", n.history.Run)
+	run("p2p.bans", n.bans.Run)
+	run("p2p.reputation", n.rep.Run)
 	run("p2p.handshake", n.shake.Run)
 	run("p2p.gossip", n.gossip.Run)
 	run("p2p.addrbook", n.book.Run)
@@ -348,6 +355,9 @@ func (n *Node) Close() error {
 	}
 	if n.replica != nil {
 		errs = append(errs, n.replica.Close())
+	}
+	if n.bans != nil {
+		errs = append(errs, n.bans.Close())
 	}
 	if n.history != nil { // no connection is left to tell of
 		errs = append(errs, n.history.Close())

@@ -16,8 +16,10 @@ import (
 	"github.com/parley-p2p/parley/internal/replica"
 )
 
-// bannedAt tells the address book whom to leave out. Addresses are not banned yet.
-func (n *Node) bannedAt(p peer.ID, _ netip.Addr) bool { return n.rep.Refused(p) }
+// bannedAt tells the address book and discovery whom to leave out.
+func (n *Node) bannedAt(p peer.ID, a netip.Addr) bool {
+	return n.bans.Banned("", a) || n.rep.Refused(p)
+}
 
 // loadASMap comes before anything is made: a fault of the file leaves no trace.
 func (n *Node) loadASMap() (err error) {

@@ -34,8 +34,21 @@ const (
 type caller struct {
 	token bool // or a unix socket
 	admin bool
-	free  bool // of limits per address: loopback or a unix socket
-	local bool // by a unix socket: the node's own user
+	free  bool   // of limits per address: loopback or a unix socket
+	local bool   // by a unix socket: the node's own user
+	sub   string // of the token
+}
+
+// actor names the caller in what outlives the request.
+func (c caller) actor() string {
+	const most = 40 // bytes
+	switch {
+	case c.local:
+		return "local"
+	case c.sub != "":
+		return "token:" + strings.ToValidUTF8(c.sub[:min(most, len(c.sub))], "")
+	}
+	return "token"
 }
 
 type callerKey struct{}
@@ -214,9 +227,9 @@ func (s *Server) parseToken(text string) (caller, error) {
 	}
 	switch {
 	case c.Scope == "admin", c.Scope == "" && c.Role == "admin":
-		return caller{token: true, admin: true}, nil
+		return caller{token: true, admin: true, sub: c.Subject}, nil
 	case c.Scope == "read", c.Scope == "" && c.Role != "":
-		return caller{token: true}, nil
+		return caller{token: true, sub: c.Subject}, nil
 	}
 	return caller{}, errors.New("the token has neither scope read nor admin")
 }

@@ -40,6 +40,8 @@ var classes = map[string]access{
 	"GET /api/v1/dht": read, "GET /api/v1/dht/table": read, "GET /api/v1/dht/values": read, "PUT /api/v1/dht/values": admin,
 	"POST /api/v1/dht/find-node": admin, "POST /api/v1/dht/find-providers": admin, "POST /api/v1/dht/provide": admin, "POST /api/v1/dht/crawl": admin,
 	"GET /api/v1/addrbook": admin, "GET /api/v1/addrbook/export": admin, "POST /api/v1/addrbook/import": admin,
+	"GET /api/v1/bans": read, "GET /api/v1/bans/check": read, "GET /api/v1/bans/{target}": read, "GET /api/v1/bans/export": read,
+	"POST /api/v1/bans": admin, "DELETE /api/v1/bans": admin, "DELETE /api/v1/bans/{target}": admin, "POST /api/v1/bans/import": admin,
 
 	"POST /api/v1/records": anybody, "POST /api/v1/records/batch": anybody,
 

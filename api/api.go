@@ -84,6 +84,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.nodeRoutes()
 	s.peerRoutes()
 	s.bookRoutes()
+	s.banRoutes()
 	s.dhtRoutes()
 	s.chainRoutes()
 	s.recordRoutes()

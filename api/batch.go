@@ -64,6 +64,12 @@ func isLines(contentType string) bool {
 	return false
 }
 
+// isText tells a list of plain lines.
+func isText(contentType string) bool {
+	mediaType, _, err := mime.ParseMediaType(contentType)
+	return err == nil && mediaType == "text/plain"
+}
+
 // answerLines works on several lines at once and writes the answers in order.
 func (s *Server) answerLines(ctx context.Context, w io.Writer, rc *http.ResponseController, body []byte, how wait) {
 	ctx, cancel := context.WithCancel(ctx)

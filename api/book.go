@@ -62,23 +62,32 @@ func (s *Server) importBook(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every connection has one
-	body, err := io.ReadAll(r.Body)                     // all or nothing of it is judged
-	if err != nil {
-		p := badRequest.problem("read the body: " + err.Error())
-		if large := (*http.MaxBytesError)(nil); errors.As(err, &large) {
-			p = s.problemOf(err)
-		}
+	body, p := s.wholeBody(w, r)
+	if p != nil {
 		s.refuse(w, r, p)
 		return
 	}
-	_ = rc.SetReadDeadline(time.Time{})
-	done, err := s.node.ImportAddresses(bytes.NewReader(body))
+	done, err := s.node.ImportAddresses(body)
 	if err != nil {
 		s.refuse(w, r, s.problemOf(err))
 		return
 	}
 	s.log.Info("addresses imported", "added", done.Added, "refused", done.RefusedLines)
 	writeJSON(w, http.StatusOK, done)
+}
+
+// wholeBody reads a body of which all or nothing is judged.
+func (s *Server) wholeBody(w http.ResponseWriter, r *http.Request) (io.Reader, *problem) {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // not every connection has one
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		p := badRequest.problem("read the body: " + err.Error())
+		if large := (*http.MaxBytesError)(nil); errors.As(err, &large) {
+			p = s.problemOf(err)
+		}
+		return nil, p
+	}
+	_ = rc.SetReadDeadline(time.Time{})
+	return bytes.NewReader(body), nil
 }

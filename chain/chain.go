@@ -100,6 +100,10 @@ const (
 	FalseClaim   Offence = "false_claim"   // cannot deliver what it claimed
 	InvalidTx    Offence = "invalid_tx"    // invalid without any state
 	Spam         Offence = "spam"          // far over its budget
+	BadChunk     Offence = "bad_chunk"     // does not fit its Merkle branch
+	Manual       Offence = "manual"        // by the operator
+	Gossip       Offence = "gossip"        // a bad gossip score; weak
+	Duplicate    Offence = "duplicate"     // the same message again; weak
 	Timeout      Offence = "timeout"       // no answer in time; weak
 	Stall        Offence = "stall"         // stopped in the middle; weak
 	Useless      Offence = "useless"       // empty answer to something it announced; weak

@@ -44,6 +44,11 @@ var aliases = []alias{
 	{name: "p2p_bootstrapAddresses", key: bootstrapPeersKey, envOnly: true, convert: teranodeList},
 	{name: "p2p_bootstrap_peers", key: bootstrapPeersKey, envOnly: true, convert: teranodeList},
 	{name: "p2p_dht_protocol_id", key: "discovery.dht_protocol", envOnly: true, convert: unlessEmpty},
+	{name: "p2p_ban_threshold", key: "bans.threshold", envOnly: true, convert: unlessEmpty},
+	{name: "p2p_ban_duration", key: "bans.duration", envOnly: true, convert: unlessEmpty},
+	{name: "ban_default_duration", key: "bans.duration", envOnly: true, convert: unlessEmpty},
+	{name: "ban_max_entries", key: "bans.max_entries", envOnly: true, convert: unlessEmpty},
+	{name: "banlist_db", key: "bans.store", envOnly: true, convert: banStore},
 	{name: "p2p_dht_use_private", key: "discovery.dht_scope", envOnly: true, convert: dhtScope},
 	{name: "p2p_httpListenAddress", key: "api.listen", envOnly: true, edits: true, convert: addListener},
 	{name: "p2p_grpcListenAddress", key: "api.listen", envOnly: true, edits: true, convert: addListener},
@@ -64,7 +69,7 @@ var aliases = []alias{
 
 // idleEnv are Teranode's settings that this version cannot follow. Whoever sets one hears so once.
 var idleEnv = []string{
-	"ban_default_duration", "ban_max_entries", "banlist_db", "p2p_ban_duration", "p2p_ban_threshold", "p2p_peer_id",
+	"p2p_peer_id",
 }
 
 // guardEnv are Teranode's settings that guard a node and that this version cannot follow, and why it does not start with
@@ -132,6 +137,17 @@ func teranodeList(_ *Config, text string) (any, error) {
 		return nil, nil
 	}
 	return strings.ReplaceAll(text, "|", ","), nil
+}
+
+// banStore reads a store as Teranode names it: sqlite:///x, sqlitememory, postgres://….
+func banStore(_ *Config, text string) (any, error) {
+	switch file, is := strings.CutPrefix(text, "sqlite://"); {
+	case text == "":
+		return nil, nil
+	case is:
+		return strings.TrimPrefix(file, "/"), nil
+	}
+	return text, nil
 }
 
 func handshakeTopic(_ *Config, text string) (any, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -118,6 +119,23 @@ func checkSecretFile(_ *checker, c *Config) []problem {
 	}
 	if file == "" {
 		return one(RuleRange, "is empty: give a file name")
+	}
+	return nil
+}
+
+// checkBanStore sees to it that a mistyped URL makes no file of that name.
+func checkBanStore(_ *checker, c *Config) []problem {
+	s := c.Bans.Store
+	scheme, _, isURL := strings.Cut(s, "://")
+	switch {
+	case s == "":
+		return one(RuleRange, "is empty: give a file name, or postgres://USER@HOST/DB")
+	case isURL && scheme != "postgres" && scheme != "postgresql":
+		return one(RuleRange, "%s:// is no store: give a file name, or postgres://USER@HOST/DB", quote(scheme))
+	case isURL:
+		if _, err := url.Parse(s); err != nil {
+			return one(RuleRange, "is no URL: give postgres://USER@HOST/DB") // the error would show the password
+		}
 	}
 	return nil
 }

@@ -35,6 +35,7 @@ type Config struct {
 	Log         Log
 	Ops         Ops
 	History     History
+	Bans        Bans
 	Consortium  Consortium
 	API         API
 	P2P         P2P
@@ -64,6 +65,16 @@ type Ops struct {
 // History is what is remembered of connections that ended.
 type History struct {
 	Keep time.Duration
+}
+
+// Bans is the list of those who are refused, and what leads there.
+type Bans struct {
+	Store      string        // a file in DataDir, or postgres://… that a fleet shares
+	Threshold  int           // points
+	Duration   time.Duration // of a ban that names no end
+	MaxEntries int
+	TrustFleet bool     // automatic bans of other nodes on Store are ours too
+	Import     []string // files of targets, one a line; see Config.Path
 }
 
 // Consortium is about the embedded chain on this node. Rules of the chain itself stand in its genesis and config records.
@@ -161,6 +172,7 @@ func Default() Config {
 		Log:         Log{Level: "info", Format: "auto"},
 		Ops:         Ops{Listen: "127.0.0.1:9090"},
 		History:     History{Keep: 720 * time.Hour},
+		Bans:        Bans{Store: "bans.db", Threshold: 100, Duration: 24 * time.Hour, MaxEntries: 100_000},
 		Consortium: Consortium{
 			Bootstrap: BootstrapAuto, Role: RoleAuto, MempoolRecords: 50_000, MempoolBytes: 64 << 20,
 		},

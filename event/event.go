@@ -80,6 +80,27 @@ type PeerPenalized struct {
 	Detail string        `json:"detail"`
 }
 
+// PeerBanned says that a peer, an address or a range is banned, or for longer
+// than before. It is on disk by then.
+type PeerBanned struct {
+	Target   string     `json:"target"`
+	Kind     string     `json:"kind"` // peer | cidr
+	Reason   string     `json:"reason"`
+	Note     string     `json:"note"`
+	Origin   string     `json:"origin"` // operator | auto | import
+	Actor    string     `json:"actor"`
+	Created  time.Time  `json:"created"`
+	Until    *time.Time `json:"until"` // null = for ever
+	Offences int        `json:"offences"`
+	Closes   []peer.ID  `json:"closes"` // connected peers that it cuts off
+}
+
+// PeerUnbanned says that a ban is over.
+type PeerUnbanned struct {
+	Target string `json:"target"`
+	By     string `json:"by"` // who lifted it; time = it ended
+}
+
 // PeerDiscouraged says that a peer's points passed the line at which it is
 // disconnected and kept away.
 type PeerDiscouraged struct {
@@ -241,6 +262,8 @@ func (PeerReady) Type() string         { return "peer.ready" }
 func (PeerDisconnected) Type() string  { return "peer.disconnected" }
 func (PeerRefused) Type() string       { return "peer.refused" }
 func (PeerPenalized) Type() string     { return "peer.penalized" }
+func (PeerBanned) Type() string        { return "peer.banned" }
+func (PeerUnbanned) Type() string      { return "peer.unbanned" }
 func (PeerDiscouraged) Type() string   { return "peer.discouraged" }
 func (StaticPeerChanged) Type() string { return "static_peer.changed" }
 func (BlockStored) Type() string       { return "block.stored" }

@@ -36,6 +36,8 @@ func samples(t *testing.T) []Event {
 		PeerRefused{Peer: id, Direction: "inbound", Addr: "/ip4/192.0.2.7/tcp/8080", Place: "handshake", By: "us", Reason: "another chain", More: 3},
 		PeerPenalized{Peer: id, Reason: chain.Malformed, Points: 25, Total: 50, Detail: "frame"},
 		PeerDiscouraged{Peer: id, Points: 50},
+		PeerBanned{Target: "203.0.113.0/24", Kind: "cidr", Reason: "manual", Note: "scanner", Origin: "operator", Actor: "token:ops", Created: at, Until: &at, Offences: 1, Closes: []peer.ID{id}},
+		PeerUnbanned{Target: "203.0.113.0/24", By: "token:ops"},
 		StaticPeerChanged{Item: "node1:8080", ID: id, State: "trying", Class: "refused", NextAt: &at},
 		BlockStored{Height: 812, Hash: h, PrevHash: h, Proposer: 1, RecordCount: 50, SizeBytes: 20480, From: id, Source: "gossip", DelayMS: 12},
 		HeadChanged{Height: 812, Hash: h},

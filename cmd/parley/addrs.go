@@ -46,7 +46,7 @@ func addrsCommand(g *globals) *cobra.Command {
 			Use: "export", Short: "Write the address book as JSON lines", Args: cobra.NoArgs,
 			Long:    "The first line names the network, each other one a peer with its signed record. Standard output takes it.",
 			Example: "parley addrs export > addrs.jsonl",
-			RunE:    func(c *cobra.Command, _ []string) error { return g.exportBook(c.Context()) },
+			RunE:    func(c *cobra.Command, _ []string) error { return g.export(c.Context(), "addrbook/export") },
 		},
 		&cobra.Command{
 			Use: "import FILE", Short: "Add the peers of JSON lines to the address book", Args: cobra.ExactArgs(1),
@@ -91,24 +91,6 @@ func (g *globals) viewBook(l list[parley.BookEntry]) *table {
 		g.say("there are more peers: these are the first %d; --limit shows up to 1000", len(l.Items))
 	}
 	return t
-}
-
-func (g *globals) exportBook(ctx context.Context) error {
-	c, err := g.client()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, max(g.timeout, importWait))
-	defer cancel()
-	res, err := c.request(ctx, http.MethodGet, "addrbook/export", "", nil)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if _, err := io.Copy(g.out, res.Body); err != nil {
-		return c.unreachable(ctx, err)
-	}
-	return nil
 }
 
 func (g *globals) importBook(ctx context.Context, name string) error {

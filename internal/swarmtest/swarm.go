@@ -111,6 +111,7 @@ type Node struct {
 	Key          ed25519.PrivateKey
 	Log          *Log
 	Registry     *prometheus.Registry // of the present or last run
+	KeepBans     bool                 // in a file, over its lives
 
 	swarm *Swarm
 	ip    string
@@ -182,7 +183,7 @@ func (n *Node) Start() {
 	l := &life{node: n, done: make(chan error, 1), ending: make(chan struct{}), ended: make(chan struct{})}
 	env := parley.Env{
 		Registry: prometheus.NewRegistry(),
-		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, NoHistory: true, Resolve: resolve,
+		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, NoHistory: true, NoBans: !n.KeepBans, Resolve: resolve,
 		Host:     []libp2p.Option{l.quic(), libp2p.ResourceManager(n.limits)},
 		LedgerFS: n.disk, MemoryWAL: n.wal, Outgoing: n.outgoing, Listen: []multiaddr.Multiaddr{listen},
 	}

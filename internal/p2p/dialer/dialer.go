@@ -222,6 +222,22 @@ func (d *Dialer) Has(p peer.ID) bool {
 	return false
 }
 
+// Wanted are the ids, as far as they are known, of static peers, members and
+// trusted peers.
+func (d *Dialer) Wanted() []peer.ID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ids := slices.Collect(maps.Keys(d.trusted))
+	for _, it := range d.items {
+		for _, s := range it.slots {
+			if s.id != "" && !slices.Contains(ids, s.id) {
+				ids = append(ids, s.id)
+			}
+		}
+	}
+	return ids
+}
+
 // Configured counts the items but members.
 func (d *Dialer) Configured() int {
 	d.mu.Lock()

@@ -129,8 +129,15 @@ func (g *Gossip) Run(ctx context.Context) error {
 func (g *Gossip) cut(sub *event.Subscription) {
 	events, _ := sub.Take(256)
 	for _, e := range events {
-		if d, ok := e.Data.(event.PeerDiscouraged); ok && g.rep.Refused(d.Peer) {
-			g.ps.BlacklistPeer(d.Peer)
+		var p peer.ID
+		switch v := e.Data.(type) {
+		case event.PeerDiscouraged:
+			p = v.Peer
+		case event.PeerBanned:
+			p, _ = peer.Decode(v.Target) // "" where it is an address: who is there is closed
+		}
+		if p != "" && g.rep.Refused(p) {
+			g.ps.BlacklistPeer(p)
 		}
 	}
 }

@@ -206,6 +206,9 @@ func (s *Handshake) awaitNone() {
 func (s *Handshake) loop(ctx context.Context, sub *event.Subscription) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	again := time.NewTicker(closeEvery)
+	defer again.Stop()
+	s.closeAll(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -221,7 +224,9 @@ func (s *Handshake) loop(ctx context.Context, sub *event.Subscription) {
 				})
 			}
 		case <-sub.Wake():
-			s.closeDiscouraged(ctx, sub)
+			s.closeRefused(ctx, sub)
+		case <-again.C:
+			s.closeAll(ctx)
 		}
 		late, wake := s.late(time.Now())
 		for _, p := range late {
@@ -242,28 +247,46 @@ func (s *Handshake) closeLate(ctx context.Context, p peer.ID) {
 	s.Disconnect(ctx, p, wire.GoodbyeFault, "no status within "+greetTimeout.String())
 }
 
-// closeDiscouraged re-reads the reputation of those whom an event names, or of
-// all where events were lost.
-func (s *Handshake) closeDiscouraged(ctx context.Context, sub *event.Subscription) {
+// closeEvery is how often all connections are compared with who is refused.
+const closeEvery = 30 * time.Second
+
+// closeRefused re-reads the reputation of those whom an event names, or of all
+// where somebody is banned or events were lost.
+func (s *Handshake) closeRefused(ctx context.Context, sub *event.Subscription) {
 	envelopes, lost := sub.Take(256)
-	var suspects []peer.ID
-	if lost > 0 {
-		s.mu.Lock()
-		for p := range s.peers {
-			suspects = append(suspects, p)
-		}
-		s.mu.Unlock()
-	}
+	all := lost > 0
 	for _, e := range envelopes {
-		if d, ok := e.Data.(event.PeerDiscouraged); ok {
-			suspects = append(suspects, d.Peer)
+		switch v := e.Data.(type) {
+		case event.PeerDiscouraged:
+			for _, c := range s.host.Network().ConnsToPeer(v.Peer) {
+				s.closeIfRefused(ctx, c)
+			}
+		case event.PeerBanned:
+			all = true
 		}
 	}
-	for _, p := range suspects {
-		if s.rep.Refused(p) {
-			s.spawn(func() { s.Disconnect(ctx, p, wire.GoodbyeBadScore, "too many points for misbehaviour") })
-		}
+	if all {
+		s.closeAll(ctx)
 	}
+}
+
+func (s *Handshake) closeAll(ctx context.Context) {
+	for _, c := range s.host.Network().Conns() {
+		s.closeIfRefused(ctx, c)
+	}
+}
+
+// closeIfRefused parts with the peer of c. Of a peer with connections from
+// several addresses one of which is banned, all go: it can come back by another.
+func (s *Handshake) closeIfRefused(ctx context.Context, c network.Conn) {
+	code, text := wire.GoodbyeBadScore, "too many points for misbehaviour"
+	switch s.rep.RefusedConn(c) {
+	case "":
+		return
+	case string(reputation.Banned):
+		code, text = wire.GoodbyeBanned, "banned"
+	}
+	s.spawn(func() { s.Disconnect(ctx, c.RemotePeer(), code, text) })
 }
 
 // spawn runs f in a goroutine that Run waits for.

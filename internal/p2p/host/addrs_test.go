@@ -144,7 +144,7 @@ func TestRankDials(t *testing.T) {
 
 func TestLimits(t *testing.T) {
 	refused := map[string]int{}
-	m, err := newLimits(100, func(remote ma.Multiaddr, why string) { refused[remote.String()]++ })
+	m, err := newLimits(100, func(remote ma.Multiaddr, why string) { refused[remote.String()]++ }, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

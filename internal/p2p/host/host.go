@@ -41,7 +41,10 @@ type Options struct {
 	MaxPeers    int                     // sizes the limits; 0 means 100
 	// Refused is told of inbound connections above a limit, of which nobody
 	// knows whose they are. It MUST be quick. Nil = nobody is told.
-	Refused    func(remote ma.Multiaddr, why string)
+	Refused func(remote ma.Multiaddr, why string)
+	// Banned is asked of each inbound connection before any handshake, and
+	// tells of those that it refuses. It MUST be quick. Nil = none is.
+	Banned     func(remote ma.Multiaddr) bool
 	UserAgent  string                // told by identify, ≤ 128 bytes
 	Websocket  bool                  // needed to listen on and dial /ws
 	QUICOnly   bool                  // for virtual time: TCP would dial for real
@@ -135,7 +138,7 @@ type base struct {
 // network sets who and how many may connect.
 func (b base) network(c *config.Config) error {
 	if c.ResourceManager == nil {
-		limits, err := newLimits(b.o.MaxPeers, b.limited)
+		limits, err := newLimits(b.o.MaxPeers, b.limited, b.o.Banned)
 		if err != nil {
 			return fmt.Errorf("resource limits: %w", err)
 		}

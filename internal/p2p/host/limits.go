@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -40,7 +41,9 @@ var (
 // newLimits makes the resource manager of a host with maxPeers slots.
 // refused is told of each inbound connection that passes a limit, and why; it
 // MUST be quick. Nil = nobody is told.
-func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string)) (network.ResourceManager, error) {
+// banned addresses are refused here too: of QUIC nothing else is asked before
+// the handshake. Nil = none are.
+func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string), banned func(ma.Multiaddr) bool) (network.ResourceManager, error) {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
 	conns := rcmgr.LimitVal(maxPeers + hardCapSlack)
@@ -80,7 +83,7 @@ func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string)) (net
 	if err != nil {
 		return nil, err
 	}
-	return &localLimit{ResourceManager: m, refused: refused, conns: map[netip.Addr]int{}}, nil
+	return &localLimit{ResourceManager: m, refused: refused, banned: banned, conns: map[netip.Addr]int{}}, nil
 }
 
 // localLimit adds what the library cannot say: at most localPerIP inbound
@@ -88,6 +91,7 @@ func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string)) (net
 type localLimit struct {
 	network.ResourceManager
 	refused func(remote ma.Multiaddr, why string)
+	banned  func(ma.Multiaddr) bool
 
 	mu    sync.Mutex
 	conns map[netip.Addr]int // guarded by mu; private addresses only
@@ -95,12 +99,17 @@ type localLimit struct {
 
 // OpenConnection implements [network.ResourceManager].
 func (l *localLimit) OpenConnection(dir network.Direction, usefd bool, remote ma.Multiaddr) (network.ConnManagementScope, error) {
+	if dir == network.DirInbound && l.banned != nil && l.banned(remote) {
+		return nil, errBanned
+	}
 	scope, err := l.open(dir, usefd, remote)
 	if err != nil && dir == network.DirInbound && l.refused != nil {
 		l.refused(remote, err.Error())
 	}
 	return scope, err
 }
+
+var errBanned = errors.New("the address is banned")
 
 func (l *localLimit) open(dir network.Direction, usefd bool, remote ma.Multiaddr) (network.ConnManagementScope, error) {
 	ip, ok := localIP(remote)

@@ -3,6 +3,7 @@ package reputation
 
 import (
 	"cmp"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ const (
 	maxReasons  = 20             // kept per peer
 	maxDetail   = 256            // bytes
 	forgetAfter = 24 * time.Hour // since the last contact, at 0
-	maxPoints   = 100
+	maxPoints   = 100            // or the threshold, if that is more
 	maxCredit   = 100
 	usedCredit  = 20 // of it count
 	creditStep  = 10 * time.Minute
@@ -33,33 +34,42 @@ const (
 var points = map[chain.Offence]int{
 	chain.ForgedBlock: 100, chain.InvalidBlock: 50, chain.Oversize: 40, chain.BadRecord: 40, chain.Malformed: 25,
 	chain.Violation: 20, chain.FalseClaim: 20, chain.InvalidTx: 10, chain.Spam: 10,
-	chain.Timeout: 4, chain.Stall: 4, chain.Useless: 2,
+	chain.BadChunk: 50, chain.Timeout: 4, chain.Stall: 4, chain.Useless: 2, chain.Gossip: 5, chain.Duplicate: 1,
 }
 
 // weak reasons stop adding at the weak cap: slowness alone never disconnects.
-var weak = map[chain.Offence]bool{chain.Timeout: true, chain.Stall: true, chain.Useless: true}
+var weak = map[chain.Offence]bool{
+	chain.Timeout: true, chain.Stall: true, chain.Useless: true, chain.Gossip: true, chain.Duplicate: true,
+}
 
 var credits = map[chain.Credit]int{chain.NovelBlock: 4, chain.Served: 1}
 
 // Config sets how much is forgiven.
 type Config struct {
-	// Threshold scales the lines: a peer is watched at 0.2, weak reasons stop
-	// at 0.3 and it is discouraged at 0.4 of it. 0 means 100.
+	// Threshold is how many points ban a peer. It scales the lines: a peer is
+	// watched at 0.2, weak reasons stop at 0.3 and it is discouraged at 0.4 of
+	// it. 0 means 100.
 	Threshold int
+	// File keeps the points over a restart. Empty = they are forgotten.
+	File string
+	// Bans is where peers go that pass the threshold. Nil = nobody is banned.
+	Bans *Bans
 }
 
 // Standing is what a peer's points make of it.
 type Standing string
 
-// The standings, from good to bad; Exempt peers are counted and never refused.
+// The standings, from good to bad; Exempt peers are counted and never banned by
+// their points.
 const (
 	Normal      Standing = "normal"
 	Watched     Standing = "watched"     // no credit counts; asked for data last
 	Discouraged Standing = "discouraged" // refused until its points are below the watched line
+	Banned      Standing = "banned"
 	Exempt      Standing = "exempt"
 )
 
-var standings = []Standing{Normal, Watched, Discouraged, Exempt}
+var standings = []Standing{Normal, Watched, Discouraged, Banned, Exempt}
 
 // Reason is one charge.
 type Reason struct {
@@ -76,20 +86,28 @@ type Score struct {
 	Points   int      `json:"points"`
 	Credit   int      `json:"credit"`
 	Standing Standing `json:"standing"`
-	Reasons  []Reason `json:"reasons"` // newest last, at most 20
+	Offences int      `json:"offences"` // automatic bans in 30 days
+	Reasons  []Reason `json:"reasons"`  // newest last, at most 20
 }
 
-// Book keeps the score of each peer, in memory. It is safe for concurrent use.
+// Book keeps the score of each peer. It is safe for concurrent use.
 type Book struct {
-	watched, weakCap, discouraged int
-	bus                           *event.Bus
-	log                           *slog.Logger
-	metrics                       *metrics
-	exempt                        atomic.Pointer[func(peer.ID) bool]
-	refusals                      refusals
+	watched, weakCap, discouraged, threshold int
+	file                                     string
+	bans                                     *Bans // may be nil
+	bus                                      *event.Bus
+	log                                      *slog.Logger
+	metrics                                  *metrics
+	exempt                                   atomic.Pointer[func(peer.ID) bool]
+	facts                                    atomic.Pointer[func(peer.ID) Facts]
+	refusals                                 refusals
+	due                                      chan sentence // to be banned
 
-	mu    sync.Mutex         // guards peers
-	peers map[peer.ID]*entry // at most maxPeers
+	mu      sync.Mutex         // guards what follows
+	peers   map[peer.ID]*entry // at most maxPeers
+	dirty   bool               // since the last save, but for what time alone changes
+	brake   brake
+	strikes strikes
 }
 
 // entry is one peer's state. Its clocks move by whole steps, so that no
@@ -102,6 +120,9 @@ type entry struct {
 	earned      int       // credit since earnedAt
 	earnedAt    time.Time
 	discouraged bool
+	sentenced   bool      // it is banned, or about to be: no decay
+	pauses      int       // of an exempt peer, in a row
+	pausedTill  time.Time // it is refused until then although it is exempt
 	contact     time.Time // last charge or credit
 	reasons     []Reason
 }
@@ -116,8 +137,15 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 	}
 	watched := max(1, cfg.Threshold*2/10)
 	b := &Book{
-		watched: watched, weakCap: cfg.Threshold * 3 / 10, discouraged: max(watched+1, cfg.Threshold*4/10),
-		bus: bus, log: log, peers: map[peer.ID]*entry{},
+		watched: watched, weakCap: cfg.Threshold * 3 / 10, discouraged: max(watched+1, cfg.Threshold*4/10), threshold: cfg.Threshold,
+		file: cfg.File, bans: cfg.Bans, bus: bus, log: log, peers: map[peer.ID]*entry{}, due: make(chan sentence, maxDue),
+		strikes: strikes{},
+	}
+	if err := b.load(time.Now()); err != nil {
+		return nil, err
+	}
+	if b.bans != nil {
+		b.bans.changed = b.banChanged
 	}
 	b.metrics = newMetrics(b)
 	if reg != nil {
@@ -138,51 +166,88 @@ func (b *Book) isExempt(p peer.ID) bool {
 }
 
 // Penalize charges p and reports whether p is to be disconnected, which is so
-// from 40 points on and never for an exempt peer. Detail is cut to 256 bytes.
-// A charge that a cap makes nothing leaves no reason and no event. An offence out of the closed set costs nothing.
-func (b *Book) Penalize(p peer.ID, o chain.Offence, detail string) (discouraged bool) {
+// from 40 points on, and of an exempt peer for a minute or more each time that
+// it gets there. At the threshold p is banned by [Book.Run], unless the brake
+// is on. Detail is cut to 256 bytes. A charge that a cap makes nothing leaves
+// no reason and no event. An offence out of the closed set costs nothing.
+func (b *Book) Penalize(p peer.ID, o chain.Offence, detail string) (disconnect bool) {
 	n, ok := points[o]
 	if !ok {
 		b.log.Error("unknown offence", "peer", p, "reason", o)
 		return false
 	}
-	exempt := b.isExempt(p)
+	return b.charge(p, o, n, detail)
+}
+
+// Charge gives p n points by hand, 1 to 100, as [Book.Penalize] does.
+func (b *Book) Charge(p peer.ID, n int, detail string) (disconnect bool, err error) {
+	if n < 1 || n > maxPoints {
+		return false, fmt.Errorf("%d points are not in 1…%d", n, maxPoints)
+	}
+	return b.charge(p, chain.Manual, n, detail), nil
+}
+
+func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconnect bool) {
+	exempt, facts := b.isExempt(p), b.factsOf(p)
 	now := time.Now()
 	r := Reason{At: now.UTC(), Reason: o, Detail: clean(detail)}
 
 	b.mu.Lock()
 	e := b.get(p, now)
-	limit := maxPoints
-	if weak[o] {
-		limit = b.weakCap
-	}
-	r.Points = max(0, min(n, limit-e.points))
-	if e.points == 0 {
-		e.pointsAt = now
-	}
-	e.points += r.Points
-	if r.Points > 0 {
-		if len(e.reasons) == maxReasons {
-			e.reasons = slices.Delete(e.reasons, 0, 1)
-		}
-		e.reasons = append(e.reasons, r)
-	}
+	r.Points = b.add(e, n, weak[o], r)
 	passed := !e.discouraged && e.points >= b.discouraged
 	e.discouraged = e.discouraged || passed
-	total, bad := e.points, e.discouraged
+	if exempt && r.Points > 0 && e.discouraged && !now.Before(e.pausedTill) {
+		e.pause(now)
+		passed = true
+	}
+	braked, tripped := false, false
+	banned := !exempt && r.Points > 0 && e.points >= b.threshold && !e.sentenced && b.bans != nil
+	if banned {
+		braked, tripped = b.brake.press(p, facts.Outbound, now)
+		e.sentenced = !braked
+	}
+	total, bad := e.points, e.discouraged && !exempt || now.Before(e.pausedTill)
 	b.mu.Unlock()
 
 	if r.Points == 0 {
-		return bad && !exempt // at the cap: else one bad peer could fill the bus
+		return bad // at the cap: else one bad peer could fill the bus
 	}
 	b.metrics.points.WithLabelValues(string(o)).Add(float64(r.Points))
 	b.log.Debug("peer penalized", "peer", p, "reason", o, "points", r.Points, "total", total, "detail", r.Detail)
 	b.publish(event.PeerPenalized{Peer: p, Reason: o, Points: r.Points, Total: total, Detail: r.Detail})
-	if passed && !exempt {
-		b.log.Info("peer discouraged", "peer", p, "points", total, "reason", o)
+	if passed {
+		b.log.Info("peer discouraged", "peer", p, "points", total, "reason", o, "exempt", exempt)
 		b.publish(event.PeerDiscouraged{Peer: p, Points: total})
 	}
-	return bad && !exempt
+	if tripped {
+		b.log.Warn("many of the peers that we chose look bad: no automatic bans for now, the fault may be ours", "for", brakeFor)
+	}
+	if banned && !braked {
+		b.sentence(sentence{peer: p, addr: facts.Addr, reason: o, note: r.Detail})
+	}
+	return bad
+}
+
+// add adds n points to e and returns how many the caps left of them. mu held.
+func (b *Book) add(e *entry, n int, weak bool, r Reason) int {
+	limit := max(maxPoints, b.threshold)
+	if weak {
+		limit = b.weakCap
+	}
+	r.Points = max(0, min(n, limit-e.points))
+	if r.Points == 0 {
+		return 0
+	}
+	if e.points == 0 {
+		e.pointsAt = r.At
+	}
+	e.points += r.Points
+	if len(e.reasons) == maxReasons {
+		e.reasons = slices.Delete(e.reasons, 0, 1)
+	}
+	e.reasons = append(e.reasons, r)
+	return r.Points
 }
 
 // Credit praises p; a watched peer earns nothing.
@@ -225,20 +290,37 @@ func (b *Book) Score(p peer.ID) Score {
 	if exempt {
 		s.Standing = Exempt
 	}
+	if b.bans != nil {
+		s.Offences = b.bans.list.offences(Target{Peer: p}, time.Now())
+		if b.bans.peer(p) {
+			s.Standing = Banned
+		}
+	}
 	return s
 }
 
-// Refused reports whether p is kept away: discouraged and not exempt.
-func (b *Book) Refused(p peer.ID) bool {
+// Refused reports whether p is kept away: banned, discouraged and not exempt,
+// or exempt and paused.
+func (b *Book) Refused(p peer.ID) bool { return b.refusal(p) != "" }
+
+// refusal says why p is refused, "" = it is not.
+func (b *Book) refusal(p peer.ID) string {
+	if b.bans != nil && b.bans.peer(p) {
+		return string(Banned)
+	}
+	now := time.Now()
 	b.mu.Lock()
 	e := b.peers[p]
-	bad := e != nil
+	bad, paused := e != nil, e != nil && now.Before(e.pausedTill)
 	if bad {
-		b.decay(e, time.Now())
+		b.decay(e, now)
 		bad = e.discouraged
 	}
 	b.mu.Unlock()
-	return bad && !b.isExempt(p)
+	if paused || bad && !b.isExempt(p) {
+		return string(Discouraged)
+	}
+	return ""
 }
 
 // AllRefused lists the peers that are kept away, in no order.
@@ -276,16 +358,19 @@ func (b *Book) get(p peer.ID, now time.Time) *entry {
 		b.peers[p] = e
 	}
 	b.decay(e, now)
-	e.contact = now
+	e.contact, b.dirty = now, true
 	return e
 }
 
 // decay takes off what the time since the last look has earned. mu held.
 func (b *Book) decay(e *entry, now time.Time) {
+	if e.sentenced {
+		e.pointsAt = now
+	}
 	e.points, e.pointsAt = run(e.points, e.pointsAt, time.Minute, now)
 	e.credit, e.creditAt = run(e.credit, e.creditAt, creditStep, now)
 	if e.points < b.watched {
-		e.discouraged = false
+		e.discouraged, e.pauses = false, 0
 	}
 }
 
@@ -295,7 +380,7 @@ func run(n int, at time.Time, step time.Duration, now time.Time) (int, time.Time
 	if steps <= 0 {
 		return n, at
 	}
-	return max(0, n-int(min(steps, maxPoints))), at.Add(steps * step) //nolint:durationcheck // steps is a count
+	return max(0, n-int(min(steps, time.Duration(n)))), at.Add(steps * step) //nolint:durationcheck // steps is a count
 }
 
 // forget drops who is long gone and, if that is not enough, the tenth with the

@@ -182,25 +182,44 @@ func TestEventAfterState(t *testing.T) {
 	wg.Wait()
 }
 
+// Exempt peers are never banned by their points: their connections are closed
+// for a while, ever longer.
 func TestExempt(t *testing.T) {
-	bus := event.NewBus(64)
-	sub := bus.Subscribe()
-	defer sub.Close()
-	b := newBook(t, bus, nil)
-	b.Exempt(func(p peer.ID) bool { return p == "member" })
-	if b.Penalize("member", chain.ForgedBlock, "") || b.Refused("member") {
-		t.Error("an exempt peer is refused")
-	}
-	if s := b.Score("member"); s.Points != 100 || s.Standing != Exempt || len(s.Reasons) != 1 {
-		t.Errorf("%+v", s)
-	}
-	if got := fmt.Sprint(types(sub)); got != "[peer.penalized]" {
-		t.Error(got)
-	}
-	b.Exempt(nil)
-	if !b.Refused("member") {
-		t.Error("no longer exempt, and not refused")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		bus := event.NewBus(64)
+		sub := bus.Subscribe()
+		defer sub.Close()
+		b := newBook(t, bus, nil)
+		b.Exempt(func(p peer.ID) bool { return p == "member" })
+		if b.Penalize("member", chain.InvalidTx, "") || b.Refused("member") {
+			t.Error("an exempt peer is refused for little")
+		}
+		if !b.Penalize("member", chain.InvalidBlock, "") || !b.Refused("member") {
+			t.Error("an exempt peer is not paused")
+		}
+		if got := fmt.Sprint(types(sub)); got != "[peer.penalized peer.penalized peer.discouraged]" {
+			t.Error(got)
+		}
+		time.Sleep(time.Minute)
+		if b.Refused("member") {
+			t.Error("the pause does not end")
+		}
+		if !b.Penalize("member", chain.InvalidTx, "") {
+			t.Error("no second pause")
+		}
+		time.Sleep(time.Minute)
+		if !b.Refused("member") {
+			t.Error("the second pause is not longer")
+		}
+		time.Sleep(time.Minute)
+		if s := b.Score("member"); b.Refused("member") || s.Points != 67 || s.Standing != Exempt || len(s.Reasons) != 3 {
+			t.Errorf("%+v", s)
+		}
+		b.Exempt(nil)
+		if !b.Refused("member") {
+			t.Error("no longer exempt, and not refused")
+		}
+	})
 }
 
 func TestReasonsAndPeersAreBounded(t *testing.T) {
@@ -274,7 +293,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %v (there: %v), want %v", series, n, ok, want)
 		}
 	}
-	if len(got) != len(standings)+len(places)+len(points) {
+	if len(got) != len(standings)+len(places)+len(points)+1 { // and manual
 		t.Errorf("%d series, want all from the first scrape: %v", len(got), got)
 	}
 	if _, err := New(Config{}, nil, nil, reg); err == nil {

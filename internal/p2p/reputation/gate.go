@@ -1,6 +1,7 @@
 package reputation
 
 import (
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/parley-p2p/parley/event"
 )
@@ -67,7 +69,7 @@ func (b *Book) Refuse(e event.PeerRefused) (told bool) {
 }
 
 // Gate refuses connections with peers that the book refuses or that are
-// denied. It is safe for concurrent use.
+// denied, and with addresses that are banned. It is safe for concurrent use.
 type Gate struct {
 	book   *Book
 	denied atomic.Pointer[map[peer.ID]struct{}]
@@ -95,13 +97,46 @@ func (g *Gate) Denied(p peer.ID) bool {
 
 // refusal says why p is refused, "" if it is not.
 func (g *Gate) refusal(p peer.ID) string {
-	switch {
-	case g.Denied(p):
+	if g.Denied(p) {
 		return "denied"
-	case g.book.Refused(p):
-		return string(Discouraged)
 	}
-	return ""
+	return g.book.refusal(p)
+}
+
+// addrOf is the IP address of a, not valid where it has none of its own: a name,
+// or through a relay, whose address it is.
+func addrOf(a ma.Multiaddr) netip.Addr {
+	if a == nil {
+		return netip.Addr{}
+	}
+	if _, err := a.ValueForProtocol(ma.P_CIRCUIT); err == nil {
+		return netip.Addr{}
+	}
+	ip, err := manet.ToIP(a)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addr, _ := netip.AddrFromSlice(ip)
+	return addr.Unmap()
+}
+
+// BannedAddr reports whether connections with a are refused, and counts that
+// one is.
+func (b *Book) BannedAddr(a ma.Multiaddr) bool {
+	if b.bans == nil {
+		return false
+	}
+	ip := addrOf(a)
+	if !ip.IsValid() || !b.bans.list.addr(ip) {
+		return false
+	}
+	b.bans.list.find("", ip, true)
+	return true
+}
+
+// Banned reports whether p is banned, or all of addrs are. It does no I/O.
+func (b *Book) Banned(p peer.ID, addr netip.Addr) bool {
+	return b.bans != nil && b.bans.Banned(p, addr)
 }
 
 // InterceptPeerDial refuses our own dials, which is counted and no event.
@@ -113,17 +148,49 @@ func (g *Gate) InterceptPeerDial(p peer.ID) bool {
 	return false
 }
 
-// InterceptAddrDial allows all: no address is refused.
-func (g *Gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return true }
+// InterceptAddrDial refuses our own dials to banned addresses.
+func (g *Gate) InterceptAddrDial(_ peer.ID, a ma.Multiaddr) bool {
+	if !g.book.BannedAddr(a) {
+		return true
+	}
+	g.book.metrics.refusals.WithLabelValues(PlaceGate).Inc()
+	return false
+}
 
-// InterceptAccept allows all: who it is is not known yet.
-func (g *Gate) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+// InterceptAccept refuses by address, before any handshake. QUIC connections
+// come here after theirs: the resource manager refuses them earlier.
+func (g *Gate) InterceptAccept(a network.ConnMultiaddrs) bool {
+	return !g.book.RefuseAddr(a.RemoteMultiaddr())
+}
+
+// RefuseAddr reports whether an inbound connection from a is refused, and tells
+// of it where that is no flood.
+func (b *Book) RefuseAddr(a ma.Multiaddr) bool {
+	if !b.BannedAddr(a) {
+		return false
+	}
+	b.Refuse(event.PeerRefused{Direction: "inbound", Addr: a.String(), Place: PlaceGate, By: "us", Reason: string(Banned)})
+	return true
+}
+
+// RefusedConn says why a connection that stands is to be closed, "" = it is not.
+func (b *Book) RefusedConn(c network.Conn) string {
+	if b.bans != nil {
+		if ip := addrOf(c.RemoteMultiaddr()); ip.IsValid() && b.bans.list.addr(ip) {
+			return string(Banned)
+		}
+	}
+	return b.refusal(c.RemotePeer())
+}
 
 // InterceptSecured refuses by peer ID once it is proven.
 func (g *Gate) InterceptSecured(d network.Direction, p peer.ID, a network.ConnMultiaddrs) bool {
 	why := g.refusal(p)
 	if why == "" {
 		return true
+	}
+	if why == string(Banned) {
+		g.book.bans.list.find(p, netip.Addr{}, true)
 	}
 	g.book.Refuse(event.PeerRefused{
 		Peer: p, Direction: strings.ToLower(d.String()), Addr: a.RemoteMultiaddr().String(), Place: PlaceGate, By: "us", Reason: why,

@@ -13,10 +13,15 @@ import (
 	"github.com/parley-p2p/parley/event"
 )
 
-type addrs struct{}
+type addrs struct{ remote ma.Multiaddr } // nil = 10.0.0.2
 
-func (addrs) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/10.0.0.1/tcp/1") }
-func (addrs) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/10.0.0.2/tcp/2") }
+func (addrs) LocalMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/10.0.0.1/tcp/1") }
+func (a addrs) RemoteMultiaddr() ma.Multiaddr {
+	if a.remote != nil {
+		return a.remote
+	}
+	return ma.StringCast("/ip4/10.0.0.2/tcp/2")
+}
 
 func TestGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -42,6 +47,8 @@ func TestGate(t *testing.T) {
 
 		b.Exempt(func(p peer.ID) bool { return p == "member" })
 		b.Penalize("member", chain.ForgedBlock, "")
+		want("member", false)
+		time.Sleep(time.Minute)
 		want("member", true)
 		g.SetDenied(map[peer.ID]struct{}{"member": {}})
 		want("member", false)

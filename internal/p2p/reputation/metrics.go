@@ -5,6 +5,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/chain"
 )
 
 // metrics collects the book at each scrape.
@@ -13,6 +15,7 @@ type metrics struct {
 	points   *prometheus.CounterVec
 	refusals *prometheus.CounterVec
 	peers    *prometheus.Desc
+	bans     *prometheus.Desc
 }
 
 func newMetrics(b *Book) *metrics {
@@ -25,10 +28,12 @@ func newMetrics(b *Book) *metrics {
 			Name: "parley_reputation_refusals_total", Help: "Peers and connections turned away.",
 		}, []string{"place"}),
 		peers: prometheus.NewDesc("parley_reputation_peers", "Peers with a score, by standing.", []string{"standing"}, nil),
+		bans:  prometheus.NewDesc("parley_reputation_bans", "Bans that hold.", []string{"kind", "origin"}, nil),
 	}
 	for o := range points {
 		m.points.WithLabelValues(string(o))
 	}
+	m.points.WithLabelValues(string(chain.Manual))
 	for _, p := range places {
 		m.refusals.WithLabelValues(p)
 	}
@@ -40,12 +45,21 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.points.Describe(ch)
 	m.refusals.Describe(ch)
 	ch <- m.peers
+	ch <- m.bans
 }
 
 // Collect implements [prometheus.Collector].
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.points.Collect(ch)
 	m.refusals.Collect(ch)
+	if m.book.bans != nil {
+		_, bans := m.book.bans.list.count()
+		for _, kind := range []string{KindPeer, KindCIDR} {
+			for _, origin := range []string{OriginOperator, OriginAuto, OriginImport} {
+				ch <- prometheus.MustNewConstMetric(m.bans, prometheus.GaugeValue, float64(bans[[2]string{kind, origin}]), kind, origin)
+			}
+		}
+	}
 	count := m.book.census()
 	for _, s := range standings {
 		ch <- prometheus.MustNewConstMetric(m.peers, prometheus.GaugeValue, float64(count[s]), string(s))
@@ -64,7 +78,10 @@ func (b *Book) census() map[Standing]int {
 	b.mu.Unlock()
 	count := map[Standing]int{}
 	for p, s := range all {
-		if b.isExempt(p) {
+		switch {
+		case b.bans != nil && b.bans.peer(p):
+			s = Banned
+		case b.isExempt(p):
 			s = Exempt
 		}
 		count[s]++

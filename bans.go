@@ -1,0 +1,216 @@
+package parley
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+)
+
+// Ban is one ban, and BanRequest asks for one.
+type (
+	Ban        = reputation.Ban
+	BanRequest = reputation.BanRequest
+)
+
+// BanConflictError refuses a ban that is likely a mistake, such as of one's own
+// trusted peer. BanRequest.Force overrides it.
+type BanConflictError = reputation.ConflictError
+
+// Faults of bans.
+var (
+	ErrNotBanned = reputation.ErrNotBanned
+	ErrBansFull  = reputation.ErrBansFull
+	ErrBadBan    = errors.New("the request is wrong")
+)
+
+// openReputation reads who is banned before there is a host: nobody slips in.
+func (n *Node) openReputation(key crypto.PrivKey) (err error) {
+	self, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return err
+	}
+	c := n.cfg.Bans
+	cfg := reputation.BansConfig{Self: self, Dir: n.cfg.DataDir, Duration: c.Duration, Max: c.MaxEntries, TrustFleet: c.TrustFleet}
+	switch {
+	case strings.Contains(c.Store, "://"):
+		cfg.Postgres = c.Store
+	case !n.env.NoBans:
+		cfg.File = n.cfg.Path(c.Store)
+	}
+	if n.bans, err = reputation.OpenBans(context.Background(), cfg, n.bus, n.room("p2p.bans")); err != nil {
+		return &StartError{Code: 104, Err: fmt.Errorf("bans.store: %w", err)}
+	}
+	book := reputation.Config{Threshold: c.Threshold, Bans: n.bans, File: filepath.Join(n.cfg.DataDir, "reputation.json")}
+	if n.rep, err = reputation.New(book, n.bus, n.room("p2p.reputation"), n.env.Registry); err != nil {
+		return err
+	}
+	n.gate = reputation.NewGate(n.rep)
+	return nil
+}
+
+// importBans bans whom the files of bans.import name. A wrong line is told and
+// left out.
+func (n *Node) importBans() error {
+	for _, name := range n.cfg.Bans.Import {
+		f, err := os.Open(n.cfg.Path(name))
+		if err != nil {
+			return &StartError{Code: 101, Err: fmt.Errorf("bans.import: %w", err)}
+		}
+		sum, err := n.ImportBans(context.Background(), f, "bans.import", false)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("bans.import %s: %w", name, err)
+		}
+		for _, r := range sum.Refused {
+			n.room("p2p.bans").Warn("target not banned", "file", name, "line", r.Line, "why", r.Why)
+		}
+		n.room("p2p.bans").Info("bans imported", "file", name, "added", sum.Added, "known", sum.Known, "refused", len(sum.Refused))
+	}
+	return nil
+}
+
+// factsOf tells reputation where p is. Who is ours has no address to be banned.
+func (n *Node) factsOf(p peer.ID) (f reputation.Facts) {
+	for _, c := range n.host.Network().ConnsToPeer(p) {
+		f.Outbound = f.Outbound || c.Stat().Direction == network.DirOutbound
+		if a := ipOf(c.RemoteMultiaddr()); a.IsValid() && !c.Stat().Limited {
+			f.Addr = a
+		}
+	}
+	if slices.Contains(n.protected().Addrs, f.Addr) {
+		f.Addr = netip.Addr{}
+	}
+	return f
+}
+
+// ipOf is the IP address of a, not valid where it is a name or a relay's.
+func ipOf(a multiaddr.Multiaddr) netip.Addr {
+	if _, err := a.ValueForProtocol(multiaddr.P_CIRCUIT); err == nil {
+		return netip.Addr{}
+	}
+	ip, err := manet.ToIP(a)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addr, _ := netip.AddrFromSlice(ip)
+	return addr.Unmap()
+}
+
+// protected is whom nobody bans by mistake: we, and those whom the operator wants.
+func (n *Node) protected() reputation.Protected {
+	all := reputation.Protected{Self: n.host.ID()}
+	add := func(addrs []multiaddr.Multiaddr) {
+		for _, a := range addrs {
+			if ip := ipOf(a); ip.IsValid() && !slices.Contains(all.Addrs, ip) {
+				all.Addrs = append(all.Addrs, ip)
+			}
+		}
+	}
+	add(n.host.Addrs())
+	for _, s := range n.dial.Wanted() {
+		all.Peers = append(all.Peers, s)
+		add(n.host.Peerstore().Addrs(s))
+		for _, c := range n.host.Network().ConnsToPeer(s) {
+			add([]multiaddr.Multiaddr{c.RemoteMultiaddr()})
+		}
+	}
+	return all
+}
+
+// covered are the connected peers that a ban of t cuts off.
+func (n *Node) covered(t reputation.Target) []peer.ID {
+	list := []peer.ID{}
+	for _, c := range n.host.Network().Conns() {
+		if p := c.RemotePeer(); t.Covers(p, ipOf(c.RemoteMultiaddr())) && !slices.Contains(list, p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// Ban bans a peer, an address or a range. When it returns the ban is on disk
+// and holds; closes are the connected peers that it cuts off. With dryRun
+// nothing changes: it says what would be.
+func (n *Node) Ban(ctx context.Context, r BanRequest, dryRun bool) (b Ban, closes []peer.ID, err error) {
+	if dryRun {
+		b, closes, err = n.bans.Plan(r)
+	} else {
+		b, closes, err = n.bans.Add(ctx, r)
+	}
+	return b, closes, banFault(err)
+}
+
+// banFault tells what the caller did wrong from what went wrong here.
+func banFault(err error) error {
+	var conflict *BanConflictError
+	var bad *reputation.RequestError
+	switch {
+	case err == nil || errors.As(err, &conflict) || errors.Is(err, ErrBansFull) || errors.Is(err, ErrNotBanned):
+		return err
+	case errors.As(err, &bad):
+		return fmt.Errorf("%w: %w", ErrBadBan, err)
+	}
+	return err
+}
+
+// Unban lifts every ban of exactly this target. An address that a banned range
+// covers stays banned: the error says by which.
+func (n *Node) Unban(ctx context.Context, target, actor string) error {
+	t, err := reputation.ParseTarget(target)
+	if err != nil {
+		return banFault(err)
+	}
+	err = n.bans.Remove(ctx, t, actor)
+	if b, ok := n.bans.Check(t); errors.Is(err, ErrNotBanned) && ok {
+		return fmt.Errorf("%w itself: %s covers it, remove that", ErrNotBanned, b.Target)
+	}
+	return err
+}
+
+// BanOf is the ban that covers target, nil = it is not banned.
+func (n *Node) BanOf(target string) (*Ban, error) {
+	t, err := reputation.ParseTarget(target)
+	if err != nil {
+		return nil, banFault(err)
+	}
+	if b, ok := n.bans.Check(t); ok {
+		return &b, nil
+	}
+	return nil, nil //nolint:nilnil // not banned is an answer
+}
+
+// Bans lists the bans that hold, newest first, with all also those that ended
+// in the last 30 days. Kind and origin "" are any.
+func (n *Node) Bans(kind, origin string, all bool) []Ban {
+	return n.bans.List(all, func(b *Ban) bool { return (kind == "" || b.Kind == kind) && (origin == "" || b.Origin == origin) })
+}
+
+// ClearBans lifts the bans of an origin, or with "all" every one, and tells how
+// many targets that were.
+func (n *Node) ClearBans(ctx context.Context, origin, actor string) (int, error) {
+	removed, err := n.bans.Clear(ctx, origin, actor)
+	return removed, banFault(err)
+}
+
+// BanImport tells what came of an import.
+type BanImport = reputation.Import
+
+// ImportBans bans what r lists: a target a line, or a ban as JSON as an export
+// has it. Empty lines and what follows a # are left out.
+func (n *Node) ImportBans(ctx context.Context, r io.Reader, actor string, force bool) (BanImport, error) {
+	sum, err := n.bans.Import(ctx, r, actor, force)
+	return sum, banFault(err)
+}

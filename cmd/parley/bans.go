@@ -1,0 +1,324 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/spf13/cobra"
+
+	"github.com/parley-p2p/parley"
+)
+
+const maxNamed = 10 // peers that are named before a ban cuts them off
+
+// banFlags are how a ban is made.
+type banFlags struct {
+	duration                     time.Duration
+	until                        string
+	forever, force, dryRun, sure bool
+	reason, note                 string
+}
+
+func bansCommand(g *globals) *cobra.Command {
+	c := &cobra.Command{
+		Use: "bans", Short: "Who is refused: peers, addresses and ranges",
+		Example: "parley bans list\nparley bans add 203.0.113.0/24 --for 48h --note scanner\nparley bans check 203.0.113.7\nparley bans remove 203.0.113.0/24",
+	}
+	c.AddCommand(bansList(g), bansAdd(g),
+		&cobra.Command{
+			Use: "check T", Short: "Whether a peer or an address is banned, and by which ban; exit code 1 where it is not", Args: cobra.ExactArgs(1),
+			Example: "parley bans check 203.0.113.7 && echo banned",
+			RunE:    func(c *cobra.Command, args []string) error { return g.checkBan(c.Context(), args[0]) },
+		},
+		&cobra.Command{
+			Use: "remove T", Short: "Lift the ban of a peer, an address or a range; it may connect at once, and its points are gone", Args: cobra.ExactArgs(1),
+			Example: "parley bans remove 203.0.113.0/24",
+			RunE: func(c *cobra.Command, args []string) error {
+				return changePeer(c.Context(), g, http.MethodDelete, "bans/"+url.PathEscape(args[0]), nil, func(none) *table {
+					return facts("no longer banned", args[0])
+				})
+			},
+		},
+		bansClear(g), bansImport(g),
+		&cobra.Command{
+			Use: "export", Short: "Write the bans as JSON lines", Args: cobra.NoArgs,
+			Example: "parley bans export > bans.jsonl",
+			RunE:    func(c *cobra.Command, _ []string) error { return g.export(c.Context(), "bans/export") },
+		},
+	)
+	return c
+}
+
+// none is an answer without a body.
+type none struct{}
+
+func bansList(g *globals) *cobra.Command {
+	var kind, origin string
+	var all bool
+	c := &cobra.Command{
+		Use: "list", Short: "The bans that hold, newest first", Args: cobra.NoArgs,
+		Example: "parley bans list\nparley bans list --origin auto\nparley bans list --all -o wide",
+		RunE: func(c *cobra.Command, _ []string) error {
+			allText := ""
+			if all {
+				allText = "true"
+			}
+			return ask(c.Context(), g, query("bans", "limit", g.limitText(), "kind", kind, "origin", origin, "all", allText), g.viewBans)
+		},
+	}
+	c.Flags().StringVar(&kind, "kind", "", "peer or cidr")
+	c.Flags().StringVar(&origin, "origin", "", "operator, auto or import")
+	c.Flags().BoolVar(&all, "all", false, "also those that ended in the last 30 days")
+	return c
+}
+
+func (g *globals) viewBans(l list[parley.Ban]) *table {
+	t := &table{columns: []column{{name: "TARGET"}, {name: "ENDS"}, {name: "REASON"}, {name: "ORIGIN"}, {name: "HITS", right: true}, {name: "SINCE", right: true}, {name: "NOTE"},
+		{name: "BY", wide: true}, {name: "TIMES", wide: true, right: true}, {name: "NODE", wide: true}}, empty: "nobody is banned"}
+	for _, b := range l.Items {
+		t.add(b.Target, banEnds(b), b.Reason, b.Origin, strconv.FormatUint(b.Hits, 10), since(b.Created), strings.Map(printable, b.Note),
+			b.Actor, strconv.Itoa(b.Offences), b.Scope)
+	}
+	if l.NextCursor != "" {
+		g.say("there are more bans: these are the first %d; --limit shows up to 1000", len(l.Items))
+	}
+	return t
+}
+
+func banEnds(b parley.Ban) string {
+	switch {
+	case b.Lifted != nil:
+		return "lifted " + since(*b.Lifted) + " ago"
+	case b.Until == nil:
+		return "never"
+	case b.Until.Before(time.Now()):
+		return "ended " + since(*b.Until) + " ago"
+	}
+	return "in " + age(time.Until(*b.Until))
+}
+
+func bansAdd(g *globals) *cobra.Command {
+	var f banFlags
+	c := &cobra.Command{
+		Use: "add T", Short: "Ban a peer ID, an IP address or a CIDR", Args: cobra.ExactArgs(1),
+		Long: "Connections with it are closed and refused, both ways, at once and after a restart; an address is refused before any handshake.\n" +
+			"Without an end it is bans.duration from now. Where connected peers are cut off by a range, they are shown first and it asks.\n" +
+			"What covers this node, its static or trusted peers, or more than a /8 (IPv6 /16) is refused without --force.",
+		Example: "parley bans add 12D3KooW… --reason spam\nparley bans add 203.0.113.0/24 --for 48h --note scanner\nparley bans add 2001:db8::/32 --forever --dry-run",
+		RunE:    func(c *cobra.Command, args []string) error { return g.addBan(c.Context(), args[0], f) },
+	}
+	c.Flags().DurationVar(&f.duration, "for", 0, "how long, such as 24h")
+	c.Flags().StringVar(&f.until, "until", "", "when it ends, such as 2026-12-24T18:00:00Z")
+	c.Flags().BoolVar(&f.forever, "forever", false, "until it is removed")
+	c.Flags().StringVar(&f.reason, "reason", "", "a word for lists and metrics; default manual")
+	c.Flags().StringVar(&f.note, "note", "", "for whoever reads the list later")
+	c.Flags().BoolVar(&f.force, "force", false, "although it covers static or trusted peers, this node or very much")
+	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "change nothing, show whom it would cut off")
+	c.Flags().BoolVar(&f.sure, "yes", false, "cut off without asking")
+	c.MarkFlagsMutuallyExclusive("for", "until", "forever")
+	return c
+}
+
+// madeBan is what the node answers to a ban.
+type madeBan struct {
+	parley.Ban
+	Closes []peer.ID `json:"closes"`
+}
+
+func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
+	body := map[string]any{"target": target, "forever": f.forever, "reason": f.reason, "note": f.note, "force": f.force}
+	if f.duration != 0 {
+		body["for"] = f.duration.String()
+	}
+	if f.until != "" {
+		t, err := time.Parse(time.RFC3339, f.until)
+		if err != nil {
+			return fail(exitUsage, "--until %q is no time: want one such as %s", f.until, when(time.Now().Add(48*time.Hour)))
+		}
+		body["until"] = t
+	}
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	post := func(path string) ([]byte, madeBan, error) {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return nil, madeBan{}, err
+		}
+		ctx, cancel := context.WithTimeout(ctx, g.timeout)
+		defer cancel()
+		answer, err := c.do(ctx, http.MethodPost, path, jsonMedia, text)
+		if err != nil {
+			return nil, madeBan{}, err
+		}
+		b, err := decode[madeBan](answer)
+		return answer, b, err
+	}
+	view := func(verb string, b madeBan) func() (*table, error) {
+		return func() (*table, error) {
+			return facts(verb, b.Target, "ends", banEnds(b.Ban), "cuts off", strconv.Itoa(len(b.Closes))+" connected peers"), nil
+		}
+	}
+	answer, plan, err := post("bans?dry_run=true")
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		g.nameClosed(plan.Closes)
+		return g.show(answer, view("would ban", plan))
+	}
+	if plan.Kind == "cidr" && len(plan.Closes) > 0 && !f.sure {
+		g.nameClosed(plan.Closes)
+		if err := g.confirmed(false, "--yes", fmt.Sprintf("banning %s cuts off %d connected peers", plan.Target, len(plan.Closes))); err != nil {
+			return err
+		}
+	}
+	answer, made, err := post("bans")
+	if err != nil {
+		return err
+	}
+	return g.show(answer, view("banned", made))
+}
+
+func (g *globals) nameClosed(ids []peer.ID) {
+	for i, id := range ids {
+		if i == maxNamed {
+			g.say("cuts off %d more", len(ids)-i)
+			return
+		}
+		g.say("cuts off %s", id)
+	}
+}
+
+func (g *globals) checkBan(ctx context.Context, target string) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	body, err := c.get(ctx, query("bans/check", "target", target))
+	if err != nil {
+		return err
+	}
+	v, err := decode[struct {
+		Banned bool        `json:"banned"`
+		By     *parley.Ban `json:"by"`
+	}](body)
+	if err != nil {
+		return err
+	}
+	err = g.show(body, func() (*table, error) {
+		if v.By == nil {
+			return facts("banned", "no"), nil
+		}
+		return facts("banned", "yes", "by the ban of", v.By.Target, "ends", banEnds(*v.By), "reason", v.By.Reason, "origin", v.By.Origin, "note", strings.Map(printable, v.By.Note)), nil
+	})
+	if err == nil && !v.Banned {
+		err = fail(exitFailed, "%s is not banned", target)
+	}
+	return err
+}
+
+func bansClear(g *globals) *cobra.Command {
+	var origin string
+	var sure bool
+	c := &cobra.Command{
+		Use: "clear", Short: "Lift all bans, or all of an origin", Args: cobra.NoArgs,
+		Example: "parley bans clear --origin auto --yes",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := g.confirmed(sure, "--yes", "this lifts every ban of origin "+origin); err != nil {
+				return err
+			}
+			return changePeer(c.Context(), g, http.MethodDelete, query("bans", "origin", origin), nil, func(v struct {
+				Removed int `json:"removed"`
+			}) *table {
+				return facts("lifted", strconv.Itoa(v.Removed))
+			})
+		},
+	}
+	c.Flags().StringVar(&origin, "origin", "all", "auto, operator, import or all")
+	c.Flags().BoolVar(&sure, "yes", false, "without asking")
+	return c
+}
+
+func bansImport(g *globals) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "import FILE", Short: "Ban what a list names", Args: cobra.ExactArgs(1),
+		Long: "FILE has a target a line, with a note after #, or is what export writes; - is stdin. Targets without an end are banned for\n" +
+			"bans.duration. Lines that are not good are left out and told.",
+		Example: "parley bans import blocklist.txt\nssh node2 parley bans export | parley bans import -",
+		RunE:    func(c *cobra.Command, args []string) error { return g.importBans(c.Context(), args[0], force) },
+	}
+	c.Flags().BoolVar(&force, "force", false, "also what covers static or trusted peers, this node or very much")
+	return c
+}
+
+func (g *globals) importBans(ctx context.Context, name string, force bool) error {
+	lines, err := g.readMost(name, maxImport, "import it in parts")
+	if err != nil {
+		return err
+	}
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(g.timeout, importWait))
+	defer cancel()
+	path := "bans/import"
+	if force {
+		path += "?force=true"
+	}
+	mediaType := "text/plain"
+	if bytes.HasPrefix(bytes.TrimSpace(lines), []byte("{")) {
+		mediaType = "application/x-ndjson"
+	}
+	body, err := c.do(ctx, http.MethodPost, path, mediaType, lines)
+	if err != nil {
+		return err
+	}
+	done, err := decode[parley.BanImport](body)
+	if err != nil {
+		return err
+	}
+	for _, l := range done.Refused {
+		fmt.Fprintf(g.err, "line %d: refused: %s\n", l.Line, strings.Map(printable, l.Why))
+	}
+	err = g.show(body, func() (*table, error) {
+		return facts("added", strconv.Itoa(done.Added), "banned already", strconv.Itoa(done.Known), "refused", strconv.Itoa(len(done.Refused))), nil
+	})
+	if n := len(done.Refused); err == nil && n > 0 {
+		err = fail(exitFailed, "%d lines were refused", n)
+	}
+	return err
+}
+
+// export writes what a route gives as it is.
+func (g *globals) export(ctx context.Context, path string) error {
+	c, err := g.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(g.timeout, importWait))
+	defer cancel()
+	res, err := c.request(ctx, http.MethodGet, path, "", nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if _, err := io.Copy(g.out, res.Body); err != nil {
+		return c.unreachable(ctx, err)
+	}
+	return nil
+}

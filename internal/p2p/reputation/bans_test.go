@@ -1,0 +1,513 @@
+package reputation
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/test"
+
+	"github.com/parley-p2p/parley/event"
+)
+
+func newID(t testing.TB) peer.ID {
+	t.Helper()
+	id, err := test.RandPeerID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+func openBans(t testing.TB, cfg BansConfig) (*Bans, *event.Subscription) {
+	t.Helper()
+	bus := event.NewBus(1024)
+	sub := bus.Subscribe()
+	b, err := OpenBans(t.Context(), cfg, bus, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b, sub
+}
+
+// banEvents are the events that came, with their targets.
+func banEvents(sub *event.Subscription) (list []string) {
+	all, _ := sub.Take(1000)
+	for _, e := range all {
+		switch v := e.Data.(type) {
+		case event.PeerBanned:
+			list = append(list, "+"+v.Target)
+		case event.PeerUnbanned:
+			list = append(list, "-"+v.Target+" "+v.By)
+		}
+	}
+	return list
+}
+
+func TestParseTarget(t *testing.T) {
+	id := newID(t).String()
+	for in, want := range map[string]string{
+		id: id, " 203.0.113.7 ": "203.0.113.7", "203.0.113.7/32": "203.0.113.7", "203.0.113.7/24": "203.0.113.0/24",
+		"::ffff:203.0.113.7": "203.0.113.7", "::ffff:203.0.113.7/120": "203.0.113.0/24", "203.0.113.7:9906": "203.0.113.7",
+		"[2001:db8::1]:9906": "2001:db8::1", "2001:db8::1/32": "2001:db8::/32", "fe80::1%eth0": "fe80::1",
+		"/ip4/203.0.113.7/tcp/9906/p2p/" + id: "203.0.113.7", "/p2p/" + id: id, "/ip6/2001:db8::1/udp/9906/quic-v1": "2001:db8::1",
+		"0.0.0.0/0": "0.0.0.0/0", "::/0": "::/0",
+	} {
+		got, err := ParseTarget(in)
+		if err != nil || got.String() != want {
+			t.Errorf("%q is %q, %v; want %q", in, got, err, want)
+			continue
+		}
+		if again, err := ParseTarget(got.String()); err != nil || again != got {
+			t.Errorf("%q read back is %q, %v", got, again, err)
+		}
+	}
+	for _, in := range []string{"", "host.example.org", "203.0.113.7/33", "203.0.113.300", "/dns4/host/tcp/1", "::/0/1", "::ffff:0:0/8", strings.Repeat("1", 600)} {
+		if got, err := ParseTarget(in); err == nil {
+			t.Errorf("%q was taken as %q", in, got)
+		}
+	}
+}
+
+func FuzzParseTarget(f *testing.F) {
+	for _, s := range []string{"203.0.113.7/24", "::ffff:1.2.3.4", "/ip4/1.2.3.4/tcp/1", "12D3KooWHbogA5Qvs9VdkjKi1HxXZ11GAT2B5ARtfhveA8sXKUPj", "[::1]:1", "fe80::1%a"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		got, err := ParseTarget(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseTarget(got.String()); err != nil || again != got {
+			t.Errorf("%q is %q, read back %q, %v", s, got, again, err)
+		}
+	})
+}
+
+// What is banned stays so over a restart, ends at its time, and a short ban
+// under a long one does not end it.
+func TestBansHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, id := t.TempDir(), newID(t)
+		cfg := BansConfig{File: filepath.Join(dir, "bans.db"), Dir: dir, Self: newID(t)}
+		b, sub := openBans(t, cfg)
+		add := func(r BanRequest) {
+			t.Helper()
+			if _, _, err := b.Add(t.Context(), r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		add(BanRequest{Target: id.String(), For: time.Hour})
+		add(BanRequest{Target: "203.0.0.0/16", Forever: true})
+		add(BanRequest{Target: "203.0.113.7", For: time.Minute, Reason: "spam"})
+		add(BanRequest{Target: "203.0.0.0/16", For: time.Minute}) // no shorter
+		if got, want := banEvents(sub), []string{"+" + id.String(), "+203.0.0.0/16", "+203.0.113.7"}; !slices.Equal(got, want) {
+			t.Errorf("events %v, want %v", got, want)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b, sub = openBans(t, cfg)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx) }()
+		is := func(p peer.ID, a string, want bool) {
+			t.Helper()
+			addr, _ := netip.ParseAddr(a)
+			if got := b.Banned(p, addr); got != want {
+				t.Errorf("%s at %q banned: %v, want %v", p, a, got, want)
+			}
+		}
+		is(id, "", true)
+		is("", "203.0.113.7", true)
+		is("", "::ffff:203.0.1.1", true)
+		is("", "203.1.0.1", false)
+		is(newID(t), "9.9.9.9", false)
+		time.Sleep(2 * time.Minute)
+		is("", "203.0.113.7", true) // by the /16
+		time.Sleep(time.Hour)
+		is(id, "", false)
+		if got, want := banEvents(sub), []string{"-203.0.113.7 time", "-" + id.String() + " time"}; !slices.Equal(got, want) {
+			t.Errorf("events %v, want %v", got, want)
+		}
+		wide, err := ParseTarget("203.0.0.0/16")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, ok := b.Check(wide); !ok || v.Until != nil {
+			t.Errorf("the /16 is %+v, %v", v, ok)
+		}
+		if err := b.Remove(t.Context(), wide, "token:ops"); err != nil {
+			t.Fatal(err)
+		}
+		is("", "203.0.113.7", false)
+		if err := b.Remove(t.Context(), wide, "token:ops"); !errors.Is(err, ErrNotBanned) {
+			t.Errorf("lifted twice: %v", err)
+		}
+		if got, want := banEvents(sub), []string{"-203.0.0.0/16 token:ops"}; !slices.Equal(got, want) {
+			t.Errorf("events %v, want %v", got, want)
+		}
+		if n := len(b.List(true, nil)); n != 3 || b.Count() != 0 {
+			t.Errorf("%d in the history and %d that hold", n, b.Count())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A net that ends leaves the one inside of it, and the other way round.
+func TestNestedNets(t *testing.T) {
+	b, _ := openBans(t, BansConfig{})
+	for _, s := range []string{"10.0.0.0/8", "10.1.0.0/16", "10.1.1.1"} {
+		if _, _, err := b.Add(t.Context(), BanRequest{Target: s, Forever: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at, near := netip.MustParseAddr("10.1.1.1"), netip.MustParseAddr("10.1.1.2")
+	for _, step := range []struct {
+		lift string
+		find string
+	}{{"", "10.0.0.0/8"}, {"10.0.0.0/8", "10.1.0.0/16"}, {"10.1.0.0/16", ""}} {
+		if step.lift != "" {
+			target, err := ParseTarget(step.lift)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Remove(t.Context(), target, "me"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		v, ok := b.Check(Target{Prefix: netip.PrefixFrom(near, 32)})
+		if ok != (step.find != "") || ok && v.Target != step.find || b.Banned("", near) != ok || !b.Banned("", at) {
+			t.Errorf("without %q: %v by %+v, want %q", step.lift, ok, v, step.find)
+		}
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	self, friend := newID(t), newID(t)
+	b, _ := openBans(t, BansConfig{Self: self})
+	b.Protect(func() Protected {
+		return Protected{Self: self, Peers: []peer.ID{friend}, Addrs: []netip.Addr{netip.MustParseAddr("198.51.100.7")}}
+	})
+	for name, r := range map[string]BanRequest{
+		"itself": {Target: self.String()}, "friend": {Target: friend.String()}, "its address": {Target: "198.51.100.7"},
+		"its net": {Target: "198.51.100.0/24"}, "wide": {Target: "12.0.0.0/7"}, "wide v6": {Target: "2000::/15"},
+	} {
+		var conflict *ConflictError
+		if _, _, err := b.Add(t.Context(), r); !errors.As(err, &conflict) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, _, err := b.Plan(r); !errors.As(err, &conflict) {
+			t.Errorf("%s, planned: %v", name, err)
+		}
+		r.Force = true
+		if _, _, err := b.Add(t.Context(), r); err != nil {
+			t.Errorf("%s, with force: %v", name, err)
+		}
+	}
+	for name, r := range map[string]BanRequest{
+		"past": {Target: "1.2.3.4", Until: time.Now().Add(-time.Second)}, "two ends": {Target: "1.2.3.4", For: time.Hour, Forever: true},
+		"negative": {Target: "1.2.3.4", For: -1}, "name": {Target: "example.org"}, "long": {Target: "1.2.3.4", Note: strings.Repeat("x", 300)},
+	} {
+		if _, _, err := b.Add(t.Context(), r); err == nil || b.Banned("", netip.MustParseAddr("1.2.3.4")) {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+// A full list gives up the automatic ban that ends first, and never one of an
+// operator.
+func TestFullList(t *testing.T) {
+	b, sub := openBans(t, BansConfig{Max: 3, Self: newID(t)})
+	add := func(target, origin string, d time.Duration) error {
+		_, _, err := b.Add(t.Context(), BanRequest{Target: target, Origin: origin, For: d})
+		return err
+	}
+	for i, err := range []error{add("1.0.0.1", OriginAuto, 2*time.Hour), add("1.0.0.2", OriginAuto, time.Hour), add("1.0.0.3", OriginOperator, time.Minute)} {
+		if err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	banEvents(sub)
+	if err := errors.Join(add("1.0.0.4", OriginOperator, time.Hour), add("1.0.0.5", OriginOperator, time.Hour), add("1.0.0.5", OriginOperator, 2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"+1.0.0.4", "-1.0.0.2 the list was full", "+1.0.0.5", "-1.0.0.1 the list was full", "+1.0.0.5"}
+	if got := banEvents(sub); !slices.Equal(got, want) {
+		t.Errorf("events %v, want %v", got, want)
+	}
+	if err := add("1.0.0.6", OriginOperator, time.Hour); !errors.Is(err, ErrBansFull) {
+		t.Errorf("a fourth: %v", err)
+	}
+	if b.Count() != 3 {
+		t.Errorf("%d hold", b.Count())
+	}
+}
+
+// All stores end up with the same rows after the same changes, in the order in
+// which they were made.
+func TestStoresAgree(t *testing.T) {
+	for name, open := range stores(t) {
+		t.Run(name, func(t *testing.T) {
+			seed := rand.Uint64()
+			rng := rand.New(rand.NewPCG(seed, 0))
+			model, real := &memory{}, open(t)
+			defer func() {
+				if err := real.close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			now := time.UnixMilli(1_795_165_200_000)
+			for range 300 {
+				var ops []op
+				for range 1 + rng.IntN(3) {
+					target, err := ParseTarget(fmt.Sprintf("192.0.2.%d", rng.IntN(8)))
+					if err != nil {
+						t.Fatal(err)
+					}
+					r := row{target: target, scope: []string{"", "me", "you"}[rng.IntN(3)], reason: fmt.Sprint(rng.IntN(5)), origin: OriginAuto, actor: "a", created: now}
+					if rng.IntN(4) > 0 {
+						r.until = now.Add(time.Duration(1+rng.IntN(100)) * time.Minute)
+					}
+					o := op{row: r, lift: rng.IntN(4) == 0}
+					if o.lift {
+						o.row.lifted = now
+						if rng.IntN(2) == 0 {
+							o.row.scope = anyScope
+						}
+					}
+					ops = append(ops, o)
+				}
+				for _, s := range []store{model, real} {
+					if err := s.write(t.Context(), ops); err != nil {
+						t.Fatal(err)
+					}
+				}
+				now = now.Add(time.Duration(rng.IntN(20)) * time.Minute)
+			}
+			after := rng.Int64N(300)
+			want, err := model.since(t.Context(), after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := real.since(t.Context(), after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Rows of one op on all scopes may change in another order.
+			for _, list := range [][]row{want, got} {
+				slices.SortFunc(list, func(a, b row) int {
+					return cmp.Or(cmp.Compare(a.target.String(), b.target.String()), cmp.Compare(a.scope, b.scope))
+				})
+				for i := range list {
+					list[i].rev = 0
+				}
+			}
+			if diff := gocmp.Diff(want, got, gocmp.AllowUnexported(row{}, netip.Prefix{}, netip.Addr{}), gocmp.Comparer(func(a, b Target) bool { return a == b })); diff != "" {
+				t.Errorf("seed %d:\n%s", seed, diff)
+			}
+			if err := real.purge(t.Context(), now.Add(1000*time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+			left, err := real.since(t.Context(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range left {
+				if !r.until.IsZero() || !r.lifted.IsZero() {
+					t.Errorf("%+v is left after a purge", r)
+				}
+			}
+		})
+	}
+}
+
+func stores(t *testing.T) map[string]func(t *testing.T) store {
+	t.Helper()
+	return map[string]func(t *testing.T) store{
+		"sqlite": func(t *testing.T) store {
+			t.Helper()
+			s, err := openSQLite(t.Context(), filepath.Join(t.TempDir(), "bans.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		},
+	}
+}
+
+// broken is a store that can be away.
+type broken struct {
+	store
+	away bool
+}
+
+var errAway = errors.New("away")
+
+func (b *broken) write(ctx context.Context, ops []op) error {
+	if b.away {
+		return errAway
+	}
+	return b.store.write(ctx, ops)
+}
+
+func (b *broken) since(ctx context.Context, rev int64) ([]row, error) {
+	if b.away {
+		return nil, errAway
+	}
+	return b.store.since(ctx, rev)
+}
+
+// A store that is away is stood in for: bans hold at once, and it is told when
+// it is back, or at the next start; a torn line harms nothing.
+func TestStoreAway(t *testing.T) {
+	dir := t.TempDir()
+	cfg := BansConfig{File: filepath.Join(dir, "bans.db"), Dir: dir}
+	b, _ := openBans(t, cfg)
+	s := &broken{store: b.store}
+	b.store = s
+	add := func(target string) {
+		t.Helper()
+		if _, _, err := b.Add(t.Context(), BanRequest{Target: target, Forever: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("192.0.2.1")
+	s.away = true
+	add("192.0.2.2")
+	first := Target{Prefix: netip.MustParsePrefix("192.0.2.1/32")}
+	if err := b.Remove(t.Context(), first, "me"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := b.Pending(); n != 2 || err != nil || !b.Banned("", netip.MustParseAddr("192.0.2.2")) || b.Banned("", first.Prefix.Addr()) {
+		t.Errorf("%d wait, %v: %+v", n, err, b.List(true, nil))
+	}
+	b.sync(t.Context()) // still away
+	s.away = false
+	b.sync(t.Context())
+	if n, _ := b.Pending(); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+	s.away = true
+	add("192.0.2.3")
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "bans.pending.jsonl"), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(`{"target":"192.0.2.9","un`)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ = openBans(t, cfg)
+	defer b.Close()
+	var got []string
+	for _, v := range b.List(false, nil) {
+		got = append(got, v.Target)
+	}
+	slices.Sort(got)
+	if want := []string{"192.0.2.2", "192.0.2.3"}; !slices.Equal(got, want) {
+		t.Errorf("after a restart %v, want %v", got, want)
+	}
+	if n, _ := b.Pending(); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+	// Neither store nor journal: nothing is said to hold.
+	b.store = &broken{store: b.store, away: true}
+	b.journal.path = filepath.Join(dir, "none", "journal")
+	if _, _, err := b.Add(t.Context(), BanRequest{Target: "192.0.2.4"}); err == nil || b.Banned("", netip.MustParseAddr("192.0.2.4")) {
+		t.Errorf("a ban that is nowhere: %v", err)
+	}
+	if _, err := b.Pending(); err == nil {
+		t.Error("the journal that fails is not told")
+	}
+}
+
+// Bans of other nodes of the fleet are ours only where they are trusted or an
+// operator's.
+func TestFleetScopes(t *testing.T) {
+	shared := &memory{}
+	open := func(trust bool) *Bans {
+		b, _ := openBans(t, BansConfig{Self: newID(t), TrustFleet: trust})
+		b.store = shared
+		return b
+	}
+	a, wary, trusting := open(false), open(false), open(true)
+	for target, origin := range map[string]string{"192.0.2.1": OriginAuto, "192.0.2.2": OriginOperator} {
+		if _, _, err := a.Add(t.Context(), BanRequest{Target: target, Origin: origin}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	auto, operator := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	for b, want := range map[*Bans]bool{wary: false, trusting: true} {
+		b.sync(t.Context())
+		if b.Banned("", auto) != want || !b.Banned("", operator) {
+			t.Errorf("trusting %v: auto %v, operator %v", want, b.Banned("", auto), b.Banned("", operator))
+		}
+	}
+	if err := trusting.Remove(t.Context(), Target{Prefix: netip.PrefixFrom(auto, 32)}, "me"); err != nil {
+		t.Fatal(err)
+	}
+	if a.sync(t.Context()); a.Banned("", auto) {
+		t.Error("lifted elsewhere, and still held here")
+	}
+}
+
+// A damaged file keeps the node from starting, with the file and the mend named.
+func TestDamagedBans(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bans.db")
+	if err := os.WriteFile(path, []byte(strings.Repeat("no database ", 100)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenBans(t.Context(), BansConfig{File: path}, nil, nil); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "backup") {
+		t.Errorf("a damaged list: %v", err)
+	}
+}
+
+func BenchmarkBanned(b *testing.B) {
+	for _, n := range []int{1000, 100_000, 1_000_000} {
+		l := newBanlist()
+		rng := rand.New(rand.NewPCG(1, 2))
+		rows := make([]row, 0, n)
+		for range n {
+			a := netip.AddrFrom4([4]byte{byte(1 + rng.IntN(220)), byte(rng.IntN(256)), byte(rng.IntN(256)), byte(rng.IntN(256))})
+			p, err := a.Prefix(16 + rng.IntN(17))
+			if err != nil {
+				b.Fatal(err)
+			}
+			rows = append(rows, row{target: Target{Prefix: p.Masked()}, origin: OriginOperator})
+		}
+		l.put(rows, time.Now())
+		addrs := make([]netip.Addr, 4096)
+		for i := range addrs {
+			addrs[i] = netip.AddrFrom4([4]byte{byte(1 + rng.IntN(220)), byte(rng.IntN(256)), byte(rng.IntN(256)), byte(rng.IntN(256))})
+		}
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			hits := 0
+			for i := 0; b.Loop(); i++ {
+				hits += boolInt(l.addr(addrs[i%len(addrs)]))
+			}
+			_ = hits
+		})
+	}
+}

@@ -1,0 +1,149 @@
+package reputation
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+const (
+	importBatch     = 1000 // bans, in one transaction
+	maxRefusedLines = 1000 // told; the rest is counted by the last one
+	maxImportLine   = 16 << 10
+)
+
+// Import tells what came of a list.
+type Import struct {
+	Added   int           `json:"added"`
+	Known   int           `json:"known"` // there already, and for as long
+	Refused []RefusedLine `json:"refused"`
+}
+
+// RefusedLine is a line of a list that is no ban.
+type RefusedLine struct {
+	Line int    `json:"line"`
+	Why  string `json:"why"`
+}
+
+// Import bans what list says, one a line: a target, for the configured time, or
+// a ban as JSON. Empty lines and what follows a # are left out. What comes
+// before an error holds. An import makes no room in a full list.
+func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force bool) (Import, error) {
+	in := importing{Bans: b, ctx: ctx, sum: Import{Refused: []RefusedLine{}}, taken: map[Target]bool{}}
+	lines := bufio.NewScanner(list)
+	lines.Buffer(nil, maxImportLine)
+	for n := 1; lines.Scan(); n++ {
+		row, ok, err := b.line(lines.Text(), actor, force)
+		switch {
+		case err != nil:
+			in.refuse(n, err)
+		case !ok:
+		default:
+			if err := in.add(row); err != nil {
+				return in.sum, err
+			}
+		}
+	}
+	if in.more > 0 {
+		in.sum.Refused[len(in.sum.Refused)-1].Why += fmt.Sprintf(" (and %d lines more)", in.more)
+	}
+	if err := lines.Err(); err != nil {
+		return in.sum, errors.Join(&RequestError{err}, in.flush())
+	}
+	return in.sum, in.flush()
+}
+
+type importing struct {
+	*Bans
+	ctx   context.Context //nolint:containedctx // of one call
+	sum   Import
+	ops   []op
+	taken map[Target]bool // new targets in ops
+	more  int             // refused, and not told
+}
+
+func (in *importing) refuse(line int, err error) {
+	if len(in.sum.Refused) < maxRefusedLines {
+		in.sum.Refused = append(in.sum.Refused, RefusedLine{line, err.Error()})
+	} else {
+		in.more++
+	}
+}
+
+func (in *importing) add(r row) error {
+	have, holds := in.list.holds(r.target)
+	if holds && !r.later(&have) {
+		in.sum.Known++
+		return nil
+	}
+	if n, _ := in.list.count(); !holds && n+len(in.taken) >= in.cfg.Max {
+		return errors.Join(ErrBansFull, in.flush())
+	}
+	if !holds {
+		in.taken[r.target] = true
+	}
+	in.ops = append(in.ops, op{row: r})
+	in.sum.Added++
+	if len(in.ops) >= importBatch {
+		return in.flush()
+	}
+	return nil
+}
+
+func (in *importing) flush() error {
+	if len(in.ops) == 0 {
+		return nil
+	}
+	err := in.do(in.ctx, in.ops)
+	if err != nil {
+		in.sum.Added -= len(in.ops)
+	}
+	in.ops = nil
+	clear(in.taken)
+	return err
+}
+
+// line reads one line; not ok = there is nothing in it.
+func (b *Bans) line(text, actor string, force bool) (r row, ok bool, err error) {
+	q := BanRequest{Origin: OriginImport, Actor: actor, Force: force, Reason: "import"}
+	if text = strings.TrimSpace(text); strings.HasPrefix(text, "{") {
+		if err := q.fromJSON(text); err != nil {
+			return row{}, false, err
+		}
+	} else {
+		target, note, _ := strings.Cut(text, "#")
+		if q.Target = strings.TrimSpace(target); q.Target == "" {
+			return row{}, false, nil
+		}
+		note = strings.TrimSpace(note)
+		q.Note = note[:min(maxNote, len(note))]
+	}
+	if r, err = b.check(q, time.Now()); err == nil {
+		err = b.allowed(r.target, force)
+	}
+	return r, err == nil, err
+}
+
+// fromJSON reads a ban of an export.
+func (r *BanRequest) fromJSON(line string) error {
+	var v Ban
+	if err := json.Unmarshal([]byte(line), &v); err != nil {
+		return fmt.Errorf("no ban as JSON: %w", err)
+	}
+	if v.Lifted != nil {
+		return errors.New("the ban was lifted")
+	}
+	r.Target, r.Note, r.Forever = v.Target, v.Note, v.Until == nil
+	if v.Until != nil {
+		r.Until = *v.Until
+	}
+	if v.Reason != "" {
+		r.Reason = v.Reason
+	}
+	return nil
+}
