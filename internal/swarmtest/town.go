@@ -163,10 +163,13 @@ type Healed struct {
 	Tip    time.Duration // until there was one tip again
 	Across int           // full outbound peers on the other side, two minutes later
 	All    int           // full outbound peers by then
+	Known  int           // entries of the books that are of the other side, by then
+	Whole  int           // what that would be if everybody knew everybody
 }
 
 // Split cuts the last part of the nodes off for a time, while the others go on,
-// and heals it. It fails the test where there is no one tip within a minute.
+// and heals it. It fails the test where there is no one tip within a minute,
+// and ends it where there is none within ten.
 func (t *Town) Split(what string, part int, away time.Duration) (h Healed) {
 	t.T.Helper()
 	far := map[*Node]bool{}
@@ -180,7 +183,9 @@ func (t *Town) Split(what string, part int, away time.Duration) (h Healed) {
 	}
 	time.Sleep(away / 4)
 	t.Heal()
-	h.Tip = t.Tip(what, time.Minute)
+	if h.Tip = t.Tip(what, 10*time.Minute); h.Tip > time.Minute {
+		t.T.Errorf("%s: one tip after %v, want a minute", what, h.Tip)
+	}
 	time.Sleep(2 * time.Minute)
 	h.Across = t.across(far, func(n *Node) (ids []string) {
 		for _, p := range n.Chosen() {
@@ -189,6 +194,17 @@ func (t *Town) Split(what string, part int, away time.Duration) (h Healed) {
 		h.All += len(ids)
 		return ids
 	})
+	h.Known = t.across(far, func(n *Node) (ids []string) {
+		book, _, err := n.AddressBook(parley.BookFilter{})
+		if err != nil {
+			t.T.Fatal(err)
+		}
+		for _, e := range book {
+			ids = append(ids, e.ID.String())
+		}
+		return ids
+	})
+	h.Whole = 2 * part * (len(t.All()) - part)
 	return h
 }
 
