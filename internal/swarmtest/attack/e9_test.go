@@ -57,10 +57,11 @@ const e9Head = `# E9: partition and heal
 
 %d nodes that found each other from one bootstrap peer, %d full outbound peers each, one validator in the first part; the
 second part is cut off, records are committed meanwhile, and the links are good again. Whole nodes in virtual time
-(bubble), 5 to 35 ms one way by the seed of the link; seeds from 1 on, fewer of the longest cut. Target: one tip within 60 s. Two minutes after the heal are counted: the full
-outbound peers that lead across, of all of them, and the entries of the books that are of the other part, of as many as
+(bubble), 5 to 35 ms one way by the seed of the link; seeds from 1 on, fewer of the longest cut. Target: one tip within 60 s. Two minutes after the heal are counted: the
+peers dialled that are on the other side, of all that were dialled and are connected, also those with whom a node connects
+only to ask them; and the entries of the books that are of the other part, of as many as
 there were if everybody knew everybody. A stock host has no chain whose tip could be compared: there is no row of B0 or B1.
 
-| parts | cut for | seed | one tip after | outbound peers across | known across |
+| parts | cut for | seed | one tip after | dialled peers across | known across |
 |---|---|---|---|---|---|
 `
