@@ -284,16 +284,12 @@ func tcpPort(a multiaddr.Multiaddr) int {
 // PeerCount counts peers by kind.
 func (n *Node) PeerCount() PeerCount {
 	c := PeerCount{Known: n.book.Len()}
-	inBook := func(id peer.ID) bool {
-		_, ok := n.book.Get(id)
-		return ok
-	}
 	for _, p := range n.shake.Peers() {
 		if !p.Ready {
 			continue
 		}
 		c.Connected++
-		if !inBook(p.ID) {
+		if !n.book.Has(p.ID) {
 			c.Known++
 		}
 		if p.Direction == "inbound" {
@@ -306,7 +302,7 @@ func (n *Node) PeerCount() PeerCount {
 		c.Static.Configured++
 		if string(s.State) == "connected" {
 			c.Static.Connected++
-		} else if !inBook(s.ID) {
+		} else if !n.book.Has(s.ID) {
 			c.Known++
 		}
 	}

@@ -426,6 +426,9 @@ func (n *Node) sourceOf(id peer.ID) string {
 	if n.dial.ByHand(id) {
 		return string(addrbook.Operator)
 	}
-	e, _ := n.book.Get(id)
-	return sourceOfEntry(e)
+	first, anchor := n.book.Origin(id) // asked for each peer of each table: no copy
+	if anchor {
+		return "anchor"
+	}
+	return string(first)
 }

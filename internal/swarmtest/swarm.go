@@ -74,11 +74,15 @@ func Run(t *testing.T, f func(s *Swarm)) {
 	}
 	RunSeed(t, seed, func(s *Swarm) {
 		if seed != 1 {
-			s.links.uneven = seed
+			s.Uneven()
 		}
 		f(s)
 	})
 }
+
+// Uneven gives each link a latency of its own, by the seed. Call it before
+// nodes start.
+func (s *Swarm) Uneven() { s.links.uneven = s.seed }
 
 // RunSeed is Run with a seed of what the network and the disks lose.
 func RunSeed(t *testing.T, seed uint64, f func(s *Swarm)) {

@@ -21,8 +21,32 @@ func (n *Node) Boots() func(*config.Config) {
 	}
 }
 
-// Chosen lists the full outbound peers that hold a slot; connections that are
-// made only to ask somebody hold none.
+// held is how many full outbound slots are filled.
+func (n *Node) held() int {
+	families, err := n.Registry.Gather()
+	if err != nil {
+		n.swarm.T.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "parley_dialer_slots" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			of := map[string]string{}
+			for _, l := range m.GetLabel() {
+				of[l.GetName()] = l.GetValue()
+			}
+			if of["slot"] == "outbound" && of["state"] == "filled" {
+				return int(m.GetGauge().GetValue())
+			}
+		}
+	}
+	return 0
+}
+
+// Chosen lists the ready peers that the node dialled, but for those whom nobody
+// told it of. Connections that were made only to ask somebody are among them
+// for as long as they last, though they hold no slot.
 func (n *Node) Chosen() (list []parley.Peer) {
 	for _, p := range n.Peers() {
 		if p.Ready && p.Slot == "outbound" && p.Source != "outbound" {
@@ -93,7 +117,7 @@ func (t *Town) Filled(what string, within time.Duration) {
 	for len(at) < len(t.Live) && time.Since(began) < within {
 		for _, n := range t.Live {
 			// With everybody else connected there is nobody left to choose.
-			if at[n] == 0 && (len(n.Chosen()) >= t.target || n.PeerCount().Connected >= len(t.Live)) {
+			if at[n] == 0 && (n.held() >= t.target || n.PeerCount().Connected >= len(t.Live)) {
 				at[n] = time.Since(began) + 1
 			}
 		}
@@ -107,7 +131,7 @@ func (t *Town) Filled(what string, within time.Duration) {
 		if at[n] > 0 {
 			took = append(took, at[n].Round(time.Second))
 		} else {
-			t.T.Errorf("%s: %s has %d outbound and %d peers after %v\n%s", what, n.Name, len(chosen), n.PeerCount().Connected, within, n.Log.Tail(tailLines()))
+			t.T.Errorf("%s: %s has %d outbound and %d peers after %v\n%s", what, n.Name, n.held(), n.PeerCount().Connected, within, n.Log.Tail(tailLines()))
 		}
 		seen := map[*Node]bool{}
 		for _, o := range t.nodes {
@@ -161,12 +185,15 @@ func (t *Town) Replace(within time.Duration) {
 // Healed is what a partition left behind.
 type Healed struct {
 	Tip    time.Duration // until there was one tip again
-	Across int           // full outbound peers on the other side, two minutes later
-	All    int           // full outbound peers by then
+	Across int           // peers dialled on the other side, two minutes later
+	All    int           // peers dialled by then
+	Known  int           // entries of the books that are of the other side, by then
+	Whole  int           // what that would be if everybody knew everybody
 }
 
 // Split cuts the last part of the nodes off for a time, while the others go on,
-// and heals it. It fails the test where there is no one tip within a minute.
+// and heals it. It fails the test where there is no one tip within a minute,
+// and ends it where there is none within ten.
 func (t *Town) Split(what string, part int, away time.Duration) (h Healed) {
 	t.T.Helper()
 	far := map[*Node]bool{}
@@ -180,7 +207,9 @@ func (t *Town) Split(what string, part int, away time.Duration) (h Healed) {
 	}
 	time.Sleep(away / 4)
 	t.Heal()
-	h.Tip = t.Tip(what, time.Minute)
+	if h.Tip = t.Tip(what, 10*time.Minute); h.Tip > time.Minute {
+		t.T.Errorf("%s: one tip after %v, want a minute", what, h.Tip)
+	}
 	time.Sleep(2 * time.Minute)
 	h.Across = t.across(far, func(n *Node) (ids []string) {
 		for _, p := range n.Chosen() {
@@ -189,6 +218,17 @@ func (t *Town) Split(what string, part int, away time.Duration) (h Healed) {
 		h.All += len(ids)
 		return ids
 	})
+	h.Known = t.across(far, func(n *Node) (ids []string) {
+		book, _, err := n.AddressBook(parley.BookFilter{})
+		if err != nil {
+			t.T.Fatal(err)
+		}
+		for _, e := range book {
+			ids = append(ids, e.ID.String())
+		}
+		return ids
+	})
+	h.Whole = 2 * part * (len(t.All()) - part)
 	return h
 }
 

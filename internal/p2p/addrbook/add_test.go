@@ -127,6 +127,17 @@ func TestAddTakes(t *testing.T) {
 	if err := b.Add(src, second); err != nil {
 		t.Errorf("the same again: %v", err)
 	}
+	if kind, anchor := b.Origin(alice.id); kind != DHT || anchor || !b.Has(alice.id) {
+		t.Errorf("told of by %q, anchor %v, known %v", kind, anchor, b.Has(alice.id))
+	}
+	b.Good(alice.id, nil)
+	b.SetAnchors([]peer.ID{alice.id})
+	if kind, anchor := b.Origin(alice.id); kind != DHT || !anchor {
+		t.Errorf("as an anchor told of by %q, anchor %v", kind, anchor)
+	}
+	if kind, anchor := b.Origin(fakeID(8)); kind != "" || anchor || b.Has(fakeID(8)) {
+		t.Errorf("a stranger is told of by %q, anchor %v", kind, anchor)
+	}
 	b.check(t)
 }
 

@@ -227,6 +227,28 @@ func (b *Book) Get(id peer.ID) (Entry, bool) {
 	return e.copy(), true
 }
 
+// Has reports whether id is known.
+func (b *Book) Has(id peer.ID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.entries[id] != nil
+}
+
+// Origin is the kind of source that told of id first, "" = none did, and
+// whether id is an anchor. It copies nothing, as Get does.
+func (b *Book) Origin(id peer.ID) (first Kind, anchor bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	e := b.entries[id]
+	if e == nil {
+		return "", false
+	}
+	if len(e.refs) > 0 {
+		first = e.refs[0].Kind
+	}
+	return first, e.anchor
+}
+
 // Len is how many peers are known.
 func (b *Book) Len() int {
 	b.mu.Lock()

@@ -2,7 +2,6 @@ package addrbook
 
 import (
 	"cmp"
-	"math"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -84,11 +83,13 @@ func (b *Book) draw(o PickOptions) (Entry, bool) {
 	if t.size == 0 {
 		return Entry{}, false
 	}
-	for miss := range maxMisses {
+	likelier := 1.0
+	for range maxMisses {
 		e := t.draw(b.rand)
-		if o.fits(e, now) && b.rand.Float64() < e.chance(now)*math.Pow(1.2, float64(miss)) {
+		if o.fits(e, now) && b.rand.Float64() < e.chance(now)*likelier {
 			return e.copy(), true
 		}
+		likelier *= 1.2
 	}
 	return Entry{}, false
 }

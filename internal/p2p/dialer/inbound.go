@@ -3,6 +3,9 @@ package dialer
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +17,8 @@ import (
 const (
 	settles    = 10 * time.Second // who was admitted or evicted shows in the table within it
 	floodEvery = 20               // evictions a minute are a flood
+	pushAgain  = 30 * time.Minute // who gave its place up pushes nobody out before
+	maxLosers  = 4096             // places of the network that are remembered for it
 )
 
 // inbound is who comes and goes between two looks at the table of peers.
@@ -22,7 +27,38 @@ type inbound struct {
 	coming  map[peer.ID]time.Time
 	leaving map[peer.ID]time.Time
 	evicted []time.Time // at most floodEvery+1, oldest first
+	losers  losers
 }
+
+// losers is from where peers were evicted lately. Ids cost nothing, and without
+// it a few hosts that come back at once push everybody out in turn; so what an
+// eviction costs is an address.
+type losers map[netip.Prefix]time.Time
+
+func (l losers) add(ip netip.Addr, now time.Time) {
+	if !limited(ip) {
+		return
+	}
+	if len(l) >= maxLosers {
+		maps.DeleteFunc(l, func(_ netip.Prefix, at time.Time) bool { return now.Sub(at) >= pushAgain })
+	}
+	for net := range l { // any
+		if len(l) < maxLosers {
+			break
+		}
+		delete(l, net)
+	}
+	l[netKey(ip)] = now
+}
+
+func (l losers) has(ip netip.Addr, now time.Time) bool {
+	at, ok := l[netKey(ip)]
+	return ok && limited(ip) && now.Sub(at) < pushAgain
+}
+
+// limited reports whether the rules of networks bear on ip: behind a private
+// address there may be a whole site.
+func limited(ip netip.Addr) bool { return ip.IsValid() && addrbook.Public(ip) }
 
 // Admit decides whether p, which dialled us and whose handshake is fine, has a
 // place, and who has to go for it, "" = nobody. An error says in words fit for
@@ -55,9 +91,15 @@ func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
 		return "", errors.New(why)
 	}
 	if len(have) >= s.cfg.Inbound {
-		if evict = victim(have, s.key); evict == "" {
+		evict = victim(have, s.key)
+		i := slices.IndexFunc(have, func(g guest) bool { return g.id == evict })
+		switch {
+		case i < 0:
 			return "", fmt.Errorf("all %d places for inbound peers are taken", s.cfg.Inbound)
+		case !have[i].bad && in.losers.has(came.ip, now):
+			return "", fmt.Errorf("all %d places for inbound peers are taken, and your network gave one up a short while ago", s.cfg.Inbound)
 		}
+		in.losers.add(have[i].ip, now)
 		in.leaving[evict] = now
 		delete(in.coming, evict)
 		in.evicted = append(in.evicted, now)

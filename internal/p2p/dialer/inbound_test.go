@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -105,5 +106,84 @@ func TestPlacesOfOneAddress(t *testing.T) {
 	}
 	if evict, err := s.Admit("friend"); err != nil || evict != "" {
 		t.Errorf("a trusted peer: %q, %v", evict, err)
+	}
+}
+
+// Who was evicted pushes nobody out before half an hour is over, under whatever
+// id it comes back, unless the one that goes is a bad one; a free place it gets
+// at once.
+func TestEvictedDoesNotPush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const places = 30
+		table := map[peer.ID]Peer{}
+		s := doors(t, places, table)
+		in := func(id peer.ID, ip string) (evict peer.ID, err error) {
+			table[id] = inboundFrom(id, ip)
+			if evict, err = s.Admit(id); err != nil {
+				delete(table, id)
+				return "", err
+			}
+			delete(table, evict)
+			p := table[id]
+			p.Ready = true
+			table[id] = p
+			time.Sleep(settles)
+			return evict, nil
+		}
+		at := func(i int) string { return netip.AddrFrom4([4]byte{11, byte(i), 7, 1}).String() }
+		var out peer.ID
+		for i := range places + 1 { // each in a group of its own: the last pushes one out
+			var err error
+			if out, err = in(peer.ID(fmt.Sprint(i)), at(i)); err != nil || (out != "") != (i == places) {
+				t.Fatalf("peer %d of %d places: %q goes, %v", i, places, out, err)
+			}
+		}
+		var host int
+		if _, err := fmt.Sscan(string(out), &host); err != nil {
+			t.Fatal(err)
+		}
+		beside := netip.AddrFrom4([4]byte{11, byte(host), 7, 200}).String()
+		if evict, err := in("another id", beside); err == nil {
+			t.Errorf("beside the one that was evicted: %q goes", evict)
+		}
+		if evict, err := in("stranger", at(100)); err != nil || evict == "" {
+			t.Errorf("from elsewhere: %q goes, %v", evict, err)
+		}
+		for id := range table { // one leaves
+			delete(table, id)
+			break
+		}
+		if evict, err := in("another id", beside); err != nil || evict != "" {
+			t.Errorf("with a free place: %q goes, %v", evict, err)
+		}
+		delete(table, "another id")
+		if _, err := in("filler", at(101)); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(pushAgain)
+		if evict, err := in("another id", beside); err != nil || evict == "" {
+			t.Errorf("half an hour later: %q goes, %v", evict, err)
+		}
+	})
+}
+
+// However many networks lose a place, what is remembered of them is bounded.
+func TestLosersBounded(t *testing.T) {
+	l, now := losers{}, time.Now()
+	ip := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 1}) }
+	for i := range 2 * maxLosers {
+		l.add(ip(i), now)
+	}
+	if len(l) > maxLosers || !l.has(ip(2*maxLosers-1), now) {
+		t.Errorf("%d networks remembered, the last one: %v", len(l), l.has(ip(2*maxLosers-1), now))
+	}
+	l.add(ip(0), now.Add(pushAgain)) // all others are over
+	if len(l) != 1 {
+		t.Errorf("%d networks remembered after all but one are over", len(l))
+	}
+	site := netip.MustParseAddr("192.168.1.7")
+	l.add(site, now)
+	if l.has(site, now) || l.has(netip.Addr{}, now) {
+		t.Error("a private address counts as a network")
 	}
 }

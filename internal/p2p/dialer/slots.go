@@ -179,7 +179,7 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 		s.fns.Need = func() {}
 	}
 	_, _ = rand.Read(s.key[:]) // never fails, says its documentation
-	s.inbound = inbound{coming: map[peer.ID]time.Time{}, leaving: map[peer.ID]time.Time{}}
+	s.inbound = inbound{coming: map[peer.ID]time.Time{}, leaving: map[peer.ID]time.Time{}, losers: losers{}}
 	s.measure()
 	return s, nil
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
+	"github.com/parley-p2p/parley/internal/p2p/discovery"
 	"github.com/parley-p2p/parley/internal/p2p/gossip"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
 	ourhost "github.com/parley-p2p/parley/internal/p2p/host"
@@ -194,6 +195,7 @@ type ours struct {
 	shake *handshake.Handshake
 	slots *dialer.Slots
 	book  *addrbook.Book
+	disc  *discovery.Discovery // nil: it is told of peers
 }
 
 // part is a part of the defence that is left out.
@@ -203,9 +205,16 @@ const (
 	whole       part = ""
 	noEviction  part = "eviction"
 	outboundMax      = 20
+	maxPeers         = 100
 )
 
 func (l *lab) ours(ip netip.Addr, without part) *ours {
+	return l.oursOf(ip, without, outboundMax, addrbook.Config{}, nil)
+}
+
+// oursOf makes one that keeps target outbound peers. Where discover is not nil
+// it starts discovery, whose sources the book counts.
+func (l *lab) oursOf(ip netip.Addr, without part, target int, book addrbook.Config, discover func(*ours, *event.Bus, *reputation.Book, *dialer.Dialer)) *ours {
 	log, bus := slog.New(slog.DiscardHandler), event.NewBus(4096)
 	rep, err := reputation.New(reputation.Config{}, bus, nil, nil)
 	must(l.t, err)
@@ -213,13 +222,15 @@ func (l *lab) ours(ip netip.Addr, without part) *ours {
 	v := &ours{l: l}
 	gate := reputation.NewGate(rep)
 	v.host, err = ourhost.New(ourhost.Options{
-		Key: key, Listen: []ma.Multiaddr{listenAt(ip)}, Gater: gate, MaxPeers: 100, QUICOnly: true, Extra: []libp2p.Option{l.quic()},
+		Key: key, Listen: []ma.Multiaddr{listenAt(ip)}, Gater: gate, MaxPeers: maxPeers, QUICOnly: true, Extra: []libp2p.Option{l.quic()},
 	})
 	must(l.t, err)
 	l.closers = append(l.closers, func() { _ = v.host.Close() })
-	v.book, err = addrbook.Open(addrbook.Config{Net: "0123abcd", Self: v.host.ID()}, bus, nil, nil)
+	book.Net, book.Self = "0123abcd", v.host.ID()
+	v.book, err = addrbook.Open(book, bus, nil, nil)
 	must(l.t, err)
-	places := dialer.Places(outboundMax, 100)
+	places := dialer.Places(target, maxPeers)
+	places.Kinds = book.Sources
 	cfg := handshake.Config{
 		Slot:   func(p peer.ID) (string, string) { return v.slots.SlotOf(p) },
 		Admit:  func(p peer.ID) (peer.ID, error) { return v.slots.Admit(p) },
@@ -250,8 +261,16 @@ func (l *lab) ours(ip netip.Addr, without part) *ours {
 	rep.Exempt(d.Has)
 	v.slots, err = dialer.NewSlots(places, dialer.SlotsFunctions{
 		Peers: v.peers, Head: func() chain.Head { return oneChain{}.Status().Head }, Gave: g.Gave, Disconnect: v.shake.Disconnect,
+		Need: func() {
+			if v.disc != nil {
+				v.disc.Need()
+			}
+		},
 	}, d, v.book, bus, log, nil)
 	must(l.t, err)
+	if discover != nil {
+		discover(v, bus, rep, d)
+	}
 	for _, f := range []func(context.Context) error{v.shake.Run, g.Run, d.Run, v.slots.Run, v.book.Run} {
 		l.run(f)
 	}

@@ -46,7 +46,7 @@ const (
 	polite  habit = "handshake, then hold"  // as far as a node can tell, peers
 )
 
-var only = flag.String("only", "", "E2: the runs that are made, as HABIT, GROUPS of a line of the table; empty = all")
+var only = flag.String("only", "", "the runs that are made: of E2 as HABIT, GROUPS of a line of its table, of E3 as NODES, ATTACKERS IN; empty = all")
 
 // flood is a column of E2.
 type flood struct {
