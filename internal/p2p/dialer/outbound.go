@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	agedSlots  = 2                      // of the full ones, for who was good a week ago already
+	agedSlots  = 2                      // of the full ones, for who was good before all others
 	agedWait   = 10 * time.Minute       // for a live one of these
 	openingFor = time.Minute            // after the start the proven come before the new
 	dialPace   = 500 * time.Millisecond // between two rounds: a book of the dead is no flood
@@ -144,11 +144,11 @@ func (s *Slots) lacking(now time.Time) (wants []want) {
 
 // knowsAged reports whether there is any aged peer to wait for.
 func (s *Slots) knowsAged() bool {
-	_, ok := s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: func(e addrbook.Entry) bool { return s.held[e.ID] != nil && s.held[e.ID].up }})
+	_, ok := s.book.Pick(addrbook.PickOptions{Aged: true, Skip: func(e addrbook.Entry) bool { return s.held[e.ID] != nil && s.held[e.ID].up }})
 	return ok
 }
 
-// pick finds somebody for a slot. Where nobody fits the rules of groups and
+// pick finds somebody for a slot; one for the aged can wait. Where nobody fits the rules of groups and
 // kinds for a while that of kinds gives way, and only where no free group has
 // had anybody left for a minute that of groups.
 func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
@@ -158,7 +158,7 @@ func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
 			return bad(e) || s.unfit(e, now) && !(w.slot == SlotOutbound && s.adoptable(e, now))
 		}
 		if w.aged {
-			return s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: skip})
+			return s.book.Pick(addrbook.PickOptions{Aged: true, Skip: skip})
 		}
 		if !s.fill.opened {
 			if e, ok := s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Skip: skip}); ok {
@@ -168,11 +168,14 @@ func (s *Slots) pick(w want, now time.Time) (addrbook.Entry, bool) {
 		return s.book.Pick(addrbook.PickOptions{Skip: skip})
 	}
 	grouped := func(e addrbook.Entry) bool { return groups[e.Group] && dialsPublic(e) }
+	if w.aged { // no rule of kinds: who fills all of them would keep the aged out
+		return try(grouped)
+	}
 	if e, ok := try(func(e addrbook.Entry) bool { return grouped(e) || kinds[kindOf(e)] }); ok {
 		s.fill.noKind, s.fill.noGroup = time.Time{}, time.Time{}
 		return e, true
 	}
-	if w.aged || w.extra { // these can wait
+	if w.extra { // it can wait
 		return addrbook.Entry{}, false
 	}
 	first := func(t *time.Time) time.Duration {
@@ -220,7 +223,7 @@ func (d *Dialer) hopeless(p peer.ID, addrs []ma.Multiaddr, now time.Time) bool {
 func (s *Slots) start(e addrbook.Entry, w want, now time.Time) task {
 	h := &hold{
 		id: e.ID, slot: w.slot, extra: w.extra, source: string(kindOf(e)), group: e.Group, public: dialsPublic(e),
-		aged: !e.FirstGood.IsZero() && now.Sub(e.FirstGood) >= addrbook.AgedAfter, since: now, seenAt: now, alone: s.alone(),
+		aged: w.aged, since: now, seenAt: now, alone: s.alone(),
 	}
 	s.take(h)
 	return task{hold: h, addrs: e.Addrs}

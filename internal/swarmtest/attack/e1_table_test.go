@@ -3,7 +3,6 @@
 package attack
 
 import (
-	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -37,13 +36,21 @@ var rows = []policy{
 	{"ours without aged slots, anchors up", 0, blockSlots, up},
 }
 
+// flaws are run in one column each.
 var flaws = []struct {
 	name string
 	flaw flaw
-}{{"groups", noGroups}, {"test before evict", noTest}, {"limits of sources", noSourceLimit}}
+	at   strength
+}{
+	{"nothing left out", sound, day},
+	{"groups", noGroups, day}, {"test before evict", noTest, day}, {"limits of sources", noSourceLimit, day},
+	{"nothing left out", sound, tenDays},
+	{"aged slots before kill -9", noAged, tenDays},
+	{"anchors by who was good first (they are those connected the longest)", longTitles, tenDays},
+	{"a past: the attack begins with the node, which has been at 30 honest peers", newNode, tenDays},
+}
 
-// ablated is the column that is run with the flaws.
-var ablated = strength{5000, 512, 64, 24, 30}
+var day, tenDays = columns[3], columns[5]
 
 // tally sums results of one row and column.
 type tally struct {
@@ -92,31 +99,36 @@ func TestE1(t *testing.T) {
 		names = append(names, p.name)
 	}
 	cells := table(t, columns, sound, rows, names)
-	var weak [][]*tally
+	weak := make([][]*tally, len(flaws))
 	one := []policy{rows[1], rows[2]}
-	for _, f := range flaws {
-		weak = append(weak, table(t, []strength{ablated}, f.flaw, one, []string{f.name + ", anchors up", f.name + ", anchors down"})[0])
-	}
-	text := page(columns, names, cells, weak)
-	fmt.Printf("%s\n(%.0f s)\n", text, time.Since(begin).Seconds())
-	if *out != "" {
-		if err := os.WriteFile(filepath.Join(*out, "E1.md"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
+	for i, f := range flaws {
+		if f.flaw == sound {
+			weak[i] = cells[slices.Index(columns, f.at)][2:4]
+			continue
 		}
+		f.at.seeds = 30
+		weak[i] = table(t, []strength{f.at}, f.flaw, one, []string{f.name + ", anchors up", f.name + ", anchors down"})[0]
 	}
+	var missed []string
 	for i, s := range columns {
-		judge(t, s, "anchors up", cells[i][2], s.addrs <= 5000 && s.hours <= 24, .01)
-		judge(t, s, "anchors down", cells[i][3], s.addrs <= 5000 && s.hours < 7*24, .05)
+		missed = append(missed, judge(s, "anchors up", cells[i][2], s.addrs <= 5000 && s.hours <= 24, .01)...)
+		missed = append(missed, judge(s, "anchors down", cells[i][3], s.addrs <= 5000 && s.hours < 7*24, .05)...)
+	}
+	text := page(columns, names, cells, weak, missed)
+	fmt.Printf("%s\n(%.0f s)\n", text, time.Since(begin).Seconds())
+	save(t, "E1.md", text)
+	for _, m := range missed {
+		t.Error(m)
 	}
 }
 
 // judge compares the measured share, not the end of its interval, with the
 // target; the interval stands in the table.
-func judge(t *testing.T, s strength, row string, a *tally, aimed bool, target float64) {
-	t.Helper()
+func judge(s strength, row string, a *tally, aimed bool, target float64) (missed []string) {
 	if got := float64(a.lost) / float64(a.runs); aimed && got > target {
-		t.Errorf("%s: %s: P(all slots are the attacker's) is %.3f, target %.2f", s.text(), row, got, target)
+		missed = append(missed, fmt.Sprintf("%s, %s: %.3f, aim %.2f", s.text(), row, got, target))
 	}
+	return missed
 }
 
 // table runs all seeds of all columns.
@@ -160,22 +172,22 @@ func (s strength) text() string {
 }
 
 // page is docs/attack/E1.md.
-func page(columns []strength, names []string, cells [][]*tally, weak [][]*tally) string {
+func page(columns []strength, names []string, cells [][]*tally, weak [][]*tally, missed []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, head, honestPeers, triedPeers, int(100*newOnline), int(100*triedOnline), anchorAnswer)
 	grid(&b, "P(all outbound slots are the attacker's), 95 % interval", columns, names, cells, (*tally).lostText)
 	grid(&b, "the attacker's part of the outbound slots; dials until the first honest peer where there is one, median and 95th of 100", columns, names, cells, (*tally).shareText)
-	fmt.Fprintf(&b, "## Ablation at %s, %d runs\n\n| without | P, anchors up | P, anchors down | part, anchors up | part, anchors down |\n|---|---|---|---|---|\n", ablated.text(), weak[0][0].runs)
-	base := cells[slices.IndexFunc(columns, func(s strength) bool {
-		return cmp.Or(s.addrs-ablated.addrs, s.groups-ablated.groups, s.hours-ablated.hours) == 0
-	})]
-	line := func(name string, up, down *tally) {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, up.lostText(), down.lostText(),
+	b.WriteString("## Ablation\n\n| at | without | runs | P, anchors up | P, anchors down | part, anchors up | part, anchors down |\n|---|---|---|---|---|---|---|\n")
+	for i, f := range flaws {
+		up, down := weak[i][0], weak[i][1]
+		fmt.Fprintf(&b, "| %s | %s | %d | %s | %s | %s | %s |\n", f.at.text(), f.name, up.runs, up.lostText(), down.lostText(),
 			share(float64(up.bad)/float64(up.all)), share(float64(down.bad)/float64(down.all)))
 	}
-	line("nothing left out", base[2], base[3])
-	for i, f := range flaws {
-		line(f.name, weak[i][0], weak[i][1])
+	b.WriteString("\nTargets: P at most .01 with anchors up to 5k addresses and 24 h, at most .05 with anchors down below 7 days. ")
+	if len(missed) == 0 {
+		b.WriteString("None is missed.\n")
+	} else {
+		fmt.Fprintf(&b, "Missed: %s.\n", strings.Join(missed, "; "))
 	}
 	b.WriteString(foot)
 	return b.String()
@@ -210,12 +222,19 @@ The world: %d honest peers, %d of them in tried for ten days; %d %% of the other
 attacker's always do. It tells of all its addresses within the first hour and again every 12 h, through peer exchange and the
 DHT out of its source groups, and by coming itself; it has as many ids as it likes, so the rate of one source is left out.
 Meanwhile feelers run every 2 min, connections with honest peers last a day in the mean, those with the attacker for ever.
-The last save of the book is up to 5 min old, the anchors are those of the last second. An anchor that is up answers with
-%.1f; the attacker's own anchors always answer.
+Two of the slots are for aged peers: one of the 64 of tried that were good first. Anchors are the four of those connected
+that were good first. The last save of the book is up to 5 min old, the anchors are those of the last second. An anchor that
+is up answers with %.1f; the attacker's own anchors always answer. All rows of ours share this life before the kill; a row
+"without" leaves its part out afterwards.
 
 `
 
 const foot = `
-Not in it: address rates, real churn of addresses, an attack on the routes. A stock libp2p host has no row: it keeps no
-addresses over a restart and has what its bootstrap nodes tell it.
+What holds against ten days is the past: an attacker's connections never end and come to fill the slots that are drawn, but
+it was not there before the honest peers of the first days. A node without a past has nothing of the kind, and the attacker's
+part of the slots stays large in the long columns: one honest peer shows the chain, but others see the node through the rest.
+
+Not in it: address rates, real churn of addresses, honest peers of the first days that are gone for good, an attack on the
+routes. A stock libp2p host has no row, for nothing of it is tested here: it keeps no addresses over a restart, so all its
+slots are the attacker's where its bootstrap nodes, or the peers they name, are.
 `

@@ -11,7 +11,6 @@ import (
 	mrand "math/rand/v2"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -310,10 +309,7 @@ func TestE2(t *testing.T) {
 	}
 	b.WriteString(e2Foot)
 	fmt.Println(b.String())
-	if *out != "" {
-		must(t, os.MkdirAll(*out, 0o755))
-		must(t, os.WriteFile(filepath.Join(*out, "E2.md"), []byte(b.String()), 0o644))
-	}
+	save(t, "E2.md", b.String())
 }
 
 const e2Head = `# E2: an inbound flood that holds streams
