@@ -366,7 +366,7 @@ func run(t *testing.T, s strength, f flaw, seed uint64, rows []policy, dir strin
 		}
 		r.w = newWorld(r.rand, s, f)
 		if f == sound {
-			results = append(results, r.flat())
+			results = append(results, r.flat()) // the first cell
 		}
 		r.poison()
 		time.Sleep(time.Minute)
@@ -380,19 +380,19 @@ func run(t *testing.T, s strength, f flaw, seed uint64, rows []policy, dir strin
 	return results
 }
 
-// each runs do for each seed, one on each processor at once.
-func each(seeds int, do func(seed uint64)) {
+// each runs do for 0 to n-1, one on each processor at once.
+func each(n int, do func(i int)) {
 	var all sync.WaitGroup
-	next := make(chan uint64)
+	next := make(chan int)
 	for range runtime.GOMAXPROCS(0) {
 		all.Go(func() {
-			for seed := range next {
-				do(seed)
+			for i := range next {
+				do(i)
 			}
 		})
 	}
-	for seed := range seeds {
-		next <- uint64(seed + 1)
+	for i := range n {
+		next <- i
 	}
 	close(next)
 	all.Wait()
