@@ -81,6 +81,9 @@ func (a *tally) lostText() string {
 }
 
 func (a *tally) shareText() string {
+	if a.runs == 0 {
+		return "not run"
+	}
 	slices.Sort(a.dials)
 	dials := "–"
 	if n := len(a.dials); n > 0 {
@@ -115,44 +118,58 @@ func TestE1(t *testing.T) {
 		}
 		return list
 	}
-	two := rows[1:3] // ours, anchors up and down
-	var stages, more []stage
-	for i, s := range columns {
+	for i := range columns {
 		cells[i] = fresh(1 + len(rows))
-		stages = append(stages, stage{s, sound, 1, min(s.seeds, fullSeeds), rows, cells[i]})
-		if s.seeds > fullSeeds {
-			more = append(more, stage{s, sound, fullSeeds + 1, s.seeds, two, append(fresh(1), cells[i][2:4]...)})
-		}
 	}
 	for i, f := range flaws {
 		if weak[i] = cells[slices.Index(columns, f.at)][2:4]; f.flaw != sound {
 			weak[i] = fresh(2)
-			stages = append(stages, stage{f.at, f.flaw, 1, fullSeeds, two, weak[i]})
 		}
 	}
-	slices.SortStableFunc(stages, func(a, b stage) int { return b2i(a.at.addrs > day.addrs) - b2i(b.at.addrs > day.addrs) }) // the dear ones last
-	for _, s := range append(stages, more...) {
-		if s.from > fullSeeds && *seeds > 0 {
-			continue
-		}
+	for _, s := range stages(cells, weak) {
 		s.run(t)
-		fmt.Fprintf(os.Stderr, "%s: seeds %d to %d: CPU %.0f s, clock %.0f s\n", s.at.text(), s.from, s.to, cpu().Seconds(), time.Since(begin).Seconds())
-		text, missed := e1Page(cells, weak)
+		fmt.Fprintf(os.Stderr, "%s, seeds %d to %d: CPU %.0f s, clock %.0f s\n", s.at.text(), s.from, s.to, cpu().Seconds(), time.Since(begin).Seconds())
+		text, _ := e1Page(cells, weak)
 		save(t, "E1.md", text) // a run that is cut leaves what it has
-		if s.to == more[len(more)-1].to || *seeds > 0 {
-			for _, m := range missed {
-				t.Error(m)
+	}
+	text, missed := e1Page(cells, weak)
+	fmt.Println(text)
+	for _, m := range missed {
+		t.Error(m)
+	}
+}
+
+// stages lists all that is run: ten seeds of every column and flaw, ten more,
+// and last the many of one column.
+func stages(cells, weak [][]*tally) (list []stage) {
+	const step = 10
+	most := fullSeeds
+	if *seeds > 0 {
+		most = *seeds
+	}
+	two := rows[1:3] // ours, anchors up and down
+	for from := 1; from <= most; from += step {
+		to := min(from+step-1, most)
+		for i, s := range columns {
+			list = append(list, stage{s, sound, from, to, rows, cells[i]})
+		}
+		for i, f := range flaws {
+			if f.flaw != sound {
+				list = append(list, stage{f.at, f.flaw, from, to, two, weak[i]})
 			}
 		}
 	}
+	for i, s := range columns {
+		if *seeds == 0 && s.seeds > fullSeeds {
+			list = append(list, stage{s, sound, fullSeeds + 1, s.seeds, two, append([]*tally{{}}, cells[i][2:4]...)})
+		}
+	}
+	return list
 }
 
 // run adds the results of all seeds to the cells.
 func (s stage) run(t *testing.T) {
 	t.Helper()
-	if *seeds > 0 {
-		s.to = *seeds
-	}
 	dir := t.TempDir()
 	all := make([][]result, s.to-s.from+1)
 	each(len(all), func(i int) {
