@@ -195,7 +195,7 @@ func (e *entry) replaceable(now time.Time) bool {
 // chance is how likely a draw of e is taken.
 func (e *entry) chance(now time.Time) float64 {
 	c := math.Pow(0.66, float64(min(e.fails, 8)))
-	if !e.lastTry.ago(now, 10*time.Minute) {
+	if !e.lastTry.ago(now, triedNow) {
 		c *= 0.01
 	}
 	return c

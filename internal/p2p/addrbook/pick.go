@@ -2,6 +2,7 @@ package addrbook
 
 import (
 	"cmp"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -12,16 +13,20 @@ const (
 	maxMisses = 1000   // in one draw
 	maxSearch = 1024   // entries that one search looks at
 	maxScan   = 16_384 // slots of a table that one search passes by
+	agedMost  = 64     // of those that were good first; a random one of them, so that not all go to the same few
+	agedFails = 3      // since the last success: it is likely gone, and its place is another's
+	triedNow  = 10 * time.Minute
 )
 
-// AgedAfter is how long ago a peer was first good that counts as aged.
+// AgedAfter is how long ago an aged peer was first good, at least.
 const AgedAfter = 7 * 24 * time.Hour
 
 // PickOptions narrow what Pick gives.
 type PickOptions struct {
 	Table Table // "" = either, one in two
-	// Aged wants only who was first good AgedAfter ago: an attack that
-	// is younger than that has none.
+	// Aged wants one of the 64 of tried that were good before all others, and at
+	// least AgedAfter ago. An attack that came later has none of these, however
+	// long it lasts and whatever it brings, as long as they answer.
 	Aged bool
 	// Skip leaves out what it reports true for. It is called while the book is
 	// not locked, and may call it.
@@ -48,6 +53,9 @@ func (c *Cursor) Rounds() int { return min(c.rounds[0], c.rounds[1]) }
 // less likely. Resting and banned peers are left out. It reports false when
 // nobody is left, as far as it looked: a large book is searched in parts.
 func (b *Book) Pick(o PickOptions) (Entry, bool) {
+	if o.Aged {
+		return b.pickAged(o)
+	}
 	for range maxDraws {
 		e, ok := b.draw(o)
 		if !ok {
@@ -69,9 +77,44 @@ func (b *Book) takes(o PickOptions, e Entry) bool {
 	return !b.Banned(e) && (o.Skip == nil || !o.Skip(e))
 }
 
-// fits judges what needs no lock to be let go.
-func (o PickOptions) fits(e *entry, now time.Time) bool {
-	return !e.resting(now) && (!o.Aged || e.firstGood != 0 && e.firstGood.ago(now, AgedAfter))
+// pickAged takes one at random; who was tried just now is the last choice.
+func (b *Book) pickAged(o PickOptions) (Entry, bool) {
+	now := time.Now()
+	b.mu.Lock()
+	list := b.aged(now)
+	var ids, late []peer.ID
+	for _, i := range b.rand.Perm(len(list)) {
+		if e := list[i]; e.lastTry.ago(now, triedNow) {
+			ids = append(ids, e.id)
+		} else {
+			late = append(late, e.id)
+		}
+	}
+	b.mu.Unlock()
+	for _, id := range append(ids, late...) {
+		if e, ok := b.Get(id); ok && b.takes(o, e) {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
+
+// aged lists those of tried that were good first, the first one first.
+func (b *Book) aged(now time.Time) []*entry { // mu held
+	first := func(x, y *entry) int { return cmp.Or(cmp.Compare(x.firstGood, y.firstGood), cmp.Compare(x.id, y.id)) }
+	list := make([]*entry, 0, agedMost+1)
+	for _, e := range b.tried.slot {
+		if e == nil || e.firstGood == 0 || !e.firstGood.ago(now, AgedAfter) || e.fails >= agedFails || e.resting(now) {
+			continue
+		}
+		if len(list) == agedMost && first(e, list[agedMost-1]) > 0 {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(list, e, first)
+		list = slices.Insert(list, at, e)
+		list = list[:min(len(list), agedMost)]
+	}
+	return list
 }
 
 // draw gives an entry that fits, with the chances of DEFENCE 3.
@@ -86,7 +129,7 @@ func (b *Book) draw(o PickOptions) (Entry, bool) {
 	likelier := 1.0
 	for range maxMisses {
 		e := t.draw(b.rand)
-		if o.fits(e, now) && b.rand.Float64() < e.chance(now)*likelier {
+		if !e.resting(now) && b.rand.Float64() < e.chance(now)*likelier {
 			return e.copy(), true
 		}
 		likelier *= 1.2
@@ -98,7 +141,7 @@ func (b *Book) chooseTable(o PickOptions) *table { // mu held
 	switch {
 	case o.Table == New, o.Table == "" && b.tried.size == 0:
 		return &b.fresh
-	case o.Table == Tried, o.Aged, b.fresh.size == 0, b.rand.IntN(2) == 0: // few of new were ever good
+	case o.Table == Tried, b.fresh.size == 0, b.rand.IntN(2) == 0:
 		return &b.tried
 	}
 	return &b.fresh
@@ -131,7 +174,7 @@ func (b *Book) search(o PickOptions) (found []peer.ID) {
 				break
 			}
 			at := c.next[i] % len(t.slot) // the tables may have grown
-			if e := t.slot[at]; e != nil && o.fits(e, now) && e.home() == int32(at) {
+			if e := t.slot[at]; e != nil && !e.resting(now) && e.home() == int32(at) {
 				found = append(found, e.id)
 			}
 			if c.next[i] = at + 1; c.next[i] == len(t.slot) {

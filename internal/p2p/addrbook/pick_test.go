@@ -167,6 +167,63 @@ func TestPick(t *testing.T) {
 	})
 }
 
+// However many came later: aged are those that were good first, as long as they
+// answer.
+func TestAgedAreTheFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := opened(t, Config{})
+		reach := func(n int) peer.ID {
+			b.Good(fakeID(uint64(n)), ma.StringCast(tcp(ip4(n, 1))))
+			return fakeID(uint64(n))
+		}
+		first := map[peer.ID]bool{}
+		for n := range 20 {
+			first[reach(n)] = true
+		}
+		time.Sleep(time.Hour)
+		for n := 20; n < 20+2000; n++ {
+			reach(n)
+		}
+		time.Sleep(AgedAfter)
+		early := func() (n int) {
+			for range 400 {
+				e, ok := b.Pick(PickOptions{Aged: true})
+				if !ok {
+					t.Fatal("nobody is aged")
+				}
+				n += b2i(first[e.ID])
+			}
+			return n
+		}
+		// 20 of the 64 are; one in 100 of all
+		if n := early(); n < 80 {
+			t.Errorf("%d of 400 were good before the 2,000", n)
+		}
+		all := map[peer.ID]bool{}
+		for range 2000 {
+			e, _ := b.Pick(PickOptions{Aged: true})
+			all[e.ID] = true
+		}
+		if len(all) != agedMost {
+			t.Errorf("%d peers are aged, want %d", len(all), agedMost)
+		}
+		for id := range first {
+			for range agedFails {
+				time.Sleep(time.Second)
+				b.Good(fakeID(1500), nil)
+				b.Failed(id, "timeout")
+			}
+		}
+		if n := early(); n > 0 {
+			t.Errorf("%d of 400 do not answer any more", n)
+		}
+		only := fakeID(uint64(1999)) // in tried, and not among the first
+		if e, ok := b.Pick(PickOptions{Aged: true, Skip: func(e Entry) bool { return e.ID != only }}); ok {
+			t.Errorf("%s is not of the first", e.ID)
+		}
+	})
+}
+
 // step is one thing that happens to a book.
 type step struct {
 	what, from, source int

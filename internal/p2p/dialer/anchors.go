@@ -1,6 +1,7 @@
 package dialer
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -34,6 +35,25 @@ type try struct {
 	busy    bool
 	next    time.Time
 	decided bool // it was tried once
+}
+
+// candidate is who could be an anchor.
+type candidate struct {
+	id    peer.ID
+	entry addrbook.Entry
+	known bool
+	gone  bool
+}
+
+// before puts first who is there, and then who was good first.
+func (c candidate) before(o candidate) int {
+	if c.gone != o.gone {
+		if c.gone {
+			return 1
+		}
+		return -1
+	}
+	return cmp.Or(c.entry.FirstGood.Compare(o.entry.FirstGood), cmp.Compare(c.id, o.id))
 }
 
 // begin takes over the anchors of the last run, for at most half of the slots.
@@ -86,36 +106,34 @@ func (t *titles) tried(p peer.ID, good bool, now time.Time) {
 	}
 }
 
-// retitle finds who is an anchor now. Who has the title keeps it until it lags
-// behind, misbehaves, or is gone and another one could have it: an outage of
-// ours takes it from nobody.
+// retitle finds who is an anchor now: of those that are fit who was good first,
+// for an attacker stays connected for as long as it likes but cannot have been
+// there before. Who is gone keeps the title where no other could have it: an
+// outage of ours takes it from nobody.
 func (s *Slots) retitle(now time.Time) {
-	loses := func(p peer.ID) bool {
-		h := s.held[p]
-		return s.dial.rep.Refused(p) || h != nil && h.up && !h.off.IsZero() && now.Sub(h.off) >= anchorBehind
-	}
-	next := slices.DeleteFunc(slices.Clone(s.anchors.current), loses)
-	var fit []*hold
+	var list []candidate
 	for _, h := range s.held {
-		fits := h.up && h.slot != SlotFeeler && now.Sub(h.since) >= anchorAfter && !h.gave.IsZero() && (h.off.IsZero() || now.Sub(h.off) < anchorBehind)
-		if fits && !slices.Contains(next, h.id) && !loses(h.id) {
-			fit = append(fit, h)
+		if h.up && h.slot != SlotFeeler && now.Sub(h.since) >= anchorAfter && !h.gave.IsZero() && !s.losesTitle(h.id, now) {
+			list = append(list, candidate{id: h.id})
 		}
 	}
-	slices.SortFunc(fit, func(a, b *hold) int { return a.since.Compare(b.since) })
-	for _, h := range fit {
-		if s.sharesGroup(h, next) {
+	for _, p := range s.anchors.current {
+		if !slices.ContainsFunc(list, func(c candidate) bool { return c.id == p }) && !s.losesTitle(p, now) {
+			list = append(list, candidate{id: p, gone: s.held[p] == nil && !s.dial.connected(p)})
+		}
+	}
+	for i := range list {
+		list[i].entry, list[i].known = s.book.Get(list[i].id)
+	}
+	slices.SortFunc(list, candidate.before)
+	var next []peer.ID
+	groups := map[string]bool{}
+	for _, c := range list {
+		if !c.known || len(next) == maxAnchors || groups[c.entry.Group] && dialsPublic(c.entry) {
 			continue
 		}
-		if len(next) < maxAnchors {
-			next = append(next, h.id)
-			continue
-		}
-		gone := slices.IndexFunc(next, func(p peer.ID) bool { return s.held[p] == nil && !s.dial.connected(p) })
-		if gone < 0 {
-			break
-		}
-		next[gone] = h.id
+		groups[c.entry.Group] = true
+		next = append(next, c.id)
 	}
 	if !slices.Equal(next, s.anchors.current) {
 		s.anchors.current = next
@@ -124,10 +142,8 @@ func (s *Slots) retitle(now time.Time) {
 	}
 }
 
-// sharesGroup reports whether an anchor is in the group of h.
-func (s *Slots) sharesGroup(h *hold, anchors []peer.ID) bool {
-	return h.public && slices.ContainsFunc(anchors, func(p peer.ID) bool {
-		e, ok := s.book.Get(p)
-		return ok && e.Group == h.group
-	})
+// losesTitle reports whether p lags behind or misbehaves.
+func (s *Slots) losesTitle(p peer.ID, now time.Time) bool {
+	h := s.held[p]
+	return s.dial.rep.Refused(p) || h != nil && h.up && !h.off.IsZero() && now.Sub(h.off) >= anchorBehind
 }

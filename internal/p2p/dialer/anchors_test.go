@@ -140,3 +140,52 @@ func TestAnchorsComeFirst(t *testing.T) {
 		}
 	})
 }
+
+// Who was good first has the titles, not who has been connected the longest: an
+// attacker's connections last for ever.
+func TestAnchorsWereGoodFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		var servers []*node
+		var away [2]crypto.PrivKey // and good before all others
+		early := map[peer.ID]bool{}
+		p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 8}, know: func(b *addrbook.Book) {
+			for i := range 8 {
+				key, ip := newKey(t), fmt.Sprintf("2.%d.0.1", i)
+				tell(t, b, addrbook.Operator, idOf(t, key), ip)
+				if i >= len(away) {
+					servers = append(servers, w.node(options{ip: ip, key: key}))
+					continue
+				}
+				away[i] = key
+				early[idOf(t, key)] = true
+				b.Good(idOf(t, key), addrOf(t, ip))
+			}
+		}})
+		titled := func(after time.Duration) (all, first int) {
+			for range int(after / time.Minute) {
+				p.agree()
+				time.Sleep(time.Minute)
+			}
+			for _, e := range p.book.Anchors() {
+				all++
+				if early[e.ID] {
+					first++
+				}
+			}
+			return all, first
+		}
+		if all, first := titled(50 * time.Minute); all != 4 || first != 0 {
+			t.Errorf("%d anchors, %d of the first, want 4 and 0: they are away", all, first)
+		}
+		for i, key := range away {
+			servers = append(servers, w.node(options{ip: fmt.Sprintf("2.%d.0.1", i), key: key}))
+		}
+		if all, first := titled(150 * time.Minute); all != 4 || first != 2 {
+			t.Errorf("%d anchors, %d of the first, want 4 and 2\n%s", all, first, p.log.tail(10))
+		}
+		p.stop()
+		for _, s := range servers {
+			s.stop()
+		}
+	})
+}

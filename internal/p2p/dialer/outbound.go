@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	agedSlots  = 2                      // of the full ones, for who was good a week ago already
+	agedSlots  = 2                      // of the full ones, for who was good before all others
 	agedWait   = 10 * time.Minute       // for a live one of these
 	openingFor = time.Minute            // after the start the proven come before the new
 	dialPace   = 500 * time.Millisecond // between two rounds: a book of the dead is no flood
@@ -167,7 +167,7 @@ func (s *Slots) lacking(now time.Time) (wants []want) {
 
 // knowsAged reports whether there is any aged peer to wait for.
 func (s *Slots) knowsAged() bool {
-	_, ok := s.book.Pick(addrbook.PickOptions{Table: addrbook.Tried, Aged: true, Skip: func(e addrbook.Entry) bool { return s.held[e.ID] != nil && s.held[e.ID].up }})
+	_, ok := s.book.Pick(addrbook.PickOptions{Aged: true, Skip: func(e addrbook.Entry) bool { return s.held[e.ID] != nil && s.held[e.ID].up }})
 	return ok
 }
 
@@ -184,7 +184,7 @@ func (s *Slots) pick(w want, search int, now time.Time) (addrbook.Entry, bool) {
 		switch {
 		case groups[e.Group] && dialsPublic(e):
 			spare = &inUsedGroup
-		case kinds[kindOf(e)]:
+		case kinds[kindOf(e)] && !w.aged: // who fills all kinds would keep the aged out
 			spare = &inFullKind
 		}
 		if spare != nil && *spare != nil {
@@ -198,11 +198,14 @@ func (s *Slots) pick(w want, search int, now time.Time) (addrbook.Entry, bool) {
 		}
 		return spare != nil
 	}
-	if e, ok := s.draw(w, search, skip); ok {
+	e, ok := s.draw(w, search, skip)
+	switch {
+	case w.aged: // it can wait, and says nothing of the rules
+		return e, ok
+	case ok:
 		s.fill.noKind, s.fill.noGroup = time.Time{}, time.Time{}
 		return e, true
-	}
-	if w.aged || w.extra { // these can wait
+	case w.extra: // it can wait
 		return addrbook.Entry{}, false
 	}
 	first := func(t *time.Time) time.Duration {
@@ -234,7 +237,7 @@ func (s *Slots) draw(w want, search int, skip func(addrbook.Entry) bool) (addrbo
 	}
 	switch {
 	case w.aged:
-		o.Table, o.Aged, o.Cursor = addrbook.Tried, true, nil
+		o.Aged = true
 	case !s.fill.opened: // the proven first
 		o.Table = addrbook.Tried
 		if e, ok := s.book.Pick(o); ok {
@@ -278,7 +281,7 @@ func (d *Dialer) hopeless(p peer.ID, addrs []ma.Multiaddr, now time.Time) bool {
 func (s *Slots) start(e addrbook.Entry, w want, now time.Time) task {
 	h := &hold{
 		id: e.ID, slot: w.slot, extra: w.extra, source: string(kindOf(e)), group: e.Group, public: dialsPublic(e),
-		aged: !e.FirstGood.IsZero() && now.Sub(e.FirstGood) >= addrbook.AgedAfter, since: now, seenAt: now, alone: s.alone(),
+		aged: w.aged, since: now, seenAt: now, alone: s.alone(),
 	}
 	s.take(h)
 	return task{hold: h, addrs: e.Addrs}

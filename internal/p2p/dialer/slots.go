@@ -144,7 +144,7 @@ type hold struct {
 	source string // kind of who told us, or anchor
 	group  string
 	public bool
-	aged   bool
+	aged   bool      // chosen for being aged; anchors and others that are so come on top
 	alone  bool      // nobody was connected when the dial began
 	up     bool      // ready
 	since  time.Time // of up, before that of the dial

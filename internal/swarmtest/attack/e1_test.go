@@ -24,6 +24,7 @@ import (
 const (
 	honestPeers  = 5000
 	triedPeers   = 300
+	newTried     = 30 // of a new node
 	triedOnline  = .70
 	newOnline    = .30
 	anchorAnswer = .90
@@ -49,6 +50,9 @@ const (
 	noGroups           // each address of the attacker is a group of its own
 	noTest             // a newcomer takes its slot of tried at once
 	noSourceLimit      // each of its addresses comes from a source of its own, in a group of its own; no quota by kind
+	noAged             // until kill -9 no slot was kept for aged peers
+	longTitles         // the anchors are those that were connected the longest
+	newNode            // the attack begins with the node, when it has been at newTried peers
 )
 
 // trial is one run: a world, a book in it, and what the node is connected to.
@@ -67,6 +71,8 @@ type trial struct {
 type link struct {
 	p     *node
 	since time.Time
+	first time.Time // it was good
+	aged  bool
 }
 
 // poison plays the node's life until kill -9. Its files are in cfg.Dir then.
@@ -76,15 +82,21 @@ func (r *trial) poison() {
 		r.t.Fatal(err)
 	}
 	r.book.Seed(r.rand.Uint64())
-	for _, p := range r.w.honest[:triedPeers] {
+	known := r.w.honest[:triedPeers]
+	if r.flaw == newNode {
+		known = known[:newTried]
+	}
+	for _, p := range known {
 		r.told(p, r.honestSource())
 		r.book.Good(p.id, p.addr)
 	}
-	time.Sleep(10 * 24 * time.Hour) // so that they are aged
+	if r.flaw != newNode {
+		time.Sleep(10 * 24 * time.Hour) // so that they are aged
+	}
 	for _, p := range r.w.honest {
 		r.told(p, r.honestSource())
 	}
-	for _, p := range r.w.honest[:triedPeers] {
+	for _, p := range known {
 		r.dial(r.book, p)
 	}
 	r.fill()
@@ -192,14 +204,28 @@ func (r *trial) churn() {
 	r.fill()
 }
 
-// fill gives each free slot the first pick that answers, one a group.
+// fill gives each free slot the first pick that answers, one a group. Two are
+// for aged peers as long as one of them answers.
 func (r *trial) fill() {
 	for len(r.out) < fullSlots+blockSlots {
-		p, _ := r.connect(r.book, r.out, false)
+		kept := agedSlots
+		for _, l := range r.out {
+			kept -= b2i(l.aged)
+		}
+		if r.flaw == noAged {
+			kept = 0
+		}
+		aged := fullSlots+blockSlots-len(r.out) <= kept
+		p, _ := r.connect(r.book, r.out, aged)
+		if p == nil && aged {
+			aged = false
+			p, _ = r.connect(r.book, r.out, false)
+		}
 		if p == nil {
 			return
 		}
-		r.out = append(r.out, link{p, time.Now()})
+		e, _ := r.book.Get(p.id)
+		r.out = append(r.out, link{p, time.Now(), e.FirstGood, aged})
 	}
 }
 
@@ -221,9 +247,15 @@ func (r *trial) connect(b *addrbook.Book, out []link, aged bool) (p *node, dials
 	return nil, dials
 }
 
-// anchors keeps the longest connected, after 30 min.
+// anchors keeps who was good first, of those connected for 30 min.
 func (r *trial) anchors() error {
-	sorted := slices.SortedFunc(slices.Values(r.out), func(x, y link) int { return x.since.Compare(y.since) })
+	first := func(l link) time.Time {
+		if r.flaw == longTitles {
+			return l.since
+		}
+		return l.first
+	}
+	sorted := slices.SortedFunc(slices.Values(r.out), func(x, y link) int { return first(x).Compare(first(y)) })
 	var ids []peer.ID
 	for _, l := range sorted {
 		if time.Since(l.since) >= 30*time.Minute {
@@ -334,7 +366,7 @@ func run(t *testing.T, s strength, f flaw, seed uint64, rows []policy, dir strin
 		}
 		r.w = newWorld(r.rand, s, f)
 		if f == sound {
-			results = append(results, r.flat())
+			results = append(results, r.flat()) // the first cell
 		}
 		r.poison()
 		time.Sleep(time.Minute)
@@ -348,19 +380,19 @@ func run(t *testing.T, s strength, f flaw, seed uint64, rows []policy, dir strin
 	return results
 }
 
-// each runs do for each seed, one on each processor at once.
-func each(seeds int, do func(seed uint64)) {
+// each runs do for 0 to n-1, one on each processor at once.
+func each(n int, do func(i int)) {
 	var all sync.WaitGroup
-	next := make(chan uint64)
+	next := make(chan int)
 	for range runtime.GOMAXPROCS(0) {
 		all.Go(func() {
-			for seed := range next {
-				do(seed)
+			for i := range next {
+				do(i)
 			}
 		})
 	}
-	for seed := range seeds {
-		next <- uint64(seed + 1)
+	for i := range n {
+		next <- i
 	}
 	close(next)
 	all.Wait()

@@ -143,21 +143,35 @@ type victim interface {
 	inbound() int
 }
 
-// stock is B0: libp2p's host with all defaults.
+// settings are those of a stock host.
+type settings int
+
+const (
+	plain   settings = iota // all defaults: B0
+	limited                 // 32 connections per /24: B1
+	guarded                 // and its connection manager is told to keep whom it dials
+)
+
+// stock is libp2p's host.
 type stock struct {
 	host.Host
 	l       *lab
+	guards  bool
 	dialled []peer.ID
 }
 
-func (l *lab) stock(ip netip.Addr, talks bool) *stock {
+func (l *lab) stock(ip netip.Addr, talks bool, set settings) *stock {
 	limits := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&limits)
-	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()))
+	var opts []rcmgr.Option
+	if set != plain {
+		opts = append(opts, rcmgr.WithLimitPerSubnet([]rcmgr.ConnLimitPerSubnet{{PrefixLength: 24, ConnCount: 32}}, nil))
+	}
+	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.AutoScale()), opts...)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	v := &stock{Host: l.host(ip, libp2p.ResourceManager(m)), l: l}
+	v := &stock{Host: l.host(ip, libp2p.ResourceManager(m)), l: l, guards: set == guarded}
 	if talks {
 		l.gossiper(v.Host)
 	}
@@ -172,6 +186,9 @@ func (v *stock) know(peers []peer.AddrInfo) {
 			v.l.t.Fatal(err)
 		}
 		v.dialled = append(v.dialled, p.ID)
+		if v.guards {
+			v.ConnManager().Protect(p.ID, "dialled")
+		}
 	}
 }
 

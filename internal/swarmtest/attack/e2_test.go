@@ -7,11 +7,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	mrand "math/rand/v2"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -69,10 +67,14 @@ type defender struct {
 }
 
 var defenders = []defender{
-	{"B0: libp2p, all defaults", func(l *lab, ip netip.Addr, f flood) victim { return l.stock(ip, f.habit == talking) }, false},
+	{"B0: libp2p, all defaults", func(l *lab, ip netip.Addr, f flood) victim { return l.stock(ip, f.habit == talking, plain) }, false},
+	{"B1: 32 connections per /24", func(l *lab, ip netip.Addr, f flood) victim { return l.stock(ip, f.habit == talking, limited) }, false},
+	{"B1, and it protects whom it dials", func(l *lab, ip netip.Addr, f flood) victim { return l.stock(ip, f.habit == talking, guarded) }, false},
 	{"ours", func(l *lab, ip netip.Addr, _ flood) victim { return l.ours(ip, whole) }, true},
 	{"ours without eviction and limits by address", func(l *lab, ip netip.Addr, _ flood) victim { return l.ours(ip, noEviction) }, true},
 }
+
+const oursAt = 3 // in defenders
 
 var floods = []flood{{silent, 32}, {silent, 0}, {talking, 32}, {polite, 1}, {polite, 32}, {polite, 0}}
 
@@ -83,9 +85,13 @@ type harm struct {
 	held, arrived int // inbound connections at the end; connections that attackers made
 }
 
-func (a *harm) add(b harm) {
-	a.kept, a.had, a.in = a.kept+b.kept, a.had+b.had, a.in+b.in
-	a.held, a.arrived = a.held+b.held, a.arrived+b.arrived
+// total sums runs.
+func total(list []harm) (a harm) {
+	for _, b := range list {
+		a.kept, a.had, a.in = a.kept+b.kept, a.had+b.had, a.in+b.in
+		a.held, a.arrived = a.held+b.held, a.arrived+b.arrived
+	}
+	return a
 }
 
 // siege runs one flood against one defender.
@@ -272,62 +278,112 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // TestE2 prints the table. It fails where a target of DEFENCE 14 is missed.
 func TestE2(t *testing.T) {
-	slog.SetDefault(slog.New(slog.DiscardHandler)) // simnet tells of each packet
+	quiet()
 	begin, runs := time.Now(), 5
 	if *seeds > 0 {
 		runs = *seeds
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, e2Head, attackers, outboundMax, newcomers, runs, int(floodFirst.Seconds()), int(newFor.Minutes()))
-	for _, f := range floods {
-		if !strings.HasPrefix(string(f.habit)+", "+f.text(), *only) {
-			continue
+	all := make([][][]harm, len(floods)) // by flood, defender and seed
+	for seed := range runs {
+		for i, f := range floods {
+			if all[i] == nil {
+				all[i] = make([][]harm, len(defenders))
+			}
+			for j, d := range defenders {
+				// The others have no handshake.
+				if f.habit == polite && !d.ours || !strings.HasPrefix(string(f.habit)+", "+f.text(), *only) {
+					continue
+				}
+				all[i][j] = append(all[i][j], siege(t, d, f, uint64(seed+1)))
+				fmt.Fprintf(os.Stderr, "%s, %s, %s, seed %d: CPU %.0f s, clock %.0f s\n", f.habit, f.text(), d.name, seed+1, cpu().Seconds(), time.Since(begin).Seconds())
+			}
 		}
-		for _, d := range defenders {
-			if f.habit == polite && !d.ours {
-				continue // it has no handshake
+		text, missed := e2Page(all)
+		save(t, "E2.md", text) // a run that is cut leaves what it has
+		if seed == runs-1 {
+			fmt.Println(text)
+			for _, m := range missed {
+				t.Error(m)
 			}
-			var sum harm
-			for seed := range runs {
-				sum.add(siege(t, d, f, uint64(seed+1)))
-			}
-			n := runs * newcomers
-			low, high := Wilson(sum.in, n)
-			line := fmt.Sprintf("| %s | %s | %s | %d of %d | %d of %d: %s (%s–%s) | %d | %d |\n", f.habit, f.text(), d.name, sum.kept, sum.had, sum.in, n,
-				share(float64(sum.in)/float64(n)), share(low), share(high), sum.held/runs, sum.arrived/runs)
-			b.WriteString(line)
-			fmt.Fprintf(os.Stderr, "%4.0f s %s", time.Since(begin).Seconds(), line)
-			if d.name != "ours" {
+		}
+	}
+}
+
+// e2Page also says which targets are missed.
+func e2Page(all [][][]harm) (text string, missed []string) {
+	var b strings.Builder
+	var even []string
+	fmt.Fprintf(&b, e2Head, attackers, outboundMax, newcomers, int(floodFirst.Seconds()), int(newFor.Minutes()))
+	for i, f := range floods {
+		for j, d := range defenders {
+			if len(all[i][j]) == 0 {
 				continue
 			}
-			if sum.kept < sum.had || sum.had < runs*outboundMax*9/10 {
-				t.Errorf("%s, %s: %d of %d outbound peers are left", f.habit, f.text(), sum.kept, sum.had)
+			b.WriteString(harmLine(f, d, all[i][j]))
+			a := total(all[i][j])
+			if j == oursAt {
+				missed = append(missed, f.misses(a, len(all[i][j]))...)
 			}
-			if f.groups > 0 && 2*sum.in < n {
-				t.Errorf("%s, %s: %d of %d newcomers got in, want half", f.habit, f.text(), sum.in, n)
+			if own := total(all[i][oursAt]); !d.ours && a.kept >= own.kept && a.in >= own.in {
+				even = append(even, fmt.Sprintf("%s, %s, %s: %d of %d outbound peers are left and %d of %d; %d newcomers are in and %d", f.habit, f.text(), d.name, a.kept, a.had, own.kept, own.had, a.in, own.in))
 			}
 		}
 	}
-	b.WriteString(e2Foot)
-	fmt.Println(b.String())
-	if *out != "" {
-		must(t, os.MkdirAll(*out, 0o755))
-		must(t, os.WriteFile(filepath.Join(*out, "E2.md"), []byte(b.String()), 0o644))
+	fmt.Fprintf(&b, "\nTargets: all outbound peers stay; half of the newcomers get in where the attackers are in 32 groups or fewer. ")
+	if len(missed) == 0 {
+		b.WriteString("None is missed.\n")
+	} else {
+		fmt.Fprintf(&b, "Missed: %s.\n", strings.Join(missed, "; "))
 	}
+	if len(even) > 0 {
+		fmt.Fprintf(&b, "\nWhere ours is not ahead of stock, stock first:\n\n- %s\n", strings.Join(even, "\n- "))
+	}
+	fmt.Fprintf(&b, e2Foot, cpu().Seconds())
+	return b.String(), missed
+}
+
+func harmLine(f flood, d defender, list []harm) string {
+	a, n := total(list), len(list)
+	hits := make([]int, n)
+	for i, r := range list {
+		hits[i] = r.in
+	}
+	low, high := Clustered(hits, newcomers)
+	return fmt.Sprintf("| %s | %s | %s | %d | %d of %d | %d of %d: %s (%s–%s) | %d | %d |\n", f.habit, f.text(), d.name, n, a.kept, a.had, a.in, n*newcomers,
+		share(float64(a.in)/float64(n*newcomers)), share(low), share(high), a.held/n, a.arrived/n)
+}
+
+func (f flood) misses(a harm, runs int) (list []string) {
+	if a.kept < a.had || a.had < runs*outboundMax*9/10 {
+		list = append(list, fmt.Sprintf("%s, %s: %d of %d outbound peers are left", f.habit, f.text(), a.kept, a.had))
+	}
+	if f.groups > 0 && 2*a.in < runs*newcomers {
+		list = append(list, fmt.Sprintf("%s, %s: %d of %d newcomers got in", f.habit, f.text(), a.in, runs*newcomers))
+	}
+	return list
 }
 
 const e2Head = `# E2: an inbound flood that holds streams
 
-%d attackers connect, hold a stream, and come back 2 to 8 s after being closed. The victim has %d outbound peers in
-as many groups; %d honest newcomers, each in a group of its own, come %[5]d s after the flood began and try again as our
-dialer does. Counted at the victim %[6]d min later, %[4]d seeds. Real hosts in virtual time over QUIC (bubble), 10 to 80 ms one way.
+Written by ` + "`make attack NAME=E2`" + `. Real hosts in virtual time over QUIC (**bubble**), 10 to 80 ms one way. %[1]d attackers connect,
+hold a stream, and come back 2 to 8 s after being closed; each is in a /24 of its own. The victim has %[2]d outbound peers in as
+many groups; %[3]d honest newcomers, each in a group of its own, come %[4]d s after the flood began and try again as our dialer
+does. Counted at the victim %[5]d min later. Intervals are of 95 %% and take into account that the newcomers of one run are alike.
 
-| attackers | in | victim | outbound left | newcomers in (95%% interval) | inbound at the end | connections of attackers |
-|---|---|---|---|---|---|---|
+| attackers | in | victim | seeds | outbound left | newcomers in | inbound at the end | connections of attackers |
+|---|---|---|---|---|---|---|---|
 `
 
 const e2Foot = `
-Stock hosts know no handshake: there a newcomer is in when it is connected; ours counts it once its handshake is done. B0
-runs without a DHT here. Attackers in all distinct groups are printed without a target: no rule of groups tells them
-from honest newcomers.
+Stock hosts know no handshake: there a newcomer is in when it is connected; ours counts it once its handshake is done. They run
+without a DHT here. B1 is the resource manager with 32 connections per /24, which attackers with a /24 each do not meet;
+gossip scores close no connection and are left out. The line below it adds what stock offers to one who knows of the
+attack: ConnManager().Protect for whom it dials. Attackers in all distinct groups are without a target: no rule of groups
+tells them from honest newcomers.
+
+How the set-up was chosen: it was changed four times after a first look, with seed 1, until B0's loss of outbound peers
+showed. Where attackers came back with one stream at a time, or their stream died of silence, B0 kept 20 of 20, with 17 to 20
+of 20 newcomers in. Its loss depends on attackers that keep the stream alive, as here, by a ping each 5 s: then it closes the
+honest peers that it dialled, for they are idle and the attackers are not. Newcomers it takes, for they try again and are in the
+library's first minute of grace when they are counted. CPU of the whole run: %.0f s.
 `
