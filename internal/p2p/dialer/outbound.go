@@ -23,10 +23,11 @@ const (
 	dialPace   = 500 * time.Millisecond // between two rounds: a book of the dead is no flood
 	pickAgain  = time.Second            // after a pick that found nobody; it doubles
 	pickMost   = 15 * time.Second
-	newsEvery  = time.Second      // at most: a look because the book has new peers
-	newsSearch = 256              // entries that it looks at beyond the draws
-	wideSearch = 4096             // those of a look while nobody is known in a free group
-	needFirst  = 30 * time.Second // between two cries for candidates; it doubles
+	eagerPick  = 250 * time.Millisecond // while the run is young and nobody is connected
+	newsEvery  = time.Second            // at most: a look because the book has new peers
+	newsSearch = 256                    // entries that it looks at beyond the draws
+	wideSearch = 4096                   // those of a look while nobody is known in a free group
+	needFirst  = 30 * time.Second       // between two cries for candidates; it doubles
 	needMost   = 5 * time.Minute
 	bootStays  = 2 * time.Minute  // all bootnodes but one are left after it
 	partedRest = 10 * time.Minute // of a peer that we left for others
@@ -111,10 +112,10 @@ func (s *Slots) outbound(now time.Time) (jobs []task) {
 		}
 		if !ok {
 			s.fill.wait = min(max(pickAgain, 2*s.fill.wait), pickMost)
-			if s.starting(now) {
-				s.fill.wait = pickAgain
-			}
 			s.fill.again = now.Add(s.fill.wait)
+			if s.starting(now) {
+				s.fill.wait, s.fill.again = 0, now.Add(eagerPick)
+			}
 			s.cry(now)
 			break
 		}
@@ -250,7 +251,7 @@ func (s *Slots) draw(w want, search int, skip func(addrbook.Entry) bool) (addrbo
 
 // starting reports whether the run is young and nobody is connected yet.
 func (s *Slots) starting(now time.Time) bool {
-	return now.Sub(s.fill.since) < eagerFor && s.alone()
+	return s.young(now) && s.alone()
 }
 
 // unfit reports whether e is nobody to be dialled now.
@@ -281,7 +282,7 @@ func (d *Dialer) hopeless(p peer.ID, addrs []ma.Multiaddr, now time.Time) bool {
 func (s *Slots) start(e addrbook.Entry, w want, now time.Time) task {
 	h := &hold{
 		id: e.ID, slot: w.slot, extra: w.extra, source: string(kindOf(e)), group: e.Group, public: dialsPublic(e),
-		aged: w.aged, since: now, seenAt: now, alone: s.alone(),
+		aged: w.aged, since: now, seenAt: now, alone: s.nobodyBut(e.ID),
 	}
 	s.take(h)
 	return task{hold: h, addrs: e.Addrs}
@@ -442,12 +443,12 @@ func (s *Slots) rest(p peer.ID, class Class, alone bool, now time.Time) {
 		wait = restFirst
 	}
 	wait = min(wait<<min(r.fails, 16), restMost)
-	switch {
+	switch still := s.nobodyBut(p); { // its own connection may not be gone yet
 	case !alone || restStart[class] != 0:
 		r.fails++
-	case s.starting(now):
+	case still && s.young(now):
 		wait, r.fails = eagerEvery, 0 // as of a static peer
-	case s.alone():
+	case still:
 		wait, r.fails = min(wait, restAlone), min(r.fails, 3)
 	default: // somebody was reached meanwhile
 		wait, r.fails = restFirst, 0
@@ -458,7 +459,16 @@ func (s *Slots) rest(p peer.ID, class Class, alone bool, now time.Time) {
 }
 
 // alone reports whether nobody is connected.
-func (s *Slots) alone() bool { return len(s.dial.host.Network().Peers()) == 0 }
+func (s *Slots) alone() bool { return s.nobodyBut("") }
+
+// nobodyBut reports whether nobody is connected, p left out.
+func (s *Slots) nobodyBut(p peer.ID) bool {
+	peers := s.dial.host.Network().Peers()
+	return len(peers) == 0 || len(peers) == 1 && peers[0] == p
+}
+
+// young reports whether the run has just begun.
+func (s *Slots) young(now time.Time) bool { return now.Sub(s.fill.since) < eagerFor }
 
 // leaveBootnodes leaves all bootnodes but one after two minutes, once others
 // hold half of the slots: they are there to be asked.
