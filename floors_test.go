@@ -71,6 +71,7 @@ var outside = map[string][]string{
 	"github.com/libp2p/go-libp2p-kbucket":       {"internal/p2p/discovery"},
 	"github.com/hyperledger-labs/SmartBFT":      {"internal/replica/consensus"},
 	"github.com/cockroachdb/pebble/v2":          {"internal/replica/ledger", "internal/replica", "", "internal/swarmtest", "internal/swarmtest/checker", "bench"},
+	"github.com/jackc/pgx/v5":                   {"internal/p2p/reputation"},
 	"modernc.org/sqlite":                        {"internal/p2p/history", "internal/p2p/reputation"},
 	"github.com/pressly/goose/v3":               {"internal/p2p/history", "internal/p2p/reputation"},
 	"github.com/coder/websocket":                {"api", "cmd/parley"},
