@@ -54,7 +54,7 @@ func (n *Node) openReputation(key crypto.PrivKey) (err error) {
 	if n.bans, err = reputation.OpenBans(context.Background(), cfg, n.bus, n.room("p2p.bans")); err != nil {
 		return &StartError{Code: 104, Err: fmt.Errorf("bans.store: %w", err)}
 	}
-	book := reputation.Config{Threshold: c.Threshold, Bans: n.bans, File: filepath.Join(n.cfg.DataDir, "reputation.json")}
+	book := reputation.Config{Threshold: c.Threshold, Bans: n.bans, Alarms: n.alarms, File: filepath.Join(n.cfg.DataDir, "reputation.json")}
 	if n.rep, err = reputation.New(book, n.bus, n.room("p2p.reputation"), n.env.Registry); err != nil {
 		return err
 	}

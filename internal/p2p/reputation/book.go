@@ -54,6 +54,8 @@ type Config struct {
 	File string
 	// Bans is where peers go that pass the threshold. Nil = nobody is banned.
 	Bans *Bans
+	// Alarms is told of what an operator should see. Nil = nobody is.
+	Alarms *event.Alarms
 }
 
 // Standing is what a peer's points make of it.
@@ -94,7 +96,8 @@ type Score struct {
 type Book struct {
 	watched, weakCap, discouraged, threshold int
 	file                                     string
-	bans                                     *Bans // may be nil
+	bans                                     *Bans         // may be nil
+	alarms                                   *event.Alarms // may be nil
 	bus                                      *event.Bus
 	log                                      *slog.Logger
 	metrics                                  *metrics
@@ -108,6 +111,7 @@ type Book struct {
 	dirty   bool               // since the last save, but for what time alone changes
 	brake   brake
 	strikes strikes
+	storm   []time.Time // automatic bans of late
 }
 
 // entry is one peer's state. Its clocks move by whole steps, so that no
@@ -138,7 +142,7 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 	watched := max(1, cfg.Threshold*2/10)
 	b := &Book{
 		watched: watched, weakCap: cfg.Threshold * 3 / 10, discouraged: max(watched+1, cfg.Threshold*4/10), threshold: cfg.Threshold,
-		file: cfg.File, bans: cfg.Bans, bus: bus, log: log, peers: map[peer.ID]*entry{}, due: make(chan sentence, maxDue),
+		file: cfg.File, bans: cfg.Bans, alarms: cfg.Alarms, bus: bus, log: log, peers: map[peer.ID]*entry{}, due: make(chan sentence, maxDue),
 		strikes: strikes{},
 	}
 	if err := b.load(time.Now()); err != nil {
@@ -197,7 +201,8 @@ func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconn
 	r.Points = b.add(e, n, weak[o], r)
 	passed := !e.discouraged && e.points >= b.discouraged
 	e.discouraged = e.discouraged || passed
-	if exempt && r.Points > 0 && e.discouraged && !now.Before(e.pausedTill) {
+	paused := exempt && r.Points > 0 && e.discouraged && !now.Before(e.pausedTill)
+	if paused {
 		e.pause(now)
 		passed = true
 	}
@@ -220,8 +225,11 @@ func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconn
 		b.log.Info("peer discouraged", "peer", p, "points", total, "reason", o, "exempt", exempt)
 		b.publish(event.PeerDiscouraged{Peer: p, Points: total})
 	}
-	if tripped {
-		b.log.Warn("many of the peers that we chose look bad: no automatic bans for now, the fault may be ours", "for", brakeFor)
+	if paused && b.alarms != nil {
+		b.alarms.Seen("member_misbehaving", "a static, trusted or member peer misbehaves: its connection is closed for a while", map[string]any{"peer": p, "points": total, "reason": o})
+	}
+	if tripped && b.alarms != nil {
+		b.alarms.Set("ban_brake", true, "three peers that this node chose look bad: no automatic bans for now, the fault may be its own", map[string]any{"peer": p, "reason": o})
 	}
 	if banned && !braked {
 		b.sentence(sentence{peer: p, addr: facts.Addr, reason: o, note: r.Detail})

@@ -2,6 +2,7 @@ package reputation
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -21,6 +22,9 @@ const (
 	maxStruck    = 10_000             // addresses
 	pauseFirst   = time.Minute        // of an exempt peer; it doubles
 	pauseMost    = 10 * time.Minute
+	stormAt      = 20 // automatic bans …
+	stormWithin  = 10 * time.Minute
+	lookEvery    = time.Minute // for alarms that are over
 )
 
 // Facts are what is known of a peer where it is connected.
@@ -156,12 +160,16 @@ func (b *Book) unsentence(p peer.ID) {
 func (b *Book) Run(ctx context.Context) error {
 	save := time.NewTicker(saveEvery)
 	defer save.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return b.save()
 		case s := <-b.due:
 			b.ban(ctx, s)
+		case now := <-look.C:
+			b.look(now)
 		case <-save.C:
 			if err := b.save(); err != nil {
 				b.log.Warn("points of peers are not saved", "err", err)
@@ -188,13 +196,32 @@ func (b *Book) ban(ctx context.Context, s sentence) {
 	}
 	b.mu.Lock()
 	p, enough := b.strikes.add(s.addr, now)
+	b.storm = append(b.storm, now)
 	b.mu.Unlock()
+	b.look(now)
 	if !enough {
 		return
 	}
 	t := Target{Prefix: p}
 	if err := b.bans.auto(ctx, t, s.reason, "several banned peers came from it", strikeWithin, b.bans.list.offences(t, now)+1); err != nil {
 		b.log.Warn("an address of several banned peers is not banned", "target", t, "err", err)
+	}
+}
+
+// look raises and clears the alarms of bans.
+func (b *Book) look(now time.Time) {
+	b.mu.Lock()
+	for len(b.storm) > 0 && (now.Sub(b.storm[0]) > stormWithin || len(b.storm) > 10*stormAt) {
+		b.storm = b.storm[1:]
+	}
+	n, braked := len(b.storm), now.Before(b.brake.until)
+	b.mu.Unlock()
+	if b.alarms == nil {
+		return
+	}
+	b.alarms.Set("ban_storm", n > stormAt, fmt.Sprintf("%d automatic bans in %v", n, stormWithin), map[string]any{"bans": n})
+	if !braked {
+		b.alarms.Set("ban_brake", false, "automatic bans are on again", nil)
 	}
 }
 

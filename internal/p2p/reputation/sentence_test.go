@@ -3,6 +3,7 @@ package reputation
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func newJudge(t *testing.T, cfg Config, bans BansConfig) *judge {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Bans = b
+	cfg.Bans, cfg.Alarms = b, event.NewAlarms(bus, slog.New(slog.DiscardHandler))
 	book, err := New(cfg, bus, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -212,16 +213,27 @@ func TestBrake(t *testing.T) {
 		}
 		third := bad(true)
 		in := bad(false)
-		if j.bans.Count() != 12 || !j.Braked() || !j.Refused(third) || !j.Refused(in) {
+		if j.bans.Count() != 12 || !j.Braked() || !j.Refused(third) || !j.Refused(in) || !j.alarms.On("ban_brake") {
 			t.Errorf("%d banned, brake %v", j.bans.Count(), j.Braked())
 		}
 		time.Sleep(brakeFor + time.Second)
-		if j.Braked() {
+		time.Sleep(lookEvery)
+		if j.Braked() || j.alarms.On("ban_brake") {
 			t.Error("the brake does not end")
+		}
+		for range 21 {
+			bad(false)
+		}
+		if !j.alarms.On("ban_storm") {
+			t.Error("21 automatic bans are no storm")
+		}
+		time.Sleep(stormWithin + lookEvery)
+		if j.alarms.On("ban_storm") {
+			t.Error("the storm does not end")
 		}
 		j.Penalize(third, chain.ForgedBlock, "") // again
 		synctest.Wait()
-		if j.bans.Count() != 13 {
+		if j.bans.Count() != 34 {
 			t.Errorf("%d banned after the brake", j.bans.Count())
 		}
 	})
