@@ -35,12 +35,12 @@ func bansCommand(g *globals) *cobra.Command {
 	}
 	c.AddCommand(bansList(g), bansAdd(g),
 		&cobra.Command{
-			Use: "check T", Short: "Whether a peer or an address is banned, and by which ban; exit code 1 where it is not", Args: cobra.ExactArgs(1),
+			Use: "check T", Short: "Is a peer or an address banned, and by which ban? Exit code 1 = no", Args: cobra.ExactArgs(1),
 			Example: "parley bans check 203.0.113.7 && echo banned",
 			RunE:    func(c *cobra.Command, args []string) error { return g.checkBan(c.Context(), args[0]) },
 		},
 		&cobra.Command{
-			Use: "remove T", Short: "Lift the ban of a peer, an address or a range; it may connect at once, and its points are gone", Args: cobra.ExactArgs(1),
+			Use: "remove T", Short: "Lift a ban; who it was may connect at once, its points are gone", Args: cobra.ExactArgs(1),
 			Example: "parley bans remove 203.0.113.0/24",
 			RunE: func(c *cobra.Command, args []string) error {
 				return changePeer(c.Context(), g, http.MethodDelete, "bans/"+url.PathEscape(args[0]), nil, func(none) *table {

@@ -63,7 +63,7 @@ type tale struct {
 type outcome struct {
 	Seq     uint64
 	Err     string
-	ID      peer.ID
+	ID      peer.ID        `json:",omitempty"` // an empty one cannot be read back
 	Code    uint32         // of the verack
 	Text    string         // of it
 	Goodbye uint64         // heard, 0 = none
