@@ -88,7 +88,9 @@ func (s *session) reject(id chain.Hash, err error) {
 	}
 }
 
-// VerifyProposal judges a leader's block, our own too.
+// VerifyProposal judges a leader's block, our own too. A view that judges a block
+// which a sync has brought meanwhile ends here: the sync begins it anew, and the
+// library would accuse the leader.
 func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) {
 	tip, now := s.ledger.Tip(), s.cfg.Clock()
 	is, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
@@ -99,6 +101,10 @@ func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) 
 		return nil, err
 	}
 	err = verify(tip, s.genesis, is, now, s.ledger.Committable)
+	if err != nil && is.header.Height <= tip.Head.Height && s.overtaken.Load() {
+		s.log.Debug("no complaint about a proposal that a sync overtakes", "height", is.header.Height)
+		runtime.Goexit()
+	}
 	s.noteSkew(err, now)
 	if err != nil {
 		return nil, err
@@ -263,6 +269,7 @@ func (s *session) MembershipChange() bool {
 func (s *session) Sync() types.SyncResponse {
 	s.fence()
 	before := s.ledger.Tip().Head.Height
+	s.overtaken.Store(true)
 	err := s.pull()
 	s.fence()
 	if errors.Is(err, ledger.ErrFork) {
@@ -279,6 +286,8 @@ func (s *session) Sync() types.SyncResponse {
 	if s.ledger.Tip().Head.Height > before {
 		s.sweep()
 		s.expire()
+	} else {
+		s.overtaken.Store(false)
 	}
 	changed, nodes, cfg := s.adopt()
 	return types.SyncResponse{Latest: last, Reconfig: types.ReconfigSync{InReplicatedDecisions: changed, CurrentNodes: nodes, CurrentConfig: cfg}}

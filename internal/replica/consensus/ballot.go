@@ -24,6 +24,7 @@ type ballot struct {
 	mu   sync.Mutex // guards below
 	next uint64     // view that we signed view data for: there is no vote in an earlier one
 	vote ownVote    // the last
+	sole bool       // nobody else votes, so that no view is left
 }
 
 // ownVote is a vote for a block.
@@ -113,7 +114,9 @@ func (b *ballot) castInFlight(v ownVote) (other, ok bool) {
 func (b *ballot) leave(data *smartbftprotos.ViewData, begun uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.next = max(b.next, data.NextView)
+	if !b.sole {
+		b.next = max(b.next, data.NextView)
+	}
 	last, err := metadataOf(data.GetLastDecision().GetMetadata())
 	if err != nil {
 		return false
@@ -125,13 +128,16 @@ func (b *ballot) leave(data *smartbftprotos.ViewData, begun uint64) bool {
 	return err == nil && data.InFlightPrepared && h.Hash() == b.vote.header
 }
 
-// alone forgets which views were left: a sole validator has nobody whose votes
-// could meet its own in another view, and nobody who would help it to the view
-// that its view data were for.
-func (b *ballot) alone() {
+// alone notes whether we are the only validator, who leaves no view and forgets
+// those that it left: there is nobody whose votes could meet its own in another
+// view, and nobody who would help it to the view that its view data were for.
+func (b *ballot) alone(sole bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.next = 0
+	b.sole = sole
+	if sole {
+		b.next = 0
+	}
 }
 
 // lastVote is the view of our vote for a block, ok if that was the last.

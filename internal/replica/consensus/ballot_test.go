@@ -190,7 +190,7 @@ func TestOneVoteForBlocksInFlight(t *testing.T) {
 // The set shrinks to a validator that has left the view of the last block by
 // view data for one that never began. Nobody can help it there.
 func TestSoleValidatorLeftItsView(t *testing.T) {
-	for _, restart := range []bool{false, true} {
+	for _, tt := range []struct{ restart, changing bool }{{false, false}, {true, false}, {true, true}} {
 		synctest.Test(t, func(t *testing.T) {
 			tn := newTestNet(t, 3, inVirtualTime)
 			last := tn.nodes[2]
@@ -202,12 +202,23 @@ func TestSoleValidatorLeftItsView(t *testing.T) {
 				LastDecision: &smartbftprotos.Proposal{Metadata: marshal(t, &smartbftprotos.ViewMetadata{ViewId: view, LatestSequence: last.ledger.Tip().Head.Height})},
 			}, view)
 			tn.await([]chain.Hash{tn.change(func(c *consortium.Config) { c.Validators = c.Validators[2:] })})
-			if restart {
+			if tt.restart {
 				last.stop()
+				if tt.changing { // as where another voted for it before the block came
+					md, err := metadataOf(last.ledger.Tip().Header.Metadata)
+					if err != nil {
+						t.Fatal(err)
+					}
+					raw := marshal(t, &smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_ViewChange{ViewChange: &smartbftprotos.ViewChange{NextView: md.ViewId}}})
+					last.memory = &MemoryWAL{entries: append(last.memory.content(), raw)}
+				}
 				last.start()
 			}
-			ids := tn.submitTo(tn.nodes[2:], 5)
+			began, ids := time.Now(), tn.submitTo(tn.nodes[2:], 5)
 			last.until(func() bool { return last.hasAll(ids) })
+			if d := time.Since(began); tt.changing && d > 2*time.Second { // it waits for nobody
+				t.Errorf("it took %v", d)
+			}
 			for _, n := range tn.nodes[:2] {
 				<-n.ended
 				n.stop()
@@ -217,5 +228,19 @@ func TestSoleValidatorLeftItsView(t *testing.T) {
 			}
 			tn.stop()
 		})
+	}
+}
+
+// View data bind who signed them among several, and do not while it is alone: also
+// not those that the library signs after the set has shrunk.
+func TestSoleValidatorLeavesNoView(t *testing.T) {
+	var b ballot
+	data := &smartbftprotos.ViewData{NextView: 1, LastDecision: &smartbftprotos.Proposal{Metadata: metadata(t, 0, 2)}}
+	for _, sole := range []bool{false, true, false} {
+		b.alone(sole)
+		b.leave(data, 0)
+		if err := b.enterAt(metadata(t, 0, 3)); (err == nil) != sole {
+			t.Errorf("sole %v: %v", sole, err)
+		}
 	}
 }

@@ -240,6 +240,9 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
 	}
+	if e.ledger.Tip().Set.Len() == 1 {
+		entries = withoutViewChange(entries)
+	}
 	entries, err = resume(entries, e.ledger.Tip().Head.Height)
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)

@@ -124,3 +124,56 @@ func TestSyncOvertakesNewView(t *testing.T) {
 		tn.stop()
 	})
 }
+
+// The leader's proposal reaches a validator while a sync lasts that has brought
+// just that block, as it does one that starts a moment late. It is no fault of the
+// leader, and one complaint is enough where three vote.
+func TestSyncOvertakesProposal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 3, inVirtualTime)
+		others, last := tn.nodes[:2], tn.nodes[2]
+		losses, hold := tn.losses(), make(chan struct{})
+		var lasts atomic.Bool
+		last.pull = func(context.Context) bool {
+			if lasts.Load() {
+				b, err := others[0].ledger.Block(last.ledger.Tip().Head.Height + 1)
+				if err == nil {
+					err = last.ledger.Append(b, "sync", others[0].id)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+				<-hold
+			}
+			return true
+		}
+		tn.start()
+		tn.await(tn.submit(5))
+		time.Sleep(time.Second)
+		late := losses[0].begin(isProposal, last)
+		ids := tn.submit(1)
+		<-late
+		for _, n := range others {
+			n.until(func() bool { return n.hasAll(ids) })
+		}
+		losses[0].end()
+		lasts.Store(true)
+		last.askSync()
+		synctest.Wait()
+		last.engine.live.Load().hear(1, losses[0].kept[0])
+		synctest.Wait()
+		lasts.Store(false)
+		close(hold)
+		began := time.Now()
+		tn.await(append(ids, tn.submit(5)...))
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("it took %v", d)
+		}
+		for _, n := range tn.nodes {
+			if view := n.engine.live.Load().view.Load(); view != 0 || n.sessions() != 1 {
+				t.Errorf("%s: view %d, %d sessions: %s", n.id.ShortString(), view, n.sessions(), n.told.String())
+			}
+		}
+		tn.stop()
+	})
+}

@@ -48,6 +48,8 @@ type session struct {
 
 	jammed chan reason // why the session has to begin anew
 
+	overtaken atomic.Bool // a sync moves the tip, and the view that it begins did not yet
+
 	taking   atomic.Bool // a reconfiguration waits for who may complain
 	hangs    atomic.Bool // a reconfiguration does not end
 	reconfig alarm       // finds a reconfiguration that hangs
@@ -80,9 +82,7 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballo
 	}
 	tip := e.ledger.Tip()
 	s.epoch = tip.Config.Epoch
-	if len(tip.Set.IDs()) == 1 {
-		own.alone()
-	}
+	own.alone(tip.Set.Len() == 1)
 	s.peers = newPeers(e, s)
 	last, err := s.tipDecision()
 	if err != nil {
@@ -293,8 +293,8 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 	s.gone = s.gone || evict
 	s.mu.Unlock()
 	if changed {
-		if member && len(nodes) == 1 {
-			s.ballot.alone()
+		if member {
+			s.ballot.alone(len(nodes) == 1)
 		}
 		s.turn.begin(tip.Head.Height) // ends with the library's reconfiguration
 		s.peers.update()
@@ -311,6 +311,7 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 
 // viewStarted notes a view that the library began.
 func (s *session) viewStarted(view uint64) {
+	s.overtaken.Store(false)
 	s.reached(view, view)
 	if s.view.Swap(view) == view {
 		return

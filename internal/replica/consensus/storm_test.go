@@ -17,7 +17,8 @@ import (
 // Everything at once: validators lose their power and come back, messages are
 // lost, some hear nothing, and where the set can bear a traitor the first one
 // sends two blocks whenever it leads. No height has two blocks, nothing is
-// lost, and once all that ends the chain goes on.
+// lost, nobody else is named for two votes, and once all that ends the chain goes
+// on.
 func TestStorm(t *testing.T) {
 	for _, n := range []int{3, 4, 5, 6, 7} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -72,6 +73,7 @@ func storm(t *testing.T, seed uint64, n int) (calm time.Duration) {
 		tn.await(append(tn.submit(5), all...))
 		calm = time.Since(began)
 		tn.stop()
+		tn.accusesNobody(x.self)
 		for _, v := range tn.nodes {
 			if told := v.told.String(); strings.Contains(told, "left behind") {
 				t.Errorf("seed %d: a library did not stop at %s: %s", seed, v.id.ShortString(), told)

@@ -16,20 +16,31 @@ import (
 
 const (
 	votesAhead = 3         // heights from the tip on whose votes are kept
+	votesLeft  = 16        // heights from the tip on, where a validator asks for a view
 	votesTried = 8         // forged second votes of one place that are looked at
 	votesTold  = time.Hour // from one line about a validator to the next
 )
 
-// voteWatch finds validators that vote for two blocks in one place and ask for no
-// other view in between, which no honest one does: a vote is on its disk before
-// it is sent. It keeps the last vote of each validator at each height that may be
-// next.
+// voteWatch finds validators that vote for two blocks in one place, which no
+// honest one does: a vote is on its disk before it is sent. It keeps the last vote
+// of each validator at each height that may be next.
+//
+// An honest one may vote once more in a view that it has left, where its leader
+// made two blocks: for the block in flight of a new view, which the library calls
+// by the view in which that block was proposed. So nobody is named for votes in a
+// view before one that it asked for or is in, nor before one that this node is in: a
+// message that asks can be lost, and old votes are told again. A traitor can hide
+// behind that; two machines with one key, or one with an old disk, do not.
 type voteWatch struct {
 	mu   sync.Mutex // guards below
 	of   map[uint64]*[votesAhead]votePlace
-	left map[uint64]uint64 // view that each asked for last
+	left map[uint64]leaving
 	told map[uint64]naming
 }
+
+// leaving is the view that a validator asked for or is in, and the last height for which
+// that excuses it: one question is no excuse for ever.
+type leaving struct{ next, until uint64 }
 
 // naming is what was found about a validator, and when.
 type naming struct {
@@ -56,15 +67,15 @@ func votedHeader(genesis chain.Hash, msg []byte, height uint64) (header chain.Ha
 }
 
 // note keeps a vote of a validator and returns its other vote in that place, at
-// most once for each place. genuine checks a signature, which is asked where two
-// votes differ only.
-func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool) (other votePlace, twice bool) {
+// most once for each place. joined is the view that this node is in. genuine
+// checks a signature, which is asked where two votes differ only.
+func (w *voteWatch) note(from uint64, v votePlace, joined uint64, genuine func(votePlace) bool) (other votePlace, twice bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.of == nil {
 		w.of, w.told = map[uint64]*[votesAhead]votePlace{}, map[uint64]naming{}
 	}
-	if v.view < w.left[from] {
+	if l := w.left[from]; v.view < joined || v.view < l.next && v.seq <= l.until {
 		return votePlace{}, false
 	}
 	if w.of[from] == nil {
@@ -88,25 +99,18 @@ func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool)
 	return votePlace{}, false
 }
 
-// leaves forgets the votes that a validator gave in views before next, for which
-// it asks now, and takes no more of them. An honest one may vote once more there:
-// for the block in flight of a new view that was made without its vote, which the
-// library calls by the view in which that block was proposed; and it tells its old
-// vote again to who could not be reached.
-func (w *voteWatch) leaves(from, next uint64) {
+// leaves notes that a validator asks for the view next, or is in it, while height
+// is our tip.
+func (w *voteWatch) leaves(from, next, height uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.left == nil {
-		w.left = map[uint64]uint64{}
+		w.left = map[uint64]leaving{}
 	}
-	w.left[from] = max(w.left[from], next)
-	if kept := w.of[from]; kept != nil {
-		for i := range kept {
-			if kept[i].view < next {
-				kept[i] = votePlace{}
-			}
-		}
+	if l := w.left[from]; l.until > height {
+		next = max(next, l.next)
 	}
+	w.left[from] = leaving{next, height + votesLeft}
 }
 
 // tell reports whether a validator is to be named, which is not done often: it
@@ -128,7 +132,7 @@ func (w *voteWatch) keep(ids []uint64) (left bool, why string) {
 	defer w.mu.Unlock()
 	gone := func(id uint64) bool { return !slices.Contains(ids, id) }
 	maps.DeleteFunc(w.of, func(id uint64, _ *[votesAhead]votePlace) bool { return gone(id) })
-	maps.DeleteFunc(w.left, func(id uint64, _ uint64) bool { return gone(id) })
+	maps.DeleteFunc(w.left, func(id uint64, _ leaving) bool { return gone(id) })
 	before := len(w.told)
 	maps.DeleteFunc(w.told, func(id uint64, _ naming) bool { return gone(id) })
 	for _, n := range w.told {
@@ -152,34 +156,34 @@ func (e *Engine) votersLeft() {
 
 // watchVotes names a validator that votes twice. Both votes are in the line, so
 // that anybody can check them. It is a warning: this node does its work.
-func (e *Engine) watchVotes(from uint64, m *smartbftprotos.Message) {
-	if change := m.GetViewChange(); change != nil {
-		e.votes.leaves(from, change.NextView)
+func (s *session) watchVotes(from uint64, m *smartbftprotos.Message) {
+	tip := s.ledger.Tip()
+	if next := max(m.GetViewChange().GetNextView(), m.GetHeartBeatResponse().GetView()); next > 0 {
+		s.votes.leaves(from, next, tip.Head.Height)
 		return
 	}
 	c := m.GetCommit()
-	tip := e.ledger.Tip()
 	if c == nil || c.Seq < tip.Head.Height || c.Seq >= tip.Head.Height+votesAhead ||
 		c.GetSignature().GetSigner() != from || len(c.Signature.Value) != len(consortium.Signature{}) {
 		return
 	}
-	header, ok := votedHeader(e.genesis, c.Signature.Msg, c.Seq)
+	header, ok := votedHeader(s.genesis, c.Signature.Msg, c.Seq)
 	key, in := tip.Set.Key(from)
 	if !ok || !in {
 		return
 	}
 	v := votePlace{view: c.View, seq: c.Seq, header: header, sig: consortium.Signature(c.Signature.Value)}
-	other, twice := e.votes.note(from, v, func(v votePlace) bool { return consortium.VerifyVote(key, e.genesis, v.header, v.seq, v.sig) })
+	other, twice := s.votes.note(from, v, s.early.joinedView(), func(v votePlace) bool { return consortium.VerifyVote(key, s.genesis, v.header, v.seq, v.sig) })
 	if !twice {
 		return
 	}
 	now := time.Now()
 	why := fmt.Sprintf("at %s validator %d (%s) signed two blocks of height %d: %s and %s; the log has both signatures: have it looked at, or removed from the set",
 		now.UTC().Format(time.RFC3339), from, key, c.Seq, header, other.header)
-	if !e.votes.tell(from, why, now) {
+	if !s.votes.tell(from, why, now) {
 		return
 	}
-	e.log.Warn("double_vote", "validator", from, "key", key, "height", c.Seq, "view", c.View,
+	s.log.Warn("double_vote", "validator", from, "key", key, "height", c.Seq, "view", c.View,
 		"header", header, "signature", fmt.Sprintf("%x", v.sig), "other_header", other.header, "other_signature", fmt.Sprintf("%x", other.sig))
-	e.found(event.FindingChanged{Code: "PLY-607", Severity: "warn", Title: "double_vote", Why: why})
+	s.found(event.FindingChanged{Code: "PLY-607", Severity: "warn", Title: "double_vote", Why: why})
 }

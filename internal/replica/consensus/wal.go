@@ -423,6 +423,18 @@ func resume(entries [][]byte, height uint64) ([][]byte, error) {
 	return entries, nil
 }
 
+// withoutViewChange cuts the view changes off the end of a log: a sole validator
+// has nobody to change the view with, and the library would wait for a timeout.
+func withoutViewChange(entries [][]byte) [][]byte {
+	for n := len(entries); n > 0; n-- {
+		m := &smartbftprotos.SavedMessage{}
+		if err := proto.Unmarshal(entries[n-1], m); err != nil || m.GetViewChange() == nil { // resume tells of the error
+			return entries[:n]
+		}
+	}
+	return nil
+}
+
 // liveVote is the number of entries up to our last vote for a block, 0 where
 // there is none, or where a view after the one of that vote has begun.
 func liveVote(saved []*smartbftprotos.SavedMessage, seq uint64) (n int) {
