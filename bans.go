@@ -214,3 +214,17 @@ func (n *Node) ImportBans(ctx context.Context, r io.Reader, actor string, force 
 	sum, err := n.bans.Import(ctx, r, actor, force)
 	return sum, banFault(err)
 }
+
+// bansCheck is about the store of bans. A database that is away takes no node
+// out: it works from memory, as long as it can note down what it bans.
+func (n *Node) bansCheck() Check {
+	c := Check{Name: "bans", OK: true}
+	waiting, err := n.bans.Pending()
+	switch {
+	case err != nil:
+		c.OK, c.Note = false, "the store is away and the journal of bans cannot be written: "+err.Error()
+	case waiting > 0:
+		c.Note = fmt.Sprintf("working from memory: %d changes wait for bans.store", waiting)
+	}
+	return c
+}

@@ -42,6 +42,7 @@ type Status struct {
 	Head          *StatusHead   `json:"head"` // null until the chain is known
 	Sync          Sync          `json:"sync"`
 	Mempool       MempoolState  `json:"mempool"`
+	Bans          int           `json:"bans"`                   // targets
 	Alarms        []Alarm       `json:"alarms"`                 // that stand
 	Validators    *ValidatorsN  `json:"validators"`             // null until the chain is known
 	Verification  *Verification `json:"verification,omitempty"` // of a restored backup; absent on other nodes

@@ -39,7 +39,7 @@ func (n *Node) Status() Status {
 	}
 	c := n.PeerCount()
 	s.Peers = StatusPeers{Inbound: c.Inbound, Outbound: c.Outbound, Known: c.Known, Target: n.slots.Target()}
-	s.Alarms = n.alarms.List()
+	s.Bans, s.Alarms = n.bans.Count(), n.alarms.List()
 	if p := n.replica.Pool(); p != nil {
 		s.Mempool = MempoolState{Records: p.Len(), Bytes: p.Bytes()}
 	}
@@ -151,8 +151,9 @@ func (n *Node) Health() Health {
 		found.OK = found.OK && f.Severity != "crit"
 	}
 	found.Note = strings.Join(notes, "; ")
-	h.Checks = []Check{store, peers, lag, found}
-	if h.Status == "ready" && !(peers.OK && lag.OK && found.OK) {
+	bans := n.bansCheck()
+	h.Checks = []Check{store, peers, lag, bans, found}
+	if h.Status == "ready" && !(peers.OK && lag.OK && bans.OK && found.OK) {
 		h.Status = "not_ready"
 	}
 	return h

@@ -89,6 +89,7 @@ type Bans struct {
 	protected func() Protected
 	closes    func(Target) []peer.ID
 	changed   func(t Target, banned bool) // before the event
+	foreign   func(p peer.ID, why string) // another node of the fleet banned p by itself
 
 	write sync.Mutex // guards what follows, and the order of store, memory and events
 	rev   int64      // the last one read
@@ -111,6 +112,7 @@ func OpenBans(ctx context.Context, cfg BansConfig, bus *event.Bus, log *slog.Log
 		protected: func() Protected { return Protected{} },
 		closes:    func(Target) []peer.ID { return nil },
 		changed:   func(Target, bool) {},
+		foreign:   func(peer.ID, string) {},
 	}
 	var err error
 	switch {
@@ -388,16 +390,20 @@ func (b *Bans) read(ctx context.Context, ops []op) error {
 }
 
 // take puts rows of the store into memory. Automatic bans of other nodes of
-// the fleet are not ours where they are not trusted.
+// the fleet are not ours where they are not trusted: they discourage.
 func (b *Bans) take(rows []row) []change {
+	now := time.Now()
 	var ours []row
 	for _, r := range rows {
 		b.rev = max(b.rev, r.rev)
-		if r.scope == everyNode || r.scope == b.cfg.Self.String() || b.cfg.TrustFleet {
+		switch {
+		case r.scope == everyNode || r.scope == b.cfg.Self.String() || b.cfg.TrustFleet:
 			ours = append(ours, r)
+		case r.target.Peer != "" && r.active(now):
+			b.foreign(r.target.Peer, r.reason)
 		}
 	}
-	return b.list.put(ours, time.Now())
+	return b.list.put(ours, now)
 }
 
 // apply carries ops out in memory alone, as the store would. write held.

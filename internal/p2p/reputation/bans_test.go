@@ -443,10 +443,20 @@ func TestFleetScopes(t *testing.T) {
 		b.store = shared
 		return b
 	}
+	warned := 0
 	a, wary, trusting := open(false), open(false), open(true)
 	for target, origin := range map[string]string{"192.0.2.1": OriginAuto, "192.0.2.2": OriginOperator} {
 		if _, _, err := a.Add(t.Context(), BanRequest{Target: target, Origin: origin}); err != nil {
 			t.Fatal(err)
+		}
+	}
+	p := newID(t)
+	if _, _, err := a.Add(t.Context(), BanRequest{Target: p.String(), Origin: OriginAuto, Reason: "spam"}); err != nil {
+		t.Fatal(err)
+	}
+	wary.foreign = func(q peer.ID, why string) {
+		if warned++; q != p || why != "spam" {
+			t.Errorf("warned of %s for %s", q, why)
 		}
 	}
 	auto, operator := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
@@ -455,6 +465,9 @@ func TestFleetScopes(t *testing.T) {
 		if b.Banned("", auto) != want || !b.Banned("", operator) {
 			t.Errorf("trusting %v: auto %v, operator %v", want, b.Banned("", auto), b.Banned("", operator))
 		}
+	}
+	if warned != 1 || wary.Banned(p, netip.Addr{}) || !trusting.Banned(p, netip.Addr{}) {
+		t.Errorf("warned %d times", warned)
 	}
 	if err := trusting.Remove(t.Context(), Target{Prefix: netip.PrefixFrom(auto, 32)}, "me"); err != nil {
 		t.Fatal(err)

@@ -149,7 +149,8 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 		return nil, err
 	}
 	if b.bans != nil {
-		b.bans.changed = b.banChanged
+		b.bans.changed, b.bans.foreign = b.banChanged, b.warned
+		b.bans.rev = 0 // what other nodes banned is heard once more, now that somebody listens
 	}
 	b.metrics = newMetrics(b)
 	if reg != nil {
@@ -192,7 +193,7 @@ func (b *Book) Charge(p peer.ID, n int, detail string) (disconnect bool, err err
 }
 
 func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconnect bool) {
-	exempt, facts := b.isExempt(p), b.factsOf(p)
+	exempt := b.isExempt(p)
 	now := time.Now()
 	r := Reason{At: now.UTC(), Reason: o, Detail: clean(detail)}
 
@@ -206,12 +207,8 @@ func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconn
 		e.pause(now)
 		passed = true
 	}
-	braked, tripped := false, false
 	banned := !exempt && r.Points > 0 && e.points >= b.threshold && !e.sentenced && b.bans != nil
-	if banned {
-		braked, tripped = b.brake.press(p, facts.Outbound, now)
-		e.sentenced = !braked
-	}
+	e.sentenced = e.sentenced || banned
 	total, bad := e.points, e.discouraged && !exempt || now.Before(e.pausedTill)
 	b.mu.Unlock()
 
@@ -228,11 +225,8 @@ func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconn
 	if paused && b.alarms != nil {
 		b.alarms.Seen("member_misbehaving", "a static, trusted or member peer misbehaves: its connection is closed for a while", map[string]any{"peer": p, "points": total, "reason": o})
 	}
-	if tripped && b.alarms != nil {
-		b.alarms.Set("ban_brake", true, "three peers that this node chose look bad: no automatic bans for now, the fault may be its own", map[string]any{"peer": p, "reason": o})
-	}
-	if banned && !braked {
-		b.sentence(sentence{peer: p, addr: facts.Addr, reason: o, note: r.Detail})
+	if banned {
+		b.judge(p, o, r.Detail, now)
 	}
 	return bad
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/event"
 )
 
 const (
@@ -62,7 +63,7 @@ type brake struct {
 }
 
 // press enters a peer at the threshold, and reports whether bans are off.
-func (k *brake) press(_ peer.ID, outbound bool, now time.Time) (on, tripped bool) {
+func (k *brake) press(outbound bool, now time.Time) (on, tripped bool) {
 	was := now.Before(k.until)
 	if outbound {
 		for len(k.hits) > 0 && now.Sub(k.hits[0]) > brakeWithin {
@@ -136,6 +137,37 @@ type sentence struct {
 	addr   netip.Addr
 	reason chain.Offence
 	note   string
+}
+
+// judge has p banned, unless the brake is on.
+func (b *Book) judge(p peer.ID, o chain.Offence, detail string, now time.Time) {
+	facts := b.factsOf(p)
+	b.mu.Lock()
+	braked, tripped := b.brake.press(facts.Outbound, now)
+	b.mu.Unlock()
+	if tripped && b.alarms != nil {
+		b.alarms.Set("ban_brake", true, "three peers that this node chose look bad: no automatic bans for now, the fault may be its own",
+			map[string]any{"peer": p, "reason": o})
+	}
+	if braked {
+		b.unsentence(p)
+		return
+	}
+	b.sentence(sentence{peer: p, addr: facts.Addr, reason: o, note: detail})
+}
+
+// warned discourages a peer that another node of the fleet banned by itself.
+func (b *Book) warned(p peer.ID, why string) {
+	now := time.Now()
+	b.mu.Lock()
+	e := b.get(p, now)
+	added := b.add(e, max(0, b.discouraged-e.points), false, Reason{At: now.UTC(), Reason: chain.Manual, Detail: clean("banned by another node of the fleet: " + why)})
+	e.discouraged = e.discouraged || added > 0
+	total := e.points
+	b.mu.Unlock()
+	if added > 0 {
+		b.publish(event.PeerDiscouraged{Peer: p, Points: total})
+	}
 }
 
 // sentence hands s to Run. Where too many wait it stays discouraged.

@@ -132,6 +132,24 @@ func TestUnbanForgives(t *testing.T) {
 	})
 }
 
+// Whom another node of the fleet banned is kept away for a while, and not banned.
+func TestFleetWarns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJudge(t, Config{}, BansConfig{Self: newID(t)})
+		defer j.stop()
+		p := newID(t)
+		j.warned(p, "spam")
+		j.warned(p, "spam")
+		if s := j.Score(p); s.Standing != Discouraged || s.Points != 40 || !j.Refused(p) || j.bans.Count() != 0 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(21 * time.Minute)
+		if j.Refused(p) {
+			t.Error("it does not end")
+		}
+	})
+}
+
 // Five banned peers of one address have it banned, unless many honest ones may
 // be behind it.
 func TestStrikes(t *testing.T) {
