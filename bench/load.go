@@ -211,20 +211,39 @@ func (l *lab) openLoop(ctx context.Context, records []record) ([]float64, error)
 	return took, ctx.Err()
 }
 
+// submit has a record committed. A node that cannot take it now says so, and
+// the next one is asked, as a client would.
 func (l *lab) submit(ctx context.Context, node int, r record) error {
+	for {
+		b, status, err := l.offer(ctx, node, r)
+		switch {
+		case err != nil:
+			return err
+		case bytes.Contains(b, []byte(committed)):
+			return nil
+		case status != http.StatusServiceUnavailable:
+			return fmt.Errorf("%s did not commit a record: %s", l.nodes[node].Name, clip(b))
+		}
+		node = (node + 1) % len(l.nodes)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (l *lab) offer(ctx context.Context, node int, r record) (answer []byte, status int, err error) {
 	res, err := l.do(ctx, node, http.MethodPost, "records?ack=committed&timeout=30s", bytes.NewBuffer(r.line), "application/json")
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxLine))
 	if err != nil {
-		return fmt.Errorf("read answer of %s: %w", l.nodes[node].Name, err)
+		return nil, 0, fmt.Errorf("read answer of %s: %w", l.nodes[node].Name, err)
 	}
-	if !bytes.Contains(b, []byte(committed)) {
-		return fmt.Errorf("%s did not commit a record: %s", l.nodes[node].Name, clip(b))
-	}
-	return nil
+	return b, res.StatusCode, nil
 }
 
 func clip(b []byte) string {
