@@ -304,6 +304,9 @@ func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
 	if v := m.GetViewData(); v != nil {
 		m = s.withoutDeadProposal(m)
 	}
+	if view, _ := changesTo(m); m.GetNewView() != nil && view <= s.leftBefore {
+		return // it may have been sent already, made of other view data: two new views of one view can decide two blocks
+	}
 	s.begunOnly(m)
 	s.said.note(to, m, s.moment())
 	s.peers.send(to, m)

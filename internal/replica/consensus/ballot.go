@@ -104,7 +104,7 @@ func (b *ballot) castInFlight(v ownVote) (other, ok bool) {
 	if b.vote.against(v) {
 		return false, false
 	}
-	other = b.vote.seq != v.seq || b.vote.header != v.header
+	other = b.vote.seq != v.seq || b.vote.header != v.header || b.vote.view < v.view
 	b.vote = v
 	return other, true
 }

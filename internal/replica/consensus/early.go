@@ -228,6 +228,10 @@ func (s *session) handOver(due []heldMessage) {
 
 // give hands a message to the library.
 func (s *session) give(from uint64, m *smartbftprotos.Message) {
+	if s.forgedView(from, m) {
+		s.log.Debug("forged view data dropped", "validator", from)
+		return
+	}
 	if height := s.ledger.Tip().Head.Height; outdated(m, height, s.view.Load()) { // here: it may have been held
 		s.log.Debug("outdated new view dropped", "validator", from, "height", height)
 		return

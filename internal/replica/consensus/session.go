@@ -40,6 +40,7 @@ type session struct {
 	help       help
 	said       said
 	ballot     *ballot
+	leftBefore uint64        // view that our log had joined when the session began
 	ending     chan struct{} // closed before the library is stopped
 	controller controllerWatch
 	wal        walFile
@@ -82,6 +83,7 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballo
 	}
 	tip := e.ledger.Tip()
 	s.epoch = tip.Config.Epoch
+	s.leftBefore = own.next
 	own.alone(tip.Set.Len() == 1)
 	s.peers = newPeers(e, s)
 	last, err := s.tipDecision()

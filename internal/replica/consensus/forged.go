@@ -1,0 +1,36 @@
+package consensus
+
+import (
+	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+
+	"github.com/parley-p2p/parley/consortium"
+)
+
+// forgedView reports whether view data in m are not what their signer signed.
+// The library checks no signature of data that are older than its own, and none
+// at height 0, and lets them count all the same: one traitor could make a new
+// view of data that it invented, and have another block decided in the place of
+// one that is.
+func (s *session) forgedView(from uint64, m *smartbftprotos.Message) bool {
+	set := s.ledger.Tip().Set
+	signed := func(v *smartbftprotos.SignedViewData) bool {
+		key, in := set.Key(v.GetSigner())
+		return in && len(v.Signature) == len(consortium.Signature{}) &&
+			consortium.VerifyView(key, s.genesis, v.RawViewData, consortium.Signature(v.Signature))
+	}
+	if v := m.GetViewData(); v != nil {
+		return v.Signer != from || !signed(v)
+	}
+	nv := m.GetNewView()
+	if nv == nil {
+		return false
+	}
+	signers := map[uint64]bool{}
+	for _, v := range nv.GetSignedViewData() {
+		if signers[v.GetSigner()] || !signed(v) {
+			return true
+		}
+		signers[v.GetSigner()] = true
+	}
+	return len(signers) < set.Quorum()
+}
