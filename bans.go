@@ -15,16 +15,15 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
 )
 
-// Ban is one ban, and BanRequest asks for one.
-type (
-	Ban        = reputation.Ban
-	BanRequest = reputation.BanRequest
-)
+// Ban is one ban.
+type Ban = reputation.Ban
+
+// BanRequest asks for one.
+type BanRequest = reputation.BanRequest
 
 // BanConflictError refuses a ban that is likely a mistake, such as of one's own
 // trusted peer. BanRequest.Force overrides it.
@@ -77,7 +76,7 @@ func (n *Node) importBans() error {
 		for _, r := range sum.Refused {
 			n.room("p2p.bans").Warn("target not banned", "file", name, "line", r.Line, "why", r.Why)
 		}
-		n.room("p2p.bans").Info("bans imported", "file", name, "added", sum.Added, "known", sum.Known, "refused", len(sum.Refused))
+		n.room("p2p.bans").Info("bans imported", "file", name, "added", sum.Added, "known", sum.Known, "refused", sum.RefusedLines)
 	}
 	return nil
 }
@@ -86,7 +85,7 @@ func (n *Node) importBans() error {
 func (n *Node) factsOf(p peer.ID) (f reputation.Facts) {
 	for _, c := range n.host.Network().ConnsToPeer(p) {
 		f.Outbound = f.Outbound || c.Stat().Direction == network.DirOutbound
-		if a := ipOf(c.RemoteMultiaddr()); a.IsValid() && !c.Stat().Limited {
+		if a := reputation.AddrOf(c.RemoteMultiaddr()); a.IsValid() && !c.Stat().Limited {
 			f.Addr = a
 		}
 	}
@@ -96,25 +95,12 @@ func (n *Node) factsOf(p peer.ID) (f reputation.Facts) {
 	return f
 }
 
-// ipOf is the IP address of a, not valid where it is a name or a relay's.
-func ipOf(a multiaddr.Multiaddr) netip.Addr {
-	if _, err := a.ValueForProtocol(multiaddr.P_CIRCUIT); err == nil {
-		return netip.Addr{}
-	}
-	ip, err := manet.ToIP(a)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr, _ := netip.AddrFromSlice(ip)
-	return addr.Unmap()
-}
-
 // protected is whom nobody bans by mistake: we, and those whom the operator wants.
 func (n *Node) protected() reputation.Protected {
 	all := reputation.Protected{Self: n.host.ID()}
 	add := func(addrs []multiaddr.Multiaddr) {
 		for _, a := range addrs {
-			if ip := ipOf(a); ip.IsValid() && !slices.Contains(all.Addrs, ip) {
+			if ip := reputation.AddrOf(a); ip.IsValid() && !slices.Contains(all.Addrs, ip) {
 				all.Addrs = append(all.Addrs, ip)
 			}
 		}
@@ -134,7 +120,7 @@ func (n *Node) protected() reputation.Protected {
 func (n *Node) covered(t reputation.Target) []peer.ID {
 	list := []peer.ID{}
 	for _, c := range n.host.Network().Conns() {
-		if p := c.RemotePeer(); t.Covers(p, ipOf(c.RemoteMultiaddr())) && !slices.Contains(list, p) {
+		if p := c.RemotePeer(); t.Covers(p, reputation.AddrOf(c.RemoteMultiaddr())) && !slices.Contains(list, p) {
 			list = append(list, p)
 		}
 	}

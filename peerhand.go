@@ -312,18 +312,16 @@ func (n *Node) DisconnectPeer(ctx context.Context, id peer.ID) (PeerNote, error)
 	}
 	n.dial.Leave(id)
 	n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
-	note := ""
+	note := strings.Join(comesBack(p), "; ")
 	if n.dial.Has(id) {
 		note = "this node keeps the peer and connects again: parley peers remove ends that for a static peer"
-	} else {
-		note = strings.Join(comesBack(p), "; ")
 	}
 	p.State, p.Ready = "known", false // the table forgets it a moment later
 	return PeerNote{p, note}, nil
 }
 
 // TrustPeer makes a peer, which need not be known, a trusted one: it is never
-// evicted and never refused for points. It is so over restarts.
+// evicted and never banned for points. It is so over restarts.
 func (n *Node) TrustPeer(id peer.ID) (PeerNote, error) {
 	if err := n.dial.Trust(id); errors.Is(err, dialer.ErrSelf) {
 		return PeerNote{}, fmt.Errorf("%w: %s: %w", ErrBadPeer, id, err)

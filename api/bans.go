@@ -174,6 +174,6 @@ func (s *Server) importBans(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, s.problemOf(err))
 		return
 	}
-	s.log.Info("bans imported", "added", sum.Added, "known", sum.Known, "refused", len(sum.Refused))
+	s.log.Info("bans imported", "added", sum.Added, "known", sum.Known, "refused", sum.RefusedLines)
 	writeJSON(w, http.StatusOK, sum)
 }

@@ -54,7 +54,7 @@ func (s *Server) peerRoutes() {
 		return s.node.ConnectPeer(ctx, id.String())
 	})
 	act("disconnect", "Close the connection with a peer", s.node.DisconnectPeer)
-	act("trust", "Never evict a peer nor refuse it for points", func(_ context.Context, id peer.ID) (parley.PeerNote, error) { return s.node.TrustPeer(id) })
+	act("trust", "Never evict a peer nor ban it for points", func(_ context.Context, id peer.ID) (parley.PeerNote, error) { return s.node.TrustPeer(id) })
 	act("untrust", "Take the trust back", func(_ context.Context, id peer.ID) (parley.PeerNote, error) { return s.node.UntrustPeer(id) })
 }
 
@@ -103,7 +103,7 @@ func (s *Server) addPeer(ctx context.Context, in *struct {
 	Body struct {
 		Address string `json:"address" minLength:"1" maxLength:"1024" doc:"host[:port], http(s)://host:port or a multiaddr"`
 		Static  bool   `json:"static,omitempty" doc:"keep it for ever; else the connection is once"`
-		Trusted bool   `json:"trusted,omitempty" doc:"never evict it nor refuse it for points"`
+		Trusted bool   `json:"trusted,omitempty" doc:"never evict it nor ban it for points"`
 	}
 }) (*addedPeer, error) {
 	if b := in.Body; b.Static {

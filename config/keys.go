@@ -116,7 +116,7 @@ var knobs = []knob{
 	{name: "p2p.on_api_port", help: "libp2p also on the port of the first api.listen", at: func(c *Config) any { return &c.P2P.OnAPIPort }},
 	{name: staticPeersKey, flag: "peers", help: "peers to keep: host[:port], http(s)://host:port or multiaddr; empty = bootstrap",
 		at: func(c *Config) any { return &c.P2P.StaticPeers }, check: checkStaticPeers},
-	{name: "p2p.trusted_peers", help: "peer IDs: never evicted, never refused for points",
+	{name: "p2p.trusted_peers", help: "peer IDs: never evicted, never banned for points",
 		at: func(c *Config) any { return &c.P2P.TrustedPeers }, check: checkTrustedPeers},
 	{name: bootstrapPeersKey, help: "peers to ask for others and to leave: multiaddr with /p2p/ID, /dnsaddr, host[:port] or http(s)://host:port of their API",
 		at: func(c *Config) any { return &c.P2P.BootstrapPeers }, check: checkBootstrapPeers},

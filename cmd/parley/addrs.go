@@ -94,35 +94,49 @@ func (g *globals) viewBook(l list[parley.BookEntry]) *table {
 }
 
 func (g *globals) importBook(ctx context.Context, name string) error {
-	lines, err := g.readMost(name, maxImport, "import it in parts")
-	if err != nil {
-		return err
-	}
-	c, err := g.client()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, max(g.timeout, importWait))
-	defer cancel()
-	body, err := c.do(ctx, http.MethodPost, "addrbook/import", "application/x-ndjson", lines)
-	if err != nil {
-		return err
-	}
-	done, err := decode[parley.ImportedAddresses](body)
+	body, done, err := sendLines[parley.ImportedAddresses](ctx, g, name, "addrbook/import")
 	if err != nil {
 		return err
 	}
 	for _, l := range done.Refused {
-		fmt.Fprintf(g.err, "line %d: refused: %s\n", l.Line, strings.Map(printable, l.Why))
-	}
-	if more := done.RefusedLines - len(done.Refused); more > 0 {
-		fmt.Fprintf(g.err, "and %d more\n", more)
+		g.sayRefused(l.Line, l.Why)
 	}
 	err = g.show(body, func() (*table, error) {
 		return facts("taken", strconv.Itoa(done.Added), "refused", strconv.Itoa(done.RefusedLines), "in the book", strconv.Itoa(done.Known)), nil
 	})
-	if err == nil && done.RefusedLines > 0 {
-		err = fail(exitFailed, "%d of %d lines were refused", done.RefusedLines, done.RefusedLines+done.Added)
+	return g.someRefused(err, len(done.Refused), done.RefusedLines, done.RefusedLines+done.Added)
+}
+
+// sendLines sends a file, or stdin, to a route that imports lists.
+func sendLines[T any](ctx context.Context, g *globals, name, path string) (body []byte, done T, err error) {
+	lines, err := g.readMost(name, maxImport, "import it in parts")
+	if err != nil {
+		return nil, done, err
+	}
+	c, err := g.client()
+	if err != nil {
+		return nil, done, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(g.timeout, importWait))
+	defer cancel()
+	if body, err = c.do(ctx, http.MethodPost, path, "application/x-ndjson", lines); err != nil {
+		return nil, done, err
+	}
+	done, err = decode[T](body)
+	return body, done, err
+}
+
+func (g *globals) sayRefused(line int, why string) {
+	fmt.Fprintf(g.err, "line %d: refused: %s\n", line, strings.Map(printable, why))
+}
+
+// someRefused fails where lines were refused, of which told were named.
+func (g *globals) someRefused(err error, told, refused, all int) error {
+	if more := refused - told; more > 0 {
+		fmt.Fprintf(g.err, "and %d more\n", more)
+	}
+	if err == nil && refused > 0 {
+		err = fail(exitFailed, "%d of %d lines were refused", refused, all)
 	}
 	return err
 }

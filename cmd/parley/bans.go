@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -266,42 +265,21 @@ func bansImport(g *globals) *cobra.Command {
 }
 
 func (g *globals) importBans(ctx context.Context, name string, force bool) error {
-	lines, err := g.readMost(name, maxImport, "import it in parts")
-	if err != nil {
-		return err
-	}
-	c, err := g.client()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, max(g.timeout, importWait))
-	defer cancel()
 	path := "bans/import"
 	if force {
 		path += "?force=true"
 	}
-	mediaType := "text/plain"
-	if bytes.HasPrefix(bytes.TrimSpace(lines), []byte("{")) {
-		mediaType = "application/x-ndjson"
-	}
-	body, err := c.do(ctx, http.MethodPost, path, mediaType, lines)
-	if err != nil {
-		return err
-	}
-	done, err := decode[parley.BanImport](body)
+	body, done, err := sendLines[parley.BanImport](ctx, g, name, path)
 	if err != nil {
 		return err
 	}
 	for _, l := range done.Refused {
-		fmt.Fprintf(g.err, "line %d: refused: %s\n", l.Line, strings.Map(printable, l.Why))
+		g.sayRefused(l.Line, l.Why)
 	}
 	err = g.show(body, func() (*table, error) {
-		return facts("added", strconv.Itoa(done.Added), "banned already", strconv.Itoa(done.Known), "refused", strconv.Itoa(len(done.Refused))), nil
+		return facts("added", strconv.Itoa(done.Added), "banned already", strconv.Itoa(done.Known), "refused", strconv.Itoa(done.RefusedLines)), nil
 	})
-	if n := len(done.Refused); err == nil && n > 0 {
-		err = fail(exitFailed, "%d lines were refused", n)
-	}
-	return err
+	return g.someRefused(err, len(done.Refused), done.RefusedLines, done.RefusedLines+done.Added+done.Known)
 }
 
 // export writes what a route gives as it is.

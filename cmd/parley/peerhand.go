@@ -75,7 +75,7 @@ func handCommands(g *globals) []*cobra.Command {
 			},
 		},
 		{
-			Use: "trust PEER", Short: "Never evict a peer nor refuse it for points, over restarts too", Args: cobra.ExactArgs(1),
+			Use: "trust PEER", Short: "Never evict a peer nor ban it for points, over restarts too", Args: cobra.ExactArgs(1),
 			Long:    whoHelp + "\nA name is what a peer calls itself: where another one had it lately, its id is wanted.",
 			Example: "parley peers trust 12D3KooW…",
 			RunE:    func(c *cobra.Command, args []string) error { return g.peerVerb(c, args[0], "trust") },

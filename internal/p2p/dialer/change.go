@@ -226,7 +226,7 @@ func (d *Dialer) named(what string) ([]*item, error) {
 }
 
 // Trust makes p a trusted peer, over restarts too: it is never evicted and
-// never refused for points. It need not be known.
+// never banned for points. It need not be known.
 func (d *Dialer) Trust(p peer.ID) error {
 	if p == d.host.ID() {
 		return ErrSelf
@@ -294,6 +294,6 @@ func (d *Dialer) Trusted(p peer.ID) bool {
 	return ok
 }
 
-// Exempt reports whether p is never refused for points: a static peer, a
+// Exempt reports whether p is never banned for points: a static peer, a
 // member or a trusted peer.
 func (d *Dialer) Exempt(p peer.ID) bool { return d.Trusted(p) || d.Has(p) }

@@ -31,10 +31,9 @@ type failure struct {
 // reason says in a few plain words why an attempt failed: the failure that
 // decided over its class, without the ids that we made up to ask.
 func reason(err error) string {
-	var refusal Refusal
 	class, all := classify(err), failures(err, nil)
 	best := failure{err: err}
-	if !errors.As(err, &refusal) {
+	if _, told := errors.AsType[Refusal](err); !told {
 		for _, f := range all {
 			if classify(f.err) == class {
 				best = f

@@ -3,6 +3,7 @@ package dialer
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -151,4 +152,11 @@ func (d *Dialer) noteDial(p peer.ID, err error) {
 		}
 		d.rests.failed(p, bare, class, now)
 	}
+}
+
+// forgive ends the rests of addresses where nobody answered.
+func (b *restBook) forgive() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	maps.DeleteFunc(b.addrs, func(_ string, a addrRest) bool { return a.class != ClassIdentity })
 }

@@ -391,7 +391,7 @@ func TestManyNames(t *testing.T) {
 	defer l.mu.Unlock()
 	l.name(Entry{Peer: first, Name: "first", At: at})
 	for i := range 3 * maxNames {
-		l.name(Entry{Peer: peer.ID(fmt.Sprint(i)), Name: "n", At: at.Add(time.Duration(i+1) * time.Second)}) //nolint:forbidigo // any will do
+		l.name(Entry{Peer: peer.ID(fmt.Sprint(i)), Name: "n", At: at.Add(time.Duration(i+1) * time.Second)})
 	}
 	if _, known := l.names[first]; known || len(l.names) > maxNames+maxNames/10 || len(l.names) < maxNames {
 		t.Errorf("%d names, the first %v", len(l.names), known)

@@ -105,6 +105,7 @@ type banlist struct {
 
 	mu      sync.RWMutex
 	targets map[Target]*banned
+	held    int       // of targets, those that are banned
 	next    time.Time // the first end of a ban; zero = none ends
 }
 
@@ -277,7 +278,9 @@ func (l *banlist) settle(targets []Target, now time.Time) (changes []change) {
 			if before != nil {
 				continue
 			}
+			l.held++
 		case before != nil:
+			l.held--
 			b.hits.Store(0)
 			i := slices.IndexFunc(b.rows, func(r *row) bool { return r.scope == before.scope }) // as it ended
 			changes = append(changes, change{row: *b.rows[i], over: true})
@@ -333,17 +336,35 @@ func (l *banlist) nextEnd() time.Time {
 }
 
 // count is how many targets are banned.
-func (l *banlist) count() (all int, byKind map[[2]string]int) {
+func (l *banlist) count() int {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	byKind = map[[2]string]int{}
+	return l.held
+}
+
+// census counts them by kind and origin.
+func (l *banlist) census() map[[2]string]int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	n := map[[2]string]int{}
 	for t, b := range l.targets {
 		if b.held != nil {
-			all++
-			byKind[[2]string{t.Kind(), b.held.origin}]++
+			n[[2]string{t.Kind(), b.held.origin}]++
 		}
 	}
-	return all, byKind
+	return n
+}
+
+// peers are the peers that are banned themselves, in no order.
+func (l *banlist) peers() (list []peer.ID) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for t, b := range l.targets {
+		if t.Peer != "" && b.held != nil {
+			list = append(list, t.Peer)
+		}
+	}
+	return list
 }
 
 // list is what holds, or with all also what ended, newest first.

@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	maxWord    = 64               // bytes of a reason or an actor
-	maxNote    = 256              // bytes
 	noEnd      = time.Hour        // the next look where no ban ends
 	againEvery = 30 * time.Second // for a store that is away
 	purgeEvery = time.Hour
@@ -44,38 +42,6 @@ type BansConfig struct {
 	// TrustFleet takes the automatic bans of other nodes for our own.
 	TrustFleet bool
 }
-
-// Protected is who is not banned without force.
-type Protected struct {
-	Self  peer.ID
-	Peers []peer.ID    // static and trusted
-	Addrs []netip.Addr // theirs and our own
-}
-
-// BanRequest asks for a ban. Until and For exclude each other; with neither,
-// and not Forever, it is the configured time.
-type BanRequest struct {
-	Target  string
-	Until   time.Time
-	For     time.Duration
-	Forever bool
-	Reason  string // a word; empty = manual
-	Note    string
-	Origin  string // empty = operator
-	Actor   string // who asks
-	Force   bool   // although it covers protected peers or very much
-}
-
-// ConflictError refuses a ban that is likely a mistake. Force overrides it.
-type ConflictError struct{ Rule string }
-
-func (e *ConflictError) Error() string { return e.Rule }
-
-// ErrBansFull is returned where only bans of operators are left.
-var ErrBansFull = errors.New("the ban list is full and holds operators' bans only: remove some, or raise bans.max_entries")
-
-// ErrNotBanned is returned where there is nothing to lift.
-var ErrNotBanned = errors.New("it is not banned")
 
 // Bans is the only ban list. It is safe for concurrent use.
 type Bans struct {
@@ -170,7 +136,10 @@ func (b *Bans) Check(t Target) (Ban, bool) {
 			ok = false // only a part of it
 		}
 	}
-	return r.ban(b.list.hits(r.target)), ok
+	if !ok {
+		return Ban{}, false
+	}
+	return r.ban(b.list.hits(r.target)), true
 }
 
 // List returns the bans that hold, newest first, with all also those that
@@ -178,22 +147,7 @@ func (b *Bans) Check(t Target) (Ban, bool) {
 func (b *Bans) List(all bool, keep func(*Ban) bool) []Ban { return b.list.list(all, keep) }
 
 // Count is how many targets are banned.
-func (b *Bans) Count() int {
-	n, _ := b.list.count()
-	return n
-}
-
-// Plan says what Add would do, and does not do it.
-func (b *Bans) Plan(r BanRequest) (Ban, []peer.ID, error) {
-	row, err := b.check(r, time.Now())
-	if err != nil {
-		return Ban{}, nil, err
-	}
-	if err := b.allowed(row.target, r.Force); err != nil {
-		return row.ban(0), b.closes(row.target), err
-	}
-	return row.ban(0), b.closes(row.target), nil
-}
+func (b *Bans) Count() int { return b.list.count() }
 
 // Add bans. When it returns nil the ban is on disk and holds; closes are the
 // connected peers that it cuts off. One that holds for longer stays as long.
@@ -233,7 +187,7 @@ func (b *Bans) auto(ctx context.Context, t Target, why chain.Offence, note strin
 func (b *Bans) put(ctx context.Context, r row) error {
 	ops := []op{{row: r}}
 	_, holds := b.list.holds(r.target)
-	if n, _ := b.list.count(); n >= b.cfg.Max && !holds {
+	if b.list.count() >= b.cfg.Max && !holds {
 		soft, ok := b.list.softest()
 		if !ok {
 			return ErrBansFull
@@ -242,89 +196,6 @@ func (b *Bans) put(ctx context.Context, r row) error {
 		ops = append(ops, op{row: soft, lift: true})
 	}
 	return b.do(ctx, ops)
-}
-
-// check makes a row of a request.
-func (b *Bans) check(r BanRequest, now time.Time) (row, error) {
-	out, err := b.row(r, now)
-	var bad *RequestError
-	if err != nil && !errors.As(err, &bad) {
-		err = &RequestError{err}
-	}
-	return out, err
-}
-
-func (b *Bans) row(r BanRequest, now time.Time) (row, error) {
-	t, err := ParseTarget(r.Target)
-	if err != nil {
-		return row{}, err
-	}
-	now = now.Truncate(time.Millisecond)
-	out := row{target: t, reason: r.Reason, note: clean(r.Note), origin: r.Origin, actor: r.Actor, offences: 1, created: now}
-	if out.reason == "" {
-		out.reason = "manual"
-	}
-	if out.origin == "" {
-		out.origin = OriginOperator
-	}
-	if out.origin == OriginAuto {
-		out.scope = b.cfg.Self.String()
-	}
-	given := 0
-	for _, is := range []bool{!r.Until.IsZero(), r.For != 0, r.Forever} {
-		given += boolInt(is)
-	}
-	switch {
-	case given > 1:
-		return row{}, errors.New("give one of until, for and forever")
-	case r.For < 0:
-		return row{}, fmt.Errorf("for %v is not above 0", r.For)
-	case !r.Until.IsZero() && !r.Until.After(now):
-		return row{}, fmt.Errorf("until %s is in the past: to lift a ban, remove it", r.Until.UTC().Format(time.RFC3339))
-	case len(out.reason) > maxWord || len(out.actor) > maxWord:
-		return row{}, fmt.Errorf("reason and actor have at most %d bytes each: put more into the note", maxWord)
-	case len(r.Note) > maxNote:
-		return row{}, fmt.Errorf("the note has %d bytes, at most %d fit", len(r.Note), maxNote)
-	case !r.Until.IsZero():
-		out.until = r.Until.Truncate(time.Millisecond)
-	case r.For != 0:
-		out.until = now.Add(r.For)
-	case !r.Forever:
-		out.until = now.Add(b.cfg.Duration)
-	}
-	return out, nil
-}
-
-// Prefixes that are shorter are banned with force only.
-const (
-	shortest4 = 8
-	shortest6 = 16
-)
-
-// allowed refuses what is likely a mistake.
-func (b *Bans) allowed(t Target, force bool) error {
-	if force {
-		return nil
-	}
-	all := b.protected()
-	switch {
-	case t.Peer != "" && t.Peer == all.Self:
-		return &ConflictError{"that is this node itself"}
-	case t.Peer != "" && slices.Contains(all.Peers, t.Peer):
-		return &ConflictError{fmt.Sprintf("%s is a static or trusted peer: take it off the list first, or use force", t)}
-	case t.Peer != "":
-		return nil
-	case t.Prefix.Addr().Is4() && t.Prefix.Bits() < shortest4:
-		return &ConflictError{fmt.Sprintf("%s covers more than a /%d: give a smaller range, or use force", t, shortest4)}
-	case t.Prefix.Addr().Is6() && t.Prefix.Bits() < shortest6:
-		return &ConflictError{fmt.Sprintf("%s covers more than a /%d: give a smaller range, or use force", t, shortest6)}
-	}
-	for _, a := range all.Addrs {
-		if t.Covers("", a) {
-			return &ConflictError{fmt.Sprintf("%s covers %s, an address of this node or of a static or trusted peer: use force if it must be", t, a)}
-		}
-	}
-	return nil
 }
 
 // Remove lifts all bans of exactly t, of whatever origin.
@@ -363,7 +234,7 @@ func (b *Bans) do(ctx context.Context, ops []op) error {
 	defer b.write.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
-	if b.journal.waiting() == 0 {
+	if waiting, _ := b.journal.state(); waiting == 0 {
 		err := b.store.write(ctx, ops)
 		if err == nil {
 			return b.read(ctx, ops)
@@ -428,7 +299,11 @@ func (b *Bans) tell(changes []change) {
 			continue
 		}
 		closes := b.closes(c.row.target)
-		b.log.Info("banned", "target", v.Target, "reason", v.Reason, "origin", v.Origin, "until", untilText(c.row.until), "closes", len(closes))
+		say := b.log.Info
+		if v.Origin == OriginImport {
+			say = b.log.Debug // there can be many, and the import is told as a whole
+		}
+		say("banned", "target", v.Target, "reason", v.Reason, "origin", v.Origin, "until", untilText(c.row.until), "closes", len(closes))
 		b.publish(event.PeerBanned{
 			Target: v.Target, Kind: v.Kind, Reason: v.Reason, Note: v.Note, Origin: v.Origin, Actor: v.Actor,
 			Created: v.Created, Until: v.Until, Offences: v.Offences, Closes: closes,
@@ -501,7 +376,8 @@ func (b *Bans) sync(ctx context.Context) {
 	defer cancel()
 	if err := b.replay(ctx); err != nil {
 		if ctx.Err() == nil {
-			b.log.Warn("the ban list is still away", "err", err, "waiting", b.journal.waiting())
+			waiting, _ := b.journal.state()
+			b.log.Warn("the ban list is still away", "err", err, "waiting", waiting)
 		}
 		return
 	}
@@ -527,12 +403,8 @@ func (b *Bans) replay(ctx context.Context) error {
 }
 
 // Pending tells how many changes wait for the store, and why the journal that
-// keeps them fails, if it does.
-func (b *Bans) Pending() (waiting int, err error) {
-	b.write.Lock()
-	defer b.write.Unlock()
-	return b.journal.waiting(), b.journal.failed
-}
+// keeps them fails, if it does. It does not wait for the store.
+func (b *Bans) Pending() (waiting int, err error) { return b.journal.state() }
 
 func boolInt(b bool) int {
 	if b {

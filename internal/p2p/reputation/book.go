@@ -3,7 +3,6 @@ package reputation
 
 import (
 	"cmp"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -184,14 +183,6 @@ func (b *Book) Penalize(p peer.ID, o chain.Offence, detail string) (disconnect b
 	return b.charge(p, o, n, detail)
 }
 
-// Charge gives p n points by hand, 1 to 100, as [Book.Penalize] does.
-func (b *Book) Charge(p peer.ID, n int, detail string) (disconnect bool, err error) {
-	if n < 1 || n > maxPoints {
-		return false, fmt.Errorf("%d points are not in 1…%d", n, maxPoints)
-	}
-	return b.charge(p, chain.Manual, n, detail), nil
-}
-
 func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconnect bool) {
 	exempt := b.isExempt(p)
 	now := time.Now()
@@ -328,15 +319,18 @@ func (b *Book) refusal(p peer.ID) string {
 // AllRefused lists the peers that are kept away, in no order.
 func (b *Book) AllRefused() []peer.ID {
 	var list []peer.ID
-	now := time.Now()
 	b.mu.Lock()
 	for p, e := range b.peers {
-		if b.decay(e, now); e.discouraged {
+		if e.discouraged {
 			list = append(list, p)
 		}
 	}
 	b.mu.Unlock()
-	return slices.DeleteFunc(list, b.isExempt)
+	if b.bans != nil {
+		list = append(list, b.bans.list.peers()...)
+	}
+	slices.Sort(list)
+	return slices.DeleteFunc(slices.Compact(list), func(p peer.ID) bool { return !b.Refused(p) })
 }
 
 func (b *Book) standing(e *entry) Standing { // mu held

@@ -103,9 +103,9 @@ func (g *Gate) refusal(p peer.ID) string {
 	return g.book.refusal(p)
 }
 
-// addrOf is the IP address of a, not valid where it has none of its own: a name,
+// AddrOf is the IP address of a, not valid where it has none of its own: a name,
 // or through a relay, whose address it is.
-func addrOf(a ma.Multiaddr) netip.Addr {
+func AddrOf(a ma.Multiaddr) netip.Addr {
 	if a == nil {
 		return netip.Addr{}
 	}
@@ -120,23 +120,18 @@ func addrOf(a ma.Multiaddr) netip.Addr {
 	return addr.Unmap()
 }
 
-// BannedAddr reports whether connections with a are refused, and counts that
+// bannedAddr reports whether connections with a are refused, and counts that
 // one is.
-func (b *Book) BannedAddr(a ma.Multiaddr) bool {
+func (b *Book) bannedAddr(a ma.Multiaddr) bool {
 	if b.bans == nil {
 		return false
 	}
-	ip := addrOf(a)
+	ip := AddrOf(a)
 	if !ip.IsValid() || !b.bans.list.addr(ip) {
 		return false
 	}
 	b.bans.list.find("", ip, true)
 	return true
-}
-
-// Banned reports whether p is banned, or all of addrs are. It does no I/O.
-func (b *Book) Banned(p peer.ID, addr netip.Addr) bool {
-	return b.bans != nil && b.bans.Banned(p, addr)
 }
 
 // InterceptPeerDial refuses our own dials, which is counted and no event.
@@ -150,7 +145,7 @@ func (g *Gate) InterceptPeerDial(p peer.ID) bool {
 
 // InterceptAddrDial refuses our own dials to banned addresses.
 func (g *Gate) InterceptAddrDial(_ peer.ID, a ma.Multiaddr) bool {
-	if !g.book.BannedAddr(a) {
+	if !g.book.bannedAddr(a) {
 		return true
 	}
 	g.book.metrics.refusals.WithLabelValues(PlaceGate).Inc()
@@ -166,7 +161,7 @@ func (g *Gate) InterceptAccept(a network.ConnMultiaddrs) bool {
 // RefuseAddr reports whether an inbound connection from a is refused, and tells
 // of it where that is no flood.
 func (b *Book) RefuseAddr(a ma.Multiaddr) bool {
-	if !b.BannedAddr(a) {
+	if !b.bannedAddr(a) {
 		return false
 	}
 	b.Refuse(event.PeerRefused{Direction: "inbound", Addr: a.String(), Place: PlaceGate, By: "us", Reason: string(Banned)})
@@ -176,7 +171,7 @@ func (b *Book) RefuseAddr(a ma.Multiaddr) bool {
 // RefusedConn says why a connection that stands is to be closed, "" = it is not.
 func (b *Book) RefusedConn(c network.Conn) string {
 	if b.bans != nil {
-		if ip := addrOf(c.RemoteMultiaddr()); ip.IsValid() && b.bans.list.addr(ip) {
+		if ip := AddrOf(c.RemoteMultiaddr()); ip.IsValid() && b.bans.list.addr(ip) {
 			return string(Banned)
 		}
 	}

@@ -13,15 +13,16 @@ import (
 
 const (
 	importBatch     = 1000 // bans, in one transaction
-	maxRefusedLines = 1000 // told; the rest is counted by the last one
+	maxRefusedLines = 1000 // told; the rest is counted
 	maxImportLine   = 16 << 10
 )
 
 // Import tells what came of a list.
 type Import struct {
-	Added   int           `json:"added"`
-	Known   int           `json:"known"` // there already, and for as long
-	Refused []RefusedLine `json:"refused"`
+	Added        int           `json:"added"`
+	Known        int           `json:"known"`         // there already, and for as long
+	RefusedLines int           `json:"refused_lines"` // all of them
+	Refused      []RefusedLine `json:"refused"`       // the first 1000
 }
 
 // RefusedLine is a line of a list that is no ban.
@@ -35,10 +36,14 @@ type RefusedLine struct {
 // before an error holds. An import makes no room in a full list.
 func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force bool) (Import, error) {
 	in := importing{Bans: b, ctx: ctx, sum: Import{Refused: []RefusedLine{}}, taken: map[Target]bool{}}
+	protected := b.protected()
 	lines := bufio.NewScanner(list)
 	lines.Buffer(nil, maxImportLine)
 	for n := 1; lines.Scan(); n++ {
-		row, ok, err := b.line(lines.Text(), actor, force)
+		row, ok, err := b.line(lines.Text(), actor)
+		if ok && !force {
+			err = protected.allow(row.target)
+		}
 		switch {
 		case err != nil:
 			in.refuse(n, err)
@@ -48,9 +53,6 @@ func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force b
 				return in.sum, err
 			}
 		}
-	}
-	if in.more > 0 {
-		in.sum.Refused[len(in.sum.Refused)-1].Why += fmt.Sprintf(" (and %d lines more)", in.more)
 	}
 	if err := lines.Err(); err != nil {
 		return in.sum, errors.Join(&RequestError{err}, in.flush())
@@ -64,14 +66,11 @@ type importing struct {
 	sum   Import
 	ops   []op
 	taken map[Target]bool // new targets in ops
-	more  int             // refused, and not told
 }
 
 func (in *importing) refuse(line int, err error) {
-	if len(in.sum.Refused) < maxRefusedLines {
+	if in.sum.RefusedLines++; len(in.sum.Refused) < maxRefusedLines {
 		in.sum.Refused = append(in.sum.Refused, RefusedLine{line, err.Error()})
-	} else {
-		in.more++
 	}
 }
 
@@ -81,7 +80,7 @@ func (in *importing) add(r row) error {
 		in.sum.Known++
 		return nil
 	}
-	if n, _ := in.list.count(); !holds && n+len(in.taken) >= in.cfg.Max {
+	if !holds && in.list.count()+len(in.taken) >= in.cfg.Max {
 		return errors.Join(ErrBansFull, in.flush())
 	}
 	if !holds {
@@ -109,8 +108,8 @@ func (in *importing) flush() error {
 }
 
 // line reads one line; not ok = there is nothing in it.
-func (b *Bans) line(text, actor string, force bool) (r row, ok bool, err error) {
-	q := BanRequest{Origin: OriginImport, Actor: actor, Force: force, Reason: "import"}
+func (b *Bans) line(text, actor string) (r row, ok bool, err error) {
+	q := BanRequest{Origin: OriginImport, Actor: actor, Reason: "import"}
 	if text = strings.TrimSpace(text); strings.HasPrefix(text, "{") {
 		if err := q.fromJSON(text); err != nil {
 			return row{}, false, err
@@ -123,9 +122,7 @@ func (b *Bans) line(text, actor string, force bool) (r row, ok bool, err error) 
 		note = strings.TrimSpace(note)
 		q.Note = note[:min(maxNote, len(note))]
 	}
-	if r, err = b.check(q, time.Now()); err == nil {
-		err = b.allowed(r.target, force)
-	}
+	r, err = b.check(q, time.Now())
 	return r, err == nil, err
 }
 

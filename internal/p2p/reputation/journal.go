@@ -8,14 +8,17 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync"
 )
 
 // journal keeps changes that the store could not be told, one JSON line each.
 // A line that was torn by a crash is left out: its change was never answered.
 type journal struct {
-	path   string // empty: there is none
-	n      int    // changes in it
-	failed error  // the last write
+	path string // empty: there is none
+
+	mu     sync.Mutex // guards below
+	n      int        // changes in it
+	failed error      // the last write
 }
 
 // maxJournal bounds the changes that wait.
@@ -31,10 +34,17 @@ func openJournal(path string, on bool) (*journal, error) {
 	return j, err
 }
 
-func (j *journal) waiting() int { return j.n }
+// state is how many changes wait, and why the last write failed, if it did.
+func (j *journal) state() (waiting int, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.n, j.failed
+}
 
 // add makes ops safe from a power cut.
 func (j *journal) add(ops []op) (err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	defer func() { j.failed = err }()
 	switch {
 	case j.path == "":
@@ -92,7 +102,9 @@ func (j *journal) read() (ops []op, err error) {
 
 // clear forgets what was told.
 func (j *journal) clear() error {
-	j.n = 0
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.n, j.failed = 0, nil
 	if err := os.Remove(j.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("clear the journal of bans: %w", err)
 	}

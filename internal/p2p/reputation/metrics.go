@@ -53,7 +53,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.points.Collect(ch)
 	m.refusals.Collect(ch)
 	if m.book.bans != nil {
-		_, bans := m.book.bans.list.count()
+		bans := m.book.bans.list.census()
 		for _, kind := range []string{KindPeer, KindCIDR} {
 			for _, origin := range []string{OriginOperator, OriginAuto, OriginImport} {
 				ch <- prometheus.MustNewConstMetric(m.bans, prometheus.GaugeValue, float64(bans[[2]string{kind, origin}]), kind, origin)

@@ -71,7 +71,7 @@ func (p *postgres) with(ctx context.Context, f func(context.Context, pgx.Tx) err
 		return f(ctx, tx)
 	})
 	if err != nil { // whatever it was, the next one begins with a fresh connection
-		p.drop()
+		p.drop(ctx)
 	}
 	return err
 }
@@ -85,11 +85,11 @@ func (p *postgres) connected(ctx context.Context) (*pgx.Conn, error) { // mu hel
 	return c, err
 }
 
-func (p *postgres) drop() { // mu held
+func (p *postgres) drop(ctx context.Context) { // mu held
 	if p.conn == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = p.conn.Close(ctx)
 	p.conn = nil
@@ -105,7 +105,7 @@ func (p *postgres) since(ctx context.Context, rev int64) (list []row, err error)
 		list, err = p.read(ctx, c, rev)
 	}
 	if err != nil {
-		p.drop()
+		p.drop(ctx)
 		return nil, fmt.Errorf("read the ban list: %w", err)
 	}
 	return list, nil
@@ -210,7 +210,7 @@ func (p *postgres) listen(ctx context.Context, wake func()) error {
 func (p *postgres) close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.drop()
+	p.drop(context.Background())
 	return nil
 }
 

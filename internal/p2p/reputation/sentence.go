@@ -78,13 +78,6 @@ func (k *brake) press(outbound bool, now time.Time) (on, tripped bool) {
 	return on, on && !was
 }
 
-// Braked reports whether automatic bans are off.
-func (b *Book) Braked() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return time.Now().Before(b.brake.until)
-}
-
 // strikes are when peers of an address were banned.
 type strikes map[netip.Prefix][]time.Time
 

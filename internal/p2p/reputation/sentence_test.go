@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,7 +119,7 @@ func TestUnbanForgives(t *testing.T) {
 		if err := j.bans.Remove(t.Context(), Target{Peer: p}, "me"); err != nil {
 			t.Fatal(err)
 		}
-		if s := j.Score(p); s.Points != 0 || j.Refused(p) {
+		if s := j.Score(p); s.Points != 0 || j.Refused(p) || len(j.AllRefused()) != 0 {
 			t.Errorf("%+v", s)
 		}
 		// An operator's ban of an exempt peer holds.
@@ -126,7 +127,7 @@ func TestUnbanForgives(t *testing.T) {
 		if _, _, err := j.bans.Add(t.Context(), BanRequest{Target: p.String()}); err != nil {
 			t.Fatal(err)
 		}
-		if !j.Refused(p) || j.Score(p).Standing != Banned {
+		if !j.Refused(p) || j.Score(p).Standing != Banned || !slices.Equal(j.AllRefused(), []peer.ID{p}) {
 			t.Error("the operator's ban of an exempt peer does not hold")
 		}
 	})
@@ -165,7 +166,7 @@ func TestStrikes(t *testing.T) {
 		} {
 			for i := range 5 {
 				near, _ := netip.ParseAddr(c.near)
-				if j.Book.Banned("", near) {
+				if j.bans.Banned("", near) {
 					t.Errorf("%s is banned after %d", c.near, i)
 				}
 				p := newID(t)
@@ -176,7 +177,7 @@ func TestStrikes(t *testing.T) {
 				time.Sleep(time.Hour)
 			}
 			near := netip.MustParseAddr(c.near)
-			if got := j.Book.Banned("", near); got != c.struck {
+			if got := j.bans.Banned("", near); got != c.struck {
 				t.Errorf("%s banned: %v, want %v", c.near, got, c.struck)
 			}
 			if c.addr == "203.0.113.7" {
@@ -203,7 +204,7 @@ func (j *judge) refuses(t *testing.T, a string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if j.BannedAddr(relayed) {
+	if j.bannedAddr(relayed) {
 		t.Error("who comes through a relay is taken for the relay")
 	}
 }
@@ -226,17 +227,17 @@ func TestBrake(t *testing.T) {
 		}
 		bad(true)
 		bad(true)
-		if j.bans.Count() != 12 || j.Braked() {
-			t.Errorf("%d banned, brake %v", j.bans.Count(), j.Braked())
+		if j.bans.Count() != 12 || j.alarms.On("ban_brake") {
+			t.Errorf("%d banned, brake %v", j.bans.Count(), j.alarms.On("ban_brake"))
 		}
 		third := bad(true)
 		in := bad(false)
-		if j.bans.Count() != 12 || !j.Braked() || !j.Refused(third) || !j.Refused(in) || !j.alarms.On("ban_brake") {
-			t.Errorf("%d banned, brake %v", j.bans.Count(), j.Braked())
+		if j.bans.Count() != 12 || !j.alarms.On("ban_brake") || !j.Refused(third) || !j.Refused(in) {
+			t.Errorf("%d banned, brake %v", j.bans.Count(), j.alarms.On("ban_brake"))
 		}
 		time.Sleep(brakeFor + time.Second)
 		time.Sleep(lookEvery)
-		if j.Braked() || j.alarms.On("ban_brake") {
+		if j.alarms.On("ban_brake") {
 			t.Error("the brake does not end")
 		}
 		for range 21 {

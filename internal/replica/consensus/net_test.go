@@ -259,6 +259,33 @@ func (tn *testNet) compare() {
 	}
 }
 
+// endAt ends the network, tells whose votes are on the block at h of each node,
+// and compares the chains.
+func (tn *testNet) endAt(h uint64) {
+	tn.t.Helper()
+	for _, n := range tn.running() {
+		n.stop()
+	}
+	defer func() {
+		for _, n := range tn.nodes {
+			_ = n.ledger.Close()
+		}
+	}()
+	for i, n := range tn.nodes {
+		b, err := n.ledger.Block(h)
+		if err != nil {
+			tn.t.Logf("node %d: height %d, %v", i+1, n.ledger.Tip().Head.Height, err)
+			continue
+		}
+		var who []uint64
+		for _, v := range b.Certificate {
+			who = append(who, v.Validator)
+		}
+		tn.t.Logf("node %d: block %d %s certificate %v", i+1, h, b.Header.Hash(), who)
+	}
+	tn.compare()
+}
+
 // Open implements Opener.
 func (n *testNode) Open(ctx context.Context, to peer.ID, protocol string) (chain.Stream, error) {
 	n.net.mu.Lock()

@@ -1,0 +1,50 @@
+package reputation
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// A list bans what it names, over several transactions; what is no ban is
+// counted, told as far as that is of use, and keeps nothing else out.
+func TestImport(t *testing.T) {
+	friend := netip.MustParseAddr("198.51.100.7")
+	b, _ := openBans(t, BansConfig{Max: 3000})
+	b.Protect(func() Protected { return Protected{Addrs: []netip.Addr{friend}} })
+	var list strings.Builder
+	for i := range 2500 {
+		fmt.Fprintf(&list, "10.0.%d.%d # scanner %d\n", i>>8, i&255, i)
+	}
+	list.WriteString("\n# nobody\n198.51.100.0/24\n{\"target\":\"2001:db8::/32\",\"until\":null,\"note\":\"from afar\"}\n")
+	list.WriteString(strings.Repeat("nonsense\n", 1500))
+	sum, err := b.Import(t.Context(), strings.NewReader(list.String()), "me", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sum.Added != 2501 || sum.Known != 0 || sum.RefusedLines != 1501 || len(sum.Refused) != maxRefusedLines || sum.Refused[0].Line != 2503 {
+		t.Errorf("added %d, known %d, refused %d, of these told %d, first %+v", sum.Added, sum.Known, sum.RefusedLines, len(sum.Refused), sum.Refused[0])
+	}
+	if b.Count() != 2501 || b.Banned("", friend) || !b.Banned("", netip.MustParseAddr("10.0.9.195")) {
+		t.Errorf("%d banned", b.Count())
+	}
+	far, ok := b.Check(Target{Prefix: netip.MustParsePrefix("2001:db8::/32")})
+	if !ok || far.Until != nil || far.Note != "from afar" || far.Origin != OriginImport || far.Actor != "me" {
+		t.Errorf("%+v", far)
+	}
+	again, err := b.Import(t.Context(), strings.NewReader(`{"target":"2001:db8::/32","until":null}`), "me", false)
+	if err != nil || again.Known != 1 || again.Added != 0 {
+		t.Errorf("again: %+v %v", again, err)
+	}
+	// A list that does not fit: what came first holds.
+	list.Reset()
+	for i := range 1000 {
+		fmt.Fprintf(&list, "10.1.%d.%d\n", i>>8, i&255)
+	}
+	sum, err = b.Import(t.Context(), strings.NewReader(list.String()), "me", false)
+	if !errors.Is(err, ErrBansFull) || sum.Added != 499 || b.Count() != 3000 {
+		t.Errorf("a list that does not fit: %v, %d added, %d banned", err, sum.Added, b.Count())
+	}
+}
