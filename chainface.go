@@ -173,13 +173,13 @@ func (n *Node) blockAt(height uint64) (Block, error) {
 	h := b.Header
 	v := Block{
 		Height: h.Height, Hash: h.Hash(), PrevHash: h.Prev, Time: fromMS(h.Time), Epoch: h.Epoch, RecordCount: int(h.Records),
-		SizeBytes: int(h.BodyBytes), Root: h.Root, Subtrees: []BlockSubtree{}, Proposer: n.proposer(h), Certificate: &BlockCertificate{},
+		SizeBytes: int(h.BodyBytes), Root: h.Root, Subtrees: []BlockSubtree{}, Proposer: n.proposer(h), Certificate: &BlockCertificate{View: b.Certificate.View},
 		Raw: BlockRaw{Header: hex.EncodeToString(h.Encode()), Certificate: hex.EncodeToString(b.Certificate.Encode())},
 	}
 	for _, st := range b.Body {
 		v.Subtrees = append(v.Subtrees, BlockSubtree{ID: st.ID(), Records: len(st.Records)})
 	}
-	for _, vote := range b.Certificate {
+	for _, vote := range b.Certificate.Votes {
 		v.Certificate.Signers = append(v.Certificate.Signers, vote.Validator)
 	}
 	if c, _, err := n.replica.Ledger().ConfigAt(h.Epoch); err == nil {

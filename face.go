@@ -261,8 +261,9 @@ type BlockSubtree struct {
 	Records int        `json:"records"`
 }
 
-// BlockCertificate says who signed a block.
+// BlockCertificate says who signed a block, and in which view of the engine.
 type BlockCertificate struct {
+	View    uint64   `json:"view"`
 	Quorum  int      `json:"quorum"`
 	Signers []uint64 `json:"signers"`
 }

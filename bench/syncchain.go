@@ -69,7 +69,7 @@ func (m *chainMaker) block(tip ledger.Tip, records [][]byte) *consortium.Block {
 	}
 	b := &consortium.Block{Header: h, Body: body}
 	for _, id := range m.set.IDs() {
-		b.Certificate = append(b.Certificate, consortium.Vote{Validator: id, Sig: consortium.SignVote(m.keys[id], m.hash, h.Hash(), h.Height)})
+		b.Certificate.Votes = append(b.Certificate.Votes, consortium.Vote{Validator: id, Sig: consortium.SignVote(m.keys[id], m.hash, h.Hash(), h.Height, 0)})
 	}
 	return b
 }

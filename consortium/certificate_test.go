@@ -75,17 +75,22 @@ func TestCertificateVerify(t *testing.T) {
 	}{
 		{"quorum", func(*Block) {}, ""},
 		{"all", func(b *Block) { b.Certificate = votes(b.Header, 1, 2, 3, 4) }, ""},
-		{"none", func(b *Block) { b.Certificate = nil }, "0 votes of 4 validators: want at least 3"},
-		{"one short", func(b *Block) { b.Certificate = b.Certificate[:2] }, "2 votes"},
+		{"none", func(b *Block) { b.Certificate.Votes = nil }, "0 votes of 4 validators: want at least 3"},
+		{"one short", func(b *Block) { b.Certificate.Votes = b.Certificate.Votes[:2] }, "2 votes"},
 		{"stranger", func(b *Block) { b.Certificate = votes(b.Header, 1, 2, 5) }, "validator 5 is not in the set"},
 		{"quorum and a stranger", func(b *Block) { b.Certificate = votes(b.Header, 1, 2, 3, 5) }, "validator 5"},
+		{"votes of two views", func(b *Block) {
+			h := b.Header
+			b.Certificate.Votes[1].Sig = SignVote(key(2), h.Genesis, h.Hash(), h.Height, sampleView-1)
+		}, "signature of validator 2"},
+		{"another view", func(b *Block) { b.Certificate.View-- }, "signature of validator 1"},
 		{"twice", func(b *Block) { b.Certificate = votes(b.Header, 1, 2, 2) }, "ascending"},
 		{"order", func(b *Block) { b.Certificate = votes(b.Header, 2, 1, 3) }, "ascending"},
 		{"quorum and a bad one", func(b *Block) {
 			b.Certificate = votes(b.Header, 1, 2, 3, 4)
-			b.Certificate[3].Sig[0] ^= 1
+			b.Certificate.Votes[3].Sig[0] ^= 1
 		}, "signature of validator 4"},
-		{"other's signature", func(b *Block) { b.Certificate[0].Sig = b.Certificate[1].Sig }, "signature of validator 1"},
+		{"other's signature", func(b *Block) { b.Certificate.Votes[0].Sig = b.Certificate.Votes[1].Sig }, "signature of validator 1"},
 		{"other header", func(b *Block) { b.Header.Time++ }, "signature"},
 		{"other set", func(b *Block) {
 			b.Header.Set = chain.Hash{1}
@@ -102,24 +107,35 @@ func TestCertificateVerify(t *testing.T) {
 
 func TestVote(t *testing.T) {
 	genesis, header := chain.Hash{1}, chain.Hash{2}
-	sig := SignVote(key(1), genesis, header, 3)
-	if !VerifyVote(pub(1), genesis, header, 3, sig) {
+	sig := SignVote(key(1), genesis, header, 3, 4)
+	if !VerifyVote(pub(1), genesis, header, 3, 4, sig) {
 		t.Error("refused")
 	}
-	if VerifyVote(pub(2), genesis, header, 3, sig) || VerifyVote(pub(1), header, header, 3, sig) ||
-		VerifyVote(pub(1), genesis, genesis, 3, sig) || VerifyVote(pub(1), genesis, header, 4, sig) {
-		t.Error("accepted for another key, chain, header or height")
+	if VerifyVote(pub(2), genesis, header, 3, 4, sig) || VerifyVote(pub(1), header, header, 3, 4, sig) || VerifyVote(pub(1), genesis, genesis, 3, 4, sig) ||
+		VerifyVote(pub(1), genesis, header, 4, 4, sig) || VerifyVote(pub(1), genesis, header, 3, 3, sig) {
+		t.Error("accepted for another key, chain, header, height or view")
 	}
-	msg := slices.Concat([]byte("\x0dparley/vote/1"), genesis[:], header[:], []byte{0, 0, 0, 0, 0, 0, 0, 3})
-	if !bytes.Equal(msg, VoteMessage(genesis, header, 3)) {
-		t.Errorf("message %x, want %x", VoteMessage(genesis, header, 3), msg)
+	msg := slices.Concat([]byte("\x0dparley/vote/1"), genesis[:], header[:], []byte{0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4})
+	if !bytes.Equal(msg, VoteMessage(genesis, header, 3, 4)) {
+		t.Errorf("message %x, want %x", VoteMessage(genesis, header, 3, 4), msg)
+	}
+	if h, height, view, ok := ParseVote(genesis, msg); !ok || h != header || height != 3 || view != 4 {
+		t.Errorf("read as header %s, height %d, view %d, %v", h, height, view, ok)
+	}
+	for _, other := range [][]byte{nil, msg[1:], msg[:len(msg)-1], append([]byte{0}, msg...), msg[len(msg)-48:]} {
+		if _, _, _, ok := ParseVote(genesis, other); ok {
+			t.Errorf("%x is read as a vote", other)
+		}
+	}
+	if _, _, _, ok := ParseVote(header, msg); ok {
+		t.Error("a vote of another chain is read")
 	}
 }
 
 func TestDecodeCertificateRefuses(t *testing.T) {
 	b, _ := sampleBlock(1)
 	raw := b.Certificate.Encode()
-	if len(raw) != 2+3*72 {
+	if len(raw) != 8+2+3*72 {
 		t.Errorf("%d bytes", len(raw))
 	}
 	for n := range raw {
@@ -129,16 +145,18 @@ func TestDecodeCertificateRefuses(t *testing.T) {
 	}
 	_, err := DecodeCertificate(append(raw, 0))
 	wantError(t, err, "left over")
-	_, err = DecodeCertificate(Certificate{{Validator: 2}, {Validator: 1}}.Encode())
+	_, err = DecodeCertificate(Certificate{Votes: []Vote{{Validator: 2}, {Validator: 1}}}.Encode())
 	wantError(t, err, "ascending")
-	_, err = DecodeCertificate(Certificate{{Validator: 1}, {Validator: 1}}.Encode())
+	_, err = DecodeCertificate(Certificate{Votes: []Vote{{Validator: 1}, {Validator: 1}}}.Encode())
 	wantError(t, err, "ascending")
-	c := make(Certificate, MaxValidators+1)
-	for i := range c {
-		c[i].Validator = uint64(i)
+	all := make([]Vote, MaxValidators+1)
+	for i := range all {
+		all[i].Validator = uint64(i)
 	}
-	_, err = DecodeCertificate(c[1:].Encode())
+	_, err = DecodeCertificate(Certificate{Votes: all[1:]}.Encode())
 	wantError(t, err, "")
-	_, err = DecodeCertificate(c.Encode())
+	_, err = DecodeCertificate(Certificate{Votes: all}.Encode())
 	wantError(t, err, "over the limit of 31")
+	_, err = DecodeCertificate(Certificate{View: MaxNumber + 1}.Encode())
+	wantError(t, err, "view 9007199254740992 is over 9007199254740991")
 }

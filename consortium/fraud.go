@@ -16,8 +16,11 @@ type Sealed struct {
 var ErrNoFraud = errors.New("no fraud")
 
 // Fraud returns the keys that signed two different blocks of one height, each
-// with a valid certificate: honest validators never do. The error is that of a
-// certificate that does not hold, or ErrNoFraud with the reason.
+// with a valid certificate. With two certificates of one view each of these keys
+// is guilty, for an honest validator gives one vote a view. With those of two views
+// the validators are guilty together, and who signed both may have been deceived by
+// the others. The error is that of a certificate that does not hold, or ErrNoFraud
+// with the reason.
 func Fraud(a, b Sealed) ([]PublicKey, error) {
 	switch {
 	case a.Header.Genesis != b.Header.Genesis:
@@ -33,10 +36,10 @@ func Fraud(a, b Sealed) ([]PublicKey, error) {
 		}
 	}
 	var both []PublicKey
-	for _, v := range a.Certificate {
+	for _, v := range a.Certificate.Votes {
 		key, _ := a.Set.Key(v.Validator)
 		id, member := b.Set.ByKey(key)
-		for _, w := range b.Certificate {
+		for _, w := range b.Certificate.Votes {
 			if member && w.Validator == id {
 				both = append(both, key)
 			}

@@ -95,7 +95,7 @@ func tagged(tag string, x []byte) chain.Hash {
 // signedBytes is what a signature of this package is over. The genesis hash
 // stops replay between chains, the tag between uses.
 func signedBytes(tag string, genesis, digest chain.Hash) []byte {
-	b := make([]byte, 0, 1+len(tag)+2*len(genesis)+8) // 8: the height of a vote
+	b := make([]byte, 0, 1+len(tag)+2*len(genesis)+16) // 16: height and view of a vote
 	b = append(b, byte(len(tag)))
 	b = append(b, tag...)
 	b = append(b, genesis[:]...)

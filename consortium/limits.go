@@ -23,7 +23,7 @@ const (
 	MaxHeader   = headerFixed + MaxMetadata
 
 	MaxValidators  = 31 // O(N²) messages; 13 are advised
-	MaxCertificate = 2 + MaxValidators*(8+len(Signature{}))
+	MaxCertificate = 8 + 2 + MaxValidators*(8+len(Signature{}))
 	MaxName        = 64  // bytes of a validator's name
 	MaxAddresses   = 8   // of a validator
 	MaxAddress     = 256 // bytes

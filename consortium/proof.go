@@ -179,7 +179,7 @@ func VerifyProof(p *Proof, genesis chain.Hash) (*Proven, error) {
 		Genesis: g, ID: RecordID(p.Record), Record: o.record, Header: o.header, Hash: o.header.Hash(), Config: t.config,
 		Subtree: p.Block.Index, Index: p.Subtree.Index, count: p.Subtree.Count,
 	}
-	for _, v := range o.cert {
+	for _, v := range o.cert.Votes {
 		i := slices.IndexFunc(t.config.Validators, func(w Validator) bool { return w.ID == v.Validator })
 		proven.Signers = append(proven.Signers, t.config.Validators[i]) // the certificate was verified
 	}

@@ -44,10 +44,11 @@ func (c *proofChain) next(raws ...[]byte) *Block {
 			config, h.NextSet = &change.Config, change.Config.Set().Hash()
 		}
 	}
-	b := &Block{Header: h, Body: body}
+	var signers []int
 	for _, v := range c.config.Validators[:set.Quorum()] {
-		b.Certificate = append(b.Certificate, votes(h, int(v.ID))...)
+		signers = append(signers, int(v.ID))
 	}
+	b := &Block{Header: h, Body: body, Certificate: votes(h, signers...)}
 	c.prev, c.config = h, config
 	return b
 }
@@ -190,7 +191,8 @@ func TestProofRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p.Certificate = cert[1:].Encode()
+			cert.Votes = cert.Votes[1:]
+			p.Certificate = cert.Encode()
 		}, "votes of 6 validators: want at least 4"},
 		"certificate of another": {func(p *Proof) { p.Certificate = p.Trail[0].Certificate }, "votes of 6 validators"},
 		"other validators":       {func(p *Proof) { p.Validators = c.genesis.Config.Set().encode() }, "validators: the file lists others"},
@@ -317,7 +319,7 @@ func TestVerifyHeader(t *testing.T) {
 	}
 	_, err = VerifyHeader(c.genesis, c.trail[:1], b.Header, b.Certificate)
 	wantError(t, err, "of epoch 2 where the trail leads to 1")
-	_, err = VerifyHeader(c.genesis, c.trail, b.Header, b.Certificate[:3])
+	_, err = VerifyHeader(c.genesis, c.trail, b.Header, Certificate{b.Certificate.View, b.Certificate.Votes[:3]})
 	wantError(t, err, "want at least 4")
 }
 
@@ -337,11 +339,11 @@ func TestFraud(t *testing.T) {
 	wantError(t, err, "the signature of validator 2 is wrong")
 	later := *b.Header
 	later.Height = 2
-	_, err = Fraud(one, Sealed{&later, nil, set})
+	_, err = Fraud(one, Sealed{&later, Certificate{}, set})
 	wantError(t, err, "the heights 1 and 2")
 	foreign := *b.Header
 	foreign.Genesis[0]++
-	_, err = Fraud(one, Sealed{&foreign, nil, set})
+	_, err = Fraud(one, Sealed{&foreign, Certificate{}, set})
 	wantError(t, err, "two chains")
 }
 

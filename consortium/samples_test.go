@@ -70,10 +70,13 @@ func sampleBlock(n int) (*Block, *ValidatorSet) {
 	return &Block{Header: h, Certificate: votes(h, 1, 2, 4), Body: body}, set
 }
 
+// sampleView is a view after that of the proposal.
+const sampleView = 2
+
 func votes(h *Header, validators ...int) Certificate {
-	var c Certificate
+	c := Certificate{View: sampleView}
 	for _, v := range validators {
-		c = append(c, Vote{Validator: uint64(v), Sig: SignVote(key(v), h.Genesis, h.Hash(), h.Height)})
+		c.Votes = append(c.Votes, Vote{Validator: uint64(v), Sig: SignVote(key(v), h.Genesis, h.Hash(), h.Height, c.View)})
 	}
 	return c
 }

@@ -14,6 +14,9 @@ import (
 	"github.com/hyperledger-labs/SmartBFT/pkg/wal"
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
 )
 
 type noLog struct{}
@@ -26,7 +29,7 @@ func (noLog) Panicf(text string, a ...any) { panic(fmt.Sprintf(text, a...)) }
 
 // poisonLog ends a write-ahead log with a vote without its proposal, at which
 // the library panics when it starts.
-func poisonLog(t *testing.T, dir string, height uint64) {
+func poisonLog(t *testing.T, dir string, genesis chain.Hash, height uint64) {
 	t.Helper()
 	w, err := wal.Open(noLog{}, dir, nil)
 	if err != nil {
@@ -36,7 +39,8 @@ func poisonLog(t *testing.T, dir string, height uint64) {
 		t.Fatal(err)
 	}
 	entry, err := proto.Marshal(&smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_Commit{Commit: &smartbftprotos.Message{
-		Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{Seq: height}}}}})
+		Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{Seq: height,
+			Signature: &smartbftprotos.Signature{Msg: consortium.VoteMessage(genesis, chain.Hash{}, height, 0)}}}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,9 +99,17 @@ func TestCrashes(t *testing.T) {
 	if text, err := ask(`{"subject":"kept","body":"x"}`, "tx", "submit", "-"); err != nil {
 		t.Fatal(text)
 	}
+	text, err := ask("", "chain", "status", "-o", "template={{.genesis_hash}}")
+	if err != nil {
+		t.Fatal(text)
+	}
+	genesis, err := chain.ParseHash(strings.TrimSpace(text))
+	if err != nil {
+		t.Fatal(err)
+	}
 	stop(node)
 
-	poisonLog(t, filepath.Join(data, "wal"), 2)
+	poisonLog(t, filepath.Join(data, "wal"), genesis, 2)
 	for i := range 3 {
 		node, text := run(t.Context())
 		if err := node.Wait(); node.ProcessState.ExitCode() != 1 {

@@ -155,16 +155,20 @@ func (g *globals) showFraud(a, b *sealedFile, keys []consortium.PublicKey) error
 		Fraud   bool           `json:"fraud"`
 		Height  uint64         `json:"height"`
 		Hashes  []chain.Hash   `json:"hashes"`
+		Views   []uint64       `json:"views"`
 		Signers []provenSigner `json:"signed_both"`
 	}
 	ha, hb := a.sealed.Header, b.sealed.Header
-	v := view{Fraud: true, Height: ha.Height, Hashes: []chain.Hash{ha.Hash(), hb.Hash()}, Signers: []provenSigner{}}
+	v := view{Fraud: true, Height: ha.Height, Hashes: []chain.Hash{ha.Hash(), hb.Hash()}, Views: []uint64{a.sealed.Certificate.View, b.sealed.Certificate.View}, Signers: []provenSigner{}}
 	t := facts("fraud", fmt.Sprintf("two certified blocks of height %d", ha.Height), "block in "+a.name, ha.Hash().String(), "block in "+b.name, hb.Hash().String())
 	for _, key := range keys {
 		i := slices.IndexFunc(a.config.Validators, func(v consortium.Validator) bool { return v.Key == key })
 		s := provenSigner{ID: a.config.Validators[i].ID, Name: a.config.Validators[i].Name, Key: key} // who voted is in the set
 		v.Signers = append(v.Signers, s)
 		t.add("signed both", fmt.Sprintf("validator %d %s %s", s.ID, s.Name, s.Key))
+	}
+	if v.Views[0] != v.Views[1] {
+		t.add("certified in", fmt.Sprintf("the views %d and %d: of those that signed both, who was deceived by the others cannot be told", v.Views[0], v.Views[1]))
 	}
 	if len(keys) == 0 {
 		t.add("signed both", "nobody: the two sets of validators are not the same, so an earlier block was forged already")

@@ -21,8 +21,8 @@ import (
 func TestFraud(t *testing.T) {
 	c := ledgertest.New(t, 4)
 	one, two := c.Build(c.Record("a", nil)), c.Build(c.Record("b", nil), c.Record("c", nil))
-	one.Certificate = one.Certificate[:3]
-	two.Certificate = two.Certificate[1:]
+	one.Certificate.Votes = one.Certificate.Votes[:3]
+	two.Certificate.Votes = two.Certificate.Votes[1:]
 	config := c.Config()
 	dir := t.TempDir()
 	write := func(name string, v any) string {
@@ -90,7 +90,7 @@ func TestFraud(t *testing.T) {
 	if err := g.fraud(t.Context(), blockA, blockB); exitCode(t.Context(), err) != exitCheck || !strings.Contains(err.Error(), "give a proof file") {
 		t.Errorf("set unknown: %v", err)
 	}
-	two.Certificate = two.Certificate[1:]
+	two.Certificate.Votes = two.Certificate.Votes[1:]
 	if err := g.fraud(t.Context(), proofA, write("cut.json", block(two))); exitCode(t.Context(), err) != exitCheck || !strings.Contains(err.Error(), "2 votes of 4") {
 		t.Errorf("no quorum: %v", err)
 	}

@@ -33,7 +33,7 @@ func (r *Replica) keepFork(err error) {
 	if !errors.As(err, &fork) || fork.Theirs == nil {
 		return
 	}
-	if fork.Ours != nil && fork.OursCert == nil {
+	if fork.Ours != nil && len(fork.OursCert.Votes) == 0 {
 		_, fork.OursCert, _ = r.ledger.Header(fork.Ours.Height)
 	}
 	f := forkFile{Genesis: fork.Theirs.Genesis.String()}

@@ -191,7 +191,7 @@ func (p *plot) commit(from *Node, view, height uint64, block *smartbftprotos.Pre
 		p.swarm.T.Error(err)
 		return nil
 	}
-	sig := consortium.SignVote(from.Key, h.Genesis, h.Hash(), h.Height)
+	sig := consortium.SignVote(from.Key, h.Genesis, h.Hash(), h.Height, view)
 	self := uint64(0)
 	for _, v := range p.swarm.genesis.Config.Validators {
 		if v.Key == from.PublicKey() {
@@ -200,7 +200,7 @@ func (p *plot) commit(from *Node, view, height uint64, block *smartbftprotos.Pre
 	}
 	return &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{
 		View: view, Seq: height, Digest: digest(block.Proposal),
-		Signature: &smartbftprotos.Signature{Signer: self, Value: sig[:], Msg: consortium.VoteMessage(h.Genesis, h.Hash(), h.Height)},
+		Signature: &smartbftprotos.Signature{Signer: self, Value: sig[:], Msg: consortium.VoteMessage(h.Genesis, h.Hash(), h.Height, view)},
 	}}}
 }
 

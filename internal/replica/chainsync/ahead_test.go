@@ -81,7 +81,7 @@ func forgedHead(l *ledger.Ledger) handler {
 		if err != nil {
 			return err
 		}
-		cert[0].Sig[0] ^= 1
+		cert.Votes[0].Sig[0] ^= 1
 		return wire.WriteFrame(st, wire.HeaderAnswer{Header: h.Encode(), Certificate: cert.Encode()}.Encode())
 	}
 }

@@ -3,6 +3,7 @@ package chainsync
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,11 +191,11 @@ func TestAnnouncedVerdicts(t *testing.T) {
 
 	next := c.Build(c.Record("thing", nil))
 	forged := *next
-	forged.Certificate = append(consortium.Certificate(nil), next.Certificate...)
-	forged.Certificate[0].Sig[0] ^= 1
+	forged.Certificate.Votes = slices.Clone(next.Certificate.Votes)
+	forged.Certificate.Votes[0].Sig[0] ^= 1
 	wantInvalid(t, nd.Announced(ctx, from, announcement(&forged)), chain.ForgedBlock)
 	few := *next
-	few.Certificate = next.Certificate[:2]
+	few.Certificate.Votes = next.Certificate.Votes[:2]
 	wantInvalid(t, nd.Announced(ctx, from, announcement(&few)), chain.ForgedBlock)
 	wantInvalid(t, nd.Announced(ctx, from, announcement(stranger.Next())), chain.ForgedBlock)
 	garbage := announcement(next)
@@ -208,7 +209,7 @@ func TestAnnouncedVerdicts(t *testing.T) {
 	if err := nd.Announced(ctx, from, announcement(blocks[1])); err != nil {
 		t.Errorf("first word of a stored block: %v", err)
 	}
-	old.Certificate = blocks[1].Certificate[1:]
+	old.Certificate.Votes = blocks[1].Certificate.Votes[1:]
 	if err := nd.Announced(ctx, from, announcement(&old)); !errors.Is(err, chain.ErrKnown) {
 		t.Errorf("second word of a stored block, by another quorum: %v", err)
 	}

@@ -88,9 +88,6 @@ func (s *said) due(to uint64, now moment) (due []*smartbftprotos.Message) {
 	// begun is dead. But where a view began with that block, who lacks our vote for
 	// it waits there, and the library does not vote again.
 	waits := s.inFlight && !changes && p.seq+1 == now.seq
-	// First that we are in that view: with an earlier vote of ours, this one would
-	// look like a double vote to who has not heard that we left.
-	tell(&smartbftprotos.Message{Content: &smartbftprotos.Message_HeartBeatResponse{HeartBeatResponse: &smartbftprotos.HeartBeatResponse{View: now.begun}}}, waits)
 	tell(s.commit, p.seq == now.seq && p.view >= now.begun || waits)
 	return due
 }

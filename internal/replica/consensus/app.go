@@ -101,8 +101,9 @@ func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) 
 		return nil, err
 	}
 	err = verify(tip, s.genesis, is, now, s.ledger.Committable)
-	if err != nil && is.header.Height <= tip.Head.Height && s.overtaken.Load() {
-		s.log.Debug("no complaint about a proposal that a sync overtakes", "height", is.header.Height)
+	first, height := s.overtaken.Load(), is.header.Height
+	if err != nil && first > 0 && height >= first && height <= tip.Head.Height {
+		s.log.Debug("no complaint about a proposal that a sync overtakes", "height", height)
 		runtime.Goexit()
 	}
 	s.noteSkew(err, now)
@@ -162,32 +163,36 @@ func (s *session) SignProposal(p types.Proposal, aux []byte) *types.Signature {
 		s.log.Debug("no vote for a block that is stored", "height", h.Height)
 		runtime.Goexit()
 	}
-	if !s.voteFor(p, h, inFlight) {
+	v, ok := s.voteFor(p, h, inFlight)
+	if !ok {
 		return &types.Signature{ID: s.id} // goes nowhere: see SendConsensus
 	}
-	hash := h.Hash()
-	sig := consortium.SignVote(s.cfg.Key, s.genesis, hash, h.Height)
-	return &types.Signature{ID: s.id, Value: sig[:], Msg: consortium.VoteMessage(s.genesis, hash, h.Height)}
+	return s.signVote(v)
 }
 
 // VerifyConsenterSig checks a vote of the present set. The vote covers the
 // header alone, and what comes by a view change was never verified, so the rest
-// of the proposal has to fit the header.
+// of the proposal has to fit the header. Where the library counts votes for a
+// block, all have to be of the view that ours is of.
 func (s *session) VerifyConsenterSig(sig types.Signature, p types.Proposal) ([]byte, error) {
 	tip := s.ledger.Tip()
-	is, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
+	whole, err := s.whole(p, int(tip.Config.Params.MaxBlockBytes))
 	if err != nil {
 		return nil, fmt.Errorf("vote of validator %d for a proposal that is not of one piece: %w", sig.ID, err)
 	}
-	h, set := is.header, tip.Set
+	h, set := whole.header, tip.Set
 	if h.Set != set.Hash() || h.Genesis != s.genesis {
 		return nil, fmt.Errorf("vote for block %d of validator set %s, ours is %s", h.Height, h.Set, set.Hash())
 	}
 	hash := h.Hash()
 	key, ok := set.Key(sig.ID)
-	if !ok || len(sig.Value) != len(consortium.Signature{}) || !bytes.Equal(sig.Msg, consortium.VoteMessage(s.genesis, hash, h.Height)) ||
-		!consortium.VerifyVote(key, s.genesis, hash, h.Height, consortium.Signature(sig.Value)) {
+	header, height, view, is := consortium.ParseVote(s.genesis, sig.Msg)
+	if !ok || !is || header != hash || height != h.Height || len(sig.Value) != len(consortium.Signature{}) ||
+		!consortium.VerifyVote(key, s.genesis, hash, h.Height, view, consortium.Signature(sig.Value)) {
 		return nil, fmt.Errorf("vote of validator %d for block %d is wrong", sig.ID, h.Height)
+	}
+	if counted, counts := s.ballot.counted(h.Height, hash); counts && h.Height > tip.Head.Height && view != counted {
+		return nil, fmt.Errorf("vote of validator %d for block %d is of view %d, view %d decides", sig.ID, h.Height, view, counted)
 	}
 	return nil, nil
 }
@@ -269,7 +274,7 @@ func (s *session) MembershipChange() bool {
 func (s *session) Sync() types.SyncResponse {
 	s.fence()
 	before := s.ledger.Tip().Head.Height
-	s.overtaken.Store(true)
+	s.overtaken.Store(before + 1)
 	err := s.pull()
 	s.fence()
 	if errors.Is(err, ledger.ErrFork) {
@@ -287,7 +292,7 @@ func (s *session) Sync() types.SyncResponse {
 		s.sweep()
 		s.expire()
 	} else {
-		s.overtaken.Store(false)
+		s.overtaken.Store(0)
 	}
 	changed, nodes, cfg := s.adopt()
 	return types.SyncResponse{Latest: last, Reconfig: types.ReconfigSync{InReplicatedDecisions: changed, CurrentNodes: nodes, CurrentConfig: cfg}}
@@ -303,9 +308,6 @@ func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
 	}
 	if v := m.GetViewData(); v != nil {
 		m = s.withoutDeadProposal(m)
-	}
-	if view, _ := changesTo(m); m.GetNewView() != nil && view <= s.leftBefore {
-		return // it may have been sent already, made of other view data: two new views of one view can decide two blocks
 	}
 	s.begunOnly(m)
 	s.said.note(to, m, s.moment())

@@ -24,6 +24,7 @@ type ballot struct {
 	mu   sync.Mutex // guards below
 	next uint64     // view that we signed view data for: there is no vote in an earlier one
 	vote ownVote    // the last
+	open bool       // the library counts votes for its block
 	sole bool       // nobody else votes, so that no view is left
 }
 
@@ -31,33 +32,35 @@ type ballot struct {
 type ownVote struct {
 	seq    uint64
 	header chain.Hash
-	view   uint64 // in which it was given; a new view brings proposals of earlier ones
+	view   uint64 // in which it was given, as it is signed; a new view brings proposals of earlier ones
+}
+
+// ownVoteOf is the vote that a signed message says.
+func ownVoteOf(genesis chain.Hash, c *smartbftprotos.Commit) (v ownVote, ok bool) {
+	v.header, v.seq, v.view, ok = consortium.ParseVote(genesis, c.GetSignature().GetMsg())
+	return v, ok && v.seq == c.GetSeq()
 }
 
 // errLeft means that a proposal is of a view that we have left.
 var errLeft = errors.New("view left by view data")
 
 // recall is the ballot that a log tells of.
-func recall(entries [][]byte) (*ballot, error) {
+func recall(genesis chain.Hash, entries [][]byte) (*ballot, error) {
 	b := &ballot{}
-	var last *smartbftprotos.PrePrepare
 	for i, raw := range entries {
 		m := &smartbftprotos.SavedMessage{}
 		if err := proto.Unmarshal(raw, m); err != nil {
 			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
-		if p := m.GetProposedRecord(); p != nil {
-			last = p.GetPrePrepare()
-		}
 		if c := m.GetViewChange(); c != nil { // it is for the view after that
 			b.next = max(b.next, c.NextView+1)
 		}
-		if c := m.GetCommit().GetCommit(); c != nil && last != nil && c.Seq == last.Seq {
-			h, err := consortium.DecodeHeader(last.GetProposal().GetHeader())
-			if err != nil {
-				return nil, fmt.Errorf("entry %d: %w", i, err)
+		if c := m.GetCommit().GetCommit(); c != nil {
+			v, ok := ownVoteOf(genesis, c)
+			if !ok {
+				return nil, fmt.Errorf("entry %d: a vote for block %d that is none of this chain, or of an older format: move the log away, and this validator votes again after later blocks", i, c.Seq)
 			}
-			b.vote = ownVote{c.Seq, h.Hash(), max(c.View, b.next)}
+			b.vote, b.open = v, true
 		}
 	}
 	return b, nil
@@ -90,23 +93,31 @@ func (b *ballot) cast(v ownVote) bool {
 	if v.view < b.next || b.vote.against(v) {
 		return false
 	}
-	b.vote = v
+	b.vote, b.open = v, true
 	return true
 }
 
 // castInFlight notes a vote for a proposal that a new view brought, and reports
-// whether it is another one than before, and whether it may be given: a leader
-// that starts again can make its new view twice, with two proposals.
+// whether it is another one than before, and whether it may be given: we may have
+// left that view, and a leader that starts again can make its new view twice, with
+// two proposals.
 func (b *ballot) castInFlight(v ownVote) (other, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	v.view = max(v.view, b.next)
-	if b.vote.against(v) {
+	if v.view < b.next || b.vote.against(v) {
 		return false, false
 	}
-	other = b.vote.seq != v.seq || b.vote.header != v.header || b.vote.view < v.view
-	b.vote = v
+	other = b.vote != v
+	b.vote, b.open = v, true
 	return other, true
+}
+
+// counted is the view of which votes for a block are counted, ok only where the
+// library does so.
+func (b *ballot) counted(seq uint64, header chain.Hash) (view uint64, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.vote.view, b.open && b.vote.seq == seq && b.vote.header == header
 }
 
 // leave notes view data that are about to be signed, and reports whether they
@@ -114,6 +125,7 @@ func (b *ballot) castInFlight(v ownVote) (other, ok bool) {
 func (b *ballot) leave(data *smartbftprotos.ViewData, begun uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.open = false
 	if !b.sole {
 		b.next = max(b.next, data.NextView)
 	}
@@ -147,54 +159,59 @@ func (b *ballot) lastVote(seq uint64) (view uint64, ok bool) {
 	return b.vote.view, b.vote.seq == seq
 }
 
-// voteFor notes a vote before it is signed. A view that we have left ends here.
+// voteFor notes a vote before it is signed: in the view of the proposal, or in
+// the new view that brought it. A view that we have left ends here.
 // It is false where there may be no second vote for the block in flight of a new
 // view: the library asks with a lock held, which it would hold for ever if its
 // goroutine ended, so it goes on behind the fence until the session begins anew.
-func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool) bool {
+func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool) (v ownVote, ok bool) {
 	md, err := metadataOf(p.Metadata)
 	if err != nil {
 		s.die("proposal to sign: " + err.Error())
 	}
-	v := ownVote{h.Height, h.Hash(), md.ViewId}
+	v = ownVote{h.Height, h.Hash(), md.ViewId}
 	if !inFlight {
 		if !s.ballot.cast(v) {
 			s.log.Debug("no vote against what was signed", "height", v.seq, "view", v.view, "header", v.header)
 			runtime.Goexit()
 		}
-		return true
+		return v, true
 	}
+	v.view = s.early.joinedView()
 	other, ok := s.ballot.castInFlight(v)
 	if !ok {
 		s.log.Debug("no second vote in a view", "height", v.seq, "view", v.view, "header", v.header)
 		s.dead.Store(true)
 		s.anew(whyVote)
-		return false
+		return v, false
 	}
 	if other {
-		if err := s.keepVote(p, v.seq, md.ViewId, v.header); err != nil {
+		if err := s.keepVote(p, v, md.ViewId); err != nil {
 			s.die("keep a vote: " + err.Error())
 		}
 	}
-	return true
+	return v, true
 }
 
-// keepVote writes a vote for a block in flight to the log, as the library does
-// with all others.
-func (s *session) keepVote(p types.Proposal, seq, view uint64, header chain.Hash) error {
-	digest := p.Digest()
-	sig := consortium.SignVote(s.cfg.Key, s.genesis, header, seq)
+// signVote signs what was noted.
+func (s *session) signVote(v ownVote) *types.Signature {
+	sig := consortium.SignVote(s.cfg.Key, s.genesis, v.header, v.seq, v.view)
+	return &types.Signature{ID: s.id, Value: sig[:], Msg: consortium.VoteMessage(s.genesis, v.header, v.seq, v.view)}
+}
+
+// keepVote writes a vote for a block in flight, which was proposed in view, to the
+// log, as the library does with all others.
+func (s *session) keepVote(p types.Proposal, v ownVote, view uint64) error {
+	digest, sig := p.Digest(), s.signVote(v)
 	for _, m := range []*smartbftprotos.SavedMessage{
 		{Content: &smartbftprotos.SavedMessage_ProposedRecord{ProposedRecord: &smartbftprotos.ProposedRecord{
-			PrePrepare: &smartbftprotos.PrePrepare{View: view, Seq: seq, Proposal: &smartbftprotos.Proposal{
+			PrePrepare: &smartbftprotos.PrePrepare{View: view, Seq: v.seq, Proposal: &smartbftprotos.Proposal{
 				Header: p.Header, Payload: p.Payload, Metadata: p.Metadata, VerificationSequence: uint64(p.VerificationSequence),
 			}},
-			Prepare: &smartbftprotos.Prepare{View: view, Seq: seq, Digest: digest},
+			Prepare: &smartbftprotos.Prepare{View: view, Seq: v.seq, Digest: digest},
 		}}},
 		{Content: &smartbftprotos.SavedMessage_Commit{Commit: &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{
-			Commit: &smartbftprotos.Commit{View: view, Seq: seq, Digest: digest, Signature: &smartbftprotos.Signature{
-				Signer: s.id, Value: sig[:], Msg: consortium.VoteMessage(s.genesis, header, seq),
-			}},
+			Commit: &smartbftprotos.Commit{View: view, Seq: v.seq, Digest: digest, Signature: &smartbftprotos.Signature{Signer: s.id, Value: sig.Value, Msg: sig.Msg}},
 		}}}},
 	} {
 		raw, err := proto.Marshal(m)

@@ -24,7 +24,7 @@ func marshal(t *testing.T, m proto.Message) []byte {
 }
 
 // logOf is a log of a vote for block 5 in view 3, and what stands around it.
-func logOf(t *testing.T, h *consortium.Header, before, after []uint64) (entries [][]byte) {
+func logOf(t *testing.T, h *consortium.Header, view uint64, before, after []uint64) (entries [][]byte) {
 	change := func(view uint64) []byte {
 		return marshal(t, &smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_ViewChange{ViewChange: &smartbftprotos.ViewChange{NextView: view}}})
 	}
@@ -36,7 +36,8 @@ func logOf(t *testing.T, h *consortium.Header, before, after []uint64) (entries 
 			PrePrepare: &smartbftprotos.PrePrepare{View: 3, Seq: 5, Proposal: &smartbftprotos.Proposal{Header: h.Encode()}},
 		}}}),
 		marshal(t, &smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_Commit{Commit: &smartbftprotos.Message{
-			Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{View: 3, Seq: 5}},
+			Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{View: 3, Seq: 5,
+				Signature: &smartbftprotos.Signature{Msg: consortium.VoteMessage(chain.Hash{}, h.Hash(), 5, view)}}},
 		}}}))
 	for _, v := range after {
 		entries = append(entries, change(v))
@@ -52,23 +53,24 @@ func TestBallot(t *testing.T) {
 	other := &smartbftprotos.Proposal{Header: (&consortium.Header{Height: 5, Time: 1}).Encode()}
 	for _, tt := range []struct {
 		name          string
+		view          uint64   // of the vote, as it is signed
 		before, after []uint64 // view changes in the log
 		begun         uint64
 		inFlight      *smartbftprotos.Proposal
 		prepared      bool
 		sign          bool // view data for view 9
 	}{
-		{"with the vote", nil, nil, 3, ours, true, true},
-		{"without", nil, nil, 3, nil, false, false},
-		{"seen only", nil, nil, 3, ours, false, false},
-		{"another", nil, nil, 3, other, true, false},
-		{"a later view has begun", nil, []uint64{3}, 4, nil, false, true},
-		{"no later view has begun", nil, []uint64{3, 4, 5}, 3, nil, false, false},
-		{"brought by a later view", []uint64{5}, nil, 4, nil, false, false},
-		{"and a view after that has begun", []uint64{5}, nil, 7, nil, false, true},
+		{"with the vote", 3, nil, nil, 3, ours, true, true},
+		{"without", 3, nil, nil, 3, nil, false, false},
+		{"seen only", 3, nil, nil, 3, ours, false, false},
+		{"another", 3, nil, nil, 3, other, true, false},
+		{"a later view has begun", 3, nil, []uint64{3}, 4, nil, false, true},
+		{"no later view has begun", 3, nil, []uint64{3, 4, 5}, 3, nil, false, false},
+		{"brought by a later view", 6, []uint64{5}, nil, 4, nil, false, false},
+		{"and a view after that has begun", 6, []uint64{5}, nil, 7, nil, false, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			b, err := recall(logOf(t, h, tt.before, tt.after))
+			b, err := recall(chain.Hash{}, logOf(t, h, tt.view, tt.before, tt.after))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +86,7 @@ func TestBallot(t *testing.T) {
 			}
 		})
 	}
-	b, err := recall(logOf(t, h, nil, []uint64{3}))
+	b, err := recall(chain.Hash{}, logOf(t, h, 3, nil, []uint64{3}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,10 +94,13 @@ func TestBallot(t *testing.T) {
 		t.Error("the view change in the log is forgotten")
 	}
 	two := (&consortium.Header{Height: 5, Time: 1}).Hash()
-	if _, ok := b.castInFlight(ownVote{5, h.Hash(), 3}); !ok {
+	if _, ok := b.castInFlight(ownVote{5, h.Hash(), 3}); ok {
+		t.Error("a vote for the block in flight of a view that it has left")
+	}
+	if _, ok := b.castInFlight(ownVote{5, h.Hash(), 4}); !ok {
 		t.Error("no vote for the same block in a later view")
 	}
-	if _, ok := b.castInFlight(ownVote{5, two, 3}); ok || b.cast(ownVote{5, two, 4}) {
+	if _, ok := b.castInFlight(ownVote{5, two, 4}); ok || b.cast(ownVote{5, two, 4}) {
 		t.Error("two votes in one view")
 	}
 	if !b.cast(ownVote{5, two, 5}) {
@@ -166,7 +171,7 @@ func TestOneVoteForBlocksInFlight(t *testing.T) {
 		n := tn.nodes[2]
 		s, tip := n.engine.live.Load(), n.ledger.Tip()
 		vote := func(at time.Time) []byte {
-			h, body, bad, err := assemble(tip, tn.genesis.Hash(), metadata(t, 1, tip.Head.Height+1), nil, at, s.ledger.Committable)
+			h, body, bad, err := assemble(tip, tn.genesis.Hash(), metadata(t, 0, tip.Head.Height+1), nil, at, s.ledger.Committable)
 			if err != nil || len(bad) > 0 {
 				t.Fatal(bad, err)
 			}

@@ -41,7 +41,7 @@ type heldMessage struct {
 	from uint64
 	view uint64
 	vote bool // a proposal or a vote on it, for the view that has begun
-	last bool // a vote for the block in flight of the view that is to begin
+	last bool // a vote for the block in flight of a view that is to begin
 	m    *smartbftprotos.Message
 }
 
@@ -92,11 +92,7 @@ func (e *early) hold(from uint64, m *smartbftprotos.Message, self uint64, ids []
 	leader := ids[view%uint64(len(ids))]
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	last := m.GetCommit() != nil && view < e.joined && e.begun < e.joined
 	switch {
-	case last && (e.decide || proto.Size(m) > heldVote):
-		return false
-	case last:
 	case vote && (view <= e.begun || view != e.joined): // a view change that we are not in is the library's matter
 		return false
 	case !vote && (view <= e.joined || view > e.joined+earlyViews):
@@ -106,9 +102,42 @@ func (e *early) hold(from uint64, m *smartbftprotos.Message, self uint64, ids []
 	case m.GetViewData() != nil && leader != self, (m.GetNewView() != nil || m.GetPrePrepare() != nil) && leader != from:
 		return false
 	}
-	e.makeRoom(from, m, last)
-	e.held = append(e.held, heldMessage{from, view, vote, last, m})
+	e.keep(heldMessage{from, view, vote, false, m})
 	return true
+}
+
+// holdVote is hold for a vote: v is what is signed, and view the one in which the
+// library counts votes for that block, where counts. The library looks at the view
+// of the proposal alone, and takes one vote of a validator: so a vote of another
+// view than the one that decides would keep the right one out. What can not count
+// any more is held for ever: dropped.
+func (e *early) holdVote(from uint64, m *smartbftprotos.Message, v ownVote, view uint64, counts bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	changes, proposed := e.begun < e.joined, m.GetCommit().GetView()
+	again := v.view > proposed // for a block that a new view brings
+	switch {
+	case counts && v.view == view && (!again || !changes || e.decide):
+		return false
+	case counts && v.view < view, v.view < proposed:
+	case again:
+		soon := v.view == e.joined && changes || v.view > e.joined && v.view <= e.joined+earlyViews
+		if soon && proto.Size(m) <= heldVote {
+			e.keep(heldMessage{from, v.view, false, true, m})
+		}
+	case changes && proposed < e.joined: // of the view that we leave
+	case proposed <= e.begun || proposed != e.joined || proto.Size(m) > heldVote: // a view that we are not in is the library's matter
+		return false
+	default:
+		e.keep(heldMessage{from, proposed, true, false, m})
+	}
+	return true
+}
+
+// keep holds a message; mu held.
+func (e *early) keep(h heldMessage) {
+	e.makeRoom(h.from, h.m, h.last)
+	e.held = append(e.held, h)
 }
 
 // makeRoom drops what m takes the place of, and the oldest of a validator that
@@ -145,7 +174,7 @@ func (e *early) at(joined, begun uint64) (due []heldMessage) {
 	}
 	e.held = slices.DeleteFunc(e.held, func(h heldMessage) bool {
 		if h.last {
-			return e.joined == e.begun
+			return h.view < e.joined || h.view <= e.begun
 		}
 		reached := e.joined
 		if h.vote {
@@ -167,10 +196,11 @@ func (e *early) deciding(on bool) (due []heldMessage) {
 	e.decide = on
 	if on {
 		e.held = slices.DeleteFunc(e.held, func(h heldMessage) bool {
-			if h.last {
+			if now := h.last && h.view == e.joined; now {
 				due = append(due, h)
+				return true
 			}
-			return h.last
+			return false
 		})
 	}
 	return due

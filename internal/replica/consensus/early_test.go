@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+
+	"github.com/parley-p2p/parley/chain"
 )
 
 // What is said of a view waits until we are there, also where we are several
@@ -41,36 +43,70 @@ func TestEarly(t *testing.T) {
 	}
 }
 
-// One vote of each validator for the block in flight waits until it is taken.
+// One vote of each validator for the block in flight waits until it is taken, and
+// no vote of another view gets in its way.
 func TestEarlyVoteInFlight(t *testing.T) {
-	ids := []uint64{1, 2, 3, 4}
-	vote := func(view uint64, size int) *smartbftprotos.Message {
+	header := chain.Hash{7}
+	vote := func(proposed, view uint64, size int) (*smartbftprotos.Message, ownVote) {
 		return &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{
-			View: view, Seq: 7, Signature: &smartbftprotos.Signature{Value: make([]byte, size)},
-		}}}
+			View: proposed, Seq: 7, Signature: &smartbftprotos.Signature{Value: make([]byte, size)},
+		}}}, ownVote{7, header, view}
 	}
 	e := &early{joined: 3, begun: 3}
-	if e.hold(4, vote(2, 64), 2, ids) || e.hold(4, vote(3, 64), 2, ids) {
-		t.Error("held while no view changes")
-	}
-	e.at(5, 3)
-	for range 2 * heldPerValidator {
-		if !e.hold(4, vote(3, 64), 2, ids) || !e.hold(1, vote(4, 64), 2, ids) {
-			t.Fatal("not held while the view changes")
+	var b ballot // what we voted for ourselves
+	const given, kept, dropped = "given", "kept", "dropped"
+	check := func(from, proposed, view uint64, size int, want string) {
+		t.Helper()
+		m, v := vote(proposed, view, size)
+		counted, counts := b.counted(v.seq, v.header)
+		got := given
+		if e.holdVote(from, m, v, counted, counts) {
+			got = dropped
+			for _, h := range e.held {
+				if h.m == m {
+					got = kept
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("in view %d, changing to %d: a vote of view %d for a block of view %d is %s, want %s", e.begun, e.joined, view, proposed, got, want)
 		}
 	}
-	if e.hold(4, vote(3, heldVote), 2, ids) {
-		t.Error("a vote of any size is held")
+	check(4, 3, 3, 64, given)
+	check(4, 2, 2, 64, given) // old: the library's matter
+	check(4, 2, 3, 64, dropped)
+	check(4, 3, 2, 64, dropped)
+	check(4, 3, 5, 64, kept)
+	check(4, 3, 4+earlyViews, 64, dropped)
+	e.at(5, 3)
+	for range 2 * heldPerValidator {
+		check(4, 3, 5, 64, kept)
+		check(1, 4, 5, 64, kept)
 	}
-	if due := e.deciding(true); len(due) != 2 || len(e.held) != 0 {
-		t.Errorf("handed over: %v", due)
+	check(3, 3, 3, 64, dropped) // of the view that we leave
+	check(3, 3, 4, 64, dropped)
+	check(3, 3, 6, 64, kept)
+	check(4, 3, 5, heldVote, dropped)
+	if _, ok := b.castInFlight(ownVote{7, header, 5}); !ok {
+		t.Fatal("no vote")
 	}
-	if e.hold(4, vote(3, 64), 2, ids) {
-		t.Error("held although it would be taken")
+	check(2, 3, 5, 64, kept) // the view for the block in flight is not there yet
+	if due := e.deciding(true); len(due) != 3 || len(e.held) != 1 {
+		t.Errorf("handed over: %v, held %d", due, len(e.held))
 	}
+	check(4, 3, 5, 64, given)
+	check(4, 3, 3, 64, dropped) // it would take the place of the right one
+	check(4, 3, 4, 64, dropped)
 	e.deciding(false)
-	e.hold(4, vote(3, 64), 2, ids)
-	if due := e.at(5, 5); len(due) != 0 || len(e.held) != 0 {
+	check(4, 3, 5, 64, kept)
+	if due := e.at(5, 5); len(due) != 0 || len(e.held) != 1 {
 		t.Errorf("%d handed over to a view that has begun, %d kept", len(due), len(e.held))
+	}
+	e.restart(3) // and its log has the vote of view 5
+	check(4, 3, 5, 64, given)
+	check(4, 3, 3, 64, dropped)
+	check(4, 3, 6, 64, kept)
+	if e.at(7, 3); len(e.held) != 0 {
+		t.Errorf("%d kept for a view that is passed over", len(e.held))
 	}
 }

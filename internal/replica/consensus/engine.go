@@ -236,14 +236,14 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	if !e.reach(ctx, last) {
 		return nil
 	}
-	own, err := recall(entries)
+	own, err := recall(e.genesis, entries)
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
 	}
 	if e.ledger.Tip().Set.Len() == 1 {
 		entries = withoutViewChange(entries)
 	}
-	entries, err = resume(entries, e.ledger.Tip().Head.Height)
+	entries, err = resume(e.genesis, entries, e.ledger.Tip().Head.Height)
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
 	}

@@ -89,9 +89,9 @@ func TestForgedNewView(t *testing.T) {
 		all(&smartbftprotos.Message{Content: &smartbftprotos.Message_PrePrepare{PrePrepare: &smartbftprotos.PrePrepare{View: 1, Seq: h,
 			Proposal: &smartbftprotos.Proposal{Header: q.Header, Payload: q.Payload, Metadata: q.Metadata, VerificationSequence: uint64(q.VerificationSequence)}}}})
 		all(&smartbftprotos.Message{Content: &smartbftprotos.Message_Prepare{Prepare: &smartbftprotos.Prepare{View: 1, Seq: h, Digest: q.Digest()}}})
-		sig := consortium.SignVote(T.key, tn.genesis.Hash(), hd.Hash(), h)
+		sig := consortium.SignVote(T.key, tn.genesis.Hash(), hd.Hash(), h, 1)
 		all(&smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{View: 1, Seq: h, Digest: q.Digest(),
-			Signature: &smartbftprotos.Signature{Signer: 2, Value: sig[:], Msg: consortium.VoteMessage(tn.genesis.Hash(), hd.Hash(), h)}}}})
+			Signature: &smartbftprotos.Signature{Signer: 2, Value: sig[:], Msg: consortium.VoteMessage(tn.genesis.Hash(), hd.Hash(), h, 1)}}}})
 		time.Sleep(500 * time.Millisecond)
 		tn.endAt(h)
 	})

@@ -89,8 +89,18 @@ func (s *session) listen(id uint64) (next chan<- *smartbftprotos.Message, done <
 // hear takes one message of a validator.
 func (s *session) hear(id uint64, m *smartbftprotos.Message) {
 	s.turn.hold(m, s.peers.ended)
-	s.watchVotes(id, m)
-	if s.past(m) || s.bringUp(id, m) || s.early.hold(id, m, s.id, s.Nodes()) {
+	if c := m.GetCommit(); c != nil {
+		v, ok := ownVoteOf(s.genesis, c)
+		if !ok {
+			s.log.Debug("malformed vote dropped", "validator", id)
+			return
+		}
+		s.watchVote(id, v, c)
+		view, counts := s.ballot.counted(v.seq, v.header)
+		if s.past(m) || s.early.holdVote(id, m, v, view, counts) {
+			return
+		}
+	} else if s.past(m) || s.bringUp(id, m) || s.early.hold(id, m, s.id, s.Nodes()) {
 		return
 	}
 	s.give(id, m)

@@ -3,6 +3,7 @@ package consensus
 import (
 	"testing"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 )
 
@@ -11,11 +12,11 @@ import (
 func TestVoteInFlightOfTheSameBlock(t *testing.T) {
 	h := &consortium.Header{Height: 5}
 	two := (&consortium.Header{Height: 5, Time: 1}).Hash()
-	b, err := recall(logOf(t, h, nil, []uint64{3})) // voted in view 3, left it for view 4
+	b, err := recall(chain.Hash{}, logOf(t, h, 3, nil, []uint64{3})) // voted in view 3, left it for view 4
 	if err != nil {
 		t.Fatal(err)
 	}
-	if write, ok := b.castInFlight(ownVote{5, h.Hash(), 3}); !write || !ok {
+	if write, ok := b.castInFlight(ownVote{5, h.Hash(), 4}); !write || !ok {
 		t.Errorf("the vote again, in view 4: written %v, given %v", write, ok)
 	}
 	if b.cast(ownVote{5, two, 4}) {

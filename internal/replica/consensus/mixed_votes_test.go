@@ -1,25 +1,21 @@
 package consensus
 
 import (
-	"os"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/hyperledger-labs/SmartBFT/pkg/types"
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/consortium"
 )
 
-// N=4, one traitor: validator 2, leader of view 1, sends two new views.
-//
-// A vote that is signed names no view, and so votes of two views make one
-// certificate: the mend is in the format of votes.
+// N=4, one traitor: validator 2, leader of view 1, sends two new views, one with the
+// block in flight of view 0 and one without. To a vote for that block in view 1 it
+// adds one of view 0, and its own: together they are a quorum, and no decision.
 func TestMixedVotesTraitor(t *testing.T) {
-	if os.Getenv("OPEN_FORK") == "" {
-		t.Skip("known to fork, and open: a vote names no view, so one traitor that leads a view can make a certificate of votes of two views; OPEN_FORK=1 runs it")
-	}
 	synctest.Test(t, func(t *testing.T) {
 		tn := newTestNet(t, 4, inVirtualTime)
 		L, T, X, Y := tn.nodes[0], tn.nodes[1], tn.nodes[2], tn.nodes[3]
@@ -29,7 +25,7 @@ func TestMixedVotesTraitor(t *testing.T) {
 		var xVote, tVote *smartbftprotos.Message
 		sentNV := 0
 		for _, n := range tn.nodes {
-			n.memory.Died = func(r string) { t.Log("DIED", n.id.ShortString(), r) }
+			n.memory.Died = func(r string) { t.Errorf("%s died: %s", n.id.ShortString(), r) }
 			n.twist = func(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message {
 				tn.mu.Lock()
 				defer tn.mu.Unlock()
@@ -76,7 +72,10 @@ func TestMixedVotesTraitor(t *testing.T) {
 		_ = ids
 		sY := Y.engine.live.Load()
 		for range 10000 {
-			if j, b := sY.early.views(); j > b {
+			sY.early.mu.Lock()
+			decides := sY.early.decide
+			sY.early.mu.Unlock()
+			if decides {
 				break
 			}
 			time.Sleep(time.Millisecond)
@@ -87,12 +86,13 @@ func TestMixedVotesTraitor(t *testing.T) {
 			tn.mu.Unlock()
 		} else {
 			hd, _ := consortium.DecodeHeader(P.Proposal.Header)
-			sig := consortium.SignVote(T.key, tn.genesis.Hash(), hd.Hash(), hd.Height)
+			sig := consortium.SignVote(T.key, tn.genesis.Hash(), hd.Hash(), hd.Height, 1)
 			tVote = proto.Clone(xVote).(*smartbftprotos.Message)
-			tVote.GetCommit().Signature = &smartbftprotos.Signature{Signer: 2, Value: sig[:], Msg: xVote.GetCommit().Signature.Msg}
+			tVote.GetCommit().Signature = &smartbftprotos.Signature{Signer: 2, Value: sig[:], Msg: consortium.VoteMessage(tn.genesis.Hash(), hd.Hash(), hd.Height, 1)}
 			tn.mu.Unlock()
-			j, b := sY.early.views()
-			t.Log("Y joined, begun", j, b)
+			if _, counts := sY.ballot.counted(hd.Height, hd.Hash()); !counts {
+				t.Error("Y counts no votes for the block in flight: there is nothing to mix")
+			}
 			sY.hear(3, xVote)
 			sY.hear(2, tVote)
 		}
@@ -193,5 +193,60 @@ func TestMixedVotesCrash(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		tn.endAt(h)
+	})
+}
+
+// Votes of two views decide nothing, whether they are counted one by one or come as
+// a decision in view data.
+func TestVotesOfOneView(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 4, inVirtualTime)
+		tn.start()
+		tn.await(tn.submit(1))
+		synctest.Wait()
+		s, tip := tn.nodes[1].engine.live.Load(), tn.nodes[1].ledger.Tip()
+		h, body, _, err := assemble(tip, tn.genesis.Hash(), metadata(t, 0, tip.Head.Height+1), nil, time.Now(), s.ledger.Committable)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := propose(h, body)
+		vote := func(i int, view uint64) types.Signature {
+			sig := consortium.SignVote(tn.nodes[i].key, tn.genesis.Hash(), h.Hash(), h.Height, view)
+			return types.Signature{ID: uint64(i + 1), Value: sig[:], Msg: consortium.VoteMessage(tn.genesis.Hash(), h.Hash(), h.Height, view)}
+		}
+		counts := func(sig types.Signature, want bool) {
+			t.Helper()
+			if _, err := s.VerifyConsenterSig(sig, p); (err == nil) != want {
+				t.Errorf("vote counts %v: %v", !want, err)
+			}
+		}
+		counts(vote(2, 0), true) // nothing is counted yet
+		counts(vote(2, 3), true)
+		if _, ok := s.ballot.castInFlight(ownVote{h.Height, h.Hash(), 2}); !ok {
+			t.Fatal("no vote")
+		}
+		counts(vote(2, 2), true)
+		counts(vote(2, 0), false)
+		counts(vote(2, 3), false)
+		lie := vote(2, 0)
+		lie.Msg = vote(2, 2).Msg
+		counts(lie, false)
+		if _, err := block(&piece{header: h, body: body}, []types.Signature{vote(0, 2), vote(1, 2), vote(2, 0)}); err == nil {
+			t.Error("a certificate of two views")
+		}
+		data := func(views ...uint64) *smartbftprotos.Message {
+			d := &smartbftprotos.ViewData{NextView: 9, LastDecision: &smartbftprotos.Proposal{Header: p.Header, Payload: p.Payload, Metadata: p.Metadata}}
+			for i, view := range views {
+				sig := vote(i, view)
+				d.LastDecisionSignatures = append(d.LastDecisionSignatures, &smartbftprotos.Signature{Signer: sig.ID, Value: sig.Value, Msg: sig.Msg})
+			}
+			raw := marshal(t, d)
+			sig := consortium.SignView(tn.nodes[0].key, tn.genesis.Hash(), raw)
+			return &smartbftprotos.Message{Content: &smartbftprotos.Message_ViewData{ViewData: &smartbftprotos.SignedViewData{RawViewData: raw, Signer: 1, Signature: sig[:]}}}
+		}
+		if s.forgedView(1, data(2, 2, 2)) || !s.forgedView(1, data(2, 2, 0)) {
+			t.Error("view data with a decision by votes of two views are taken, or good ones are not")
+		}
+		tn.stop()
 	})
 }

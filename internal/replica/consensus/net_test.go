@@ -278,7 +278,7 @@ func (tn *testNet) endAt(h uint64) {
 			continue
 		}
 		var who []uint64
-		for _, v := range b.Certificate {
+		for _, v := range b.Certificate.Votes {
 			who = append(who, v.Validator)
 		}
 		tn.t.Logf("node %d: block %d %s certificate %v", i+1, h, b.Header.Hash(), who)

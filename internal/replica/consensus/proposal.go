@@ -243,9 +243,10 @@ func verifyHeader(tip ledger.Tip, genesis chain.Hash, h *consortium.Header, now 
 	return nil
 }
 
-// block joins what was decided with the votes for it.
+// block joins what was decided with the votes for it, all of one view.
 func block(p *piece, votes []types.Signature) (*consortium.Block, error) {
 	b := &consortium.Block{Header: p.header, Body: p.body}
+	cert := &b.Certificate
 	seen := map[uint64]bool{}
 	for _, v := range votes {
 		if seen[v.ID] {
@@ -255,9 +256,14 @@ func block(p *piece, votes []types.Signature) (*consortium.Block, error) {
 		if len(v.Value) != len(consortium.Signature{}) {
 			return nil, fmt.Errorf("vote of validator %d has %d bytes", v.ID, len(v.Value))
 		}
-		b.Certificate = append(b.Certificate, consortium.Vote{Validator: v.ID, Sig: consortium.Signature(v.Value)})
+		_, _, view, ok := consortium.ParseVote(p.header.Genesis, v.Msg)
+		if !ok || len(cert.Votes) > 0 && view != cert.View {
+			return nil, fmt.Errorf("vote of validator %d is of view %d, those before it of view %d", v.ID, view, cert.View)
+		}
+		cert.View = view
+		cert.Votes = append(cert.Votes, consortium.Vote{Validator: v.ID, Sig: consortium.Signature(v.Value)})
 	}
-	slices.SortFunc(b.Certificate, func(x, y consortium.Vote) int {
+	slices.SortFunc(cert.Votes, func(x, y consortium.Vote) int {
 		if x.Validator < y.Validator {
 			return -1
 		}
@@ -269,8 +275,8 @@ func block(p *piece, votes []types.Signature) (*consortium.Block, error) {
 // decision is the inverse of block.
 func decision(b *consortium.Block) types.Decision {
 	d := types.Decision{Proposal: propose(b.Header, b.Body)}
-	msg := consortium.VoteMessage(b.Header.Genesis, b.Header.Hash(), b.Header.Height)
-	for _, v := range b.Certificate {
+	msg := consortium.VoteMessage(b.Header.Genesis, b.Header.Hash(), b.Header.Height, b.Certificate.View)
+	for _, v := range b.Certificate.Votes {
 		d.Signatures = append(d.Signatures, types.Signature{ID: v.Validator, Value: bytes.Clone(v.Sig[:]), Msg: msg})
 	}
 	return d

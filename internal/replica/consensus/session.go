@@ -40,7 +40,6 @@ type session struct {
 	help       help
 	said       said
 	ballot     *ballot
-	leftBefore uint64        // view that our log had joined when the session began
 	ending     chan struct{} // closed before the library is stopped
 	controller controllerWatch
 	wal        walFile
@@ -49,7 +48,7 @@ type session struct {
 
 	jammed chan reason // why the session has to begin anew
 
-	overtaken atomic.Bool // a sync moves the tip, and the view that it begins did not yet
+	overtaken atomic.Uint64 // height of the first block that a sync brought or may bring, until the view that it begins is there; 0: none
 
 	taking   atomic.Bool // a reconfiguration waits for who may complain
 	hangs    atomic.Bool // a reconfiguration does not end
@@ -83,7 +82,6 @@ func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballo
 	}
 	tip := e.ledger.Tip()
 	s.epoch = tip.Config.Epoch
-	s.leftBefore = own.next
 	own.alone(tip.Set.Len() == 1)
 	s.peers = newPeers(e, s)
 	last, err := s.tipDecision()
@@ -313,7 +311,7 @@ func (s *session) adopt() (changed bool, nodes []uint64, cfg types.Configuration
 
 // viewStarted notes a view that the library began.
 func (s *session) viewStarted(view uint64) {
-	s.overtaken.Store(false)
+	s.overtaken.Store(0)
 	s.reached(view, view)
 	if s.view.Swap(view) == view {
 		return

@@ -72,9 +72,14 @@ func (x *traitor) vote(m *smartbftprotos.Message, p *smartbftprotos.PrePrepare) 
 			x.t.Error(err)
 			return nil
 		}
-		sig := consortium.SignVote(x.self.key, h.Genesis, h.Hash(), h.Height)
+		_, _, view, ok := consortium.ParseVote(h.Genesis, c.Commit.Signature.Msg) // ours for the true block
+		if !ok {
+			x.t.Errorf("vote without a view: %x", c.Commit.Signature.Msg)
+			return nil
+		}
+		sig := consortium.SignVote(x.self.key, h.Genesis, h.Hash(), h.Height, view)
 		c.Commit.Digest = digest(p.Proposal)
-		c.Commit.Signature.Value, c.Commit.Signature.Msg = sig[:], consortium.VoteMessage(h.Genesis, h.Hash(), h.Height)
+		c.Commit.Signature.Value, c.Commit.Signature.Msg = sig[:], consortium.VoteMessage(h.Genesis, h.Hash(), h.Height, view)
 	}
 	return m
 }
@@ -238,10 +243,14 @@ func TestTraitor(t *testing.T) {
 	}
 }
 
-// accusesNobody checks that nobody but the traitor was named for two votes.
+// accusesNobody checks that nobody but the traitor, nil for none, was named for two
+// votes.
 func (tn *testNet) accusesNobody(traitor *testNode) {
 	tn.t.Helper()
-	key := consortium.PublicKeyOf(traitor.key).String()
+	key := "no key"
+	if traitor != nil {
+		key = consortium.PublicKeyOf(traitor.key).String()
+	}
 	tn.mu.Lock()
 	defer tn.mu.Unlock()
 	for _, n := range tn.nodes {
@@ -263,36 +272,43 @@ func TestDoubleVoteIsNamed(t *testing.T) {
 		witness := tn.nodes[1].engine.live.Load()
 		seq := witness.ledger.Tip().Head.Height + 1
 		commit := func(key ed25519.PrivateKey, id, view uint64, header chain.Hash) *smartbftprotos.Message {
-			sig := consortium.SignVote(key, tn.genesis.Hash(), header, seq)
+			sig := consortium.SignVote(key, tn.genesis.Hash(), header, seq, view)
 			return &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{View: view, Seq: seq,
-				Signature: &smartbftprotos.Signature{Signer: id, Value: sig[:], Msg: consortium.VoteMessage(tn.genesis.Hash(), header, seq)}}}}
+				Signature: &smartbftprotos.Signature{Signer: id, Value: sig[:], Msg: consortium.VoteMessage(tn.genesis.Hash(), header, seq, view)}}}}
 		}
 		one, two, three := tn.nodes[0].key, tn.nodes[1].key, tn.nodes[2].key // their true votes are in view 0
-		witness.watchVotes(1, commit(one, 1, 1, chain.Hash{1}))
-		witness.watchVotes(1, commit(one, 1, 1, chain.Hash{1})) // sent again
-		witness.watchVotes(1, commit(one, 1, 2, chain.Hash{2})) // in another view: that happens
-		witness.watchVotes(3, commit(three, 3, 2, chain.Hash{1}))
-		witness.watchVotes(3, commit(two, 3, 2, chain.Hash{2})) // forged
+		watch := func(from uint64, m *smartbftprotos.Message) {
+			v, ok := ownVoteOf(tn.genesis.Hash(), m.GetCommit())
+			if !ok {
+				t.Fatal("malformed vote")
+			}
+			witness.watchVote(from, v, m.GetCommit())
+		}
+		watch(1, commit(one, 1, 1, chain.Hash{1}))
+		watch(1, commit(one, 1, 1, chain.Hash{1})) // sent again
+		watch(1, commit(one, 1, 2, chain.Hash{2})) // in another view: that happens
+		watch(3, commit(three, 3, 2, chain.Hash{1}))
+		watch(3, commit(two, 3, 2, chain.Hash{2})) // forged
 		if tn.nodes[1].finds("double_vote", "warn") {
 			t.Error("an honest validator is accused")
 		}
 		seq = 1 << 60
-		witness.watchVotes(1, commit(one, 1, 2, chain.Hash{2})) // no such height is near
+		watch(1, commit(one, 1, 2, chain.Hash{2})) // no such height is near
 		seq = witness.ledger.Tip().Head.Height + 1
 		for range 1000 {
-			witness.watchVotes(1, commit(one, 1, 2, chain.Hash{3}))
+			watch(1, commit(one, 1, 2, chain.Hash{3}))
 		}
 		seq++
-		witness.watchVotes(1, commit(one, 1, 2, chain.Hash{4}))
-		witness.watchVotes(1, commit(one, 1, 2, chain.Hash{5})) // once more within the hour
+		watch(1, commit(one, 1, 2, chain.Hash{4}))
+		watch(1, commit(one, 1, 2, chain.Hash{5})) // once more within the hour
 		if log := tn.nodes[1].told.String(); !tn.nodes[1].finds("double_vote", "warn") || tn.nodes[1].finds("double_vote", "crit") || strings.Count(log, "double_vote") != 1 || !strings.Contains(log, chain.Hash{3}.String()) {
 			t.Errorf("not named once:\n%s", log)
 		}
-		witness.watchVotes(3, commit(three, 3, 2, chain.Hash{1}))
-		witness.watchVotes(3, commit(three, 3, 2, chain.Hash{2}))
+		watch(3, commit(three, 3, 2, chain.Hash{1}))
+		watch(3, commit(three, 3, 2, chain.Hash{2}))
 		time.Sleep(votesTold)
-		witness.watchVotes(1, commit(one, 1, 3, chain.Hash{4}))
-		witness.watchVotes(1, commit(one, 1, 3, chain.Hash{5}))
+		watch(1, commit(one, 1, 3, chain.Hash{4}))
+		watch(1, commit(one, 1, 3, chain.Hash{5}))
 		if n := strings.Count(tn.nodes[1].told.String(), "double_vote"); n != 3 {
 			t.Errorf("%d lines about two validators, one of them an hour later again", n)
 		}

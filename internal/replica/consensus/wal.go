@@ -17,6 +17,7 @@ import (
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 )
 
@@ -403,7 +404,7 @@ func lastProposal(entries [][]byte) (uint64, error) {
 // forgets the proposal that it voted for: two of four that crash there and start
 // again let a new view put another block in the place of one that is stored
 // elsewhere. Without them the node asks for the view change again.
-func resume(entries [][]byte, height uint64) ([][]byte, error) {
+func resume(genesis chain.Hash, entries [][]byte, height uint64) ([][]byte, error) {
 	saved := make([]*smartbftprotos.SavedMessage, len(entries))
 	for i, b := range entries {
 		saved[i] = &smartbftprotos.SavedMessage{}
@@ -411,7 +412,7 @@ func resume(entries [][]byte, height uint64) ([][]byte, error) {
 			return nil, fmt.Errorf("entry %d: %w", i, err)
 		}
 	}
-	if n := liveVote(saved, height+1); n > 0 {
+	if n := liveVote(genesis, saved, height+1); n > 0 {
 		return besideProposal(entries[:n], saved), nil
 	}
 	if n := len(saved); n > 0 && saved[n-1].GetCommit() != nil { // for a block that is stored
@@ -437,14 +438,11 @@ func withoutViewChange(entries [][]byte) [][]byte {
 
 // liveVote is the number of entries up to our last vote for a block, 0 where
 // there is none, or where a view after the one of that vote has begun.
-func liveVote(saved []*smartbftprotos.SavedMessage, seq uint64) (n int) {
-	var left, view uint64
+func liveVote(genesis chain.Hash, saved []*smartbftprotos.SavedMessage, seq uint64) (n int) {
+	var view uint64
 	for i, m := range saved {
-		if c := m.GetViewChange(); c != nil {
-			left = max(left, c.NextView+1)
-		}
-		if c := m.GetCommit().GetCommit(); c != nil && c.Seq == seq {
-			n, view = i+1, max(left, c.View)
+		if v, ok := ownVoteOf(genesis, m.GetCommit().GetCommit()); ok && v.seq == seq {
+			n, view = i+1, v.view
 		}
 		if v := m.GetNewView(); v != nil && v.ViewId > view {
 			n = 0

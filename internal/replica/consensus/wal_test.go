@@ -12,6 +12,9 @@ import (
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
 )
 
 // writeLog makes a log of five entries, as after a clean stop, and returns it
@@ -166,7 +169,8 @@ func TestResume(t *testing.T) {
 	proposed := saved(&smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_ProposedRecord{
 		ProposedRecord: &smartbftprotos.ProposedRecord{PrePrepare: &smartbftprotos.PrePrepare{Seq: 7}, Prepare: &smartbftprotos.Prepare{Seq: 7}}}})
 	commit := saved(&smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_Commit{
-		Commit: &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{Seq: 7}}}}})
+		Commit: &smartbftprotos.Message{Content: &smartbftprotos.Message_Commit{Commit: &smartbftprotos.Commit{Seq: 7,
+			Signature: &smartbftprotos.Signature{Msg: consortium.VoteMessage(chain.Hash{}, chain.Hash{7}, 7, 1)}}}}}})
 	change := saved(&smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_ViewChange{ViewChange: &smartbftprotos.ViewChange{}}})
 	newView := saved(&smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_NewView{NewView: &smartbftprotos.ViewMetadata{ViewId: 2}}})
 	for i, tt := range []struct {
@@ -189,7 +193,7 @@ func TestResume(t *testing.T) {
 		{[][]byte{proposed, change}, 6, 2},                  // no vote was sent
 		{[][]byte{change}, 6, 1},
 	} {
-		if got, err := resume(tt.entries, tt.height); len(got) != tt.want || err != nil {
+		if got, err := resume(chain.Hash{}, tt.entries, tt.height); len(got) != tt.want || err != nil {
 			t.Errorf("%d: %d entries at height %d: %d kept, %v, want %d", i, len(tt.entries), tt.height, len(got), err, tt.want)
 		}
 	}
@@ -199,7 +203,7 @@ func TestResume(t *testing.T) {
 	if _, err := lastProposal([][]byte{{0xff}}); err == nil {
 		t.Error("garbage was read")
 	}
-	if _, err := resume([][]byte{{0xff}}, 1); err == nil {
+	if _, err := resume(chain.Hash{}, [][]byte{{0xff}}, 1); err == nil {
 		t.Error("garbage was resumed")
 	}
 }

@@ -61,12 +61,12 @@ func TestAppendRefuses(t *testing.T) {
 		{"metadata over its limit", header(func(h *consortium.Header) { h.Metadata = make([]byte, 65) }), forged, nil, "metadata"},
 		{"too few votes", func(_ *testing.T, c at) *consortium.Block {
 			b := c.Build()
-			b.Certificate = b.Certificate[:2]
+			b.Certificate.Votes = b.Certificate.Votes[:2]
 			return b
 		}, forged, nil, "certificate"},
 		{"forged vote", func(_ *testing.T, c at) *consortium.Block {
 			b := c.Build()
-			b.Certificate[3].Sig[7]++
+			b.Certificate.Votes[3].Sig[7]++
 			return b
 		}, forged, nil, "validator 4"},
 		{"header changed after the votes", func(_ *testing.T, c at) *consortium.Block {
@@ -157,7 +157,7 @@ func TestAppendRefuses(t *testing.T) {
 					t.Fatalf("got %v, want %s", err, tt.offence)
 				}
 				var fork *ledger.ForkError
-				if errors.Is(err, ledger.ErrFork) && (!errors.As(err, &fork) || fork.Ours.Hash() == fork.Theirs.Hash() || len(fork.TheirsCert) != 4) {
+				if errors.Is(err, ledger.ErrFork) && (!errors.As(err, &fork) || fork.Ours.Hash() == fork.Theirs.Hash() || len(fork.TheirsCert.Votes) != 4) {
 					t.Errorf("evidence %+v", fork)
 				}
 				if l.Tip() != before {
@@ -322,7 +322,7 @@ func TestManySubtrees(t *testing.T) {
 			t.Fatalf("block %d has %d subtrees", i+1, len(b.Body))
 		}
 		got, err := l.Block(uint64(i + 1))
-		if err != nil || !bytes.Equal(consortium.EncodeBody(got.Body), consortium.EncodeBody(b.Body)) || got.Header.Hash() != b.Header.Hash() || len(got.Certificate) != 1 {
+		if err != nil || !bytes.Equal(consortium.EncodeBody(got.Body), consortium.EncodeBody(b.Body)) || got.Header.Hash() != b.Header.Hash() || len(got.Certificate.Votes) != 1 {
 			t.Fatalf("block %d differs: %v", i+1, err)
 		}
 		index := 0

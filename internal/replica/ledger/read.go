@@ -337,7 +337,7 @@ func tipAt(r pebble.Reader, g *consortium.Genesis, height, epoch uint64) (Tip, e
 
 func readHeader(r pebble.Reader, height uint64) (*consortium.Header, consortium.Certificate, error) {
 	fault := func(what string, err error) (*consortium.Header, consortium.Certificate, error) {
-		return nil, nil, fmt.Errorf("%s %d: %w", what, height, err)
+		return nil, consortium.Certificate{}, fmt.Errorf("%s %d: %w", what, height, err)
 	}
 	v, err := get(r, heightKey(keyHeader, height))
 	if err != nil {

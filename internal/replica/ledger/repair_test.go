@@ -89,7 +89,7 @@ func TestRepairRefuses(t *testing.T) {
 	noBody.Body = nil
 	invalid(&noBody, chain.InvalidBlock)
 	noVotes := *b
-	noVotes.Certificate = nil
+	noVotes.Certificate.Votes = nil
 	invalid(&noVotes, chain.ForgedBlock)
 	if err := l.Repair(c.Next()); !errors.Is(err, chain.ErrOrphan) {
 		t.Errorf("above the tip: %v", err)

@@ -67,7 +67,7 @@ var ErrFork = errors.New("two certified blocks claim one height")
 // ours, it names another parent than our block.
 type ForkError struct {
 	Ours, Theirs         *consortium.Header
-	OursCert, TheirsCert consortium.Certificate // OursCert may be nil: the store has it
+	OursCert, TheirsCert consortium.Certificate // OursCert may have no votes: the store has it
 }
 
 func (e *ForkError) Error() string {

@@ -116,11 +116,11 @@ func TestPlantedFaults(t *testing.T) {
 			lost:  1,
 		},
 		"a certificate with a broken signature": {
-			plant: func(l *lab) { l.edit(6, func(b *consortium.Block) { b.Certificate[0].Sig[5] ^= 1 }) },
+			plant: func(l *lab) { l.edit(6, func(b *consortium.Block) { b.Certificate.Votes[0].Sig[5] ^= 1 }) },
 			want:  []want{{Certificate, "node2", 6}},
 		},
 		"a certificate below the quorum": {
-			plant: func(l *lab) { l.edit(6, func(b *consortium.Block) { b.Certificate = b.Certificate[:3] }) },
+			plant: func(l *lab) { l.edit(6, func(b *consortium.Block) { b.Certificate.Votes = b.Certificate.Votes[:3] }) },
 			want:  []want{{Certificate, "node2", 6}},
 		},
 		"a certificate of a broken one in the store": {

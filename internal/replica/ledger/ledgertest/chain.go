@@ -144,10 +144,10 @@ func (c *Chain) Build(records ...[]byte) *consortium.Block {
 // Seal signs the header as it is now, by all validators in force.
 func (c *Chain) Seal(b *consortium.Block) {
 	h := b.Header
-	b.Certificate = nil
+	b.Certificate = consortium.Certificate{}
 	for _, id := range c.config.Set().IDs() {
-		b.Certificate = append(b.Certificate, consortium.Vote{
-			Validator: id, Sig: consortium.SignVote(c.keys[id], h.Genesis, h.Hash(), h.Height),
+		b.Certificate.Votes = append(b.Certificate.Votes, consortium.Vote{
+			Validator: id, Sig: consortium.SignVote(c.keys[id], h.Genesis, h.Hash(), h.Height, 0),
 		})
 	}
 }
