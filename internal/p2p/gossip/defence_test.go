@@ -427,6 +427,31 @@ func TestGaterHearsTheUselessLess(t *testing.T) {
 	})
 }
 
+// The limit on RPCs leaves room around the largest message of a topic, and
+// no more.
+func TestLargestMessage(t *testing.T) {
+	inLab(t, 1, 2, func(t *testing.T, l *lab) {
+		a := l.nodes[0]
+		big := chain.Topic{Name: "record", MaxBytes: defaultMaxBytes, Validate: a.validate}
+		if err := a.Serve(testNet, []chain.Topic{big}); err != nil {
+			t.Fatal(err)
+		}
+		l.connect(1, 0)
+		l.connect(2, 0)
+		data := make([]byte, defaultMaxBytes)
+		l.inject(l.stream(l.hosts[1], a), "record", data)
+		if p, why := a.points(l.hosts[1]); a.times(string(data)) != 1 || p != 0 {
+			t.Errorf("heard %d times, %d points for %s", a.times(string(data)), p, why)
+		}
+		long := append(binary.AppendUvarint(nil, uint64(a.maxRPC()+1)), make([]byte, a.maxRPC()+1)...)
+		_, _ = l.stream(l.hosts[2], a).Write(long) // it is stopped in the middle
+		time.Sleep(time.Second)
+		if p, why := a.points(l.hosts[2]); p != 40 || why != chain.Oversize {
+			t.Errorf("%d points for %s, for an RPC over the limit", p, why)
+		}
+	})
+}
+
 // How many messages of a topic are judged at once, and for how long.
 func TestPlacesAndTimeouts(t *testing.T) {
 	inLab(t, 1, 1, func(t *testing.T, l *lab) {
