@@ -36,6 +36,9 @@ func TestE6(t *testing.T) {
 		fmt.Fprintf(&b, e6Head, victimPeers, floodFar, seed+1)
 		for _, f := range floodLines {
 			for _, k := range meshKinds {
+				if !strings.HasPrefix(fmt.Sprintf("%d, %d, %s", f.bad, f.rate, k), *only) {
+					continue
+				}
 				c := cell{f, k}
 				all[c] = append(all[c], flooded(t, k, f, uint64(seed+1)))
 				row := floodRow(c.f, c.k, all[c])
