@@ -51,7 +51,7 @@ func (g *Gossip) options() []pubsub.Option {
 		pubsub.WithFloodPublish(true), // ours to all at once: small networks have no mesh for a second
 		pubsub.WithPeerExchange(false),
 		pubsub.WithPeerScore(g.scoreParams()),
-		pubsub.WithPeerScoreInspect(pubsub.ExtendedPeerScoreInspectFn(g.keepScores), time.Second),
+		pubsub.WithPeerScoreInspect(g.keepScores, time.Second),
 		pubsub.WithPeerGater(pubsub.DefaultPeerGaterParams()),
 		pubsub.WithSubscriptionFilter(g.guard),
 		pubsub.WithPeerFilter(g.takes),

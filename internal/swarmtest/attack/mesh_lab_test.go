@@ -47,8 +47,6 @@ const (
 	meshB1   meshKind = "B1"
 )
 
-var meshKinds = []meshKind{meshOurs, meshB0, meshB1}
-
 // meshLab is one bubble of E6 or E7: hosts that gossip.
 type meshLab struct {
 	t    *testing.T
