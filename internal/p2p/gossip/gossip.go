@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -41,6 +42,9 @@ type Config struct {
 
 const defaultMaxBytes = 1 << 20 // DEFENCE 11
 
+// maxRPC is the largest RPC that is read, in bytes.
+func (g *Gossip) maxRPC() int { return g.cfg.MaxBytes + claimOverhead + rpcOverhead }
+
 // Gossip runs one GossipSub instance. All methods are safe for concurrent use.
 type Gossip struct {
 	cfg     Config
@@ -62,8 +66,8 @@ type Gossip struct {
 	mu     sync.RWMutex // guards below; nothing blocks under it
 	byName map[string]*topic
 	byWire map[string]*topic
-	scores map[peer.ID]float64 // replaced whole
-	gave   map[peer.ID]gifts   // of connected peers
+	scores map[peer.ID]score // replaced whole
+	gave   map[peer.ID]gifts // of connected peers
 }
 
 // New starts nothing; reg may be nil.
@@ -87,9 +91,14 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 		started: make(chan struct{}), stopped: make(chan struct{}),
 		byName: map[string]*topic{}, byWire: map[string]*topic{}, gave: map[peer.ID]gifts{},
 	}
-	g.scope = newScope(h, g.credit)
 	g.guard = newGuard(m, g.takes)
-	g.tracer = &tracer{g: g, mesh: map[string]map[peer.ID]struct{}{}}
+	g.scope = newScope(h, g.credit, g.maxRPC(), func(p peer.ID, o chain.Offence, detail string) {
+		g.guard.forget(p) // pubsub forgets its topics too
+		if o != "" {
+			g.guard.report(charge{p, o, detail})
+		}
+	})
+	g.tracer = &tracer{g: g, repeats: newRepeats(), mesh: map[string]map[peer.ID]struct{}{}}
 	return g, nil
 }
 
@@ -112,12 +121,19 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 	g.ps = ps
 	close(g.started)
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	noisy := map[peer.ID]time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case c := <-g.guard.charges:
-			g.rep.Penalize(c.peer, c.offence, c.detail)
+			if ctx.Err() == nil { // else pubsub reads no more because of us
+				g.rep.Penalize(c.peer, c.offence, c.detail)
+			}
+		case now := <-look.C:
+			g.chargeNoise(noisy, now)
 		case <-sub.Wake():
 			g.cut(sub)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
@@ -32,6 +33,7 @@ type guard struct {
 	charges chan charge // full: dropped and counted, for pubsub's loop cannot wait
 	metrics *metrics
 	takes   func(p peer.ID, wire string) bool
+	flows   map[peer.ID]*flow // pubsub's loop only
 
 	mu    sync.Mutex                      // guards below
 	nets  map[string]struct{}             // that are served
@@ -46,7 +48,7 @@ type charge struct {
 
 func newGuard(m *metrics, takes func(p peer.ID, wire string) bool) *guard {
 	return &guard{
-		charges: make(chan charge, 256), metrics: m, takes: takes,
+		charges: make(chan charge, 256), metrics: m, takes: takes, flows: map[peer.ID]*flow{},
 		nets: map[string]struct{}{}, taken: map[peer.ID]map[string]struct{}{},
 	}
 }
@@ -62,16 +64,30 @@ func (g *guard) inspect(from peer.ID, rpc *pubsub.RPC) error {
 			p.Backoff = proto.Uint64(maxBackoff)
 		}
 	}
+	if over, first := g.flooded(from, len(rpc.GetPublish()), time.Now()); over {
+		if first {
+			g.report(spam(from))
+		}
+		return fmt.Errorf("%w: too many", errRPC)
+	}
 	what := excess(&rpc.RPC)
 	if what == "" {
 		return nil
 	}
-	select {
-	case g.charges <- charge{from, chain.Violation, "gossip rpc with " + what}:
-	default:
-		g.metrics.dropped.WithLabelValues("charges").Inc()
-	}
+	g.report(charge{from, chain.Violation, "gossip rpc with " + what})
 	return fmt.Errorf("%w: %s", errRPC, what)
+}
+
+// report hands c to Run. A weak one leaves room for the others.
+func (g *guard) report(c charge) {
+	if c.offence != chain.Duplicate || len(g.charges) < cap(g.charges)/2 {
+		select {
+		case g.charges <- c:
+			return
+		default:
+		}
+	}
+	g.metrics.dropped.WithLabelValues("charges").Inc()
 }
 
 // excess names the bound that rpc passes, or "".

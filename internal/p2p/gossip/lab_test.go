@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/x/simlibp2p"
 	"github.com/marcopolo/simnet"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
@@ -223,6 +224,22 @@ func (l *lab) send(s network.Stream, rpc *pb.RPC) {
 
 func wireName(topic string) string {
 	return "/parley/" + testNet + "/" + strings.ReplaceAll(topic, "best_block", "bestblock")
+}
+
+// lost is what a queue of n has lost.
+func (n *node) lost(queue string) int {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(n.metrics.dropped)
+	families, err := reg.Gather()
+	if err != nil {
+		panic(err)
+	}
+	for _, m := range families[0].GetMetric() {
+		if m.GetLabel()[0].GetValue() == queue {
+			return int(m.GetCounter().GetValue())
+		}
+	}
+	return 0
 }
 
 // points are what a node charged a host with, and the last reason.

@@ -23,6 +23,9 @@ const (
 	// A node asks one peer for this many messages a second. Their answer is
 	// one RPC, which must stay below maxMessages.
 	maxAsked = 256
+
+	gossipBelow = -40. // score from which a peer is told and asked nothing; see chargeNoise
+	ipWeight    = -5.
 )
 
 func (g *Gossip) options() []pubsub.Option {
@@ -41,7 +44,7 @@ func (g *Gossip) options() []pubsub.Option {
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
 		pubsub.WithNoAuthor(),
 		pubsub.WithMessageIdFn(messageID),
-		pubsub.WithMaxMessageSize(g.cfg.MaxBytes + claimOverhead + rpcOverhead),
+		pubsub.WithMaxMessageSize(g.maxRPC()),
 		pubsub.WithPeerOutboundQueueSize(queueSize),
 		pubsub.WithValidateQueueSize(validateQueue),
 		pubsub.WithValidateThrottle(validateMost),
@@ -77,7 +80,7 @@ func (g *Gossip) scoreParams() (*pubsub.PeerScoreParams, *pubsub.PeerScoreThresh
 				return -float64(g.rep.Score(p).Points)
 			},
 			AppSpecificWeight:           1,
-			IPColocationFactorWeight:    -5,
+			IPColocationFactorWeight:    ipWeight,
 			IPColocationFactorThreshold: 8,
 			IPColocationFactorWhitelist: private, // one machine may hold a whole network
 			BehaviourPenaltyWeight:      -5,
@@ -87,7 +90,7 @@ func (g *Gossip) scoreParams() (*pubsub.PeerScoreParams, *pubsub.PeerScoreThresh
 			DecayToZero:                 0.01,
 			RetainScore:                 time.Hour,
 		}, &pubsub.PeerScoreThresholds{
-			GossipThreshold:             -40,
+			GossipThreshold:             gossipBelow,
 			PublishThreshold:            -60,
 			GraylistThreshold:           -80,
 			AcceptPXThreshold:           1_000, // out of reach
@@ -107,8 +110,11 @@ func topicScore(name string) *pubsub.TopicScoreParams {
 		InvalidMessageDeliveriesWeight: -10,
 		InvalidMessageDeliveriesDecay:  pubsub.ScoreParameterDecay(time.Hour),
 	}
-	if name == "block" {
+	switch name {
+	case "block":
 		p.TopicWeight, p.FirstMessageDeliveriesWeight, p.FirstMessageDeliveriesCap = 1, 1, 20
+	case "subtree", "chunk": // parts of a block
+		p.TopicWeight, p.FirstMessageDeliveriesCap = 0.5, 200
 	}
 	return p
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/parley-p2p/parley/chain"
 )
 
 // scope is the host as pubsub sees it. It holds pubsub's streams, because
@@ -19,6 +21,10 @@ import (
 type scope struct {
 	host.Host
 	credit *credit
+	// ended is told of each stream that pubsub reads no more, and what the peer
+	// sent that made it stop; "" is nothing.
+	ended  func(p peer.ID, o chain.Offence, detail string)
+	maxRPC int // bytes
 
 	running sync.WaitGroup // stream handlers and validators
 
@@ -28,8 +34,8 @@ type scope struct {
 	served  []protocol.ID
 }
 
-func newScope(h host.Host, c *credit) *scope {
-	return &scope{Host: h, credit: c, streams: map[network.Stream]struct{}{}}
+func newScope(h host.Host, c *credit, maxRPC int, ended func(peer.ID, chain.Offence, string)) *scope {
+	return &scope{Host: h, credit: c, maxRPC: maxRPC, ended: ended, streams: map[network.Stream]struct{}{}}
 }
 
 // enter reports whether work may begin; if so it MUST end with leave.
@@ -93,7 +99,10 @@ func (s *scope) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 			return
 		}
 		defer s.drop(st)
-		handle(st)
+		in := &inbound{Stream: st}
+		handle(in)
+		o, detail := in.fault(s.maxRPC)
+		s.ended(st.Conn().RemotePeer(), o, detail)
 	})
 }
 

@@ -1,11 +1,17 @@
 package gossip
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
 )
 
 // TopicStats is how a topic does.
@@ -55,13 +61,40 @@ func (g *Gossip) MeshOf(p peer.ID) []string {
 func (g *Gossip) Score(p peer.ID) float64 {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	return g.scores[p]
+	return g.scores[p].all
 }
 
-func (g *Gossip) keepScores(scores map[peer.ID]float64) {
+// score is a peer's gossip score.
+type score struct {
+	all float64
+	own float64 // without its points (P5) and its address (P6): what it did in gossip
+}
+
+// keepScores is called by pubsub each second.
+func (g *Gossip) keepScores(snaps map[peer.ID]*pubsub.PeerScoreSnapshot) {
+	scores := make(map[peer.ID]score, len(snaps))
+	for p, s := range snaps {
+		scores[p] = score{s.Score, s.Score - s.AppSpecificScore - ipWeight*s.IPColocationFactor}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.scores = scores
+}
+
+// chargeNoise charges whom gossip alone would shut out, each once a minute; till
+// is for how long the charges made hold. The reason is a weak one, so a noisy
+// topic disconnects nobody.
+func (g *Gossip) chargeNoise(till map[peer.ID]time.Time, now time.Time) {
+	g.mu.RLock()
+	scores := g.scores
+	g.mu.RUnlock()
+	maps.DeleteFunc(till, func(_ peer.ID, t time.Time) bool { return !now.Before(t) })
+	for p, s := range scores {
+		if _, charged := till[p]; s.own < gossipBelow && !charged && g.scope.Network().Connectedness(p) == network.Connected {
+			till[p] = now.Add(time.Minute)
+			g.rep.Penalize(p, chain.Gossip, fmt.Sprintf("gossip score %.0f", s.own))
+		}
+	}
 }
 
 func (g *Gossip) served() []*topic {

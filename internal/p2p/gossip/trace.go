@@ -4,24 +4,26 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/parley-p2p/parley/chain"
 )
 
 // tracer hears what pubsub does, mostly in pubsub's loop: it counts and never
 // waits.
 type tracer struct {
-	g *Gossip
+	g       *Gossip
+	repeats *repeats
 
 	mu   sync.Mutex                      // guards below
 	mesh map[string]map[peer.ID]struct{} // by wire name
 }
 
 func (t *tracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (t *tracer) ThrottlePeer(peer.ID)                     {}
-func (t *tracer) ValidateMessage(*pubsub.Message)          {}
 func (t *tracer) DeliverMessage(*pubsub.Message)           {} // not told of ours
 func (t *tracer) UndeliverableMessage(*pubsub.Message)     {}
 func (t *tracer) Join(string)                              {}
@@ -69,8 +71,19 @@ func (t *tracer) gauge(name string, n int) {
 	}
 }
 
+// ThrottlePeer is told of the messages of an RPC that the peer gater dropped.
+func (t *tracer) ThrottlePeer(peer.ID) { t.g.metrics.dropped.WithLabelValues("gater").Inc() }
+
+func (t *tracer) ValidateMessage(m *pubsub.Message) {
+	if !m.Local {
+		t.repeats.brings(m.ReceivedFrom, m.ID, time.Now())
+	}
+}
+
 func (t *tracer) RejectMessage(m *pubsub.Message, reason string) {
 	switch reason {
+	case pubsub.RejectUnexpectedSignature, pubsub.RejectUnexpectedAuthInfo: // [REJECT] signed: content authenticates itself
+		t.g.guard.report(charge{m.ReceivedFrom, chain.Violation, "gossip message with " + reason})
 	case pubsub.RejectValidationFailed, pubsub.RejectValidationIgnored:
 		return // counted by verdict
 	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
@@ -87,6 +100,9 @@ func (t *tracer) DuplicateMessage(m *pubsub.Message) {
 		tp.duplicates.Add(1)
 		tp.count.duplicates.Inc()
 	}
+	if !m.Local && t.repeats.brings(m.ReceivedFrom, m.ID, time.Now()) {
+		t.g.guard.report(charge{m.ReceivedFrom, chain.Duplicate, "gossip message a second time"})
+	}
 }
 
 func (t *tracer) RecvRPC(rpc *pubsub.RPC) {
@@ -98,6 +114,11 @@ func (t *tracer) RecvRPC(rpc *pubsub.RPC) {
 }
 
 func (t *tracer) SendRPC(rpc *pubsub.RPC, p peer.ID) {
+	for _, w := range rpc.GetControl().GetIwant() {
+		for _, id := range w.GetMessageIDs() {
+			t.repeats.asks(p, id, time.Now())
+		}
+	}
 	if len(rpc.GetPublish()) == 0 {
 		return
 	}

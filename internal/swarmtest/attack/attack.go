@@ -1,7 +1,7 @@
 // Package attack owns the attack experiments of DEFENCE 14: what an attacker
 // of a stated strength gets of a node, beside what it gets of others. They are
 // tests with the build tag attack; `make attack NAME=E1` prints a table and
-// writes it to docs/attack.
+// writes it to docs/attack. E6 and E7 run small without the tag.
 package attack
 
 import (

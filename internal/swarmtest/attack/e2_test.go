@@ -44,7 +44,7 @@ const (
 	polite  habit = "handshake, then hold"  // as far as a node can tell, peers
 )
 
-var only = flag.String("only", "", "the runs that are made: of E2 as HABIT, GROUPS of a line of its table, of E3 as NODES, ATTACKERS IN; empty = all")
+var only = flag.String("only", "", "the runs that are made: of E2 as HABIT, GROUPS of a line of its table, of E3 as NODES, ATTACKERS IN, of E6 as BAD, RATE, KIND, of E7 as PERCENT, KIND, or how that begins; empty = all")
 
 // flood is a column of E2.
 type flood struct {

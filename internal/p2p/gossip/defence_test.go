@@ -1,0 +1,437 @@
+package gossip
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/x/simlibp2p"
+	"github.com/marcopolo/simnet"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/chain"
+)
+
+// The figures of DEFENCE 10.1, and what the library says to them.
+func TestScoreParameters(t *testing.T) {
+	tenMinutes, hour := math.Pow(0.01, 1./600), math.Pow(0.01, 1./3600)
+	near := func(what string, got, want float64) {
+		t.Helper()
+		if math.Abs(got-want) > 1e-9 {
+			t.Errorf("%s is %v, want %v", what, got, want)
+		}
+	}
+	inLab(t, 1, 0, func(t *testing.T, l *lab) {
+		p, th := l.nodes[0].scoreParams()
+		near("gossip threshold", th.GossipThreshold, -40)
+		near("publish threshold", th.PublishThreshold, -60)
+		near("graylist threshold", th.GraylistThreshold, -80)
+		near("accept-PX threshold", th.AcceptPXThreshold, 1000)
+		near("opportunistic graft threshold", th.OpportunisticGraftThreshold, 2)
+		near("topic score cap", p.TopicScoreCap, 40)
+		near("decay interval in s", p.DecayInterval.Seconds(), 1)
+		near("decay to zero", p.DecayToZero, 0.01)
+		near("retained for hours", p.RetainScore.Hours(), 1)
+		near("P5 weight", p.AppSpecificWeight, 1)
+		near("P6 weight", p.IPColocationFactorWeight, -5)
+		near("P6 threshold", float64(p.IPColocationFactorThreshold), 8)
+		near("P7 weight", p.BehaviourPenaltyWeight, -5)
+		near("P7 threshold", p.BehaviourPenaltyThreshold, 6)
+		near("P7 decay", p.BehaviourPenaltyDecay, tenMinutes)
+	})
+	for _, c := range []struct {
+		topics           []string
+		weight, p2, most float64
+	}{
+		{[]string{"block"}, 1, 1, 20},
+		{[]string{"subtree", "chunk"}, 0.5, 0.1, 200},
+		{[]string{"record", "mining_on", "rejected_tx", "handshake"}, 0.25, 0.1, 100},
+	} {
+		for _, name := range c.topics {
+			p := topicScore(name)
+			near(name+" weight", p.TopicWeight, c.weight)
+			near(name+" P1 a second", p.TimeInMeshWeight/p.TimeInMeshQuantum.Seconds(), 0.01)
+			near(name+" P1 cap", p.TimeInMeshCap, 300)
+			near(name+" P2 weight", p.FirstMessageDeliveriesWeight, c.p2)
+			near(name+" P2 cap", p.FirstMessageDeliveriesCap, c.most)
+			near(name+" P2 decay", p.FirstMessageDeliveriesDecay, tenMinutes)
+			near(name+" P3", p.MeshMessageDeliveriesWeight+p.MeshFailurePenaltyWeight, 0)
+			near(name+" P4 weight", p.InvalidMessageDeliveriesWeight, -10)
+			near(name+" P4 decay", p.InvalidMessageDeliveriesDecay, hour)
+		}
+	}
+}
+
+// A peer that others share an address with loses score from the ninth on, and
+// is charged nothing: an address is nobody's doing.
+func TestManyOfOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nw := &simnet.Simnet{LatencyFunc: simnet.StaticLatency(latency)}
+		nw.Start()
+		defer nw.Close()
+		defer time.Sleep(time.Minute) // QUIC's draining timers
+		at := func(where string) *node {
+			link := simnet.LinkSettings{BitsPerSecond: 100 * simlibp2p.OneMbps}
+			h, err := libp2p.New(libp2p.ListenAddrs(ma.StringCast(where)), libp2p.Transport(libp2pquic.NewTransport),
+				simlibp2p.QUICSimnet(nw, simnet.NodeBiDiLinkSettings{Downlink: link, Uplink: link}),
+				libp2p.ResourceManager(&network.NullResourceManager{}), libp2p.DisableIdentifyAddressDiscovery())
+			if err != nil {
+				t.Fatal(err)
+			}
+			nd := newNode(t, h)
+			t.Cleanup(func() { nd.stop(); <-nd.done; _ = h.Close() })
+			return nd
+		}
+		a := at("/ip4/20.0.0.1/udp/9906/quic-v1")
+		defer func() { a.stop(); a.done <- <-a.done; _ = a.Host.Close() }()
+		var many []*node
+		for i := range 12 {
+			b := at(fmt.Sprintf("/ip4/30.0.0.1/udp/%d/quic-v1", 9000+i))
+			defer func() { b.stop(); b.done <- <-b.done; _ = b.Host.Close() }()
+			many = append(many, b)
+			if err := b.Connect(t.Context(), peer.AddrInfo{ID: a.Host.ID(), Addrs: a.Addrs()}); err != nil {
+				t.Fatal(err)
+			}
+			if time.Sleep(90 * time.Second); i == 7 && a.Score(b.Host.ID()) < 0 {
+				t.Errorf("score %v with eight of one address", a.Score(b.Host.ID()))
+			}
+		}
+		for _, b := range many {
+			if got := a.Score(b.Host.ID()); math.Abs(got+80) > 5 { // −5 · 4², and P1
+				t.Errorf("score %v with twelve of one address, want about −80", got)
+			}
+			if p, why := a.points(b.Host); p != 0 {
+				t.Errorf("%d points for %s", p, why)
+			}
+		}
+	})
+}
+
+// Who grafts again and again while it was told to wait is shut out by its
+// gossip score, and gets points for that, though never enough to be cut.
+func TestNoiseIsChargedWeakly(t *testing.T) {
+	inLab(t, 1, 1, func(t *testing.T, l *lab) {
+		l.serveAll()
+		a, evil := l.nodes[0], l.hosts[1]
+		l.connect(1, 0)
+		s := l.stream(evil, a)
+		name := new(wireName("record"))
+		graft := &pb.ControlMessage{Graft: []*pb.ControlGraft{{TopicID: name}}}
+		l.send(s, &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Subscribe: new(true), Topicid: name}}, Control: graft})
+		time.Sleep(time.Second)
+		l.send(s, &pb.RPC{Control: &pb.ControlMessage{Prune: []*pb.ControlPrune{{TopicID: name, Backoff: new(uint64(60))}}}})
+		time.Sleep(time.Second)
+		for range 6 {
+			l.send(s, &pb.RPC{Control: graft})
+		}
+		time.Sleep(2 * time.Second)
+		if got := a.Score(evil.ID()); got > gossipBelow {
+			t.Fatalf("score %v after six grafts in a row, want below %v", got, gossipBelow)
+		}
+		if p, why := a.points(evil); p != 5 || why != chain.Gossip {
+			t.Errorf("%d points for %s, want 5 for gossip", p, why)
+		}
+		for range 30 { // its score must not heal
+			for range 6 {
+				l.send(s, &pb.RPC{Control: graft})
+			}
+			time.Sleep(time.Minute)
+		}
+		if p, _ := a.points(evil); p < 25 || p > 30 || a.rep.Refused(evil.ID()) {
+			t.Errorf("%d points after half an hour, want up to 30 and no more", p)
+		}
+	})
+}
+
+// Points are part of the gossip score, one each.
+func TestPointsAreScore(t *testing.T) {
+	inLab(t, 2, 0, func(t *testing.T, l *lab) {
+		l.serveAll()
+		l.connect(0, 1)
+		time.Sleep(2 * time.Second)
+		a, b := l.nodes[0], l.hosts[1].ID()
+		before := a.Score(b)
+		a.rep.Penalize(b, chain.Malformed, "test")
+		time.Sleep(2 * time.Second)
+		if got := a.Score(b) - before; math.Abs(got+25) > 1 {
+			t.Errorf("25 points changed the score by %v", got)
+		}
+		// They, and the address, are not what a peer did in gossip.
+		a.keepScores(map[peer.ID]*pubsub.PeerScoreSnapshot{"p": {Score: -97, AppSpecificScore: -50, IPColocationFactor: 9}})
+		if s := a.scores["p"]; s.all != -97 || s.own != -2 {
+			t.Errorf("scores %+v, want −97 and −2", s)
+		}
+	})
+}
+
+// The same message twice from one peer costs a point, unless it was asked for.
+func TestRepeatsAreCharged(t *testing.T) {
+	inLab(t, 1, 2, func(t *testing.T, l *lab) {
+		l.serveAll()
+		a, evil, other := l.nodes[0], l.hosts[1], l.hosts[2]
+		l.connect(1, 0)
+		l.connect(2, 0)
+		s, s2 := l.stream(evil, a), l.stream(other, a)
+		l.inject(s, "record", []byte("one"))
+		l.inject(s2, "record", []byte("one"))
+		if p, why := a.points(other); p != 0 {
+			t.Errorf("%d points for %s, for what another had brought", p, why)
+		}
+		l.inject(s, "record", []byte("one"))
+		if p, why := a.points(evil); p != 1 || why != chain.Duplicate {
+			t.Errorf("%d points for %s, want 1 for the second time", p, why)
+		}
+		l.inject(s2, "record", []byte("one"))
+		if p, _ := a.points(other); p != 1 {
+			t.Errorf("%d points for the second time of a duplicate", p)
+		}
+		id := messageID(&pb.Message{Topic: new(wireName("record")), Data: []byte("two")})
+		l.send(s2, &pb.RPC{Control: &pb.ControlMessage{Ihave: []*pb.ControlIHave{{TopicID: new(wireName("record")), MessageIDs: []string{id}}}}})
+		time.Sleep(time.Second) // it is asked for
+		l.inject(s2, "record", []byte("two"))
+		l.inject(s2, "record", []byte("two"))
+		if p, _ := a.points(other); p != 1 {
+			t.Errorf("%d points, for an answer to IWANT too", p)
+		}
+		l.inject(s2, "record", []byte("two"))
+		if p, _ := a.points(other); p != 2 {
+			t.Errorf("%d points, want 2: it was asked once", p)
+		}
+		for range 60 {
+			l.push(s, "record", []byte("one"))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if p, _ := a.points(evil); p != 30 {
+			t.Errorf("%d points for many times, want the weak 30", p)
+		}
+	})
+}
+
+// What honest nodes send each other costs nobody a point, also where links are
+// new, meshes change and messages are asked for.
+func TestHonestPeersRepeatNothing(t *testing.T) {
+	inLab(t, 14, 0, func(t *testing.T, l *lab) {
+		l.serveAll()
+		for i := range l.nodes {
+			for j := range i {
+				l.connect(i, j)
+			}
+			time.Sleep(700 * time.Millisecond)
+			for k := range 20 {
+				l.publish(l.nodes[i], "record", fmt.Sprint("take ", i, " ", k))
+			}
+		}
+		time.Sleep(10 * time.Second)
+		for i := range 200 {
+			l.publish(l.nodes[i%14], "record", fmt.Sprint("more ", i))
+			time.Sleep(50 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Minute)
+		for i, n := range l.nodes {
+			for j, h := range l.hosts {
+				if p, why := n.points(h); p != 0 {
+					t.Errorf("node %d charged node %d with %d points for %s", i, j, p, why)
+				}
+			}
+		}
+	})
+}
+
+// Bytes that are no RPC, an RPC that is too long and a signed message are
+// charged, though pubsub itself tells nobody of the first two.
+func TestBrokenStreamsAreCharged(t *testing.T) {
+	inLab(t, 1, 4, func(t *testing.T, l *lab) {
+		l.serveAll()
+		a := l.nodes[0]
+		for i := range 4 {
+			l.connect(1+i, 0)
+		}
+		signed := &pb.RPC{Publish: []*pb.Message{{Topic: new(wireName("record")), Data: []byte("x"), Signature: []byte("s")}}}
+		for i, c := range []struct {
+			bytes  []byte
+			points int
+			why    chain.Offence
+		}{
+			{[]byte("\x04\xff\xff\xff\xff"), 25, chain.Malformed},
+			{binary.AppendUvarint(nil, uint64(a.maxRPC()+1)), 40, chain.Oversize},
+			{nil, 0, ""}, // leaves in the middle of an RPC
+		} {
+			evil := l.hosts[1+i]
+			s := l.stream(evil, a)
+			if c.bytes == nil {
+				_, _ = s.Write([]byte{9, 1, 2})
+				_ = s.Reset()
+			} else if _, err := s.Write(c.bytes); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if p, why := a.points(evil); p != c.points || why != c.why {
+				t.Errorf("%q: %d points for %s, want %d for %s", c.bytes, p, why, c.points, c.why)
+			}
+		}
+		evil := l.hosts[4]
+		first := l.stream(evil, a)
+		l.inject(first, "record", []byte("first"))
+		second := l.stream(evil, a) // takes the place of the first
+		l.inject(second, "record", []byte("second"))
+		if p, why := a.points(evil); p != 0 || a.times("second") != 1 {
+			t.Errorf("%d points for %s for a second stream", p, why)
+		}
+		l.send(second, signed)
+		time.Sleep(time.Second)
+		if p, why := a.points(evil); p != 20 || why != chain.Violation || a.times("x") != 0 {
+			t.Errorf("signed: %d points for %s", p, why)
+		}
+	})
+}
+
+// What is kept of a peer's subscriptions goes with its stream, though we never
+// had one to it.
+func TestSubscriptionsOfTheUnreachableAreForgotten(t *testing.T) {
+	inLab(t, 1, 1, func(t *testing.T, l *lab) {
+		l.serveAll()
+		a, evil := l.nodes[0], l.hosts[1]
+		evil.RemoveStreamHandler(pubsub.GossipSubID_v12)
+		l.connect(1, 0)
+		s := l.stream(evil, a)
+		on := func(name string) *pb.RPC_SubOpts { return &pb.RPC_SubOpts{Subscribe: new(true), Topicid: &name} }
+		l.send(s, &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{on(wireName("record")), on("/parley/other/record"), on("anything")}})
+		time.Sleep(time.Second)
+		kept := func() int {
+			a.guard.mu.Lock()
+			defer a.guard.mu.Unlock()
+			return len(a.guard.taken[evil.ID()])
+		}
+		if kept() != 1 || len(a.ps.ListPeers("/parley/other/record"))+len(a.ps.ListPeers("anything")) != 0 {
+			t.Errorf("%d topics are kept, and of others %d", kept(), len(a.ps.ListPeers("anything")))
+		}
+		_ = s.Reset()
+		time.Sleep(time.Second)
+		if kept() != 0 {
+			t.Error("kept after the stream")
+		}
+	})
+}
+
+// When validation is full, a peer that brings what is of no use is heard less.
+func TestGaterHearsTheUselessLess(t *testing.T) {
+	inLab(t, 1, 1, func(t *testing.T, l *lab) {
+		l.serveAll()
+		a, evil := l.nodes[0], l.hosts[1]
+		l.connect(1, 0)
+		s := l.stream(evil, a)
+		for round := range 20 { // each slow one holds its place for half a second
+			for i := range 10 {
+				var some [][]byte
+				for j := range 100 {
+					some = append(some, fmt.Appendf(nil, "slow %d %d %d", round, i, j))
+				}
+				l.push(s, "record", some...)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		if a.lost("validate") == 0 {
+			t.Fatal("validation was never full")
+		}
+		if a.lost("gater") == 0 {
+			t.Error("the peer was heard all the time")
+		}
+	})
+}
+
+// The limit on RPCs leaves room around the largest message of a topic, and
+// no more.
+func TestLargestMessage(t *testing.T) {
+	inLab(t, 1, 2, func(t *testing.T, l *lab) {
+		a := l.nodes[0]
+		big := chain.Topic{Name: "record", MaxBytes: defaultMaxBytes, Validate: a.validate}
+		if err := a.Serve(testNet, []chain.Topic{big}); err != nil {
+			t.Fatal(err)
+		}
+		l.connect(1, 0)
+		l.connect(2, 0)
+		data := make([]byte, defaultMaxBytes)
+		l.inject(l.stream(l.hosts[1], a), "record", data)
+		if p, why := a.points(l.hosts[1]); a.times(string(data)) != 1 || p != 0 {
+			t.Errorf("heard %d times, %d points for %s", a.times(string(data)), p, why)
+		}
+		long := append(binary.AppendUvarint(nil, uint64(a.maxRPC()+1)), make([]byte, a.maxRPC()+1)...)
+		_, _ = l.stream(l.hosts[2], a).Write(long) // it is stopped in the middle
+		time.Sleep(time.Second)
+		if p, why := a.points(l.hosts[2]); p != 40 || why != chain.Oversize {
+			t.Errorf("%d points for %s, for an RPC over the limit", p, why)
+		}
+	})
+}
+
+// How many messages of a topic are judged at once, and for how long.
+func TestPlacesAndTimeouts(t *testing.T) {
+	inLab(t, 1, 1, func(t *testing.T, l *lab) {
+		a, evil := l.nodes[0], l.hosts[1]
+		began := map[string]time.Time{}
+		now, most := map[string]int{}, map[string]int{}
+		var ended []string
+		topic := func(name string, hold time.Duration) chain.Topic {
+			return chain.Topic{Name: name, MaxBytes: 100, Validate: func(ctx context.Context, m chain.Message) error {
+				a.mu.Lock()
+				now[name]++
+				most[name] = max(most[name], now[name])
+				a.mu.Unlock()
+				start := time.Now()
+				select {
+				case <-ctx.Done():
+				case <-time.After(hold):
+				}
+				a.mu.Lock()
+				defer a.mu.Unlock()
+				now[name]--
+				if string(m.Data) == "long" {
+					began[name] = start
+					ended = append(ended, fmt.Sprintf("%s %v", name, time.Since(start)))
+				}
+				return ctx.Err()
+			}}
+		}
+		if err := a.Serve(testNet, []chain.Topic{topic("block", time.Hour), topic("record", time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		l.connect(1, 0)
+		s := l.stream(evil, a)
+		for _, name := range []string{"block", "record"} {
+			l.inject(s, name, []byte("long"))
+			time.Sleep(5 * time.Second)
+			var some [][]byte
+			for i := range 200 {
+				some = append(some, fmt.Append(nil, i))
+			}
+			l.inject(s, name, some...)
+			time.Sleep(5 * time.Second)
+		}
+		if got := strings.Join(ended, ", "); got != "block 2s, record 500ms" {
+			t.Errorf("deadlines: %s", got)
+		}
+		if most["block"] != 4 || most["record"] != 64 {
+			t.Errorf("at once: %v, want 4 blocks and 64 records", most)
+		}
+		for _, s := range a.Topics() {
+			if s.Ignored["timeout"] == 0 || len(s.Rejected) > 0 {
+				t.Errorf("%s: ignored %v, rejected %v", s.Topic, s.Ignored, s.Rejected)
+			}
+		}
+		if p, why := a.points(evil); p != 0 {
+			t.Errorf("%d points for %s, for what was not judged", p, why)
+		}
+	})
+}
