@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,10 +35,12 @@ func (s *memStream) SetDeadline(time.Time) error      { return nil }
 func (s *memStream) SetReadDeadline(time.Time) error  { return nil }
 func (s *memStream) SetWriteDeadline(time.Time) error { return nil }
 
+var served atomic.Int64 // requests of serve, each of another peer
+
 // serve returns the frames of an answer.
 func serve(tb testing.TB, y *Syncer, request []byte) ([][]byte, error) {
 	tb.Helper()
-	st := &memStream{Reader: bytes.NewReader(request)}
+	st := &asker{memStream{Reader: bytes.NewReader(request)}, peer.ID(fmt.Sprint(served.Add(1)))}
 	err := y.Protocol().Handle(context.Background(), st)
 	var frames [][]byte
 	for {
