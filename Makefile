@@ -2,7 +2,7 @@
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
 # make attack  NAME=E1: one attack experiment of internal/swarmtest/attack, its table on stdout and in docs/attack
-#              ATTACK='-seeds 5' runs five seeds a column
+#              ATTACK='-seeds 5' runs five seeds a column; E8 runs processes in network namespaces (internal/soak, root)
 # make soak    long runs: processes, seeds and fuzzing, one after the other
 #   make soak-processes  real processes under kill -9, cuts, bad disks, changes of the set, for FOR=10m; it goes on where the run
 #                        before ended (soak.out/soak.json), Ctrl-C prints the table so far; needs root
@@ -64,7 +64,7 @@ bench: build
 	$(GO) run ./bench
 
 attack:
-	$(GO) test -tags attack -v -count=1 -timeout 6h -run '^Test$(NAME)$$' ./internal/swarmtest/attack -args -commit '$(COMMIT)' $(or $(ATTACK),-out $(CURDIR)/docs/attack)
+	$(GO) test -tags attack -v -count=1 -timeout 6h -run '^Test$(NAME)$$' $(if $(filter E8,$(NAME)),./internal/soak,./internal/swarmtest/attack) -args -commit '$(COMMIT)' $(or $(ATTACK),-out $(CURDIR)/docs/attack)
 
 soak: soak-processes soak-seeds fuzz
 
