@@ -12,11 +12,12 @@
 #                        again, begins anew on another commit, and ends with sums
 #                        FOR=1h, where it is given, ends the stories and the faults too, each after that time and the seed
 #                        at work; the engine's tests and fuzzing are not bounded by it
-#   make fuzz            every fuzz target for FUZZTIME=1m
+#   make fuzz            every fuzz target for FUZZTIME=1m, those alone with FUZZ=wire in their name or room; a table at the end
 GO       ?= go
 export GOFLAGS ?= -buildvcs=false
 BIN      := bin/parley
 FUZZTIME ?= 1m
+FUZZ     ?=
 COUNT    ?= 30
 SEEDS    ?= 1000
 FROM     ?= 1
@@ -83,12 +84,7 @@ faults:
 	internal/swarmtest/seeds.sh faults bin/faults/swarm.test bin/faults $(FROM) $(SEEDS) $(COMMIT) $(LIMIT)
 
 fuzz:
-	@for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
-		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
-			echo "== $$name in $$(dirname $$f)"; \
-			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f) || exit 1; \
-		done; \
-	done
+	scripts/fuzz.sh $(GO) $(FUZZTIME) bin/fuzz '$(FUZZ)'
 
 clean:
 	rm -rf bin

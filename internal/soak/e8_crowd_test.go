@@ -105,10 +105,10 @@ func stock(arg string) error {
 
 // The ways of a slow peer.
 const (
-	halfOpen  = "half-open"            // connects and says nothing
-	slowly    = "slow handshake"       // a byte a second
-	unread    = "slow reader"          // asks on 32 streams and reads no answer
-	unreadOur = "slow reader, greeted" // the same, after our handshake
+	halfOpen  = "half-open"           // connects and says nothing
+	slowly    = "slow handshake"      // a byte a second
+	unread    = "slow reader"         // asks on 32 streams and reads no answer
+	unreadOur = "greeted slow reader" // the same, after our handshake
 )
 
 // floodOrder is a number of slow sockets from addresses in groups.

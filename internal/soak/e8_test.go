@@ -25,6 +25,7 @@ var (
 	out     = flag.String("out", "", "directory for the table, such as docs/attack")
 	commit  = flag.String("commit", "", "the commit that is measured, for the table")
 	only    = flag.String("only", "", "the habits that are made, parted by commas; empty = all")
+	victims = flag.String("victims", "B0,B1,ours", "who is attacked")
 	sockets = flag.Int("sockets", 10_000, "slow sockets; a tenth of them where they finish the transport's handshake")
 	count   = flag.Int("newcomers", 60, "honest newcomers a row")
 )
@@ -67,7 +68,7 @@ func TestE8(t *testing.T) {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), a.habit) {
 			continue
 		}
-		for _, victim := range []string{"B0", "B1", "ours"} {
+		for _, victim := range strings.Split(*victims, ",") {
 			if a.ours && victim != "ours" {
 				continue
 			}

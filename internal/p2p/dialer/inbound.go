@@ -169,11 +169,13 @@ func plain(list []placed) []guest {
 }
 
 // guests lists the inbound peers that have no place by right, and their ids.
+// Those that leave are none: who does not read does so slowly, and would be
+// closed again and again in place of others.
 func (s *Slots) guests() ([]placed, map[peer.ID]bool) {
 	var list []placed
 	ids := map[peer.ID]bool{}
 	for _, p := range s.fns.Peers() {
-		if slot, _ := s.SlotOf(p.ID); !p.Inbound || slot != "" || s.dial.Exempt(p.ID) {
+		if slot, _ := s.SlotOf(p.ID); !p.Inbound || p.Leaving || slot != "" || s.dial.Exempt(p.ID) {
 			continue
 		}
 		ip := addrbook.IP(p.Addr)

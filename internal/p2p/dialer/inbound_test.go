@@ -221,3 +221,27 @@ func TestRefusalsAreAFlood(t *testing.T) {
 		}
 	})
 }
+
+// Peers that leave are none of those in handshake: another one is closed for a
+// newcomer, not one that goes already.
+func TestArrivalsCountNobodyThatLeaves(t *testing.T) {
+	table := map[peer.ID]Peer{}
+	s := doors(t, 64, table)
+	for i := range 200 {
+		p := inboundFrom(peer.ID(fmt.Sprint("leaves ", i)), fmt.Sprintf("11.%d.1.1", i))
+		p.Leaving = true
+		table[p.ID] = p
+	}
+	for i := range maxGreeting {
+		p := inboundFrom(peer.ID(fmt.Sprint("stays ", i)), fmt.Sprintf("12.%d.1.1", i))
+		table[p.ID] = p
+		if closed, _ := s.Arrive(p.ID); closed != "" {
+			t.Fatalf("%s is closed at the arrival of %s", closed, p.ID)
+		}
+	}
+	p := inboundFrom("newcomer", "13.1.1.1")
+	table[p.ID] = p
+	if closed, _ := s.Arrive(p.ID); closed == "" || table[closed].Leaving {
+		t.Errorf("%q is closed for one too many", closed)
+	}
+}

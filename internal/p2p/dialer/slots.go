@@ -66,6 +66,7 @@ type Peer struct {
 	Addr        ma.Multiaddr
 	ConnectedAt time.Time
 	MinRTT      time.Duration // 0 = not measured
+	Leaving     bool          // either side has begun to part
 	Claimed     chain.Head
 	Validated   chain.Head
 }

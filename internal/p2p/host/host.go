@@ -16,10 +16,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/core/transport"
 	bconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcpreuse"
 	ws "github.com/libp2p/go-libp2p/p2p/transport/websocket"
@@ -121,6 +123,7 @@ func build(o Options) (*Host, error) {
 		return nil, fmt.Errorf("build host: %w", err)
 	}
 	h.Host = lib
+	h.SetStreamHandler(ping.ID, (&pinger{busy: map[peer.ID]struct{}{}}).handle)
 	h.Network().Notify(m.notifiee())
 	if err := m.register(o.Registerer); err != nil {
 		h.Close()
@@ -187,6 +190,7 @@ func (b base) behaviour(c *config.Config) error {
 	c.UserAgent = b.o.UserAgent
 	c.ProtocolVersion = protocolVersion
 	c.RelayCustom, c.Relay = true, false
+	c.DisablePing = true                     // pinger answers
 	c.DisableIdentifyAddressDiscovery = true // it also stalls a bubble
 	unknown := network.ReachabilityUnknown
 	c.AutoNATConfig.ForceReachability = &unknown // no probing

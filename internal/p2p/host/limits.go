@@ -33,9 +33,9 @@ const (
 // them is in the handshake of the transport.
 func hardCap(maxPeers int) int { return maxPeers + hardCapSlack + maxHandshakes }
 
-// maxHandshakes is one more than the lobby holds, for who comes to a full one
-// is let in before another goes.
-const maxHandshakes = maxLobby + 1 + maxHalfQUIC
+// maxHandshakes is more than the lobby holds: who comes to a full one is let in
+// before another goes, and one that went counts until its goroutine has ended.
+const maxHandshakes = 2*maxLobby + maxHalfQUIC
 
 // local are the networks without limits by group: several nodes behind one
 // address are normal there. Loopback is free of all limits.

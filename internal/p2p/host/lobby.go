@@ -121,8 +121,8 @@ func (l *lobby) remove(place *list.Element) bool {
 }
 
 func (l *lobby) turnOut(c net.Conn, why string) {
-	_ = c.Close() // its upgrade fails and frees the rest
 	if l.refused != nil {
 		l.refused(c.(manet.Conn).RemoteMultiaddr(), why)
 	}
+	_ = c.Close() // its upgrade fails and frees the rest
 }

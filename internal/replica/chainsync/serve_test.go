@@ -230,3 +230,26 @@ func FuzzBodies(f *testing.F) {
 		}
 	})
 }
+
+// FuzzHeaderAnswer: a header that a peer answers is read in one form, or is its
+// fault.
+func FuzzHeaderAnswer(f *testing.F) {
+	nd, _ := servedNode(f)
+	for _, frame := range ask(f, nd.Syncer, wire.SyncRequest{Kind: wire.SyncHeaders, From: 1, Count: 3}) {
+		f.Add(frame)
+		f.Add(frame[:len(frame)/2])
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		s, err := decodeHeaderAnswer(frame)
+		var bad *chain.InvalidError
+		switch {
+		case err != nil && !errors.As(err, &bad):
+			t.Fatalf("nobody's fault: %v", err)
+		case err == nil:
+			again := wire.HeaderAnswer{Header: s.header.Encode(), Certificate: s.cert.Encode()}.Encode()
+			if _, err := decodeHeaderAnswer(again); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
