@@ -2,7 +2,7 @@
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
 # make attack  NAME=E1: one attack experiment of internal/swarmtest/attack, its table on stdout and in docs/attack
-#              ATTACK='-seeds 5' runs five seeds a column
+#              ATTACK='-seeds 5' runs five seeds a column; E8 runs processes in network namespaces (internal/soak, root)
 # make soak    long runs: processes, seeds and fuzzing, one after the other
 #   make soak-processes  real processes under kill -9, cuts, bad disks, changes of the set, for FOR=10m; it goes on where the run
 #                        before ended (soak.out/soak.json), Ctrl-C prints the table so far; needs root
@@ -12,11 +12,12 @@
 #                        again, begins anew on another commit, and ends with sums
 #                        FOR=1h, where it is given, ends the stories and the faults too, each after that time and the seed
 #                        at work; the engine's tests and fuzzing are not bounded by it
-#   make fuzz            every fuzz target for FUZZTIME=1m
+#   make fuzz            every fuzz target for FUZZTIME=1m, those alone with FUZZ=wire in their name or room; a table at the end
 GO       ?= go
 export GOFLAGS ?= -buildvcs=false
 BIN      := bin/parley
 FUZZTIME ?= 1m
+FUZZ     ?=
 COUNT    ?= 30
 SEEDS    ?= 1000
 FROM     ?= 1
@@ -65,7 +66,7 @@ bench: build
 	$(GO) run ./bench
 
 attack:
-	$(GO) test -tags attack -v -count=1 -timeout 6h -run '^Test$(NAME)$$' ./internal/swarmtest/attack -args -commit '$(COMMIT)' $(or $(ATTACK),-out $(CURDIR)/docs/attack)
+	$(GO) test -tags attack -v -count=1 -timeout 6h -run '^Test$(NAME)$$' $(if $(filter E8,$(NAME)),./internal/soak,./internal/swarmtest/attack) -args -commit '$(COMMIT)' $(or $(ATTACK),-out $(CURDIR)/docs/attack)
 
 soak: soak-processes soak-seeds fuzz
 
@@ -84,12 +85,7 @@ faults:
 	internal/swarmtest/seeds.sh faults bin/faults/swarm.test bin/faults $(FROM) $(SEEDS) $(COMMIT) $(LIMIT)
 
 fuzz:
-	@for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
-		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
-			echo "== $$name in $$(dirname $$f)"; \
-			$(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f) || exit 1; \
-		done; \
-	done
+	scripts/fuzz.sh $(GO) $(FUZZTIME) bin/fuzz '$(FUZZ)'
 
 clean:
 	rm -rf bin

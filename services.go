@@ -83,12 +83,7 @@ func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []
 
 // handler serves one protocol to ready peers, a few streams of each at once.
 func (s *services) handler(ctx context.Context, p chain.Protocol) network.StreamHandler {
-	most := p.MaxStreams
-	if most == 0 {
-		most = defaultStreams
-	}
-	var mu sync.Mutex // guards open
-	open := map[peer.ID]int{}
+	guests := newVisitors(p.MaxStreams)
 	return func(st network.Stream) {
 		from := st.Conn().RemotePeer()
 		if !s.enter() {
@@ -100,23 +95,15 @@ func (s *services) handler(ctx context.Context, p chain.Protocol) network.Stream
 			_ = st.Reset()
 			return
 		}
-		mu.Lock()
-		full := open[from] >= most
-		if !full {
-			open[from]++
-		}
-		mu.Unlock()
-		if full {
+		ok, spam := guests.enter(from)
+		if !ok {
 			_ = st.Reset()
+			if spam {
+				s.Report(from, chain.Spam, p.ID+": more streams than anybody needs")
+			}
 			return
 		}
-		defer func() {
-			mu.Lock()
-			defer mu.Unlock()
-			if open[from]--; open[from] == 0 {
-				delete(open, from)
-			}
-		}()
+		defer guests.leave(from)
 		s.serve(ctx, p, stream{st})
 	}
 }

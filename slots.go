@@ -47,7 +47,7 @@ func (n *Node) openSlots() (err error) {
 	fns := dialer.SlotsFunctions{
 		Peers: n.slotPeers, Head: func() chain.Head { return n.replica.Status().Head },
 		Syncing: func() bool { return n.syncState().State == "syncing" }, Gave: n.gossip.Gave, Disconnect: n.shake.Disconnect,
-		Need: func() { n.disc.Need() }, Alarms: n.alarms, Reachable: n.listensInPublic,
+		Need: func() { n.disc.Need() }, Refused: n.rep.Refusals, Alarms: n.alarms, Reachable: n.listensInPublic,
 	}
 	if c, ok := chain.Network(n.replica).(chain.Clocked); ok {
 		fns.Interval = c.Interval
@@ -75,7 +75,7 @@ func (n *Node) slotPeers() []dialer.Peer {
 	for i, p := range table {
 		list[i] = dialer.Peer{
 			ID: p.ID, Ready: p.Ready, Inbound: p.Direction == "inbound", Addr: p.Addr, ConnectedAt: p.ConnectedAt,
-			MinRTT: p.MinRTT, Claimed: p.Claimed, Validated: p.Validated,
+			MinRTT: p.MinRTT, Leaving: p.Leaving, Claimed: p.Claimed, Validated: p.Validated,
 		}
 	}
 	return list

@@ -24,7 +24,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files")
 
-func labConfig(t *testing.T) config.Config {
+func labConfig(t testing.TB) config.Config {
 	t.Helper()
 	c := config.Default()
 	c.DataDir = filepath.Join(t.TempDir(), "data")
@@ -37,7 +37,7 @@ func labConfig(t *testing.T) config.Config {
 }
 
 // idleServer is a server whose node does not run.
-func idleServer(t *testing.T, change func(*config.Config)) *Server {
+func idleServer(t testing.TB, change func(*config.Config)) *Server {
 	t.Helper()
 	c := labConfig(t)
 	if change != nil {

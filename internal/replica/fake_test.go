@@ -185,7 +185,7 @@ func member(t testing.TB, c *ledgertest.Chain) func(*Config) {
 }
 
 // atWork is validator 1 of c as Run makes it, with an engine that does nothing.
-func atWork(t *testing.T, c *ledgertest.Chain) (*running, *world, *idle) {
+func atWork(t testing.TB, c *ledgertest.Chain) (*running, *world, *idle) {
 	t.Helper()
 	r := open(t, ledgertest.Key("validator 1"), &text{}, member(t, c))
 	s, e := newWorld(), &idle{leader: 1, connected: 1, quorum: 1}

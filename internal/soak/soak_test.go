@@ -40,9 +40,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// roles of attack experiments; each has one argument.
+var roles = map[string]func(arg string) error{}
+
 // play says words to an address by UDP, tells what it hears there, makes a
 // network and waits for its end, fetches a page or is a crowd.
 func play(role, addr string, words []string) error {
+	if f := roles[role]; f != nil {
+		return f(addr)
+	}
 	switch role {
 	case "crowd":
 		return gather()

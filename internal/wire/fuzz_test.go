@@ -27,7 +27,13 @@ func fuzz(f *testing.F, name string) {
 	f.Add([]byte{0x08, 0x01, 0x10, 0x02, 0x18, 0x03})
 	f.Add([]byte{0x1a, 0x01, 0x07, 0xfa, 0x3f, 0x00})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		v, enc, err := m.decode(b)
+		var v any
+		var enc []byte
+		var err error
+		// Decoding and encoding of what was read, and nothing by a length alone.
+		if n, limit := allocated(func() { v, enc, err = m.decode(b) }), uint64(64<<10+64*len(b)); n > limit {
+			t.Fatalf("%d bytes took %d bytes of memory, limit %d", len(b), n, limit)
+		}
 		if err != nil {
 			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
 				t.Fatalf("fault of nobody: %v", err)
@@ -69,7 +75,11 @@ func FuzzRecords(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		records, err := DecodeRecords(b)
+		var records [][]byte
+		var err error
+		if n, limit := allocated(func() { records, err = DecodeRecords(b) }), uint64(64<<10+64*len(b)); n > limit {
+			t.Fatalf("%d bytes took %d bytes of memory, limit %d", len(b), n, limit)
+		}
 		if err != nil {
 			if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooLarge) {
 				t.Fatalf("fault of nobody: %v", err)

@@ -156,9 +156,13 @@ func FuzzReadFrame(f *testing.F) {
 	f.Add([]byte{0xff, 0xff, 0xff, 0x7f})
 	f.Add(append([]byte{0x80, 0x01}, make([]byte, 128)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		const limit = 1 << 10
+		const limit = 1 << 20
 		r := bytes.NewReader(b)
-		p, err := ReadFrame(iotest.HalfReader(r), limit)
+		var p []byte
+		var err error
+		if n, most := allocated(func() { p, err = ReadFrame(iotest.HalfReader(r), limit) }), uint64(frameStep+16<<10+4*len(b)); n > most {
+			t.Fatalf("%d bytes took %d bytes of memory, limit %d", len(b), n, most)
+		}
 		if err != nil {
 			return
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 const (
 	settles    = 10 * time.Second // who was admitted or evicted shows in the table within it
 	floodEvery = 20               // evictions a minute are a flood
+	floodRate  = 100              // refused connections a second too, for a minute
 	pushAgain  = 30 * time.Minute // who gave its place up pushes nobody out before
 	maxLosers  = 4096             // places of the network that are remembered for it
 )
@@ -28,6 +30,13 @@ type inbound struct {
 	leaving map[peer.ID]time.Time
 	evicted []time.Time // at most floodEvery+1, oldest first
 	losers  losers
+	turned  []turned // one a second, oldest first; those after the first are less than a minute old
+}
+
+// turned is how many connections were refused by then.
+type turned struct {
+	at    time.Time
+	total uint64
 }
 
 // losers is from where peers were evicted lately. Ids cost nothing, and without
@@ -160,11 +169,13 @@ func plain(list []placed) []guest {
 }
 
 // guests lists the inbound peers that have no place by right, and their ids.
+// Those that leave are none: who does not read does so slowly, and would be
+// closed again and again in place of others.
 func (s *Slots) guests() ([]placed, map[peer.ID]bool) {
 	var list []placed
 	ids := map[peer.ID]bool{}
 	for _, p := range s.fns.Peers() {
-		if slot, _ := s.SlotOf(p.ID); !p.Inbound || slot != "" || s.dial.Exempt(p.ID) {
+		if slot, _ := s.SlotOf(p.ID); !p.Inbound || p.Leaving || slot != "" || s.dial.Exempt(p.ID) {
 			continue
 		}
 		ip := addrbook.IP(p.Addr)
@@ -193,7 +204,7 @@ func (s *Slots) countInbound() {
 	}
 }
 
-// flood raises and clears the alarm on evictions.
+// flood raises and clears the alarm on evictions and on refused connections.
 func (s *Slots) flood(now time.Time) {
 	s.inbound.mu.Lock()
 	n := 0
@@ -202,6 +213,30 @@ func (s *Slots) flood(now time.Time) {
 			n++
 		}
 	}
+	rate := 0.0
+	if s.fns.Refused != nil {
+		rate = s.inbound.refusals(s.fns.Refused(), now)
+	}
 	s.inbound.mu.Unlock()
-	s.fns.Alarms.Set(alarmFlood, n > floodEvery, "inbound peers push each other out", map[string]any{"evictions_min": n})
+	text := "inbound peers push each other out"
+	if n <= floodEvery {
+		text = "many connections are refused"
+	}
+	s.fns.Alarms.Set(alarmFlood, n > floodEvery || rate > floodRate, text, map[string]any{"evictions_min": n, "refused_s": math.Round(rate)})
+}
+
+// refusals tells how many connections were refused a second in the last minute,
+// 0 while it is not known; mu held.
+func (in *inbound) refusals(total uint64, now time.Time) float64 {
+	if n := len(in.turned); n == 0 || now.Sub(in.turned[n-1].at) >= time.Second {
+		in.turned = append(in.turned, turned{now, total})
+	}
+	for len(in.turned) > 1 && now.Sub(in.turned[1].at) >= time.Minute {
+		in.turned = in.turned[1:]
+	}
+	first := in.turned[0]
+	if age := now.Sub(first.at); age >= time.Minute {
+		return float64(total-first.total) / age.Seconds()
+	}
+	return 0
 }

@@ -187,3 +187,61 @@ func TestLosersBounded(t *testing.T) {
 		t.Error("a private address counts as a network")
 	}
 }
+
+// More than a hundred refusals a second are a flood once they have lasted for a
+// minute, whoever asks how often, and it ends a minute after them.
+func TestRefusalsAreAFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := doors(t, 4, nil)
+		total := uint64(1 << 40) // of the time before
+		s.fns.Refused = func() uint64 { return total }
+		run := func(rate int, d time.Duration) (on time.Duration) {
+			for range d / (250 * time.Millisecond) {
+				time.Sleep(250 * time.Millisecond)
+				total += uint64(rate / 4)
+				s.flood(time.Now())
+				if s.fns.Alarms.On(alarmFlood) {
+					on += 250 * time.Millisecond
+				}
+			}
+			return on
+		}
+		if on := run(80, 5*time.Minute); on > 0 {
+			t.Errorf("80 a second are a flood for %s", on)
+		}
+		if on := run(2000, 2*time.Second); on > 2*time.Second || len(s.inbound.turned) > 62 {
+			t.Errorf("a short wave: a flood for %s, %d samples", on, len(s.inbound.turned))
+		}
+		run(0, 2*time.Minute)
+		if on := run(160, 5*time.Minute); on < 4*time.Minute || on > 4*time.Minute+50*time.Second {
+			t.Errorf("160 a second for 5 minutes: a flood for %s", on)
+		}
+		if on := run(0, 5*time.Minute); on > time.Minute {
+			t.Errorf("a flood for %s after its end", on)
+		}
+	})
+}
+
+// Peers that leave are none of those in handshake: another one is closed for a
+// newcomer, not one that goes already.
+func TestArrivalsCountNobodyThatLeaves(t *testing.T) {
+	table := map[peer.ID]Peer{}
+	s := doors(t, 64, table)
+	for i := range 200 {
+		p := inboundFrom(peer.ID(fmt.Sprint("leaves ", i)), fmt.Sprintf("11.%d.1.1", i))
+		p.Leaving = true
+		table[p.ID] = p
+	}
+	for i := range maxGreeting {
+		p := inboundFrom(peer.ID(fmt.Sprint("stays ", i)), fmt.Sprintf("12.%d.1.1", i))
+		table[p.ID] = p
+		if closed, _ := s.Arrive(p.ID); closed != "" {
+			t.Fatalf("%s is closed at the arrival of %s", closed, p.ID)
+		}
+	}
+	p := inboundFrom("newcomer", "13.1.1.1")
+	table[p.ID] = p
+	if closed, _ := s.Arrive(p.ID); closed == "" || table[closed].Leaving {
+		t.Errorf("%q is closed for one too many", closed)
+	}
+}

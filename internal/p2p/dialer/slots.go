@@ -66,6 +66,7 @@ type Peer struct {
 	Addr        ma.Multiaddr
 	ConnectedAt time.Time
 	MinRTT      time.Duration // 0 = not measured
+	Leaving     bool          // either side has begun to part
 	Claimed     chain.Head
 	Validated   chain.Head
 }
@@ -91,6 +92,9 @@ type SlotsFunctions struct {
 	// Reachable reports whether this node listens where strangers can dial it.
 	// Nil = it does not.
 	Reachable func() bool
+	// Refused counts the inbound connections that were refused by a limit or for
+	// a ban. Nil = nobody counts.
+	Refused func() uint64
 	// Alarms are those of the node; nil = of this room alone.
 	Alarms *event.Alarms
 	// Disconnect says goodbye and closes; it blocks for a second at most.

@@ -38,6 +38,7 @@ type pex struct {
 	mu     sync.Mutex // guards below
 	closed bool
 	conns  map[string]*pexConn // by connection id, live ones
+	guests map[peer.ID]bool    // being served: one request of each at once
 }
 
 type pexConn struct{ asked, served bool }
@@ -45,7 +46,7 @@ type pexConn struct{ asked, served bool }
 func newPEX(d *Discovery, net string) *pex {
 	x := &pex{
 		d: d, id: protocol.ID("/parley/" + net + "/pex/1"), offers: make(chan peer.ID, pexOffers),
-		serving: make(chan struct{}, pexServing), conns: map[string]*pexConn{},
+		serving: make(chan struct{}, pexServing), conns: map[string]*pexConn{}, guests: map[peer.ID]bool{},
 	}
 	d.host.Network().Notify(x.notifiee())
 	d.host.SetStreamHandler(x.id, x.handle)
@@ -253,14 +254,12 @@ func (x *pex) handle(st network.Stream) {
 			_ = st.Reset()
 		}
 	}()
-	x.mu.Lock()
-	if x.closed {
-		x.mu.Unlock()
+	p := st.Conn().RemotePeer()
+	if !x.enter(p) {
+		x.d.metrics.refuse("streams")
 		return
 	}
-	x.handler.Add(1)
-	x.mu.Unlock()
-	defer x.handler.Done()
+	defer x.leave(p)
 	select {
 	case x.serving <- struct{}{}:
 		defer func() { <-x.serving }()
@@ -268,7 +267,6 @@ func (x *pex) handle(st network.Stream) {
 		x.d.metrics.refuse("streams")
 		return
 	}
-	p := st.Conn().RemotePeer()
 	if !x.d.fns.Ready(p) {
 		x.d.metrics.refuse("not_ready")
 		return
@@ -280,6 +278,26 @@ func (x *pex) handle(st network.Stream) {
 	}
 	done = true
 	_ = st.Close()
+}
+
+// enter counts a stream of p in, and refuses a second one at once: a few peers
+// that dawdle would else hold all places.
+func (x *pex) enter(p peer.ID) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed || x.guests[p] {
+		return false
+	}
+	x.guests[p] = true
+	x.handler.Add(1)
+	return true
+}
+
+func (x *pex) leave(p peer.ID) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.guests, p)
+	x.handler.Done()
 }
 
 var errSecond = errors.New("a second request on one connection")

@@ -230,3 +230,37 @@ func TestFloodOfRecords(t *testing.T) {
 		}
 	})
 }
+
+// One peer holds one place among those that are served.
+func TestExchangeWithOneAtATime(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: onlyPEX, fns: func(f *Functions) { f.Ready = func(peer.ID) bool { return true } }})
+		n.good(100)
+		slow, quick := l.host(l.address(), newKey(t)), l.host(l.address(), newKey(t))
+		for _, h := range []host.Host{slow, quick} {
+			if err := h.Connect(t.Context(), n.info()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 * pexServing {
+			st, err := slow.NewStream(t.Context(), n.host.ID(), pexID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := st.Write([]byte{2}); err != nil { // half a frame
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		if got := n.counter("parley_discovery_refused_total", "streams"); got != 2*pexServing-1 {
+			t.Errorf("%v streams were refused, want all but one of %d", got, 2*pexServing)
+		}
+		if a, err := askPEX(t, quick, n.host.ID(), wire.PEXRequest{}.Encode()); err != nil || len(a.Records) == 0 {
+			t.Errorf("%d records for another peer: %v", len(a.Records), err)
+		}
+		time.Sleep(pexTimeout)
+		if a, err := askPEX(t, slow, n.host.ID(), wire.PEXRequest{}.Encode()); err != nil || len(a.Records) == 0 {
+			t.Errorf("%d records for the slow one after its time: %v", len(a.Records), err)
+		}
+	})
+}

@@ -6,7 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/marcopolo/simnet"
 
 	"github.com/parley-p2p/parley/event"
@@ -102,6 +104,48 @@ func TestArriveClosesTheExcess(t *testing.T) {
 		}
 		if n := counted(t, full.metrics.results, "crowded"); n != 1 {
 			t.Errorf("%v counted", n)
+		}
+	})
+}
+
+// A peer has two streams of each protocol here at once; more are reset, and
+// the peer is greeted all the same.
+func TestStreamsOfOnePeer(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		n := start(t, nw, 1, statusOf("x", 1))
+		defer n.stop()
+		h := newHost(t, nw, 2)
+		defer h.Close()
+		if err := h.Connect(t.Context(), peer.AddrInfo{ID: n.host.ID(), Addrs: n.host.Addrs()}); err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []protocol.ID{StatusProtocol, GoodbyeProtocol} {
+			reset := 0
+			for range 50 {
+				st, err := h.NewStream(t.Context(), n.host.ID(), id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := st.Write([]byte{1}); err != nil { // half a frame
+					t.Fatal(err)
+				}
+				_ = st.SetReadDeadline(time.Now().Add(time.Second))
+				if _, err := st.Read(make([]byte, 1)); errors.Is(err, network.ErrReset) {
+					reset++
+				}
+			}
+			if reset < 50-maxStreams-2*6 { // in 50 s, each of them ends after 10 s and one more may come
+				t.Errorf("%s: %d of 50 streams were reset", id, reset)
+			}
+		}
+		if got := counted(t, n.metrics.results, "streams"); got < 50 {
+			t.Errorf("%v refused streams are counted", got)
+		}
+		time.Sleep(greetTimeout + time.Second)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if len(n.streams) != 0 {
+			t.Errorf("streams are still counted: %v", n.streams)
 		}
 	})
 }

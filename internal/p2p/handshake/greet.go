@@ -337,7 +337,11 @@ func (s *Handshake) arrived(p peer.ID) {
 	s.metrics.result("crowded")
 	s.tellRefused(excess, &Refusal{Code: wire.TooManyPeers, Text: why, ByUs: true}, wire.Version{})
 	for _, c := range conns {
-		_ = c.CloseWithError(network.ConnResourceLimitExceeded)
+		if c.ConnState().Transport == "tcp" {
+			_ = c.Close() // to say why waits, for up to 10 s, for one that does not read
+		} else {
+			_ = c.CloseWithError(network.ConnResourceLimitExceeded)
+		}
 	}
 }
 

@@ -39,6 +39,7 @@ const (
 	greetAgain     = 200 * time.Millisecond // the first wait for a peer that does not speak status yet; it doubles
 	greetMost      = 2 * time.Second        // of waits in one greeting
 	maxWaiting     = 256                    // streams that wait for Run
+	maxStreams     = 2                      // of one protocol by one peer: more come of no greeting
 )
 
 // Config is what a node says of itself beside its chain's status.
@@ -85,7 +86,8 @@ type Handshake struct {
 	handle   network.StreamHandler // of both protocols; nil before Run
 	waiting  []network.Stream      // came before Run
 	peers    map[peer.ID]*entry
-	none     chan struct{} // closed when peers is empty; nil = nobody waits for that
+	streams  map[streamKey]int // that are served, or wait for it
+	none     chan struct{}     // closed when peers is empty; nil = nobody waits for that
 }
 
 // New wires a handshake and registers its protocols, so that h speaks them as
@@ -104,6 +106,7 @@ func New(cfg Config, h host.Host, rep *reputation.Book, net chain.Network, bus *
 		regreet: make(chan struct{}, 1),
 		running: make(chan struct{}),
 		peers:   map[peer.ID]*entry{},
+		streams: map[streamKey]int{},
 	}
 	h.SetStreamHandler(StatusProtocol, s.arrive)
 	h.SetStreamHandler(GoodbyeProtocol, s.arrive)
@@ -308,27 +311,49 @@ func (s *Handshake) enter() bool {
 	return s.open
 }
 
+type streamKey struct {
+	peer     peer.ID
+	protocol protocol.ID
+}
+
+func keyOf(st network.Stream) streamKey { return streamKey{st.Conn().RemotePeer(), st.Protocol()} }
+
 // arrive serves a stream, or keeps it for Run. Its deadline begins now, and
 // the host's end ends it too.
 func (s *Handshake) arrive(st network.Stream) {
 	_ = st.SetDeadline(time.Now().Add(greetTimeout))
+	key := keyOf(st)
 	s.mu.Lock()
 	handle := s.handle
-	waits := handle == nil && len(s.waiting) < maxWaiting
-	if waits {
-		s.waiting = append(s.waiting, st)
+	full := s.streams[key] >= maxStreams || handle == nil && len(s.waiting) >= maxWaiting
+	if !full {
+		s.streams[key]++
+		if handle == nil {
+			s.waiting = append(s.waiting, st)
+		}
 	}
 	s.mu.Unlock()
 	switch {
+	case full:
+		s.metrics.result("streams")
+		_ = st.Reset()
 	case handle != nil:
 		handle(st)
-	case !waits:
-		_ = st.Reset()
+	}
+}
+
+// served ends what arrive has counted.
+func (s *Handshake) served(key streamKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.streams[key]--; s.streams[key] == 0 {
+		delete(s.streams, key)
 	}
 }
 
 // serve serves one stream until ctx ends; Run waits for it.
 func (s *Handshake) serve(ctx context.Context, st network.Stream) {
+	defer s.served(keyOf(st))
 	if !s.enter() {
 		_ = st.Reset()
 		return

@@ -27,6 +27,7 @@ func newMetrics(reg prometheus.Registerer) metrics {
 	m.results.WithLabelValues("other")
 	m.results.WithLabelValues("late")
 	m.results.WithLabelValues("crowded")
+	m.results.WithLabelValues("streams")
 	m.results.WithLabelValues("failed")
 	if reg != nil {
 		reg.MustRegister(m.results, m.seconds)

@@ -81,10 +81,25 @@ func TestStreamsWaitInVain(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		b.mu.Lock()
-		if n := len(b.waiting); n != maxWaiting {
-			t.Errorf("%d streams wait, want %d", n, maxWaiting)
+		if n := len(b.waiting); n != maxStreams {
+			t.Errorf("%d streams of one peer wait, want %d", n, maxStreams)
+		}
+		for len(b.waiting) < maxWaiting { // as if many peers had come
+			b.waiting = append(b.waiting, b.waiting[0])
 		}
 		b.mu.Unlock()
+		c := start(t, nw, 3, statusOf("x", 1))
+		defer c.stop()
+		dial(t, c, b)
+		st, err := c.host.NewStream(t.Context(), b.host.ID(), StatusProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = st.Write([]byte{1})
+		_ = st.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := st.Read(make([]byte, 1)); !errors.Is(err, network.ErrReset) {
+			t.Errorf("a stream above all that may wait: %v, want a reset", err)
+		}
 		b.host.Close()
 	})
 }

@@ -47,6 +47,7 @@ type Peer struct {
 	LastSeen    time.Time // last word from it that came through this room
 	Latency     time.Duration
 	MinRTT      time.Duration // best round trip of its handshakes; 0 = none was measured
+	Leaving     bool          // either side has begun to part
 }
 
 // entry is one connected peer in the table.
@@ -220,7 +221,9 @@ func (s *Handshake) Peers() []Peer {
 	list := make([]Peer, 0, len(s.peers))
 	conns := make([]network.Conn, 0, len(s.peers))
 	for _, e := range s.peers {
-		list = append(list, e.peer)
+		p := e.peer
+		p.Leaving = e.byUs || e.goodbye.Code != 0
+		list = append(list, p)
 		conns = append(conns, e.conns[0].conn)
 	}
 	s.mu.Unlock()

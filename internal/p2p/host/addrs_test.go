@@ -177,8 +177,8 @@ func TestLimits(t *testing.T) {
 			t.Errorf("told %d times of a refusal of %s", told, addr)
 		}
 	}
-	if l := m.(*localLimit); len(l.conns) != 0 {
-		t.Errorf("places are still taken: %v", l.conns)
+	if g := m.(*gatekeeper); len(g.conns) != 0 || len(g.half) != 0 || g.halfs != 0 {
+		t.Errorf("places are still taken: %v, %v", g.conns, g.half)
 	}
 	s, err := open("/ip4/10.0.0.7/tcp/1")
 	if err != nil {

@@ -16,10 +16,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/pnet"
+	"github.com/libp2p/go-libp2p/core/transport"
 	bconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcpreuse"
 	ws "github.com/libp2p/go-libp2p/p2p/transport/websocket"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -113,11 +117,13 @@ func build(o Options) (*Host, error) {
 		h.sorter = s
 	}
 	b := base{o: o, host: h, metrics: m}
+	b.lobby = newLobby(b.limited)
 	lib, err := libp2p.New(append(slices.Clone(o.Extra), b.network, b.behaviour, b.transports)...)
 	if err != nil {
 		return nil, fmt.Errorf("build host: %w", err)
 	}
 	h.Host = lib
+	h.SetStreamHandler(ping.ID, (&pinger{busy: map[peer.ID]struct{}{}}).handle)
 	h.Network().Notify(m.notifiee())
 	if err := m.register(o.Registerer); err != nil {
 		h.Close()
@@ -133,6 +139,7 @@ type base struct {
 	o       Options
 	host    *Host
 	metrics *metrics
+	lobby   *lobby
 }
 
 // network sets who and how many may connect.
@@ -145,9 +152,9 @@ func (b base) network(c *config.Config) error {
 		c.ResourceManager = limits
 	}
 	if c.ConnManager == nil {
-		// Far above every limit of ours: it keeps tags and protections and never
+		// Above every limit of ours: it keeps tags and protections and never
 		// trims by itself, for that closes honest peers first (DEFENCE 2).
-		low := b.o.MaxPeers + hardCapSlack + 64
+		low := hardCap(b.o.MaxPeers) + 64
 		m, err := bconnmgr.NewConnManager(low, low+64)
 		if err != nil {
 			return fmt.Errorf("connection manager: %w", err)
@@ -183,6 +190,7 @@ func (b base) behaviour(c *config.Config) error {
 	c.UserAgent = b.o.UserAgent
 	c.ProtocolVersion = protocolVersion
 	c.RelayCustom, c.Relay = true, false
+	c.DisablePing = true                     // pinger answers
 	c.DisableIdentifyAddressDiscovery = true // it also stalls a bubble
 	unknown := network.ReachabilityUnknown
 	c.AutoNATConfig.ForceReachability = &unknown // no probing
@@ -211,10 +219,14 @@ func (b base) transports(c *config.Config) error {
 		libp2p.Transport(quic.NewTransport),
 	}
 	if !b.o.QUICOnly {
-		opts = append(opts, libp2p.Transport(b.host.sorter.transport))
+		opts = append(opts, libp2p.Transport(func(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*sharedTCP, error) {
+			return b.host.sorter.transport(b.lobby.guard(u), limits, shared)
+		}))
 	}
 	if b.o.Websocket {
-		opts = append(opts, libp2p.Transport(ws.New))
+		opts = append(opts, libp2p.Transport(func(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*ws.WebsocketTransport, error) {
+			return ws.New(b.lobby.guard(u), limits, shared)
+		}))
 	}
 	return c.Apply(opts...)
 }

@@ -1,10 +1,7 @@
 package host
 
 import (
-	"errors"
-	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -13,11 +10,13 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 const (
 	hardCapSlack    = 32  // connections above all slots
+	maxHalfQUIC     = 32  // inbound connections over QUIC in their handshake
+	maxHalfPart     = 8   // of them from one part of the network
+	askSource       = 8   // from so many on, an address must prove that it is one
 	peerStreams     = 256 // inbound, per peer
 	localPerIP      = 32  // inbound connections from one private address
 	quicAfterTCP    = 250 * time.Millisecond
@@ -25,7 +24,18 @@ const (
 	newConnsAtOnce  = 200
 	newConnsPerIP   = 0.2 // a second; the library's own
 	newConnsIPBurst = 16
+	newConnsPerPart = 1 // a second, from one part of the network: 32 parts are a third of all
+	partBurst       = 32
+	peerMemory      = 12 << 20 // bytes of stream windows, per peer: 48 streams that nobody reads
 )
+
+// hardCap is the most connections of a host with maxPeers slots: the rest of
+// them is in the handshake of the transport.
+func hardCap(maxPeers int) int { return maxPeers + hardCapSlack + maxHandshakes }
+
+// maxHandshakes is more than the lobby holds: who comes to a full one is let in
+// before another goes, and one that went counts until its goroutine has ended.
+const maxHandshakes = 2*maxLobby + maxHalfQUIC
 
 // local are the networks without limits by group: several nodes behind one
 // address are normal there. Loopback is free of all limits.
@@ -44,16 +54,6 @@ var (
 // banned addresses are refused here too: of QUIC nothing else is asked before
 // the handshake. Nil = none are.
 func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string), banned func(ma.Multiaddr) bool) (network.ResourceManager, error) {
-	limits := rcmgr.DefaultLimits
-	libp2p.SetDefaultServiceLimits(&limits)
-	conns := rcmgr.LimitVal(maxPeers + hardCapSlack)
-	concrete := rcmgr.PartialLimitConfig{
-		System: rcmgr.ResourceLimits{
-			Conns: conns, ConnsInbound: conns, ConnsOutbound: conns, FD: 2 * conns,
-			Streams: 64 * conns, StreamsInbound: 64 * conns, StreamsOutbound: 64 * conns,
-		},
-		PeerDefault: rcmgr.ResourceLimits{StreamsInbound: peerStreams, StreamsOutbound: 2 * peerStreams, Streams: 3 * peerStreams},
-	}.Build(limits.AutoScale())
 	var free4, free6 []rcmgr.NetworkPrefixLimit
 	free := []rate.PrefixLimit{}
 	for _, p := range append(append([]netip.Prefix{}, loopback...), local...) {
@@ -66,14 +66,13 @@ func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string), bann
 		free = append(free, rate.PrefixLimit{Prefix: p})
 	}
 	perIP := rate.Limit{RPS: newConnsPerIP, Burst: newConnsIPBurst}
-	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(concrete),
+	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(resources(maxPeers)),
 		rcmgr.WithNetworkPrefixLimit(free4, free6),
 		rcmgr.WithLimitPerSubnet(
 			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: 8}, {PrefixLength: 24, ConnCount: 32}},
 			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 56, ConnCount: 8}, {PrefixLength: 48, ConnCount: 64}}),
 		rcmgr.WithConnRateLimiters(&rate.Limiter{
-			NetworkPrefixLimits: free,
-			GlobalLimit:         rate.Limit{RPS: newConnsPerSec, Burst: newConnsAtOnce},
+			NetworkPrefixLimits: free, // and the limit of all together is in arrivals
 			SubnetRateLimiter: rate.SubnetLimiter{
 				IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: perIP}},
 				IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 56, Limit: perIP}, {PrefixLength: 48, Limit: rate.Limit{RPS: 0.5, Burst: 80}}},
@@ -83,95 +82,35 @@ func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string), bann
 	if err != nil {
 		return nil, err
 	}
-	return &localLimit{ResourceManager: m, refused: refused, banned: banned, conns: map[netip.Addr]int{}}, nil
+	return &gatekeeper{
+		ResourceManager: m, refused: refused, banned: banned,
+		arrivals: newArrivals(), conns: map[netip.Addr]int{}, half: map[netip.Prefix]int{},
+	}, nil
 }
 
-// localLimit adds what the library cannot say: at most localPerIP inbound
-// connections from each private address. It tells of every one refused.
-type localLimit struct {
-	network.ResourceManager
-	refused func(remote ma.Multiaddr, why string)
-	banned  func(ma.Multiaddr) bool
-
-	mu    sync.Mutex
-	conns map[netip.Addr]int // guarded by mu; private addresses only
-}
-
-// OpenConnection implements [network.ResourceManager].
-func (l *localLimit) OpenConnection(dir network.Direction, usefd bool, remote ma.Multiaddr) (network.ConnManagementScope, error) {
-	if dir == network.DirInbound && l.banned != nil && l.banned(remote) {
-		return nil, errBanned
-	}
-	scope, err := l.open(dir, usefd, remote)
-	if err != nil && dir == network.DirInbound && l.refused != nil {
-		l.refused(remote, err.Error())
-	}
-	return scope, err
-}
-
-var errBanned = errors.New("the address is banned")
-
-func (l *localLimit) open(dir network.Direction, usefd bool, remote ma.Multiaddr) (network.ConnManagementScope, error) {
-	ip, ok := localIP(remote)
-	if !ok || dir != network.DirInbound {
-		return l.ResourceManager.OpenConnection(dir, usefd, remote)
-	}
-	if !l.take(ip) {
-		return nil, fmt.Errorf("%d connections from %s: %w", localPerIP, ip, network.ErrResourceLimitExceeded)
-	}
-	scope, err := l.ResourceManager.OpenConnection(dir, usefd, remote)
-	if err != nil {
-		l.give(ip)
-		return nil, err
-	}
-	return &localScope{ConnManagementScope: scope, done: sync.OnceFunc(func() { l.give(ip) })}, nil
-}
-
-func (l *localLimit) take(ip netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.conns[ip] >= localPerIP {
-		return false
-	}
-	l.conns[ip]++
-	return true
-}
-
-func (l *localLimit) give(ip netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.conns[ip]--; l.conns[ip] <= 0 {
-		delete(l.conns, ip)
-	}
-}
-
-type localScope struct {
-	network.ConnManagementScope
-	done func()
-}
-
-// Done implements [network.ConnManagementScope].
-func (s *localScope) Done() {
-	s.ConnManagementScope.Done()
-	s.done()
-}
-
-func localIP(a ma.Multiaddr) (netip.Addr, bool) {
-	if a == nil {
-		return netip.Addr{}, false
-	}
-	raw, err := manet.ToIP(a)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	ip, _ := netip.AddrFromSlice(raw)
-	ip = ip.Unmap()
-	for _, p := range local {
-		if p.Contains(ip) {
-			return ip, true
-		}
-	}
-	return ip, false
+// resources are what a host with maxPeers slots may take in all and for one
+// peer. No sum of what peers may take is above what all may, so that none takes
+// another one's share.
+func resources(maxPeers int) rcmgr.ConcreteLimitConfig {
+	limits := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&limits)
+	conns := rcmgr.LimitVal(hardCap(maxPeers))
+	peers := rcmgr.LimitVal(maxPeers + hardCapSlack)
+	return rcmgr.PartialLimitConfig{
+		System: rcmgr.ResourceLimits{
+			Conns: conns, ConnsInbound: conns, ConnsOutbound: conns, FD: 2 * conns,
+			Streams: 3 * peerStreams * peers, StreamsInbound: peerStreams * peers, StreamsOutbound: 2 * peerStreams * peers,
+			Memory: peerMemory * rcmgr.LimitVal64(peers),
+		},
+		Transient: rcmgr.ResourceLimits{ // what has no peer or no protocol yet
+			Conns: conns, ConnsInbound: maxHandshakes, ConnsOutbound: conns, FD: conns,
+			Streams: 3 * peerStreams * peers, StreamsInbound: peerStreams * peers, StreamsOutbound: 2 * peerStreams * peers,
+			Memory: peerMemory * rcmgr.LimitVal64(peers),
+		},
+		PeerDefault: rcmgr.ResourceLimits{
+			StreamsInbound: peerStreams, StreamsOutbound: 2 * peerStreams, Streams: 3 * peerStreams, Memory: peerMemory,
+		},
+	}.Build(limits.AutoScale())
 }
 
 // rankDials tries TCP first, for QUIC costs three times the CPU, and QUIC

@@ -38,9 +38,9 @@ type sorter struct {
 	stop     chan struct{}  // closed by close
 	ended    sync.WaitGroup // run and all sort
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards below
 	closed  bool
-	sorting *list.List // of net.Conn, oldest first
+	sorting *crowd
 }
 
 func newSorter(l net.Listener, dropped func(), log *slog.Logger) (*sorter, error) {
@@ -48,7 +48,7 @@ func newSorter(l net.Listener, dropped func(), log *slog.Logger) (*sorter, error
 	if err != nil {
 		return nil, err
 	}
-	s := &sorter{listener: l, http: newQueue(l.Addr()), addrs: addrs, dropped: dropped, log: log, stop: make(chan struct{}), sorting: list.New()}
+	s := &sorter{listener: l, http: newQueue(l.Addr()), addrs: addrs, dropped: dropped, log: log, stop: make(chan struct{}), sorting: newCrowd(maxSorting)}
 	for _, a := range addrs {
 		s.p2p = append(s.p2p, &p2pListener{queue: newQueue(l.Addr()), addr: a})
 	}
@@ -96,8 +96,8 @@ func (s *sorter) run() {
 	}
 }
 
-// start sorts c without blocking. Above maxSorting the connection that has
-// been silent longest makes room.
+// start sorts c without blocking. Above maxSorting a silent connection makes
+// room.
 func (s *sorter) start(c net.Conn) {
 	s.mu.Lock()
 	if s.closed {
@@ -105,15 +105,11 @@ func (s *sorter) start(c net.Conn) {
 		c.Close()
 		return
 	}
-	var oldest net.Conn
-	if s.sorting.Len() >= maxSorting {
-		oldest = s.sorting.Remove(s.sorting.Front()).(net.Conn)
-	}
-	place := s.sorting.PushBack(c)
+	place, out := s.sorting.add(c)
 	s.ended.Go(func() { s.sort(c, place) })
 	s.mu.Unlock()
-	if oldest != nil {
-		oldest.Close() // its goroutine counts it
+	if out != nil {
+		out.Close() // its goroutine counts it
 	}
 }
 
@@ -124,7 +120,7 @@ func (s *sorter) sort(c net.Conn, place *list.Element) {
 		_, err = io.ReadFull(c, head[:])
 	}
 	s.mu.Lock()
-	s.sorting.Remove(place) // no-op where start did it
+	s.sorting.remove(place)
 	s.mu.Unlock()
 	if err == nil {
 		err = c.SetReadDeadline(time.Time{})
@@ -155,10 +151,7 @@ func (s *sorter) close() error {
 	}
 	s.closed = true
 	close(s.stop)
-	var silent []net.Conn
-	for e := s.sorting.Front(); e != nil; e = e.Next() {
-		silent = append(silent, e.Value.(net.Conn))
-	}
+	silent := s.sorting.conns()
 	s.mu.Unlock()
 	err := s.listener.Close()
 	for _, c := range silent {

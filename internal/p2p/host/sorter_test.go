@@ -309,8 +309,8 @@ func TestSorterDropsTheSlow(t *testing.T) {
 		if n := dropped.Load(); n != maxSorting+44 {
 			t.Errorf("%d dropped after 5 s, want all %d", n, maxSorting+44)
 		}
-		if s.sorting.Len() != 0 {
-			t.Errorf("%d places are taken", s.sorting.Len())
+		if s.sorting.list.Len() != 0 {
+			t.Errorf("%d places are taken", s.sorting.list.Len())
 		}
 		quick.Close()
 		got.Close()

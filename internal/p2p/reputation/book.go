@@ -103,6 +103,7 @@ type Book struct {
 	exempt                                   atomic.Pointer[func(peer.ID) bool]
 	facts                                    atomic.Pointer[func(peer.ID) Facts]
 	refusals                                 refusals
+	refused                                  atomic.Uint64 // connections, told of or not
 	due                                      chan sentence // to be banned
 
 	mu      sync.Mutex         // guards what follows

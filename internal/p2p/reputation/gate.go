@@ -58,6 +58,7 @@ func (r *refusals) take(now time.Time) (more int, ok bool) {
 // whether it sent the event: who logs by that is not flooded either.
 func (b *Book) Refuse(e event.PeerRefused) (told bool) {
 	b.metrics.refusals.WithLabelValues(e.Place).Inc()
+	b.refused.Add(1)
 	more, ok := b.refusals.take(time.Now())
 	if !ok {
 		return false
@@ -67,6 +68,9 @@ func (b *Book) Refuse(e event.PeerRefused) (told bool) {
 	b.publish(e)
 	return true
 }
+
+// Refusals counts every connection that was refused so far, told of or not.
+func (b *Book) Refusals() uint64 { return b.refused.Load() }
 
 // Gate refuses connections with peers that the book refuses or that are
 // denied, and with addresses that are banned. It is safe for concurrent use.

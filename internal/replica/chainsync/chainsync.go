@@ -72,11 +72,12 @@ type Syncer struct {
 	metrics  *metrics
 	genesis  chain.Hash
 
-	run  run           // verified headers above the tip
-	told foretold      // subtrees of blocks to come
-	busy chan struct{} // holds one token while somebody may append
-	wake chan struct{} // the run grew, or there are hints
-	halt chan struct{} // closed when fork is set
+	run   run           // verified headers above the tip
+	told  foretold      // subtrees of blocks to come
+	asked *budgets      // of those whom we serve
+	busy  chan struct{} // holds one token while somebody may append
+	wake  chan struct{} // the run grew, or there are hints
+	halt  chan struct{} // closed when fork is set
 
 	mu        sync.Mutex            // guards below
 	known     map[uint64]chain.Hash // blocks that were announced, by height
@@ -93,7 +94,7 @@ func New(cfg Config, l *ledger.Ledger, s Peers, bus *event.Bus, log *slog.Logger
 	y := &Syncer{
 		cfg: cfg, protocol: "/parley/" + cfg.Net + "/sync/1", genesis: l.Genesis().Hash(),
 		ledger: l, peers: s, bus: bus, log: log,
-		busy: make(chan struct{}, 1), wake: make(chan struct{}, 1), halt: make(chan struct{}),
+		asked: newBudgets(), busy: make(chan struct{}, 1), wake: make(chan struct{}, 1), halt: make(chan struct{}),
 		known: map[uint64]chain.Hash{}, hints: map[peer.ID]uint64{}, damaged: map[uint64]bool{},
 		state: event.SyncChanged{State: Waiting, Target: l.Tip().Head.Height},
 	}

@@ -30,14 +30,19 @@ func (y *Syncer) handle(ctx context.Context, st chain.Stream) error {
 	if err != nil {
 		return wire.Fault(err)
 	}
-	a := &answer{Syncer: y, st: st, end: time.Now().Add(serveTime)}
+	budget, done, err := y.asked.begin(ctx, st.Peer())
+	if err != nil {
+		return err
+	}
+	defer done()
+	a := &answer{Syncer: y, st: st, end: time.Now().Add(serveTime), budget: budget}
 	switch req.Kind {
 	case wire.SyncHead:
 		if h := y.ledger.Tip().Head.Height; h > 0 {
-			err = a.header(h)
+			err = a.header(ctx, h)
 		}
 	case wire.SyncHeaders:
-		err = a.headers(req.From, uint64(req.Count))
+		err = a.headers(ctx, req.From, uint64(req.Count))
 	case wire.SyncBodies:
 		err = a.bodies(ctx, req.From, uint64(req.Count))
 	case wire.SyncSubtrees:
@@ -47,7 +52,7 @@ func (y *Syncer) handle(ctx context.Context, st chain.Stream) error {
 	case wire.SyncIDs:
 		err = a.ids(ctx, req)
 	case wire.SyncConfigs:
-		err = a.configs(req.From)
+		err = a.configs(ctx, req.From)
 	}
 	if err != nil {
 		return fmt.Errorf("serve %s: %w", req.Kind, err)
@@ -58,11 +63,16 @@ func (y *Syncer) handle(ctx context.Context, st chain.Stream) error {
 // answer is one request being served.
 type answer struct {
 	*Syncer
-	st  chain.Stream
-	end time.Time
+	st     chain.Stream
+	end    time.Time
+	budget *budget // of the peer
 }
 
-func (a *answer) write(p []byte) error {
+// write sends one frame once the peer may have it.
+func (a *answer) write(ctx context.Context, p []byte) error {
+	if err := a.budget.bytes.WaitN(ctx, len(p)); err != nil {
+		return fmt.Errorf("wait for the budget of %s: %w", a.st.Peer(), err)
+	}
 	deadline := time.Now().Add(frameTime)
 	if deadline.After(a.end) {
 		deadline = a.end
@@ -77,18 +87,18 @@ func (a *answer) write(p []byte) error {
 	return nil
 }
 
-func (a *answer) header(height uint64) error {
+func (a *answer) header(ctx context.Context, height uint64) error {
 	h, cert, err := a.ledger.Header(height)
 	if err != nil {
 		return err
 	}
-	return a.write(wire.HeaderAnswer{Header: h.Encode(), Certificate: cert.Encode()}.Encode())
+	return a.write(ctx, wire.HeaderAnswer{Header: h.Encode(), Certificate: cert.Encode()}.Encode())
 }
 
-func (a *answer) headers(from, count uint64) error {
+func (a *answer) headers(ctx context.Context, from, count uint64) error {
 	tip := a.ledger.Tip().Head.Height
 	for h := max(from, 1); h < from+count && h <= tip; h++ {
-		if err := a.header(h); err != nil {
+		if err := a.header(ctx, h); err != nil {
 			return err
 		}
 	}
@@ -104,7 +114,7 @@ func (a *answer) bodies(ctx context.Context, from, count uint64) error {
 			return err
 		}
 		for i, s := range b.Body {
-			if err := a.write(wire.SubtreeAnswer{Height: h, Index: uint32(i), Records: s.Records}.Encode()); err != nil {
+			if err := a.write(ctx, wire.SubtreeAnswer{Height: h, Index: uint32(i), Records: s.Records}.Encode()); err != nil {
 				return err
 			}
 		}
@@ -163,7 +173,7 @@ func (a *answer) subtrees(ctx context.Context, req wire.SyncRequest) error {
 		if err != nil {
 			return err
 		}
-		return a.write(wire.SubtreeAnswer{Height: height, Index: uint32(index), Records: s.Records}.Encode())
+		return a.write(ctx, wire.SubtreeAnswer{Height: height, Index: uint32(index), Records: s.Records}.Encode())
 	})
 }
 
@@ -171,7 +181,7 @@ func (a *answer) subtrees(ctx context.Context, req wire.SyncRequest) error {
 func (a *answer) ids(ctx context.Context, req wire.SyncRequest) error {
 	return a.found(ctx, req, func(id chain.Hash) error {
 		if s, ok := a.told.subtree(id); ok {
-			return a.write(s.Encode())
+			return a.write(ctx, s.Encode())
 		}
 		s, height, index, err := a.ledger.Subtree(id)
 		if err != nil {
@@ -181,7 +191,7 @@ func (a *answer) ids(ctx context.Context, req wire.SyncRequest) error {
 		if err != nil {
 			return err
 		}
-		return a.write(wire.Subtree{ID: id, Height: height, Index: uint32(index), Count: uint32(h.Subtrees), Records: s.IDs()}.Encode())
+		return a.write(ctx, wire.Subtree{ID: id, Height: height, Index: uint32(index), Count: uint32(h.Subtrees), Records: s.IDs()}.Encode())
 	})
 }
 
@@ -206,7 +216,7 @@ func (a *answer) records(ctx context.Context, req wire.SyncRequest) error {
 		}
 		frame := wire.EncodeRecords(batch)
 		batch, size = nil, 0
-		return a.write(frame)
+		return a.write(ctx, frame)
 	}
 	err := a.found(ctx, req, func(id chain.Hash) error {
 		raw, err := a.record(finder, id)
@@ -228,13 +238,13 @@ func (a *answer) records(ctx context.Context, req wire.SyncRequest) error {
 	return flush()
 }
 
-func (a *answer) configs(from uint64) error {
+func (a *answer) configs(ctx context.Context, from uint64) error {
 	for e := from; e <= a.ledger.Tip().Config.Epoch; e++ {
 		c, height, err := a.ledger.ConfigAt(e)
 		if err != nil {
 			return err
 		}
-		if err := a.write(wire.ConfigAnswer{Height: height, Config: c.Encode()}.Encode()); err != nil {
+		if err := a.write(ctx, wire.ConfigAnswer{Height: height, Config: c.Encode()}.Encode()); err != nil {
 			return err
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,10 +35,12 @@ func (s *memStream) SetDeadline(time.Time) error      { return nil }
 func (s *memStream) SetReadDeadline(time.Time) error  { return nil }
 func (s *memStream) SetWriteDeadline(time.Time) error { return nil }
 
+var served atomic.Int64 // requests of serve, each of another peer
+
 // serve returns the frames of an answer.
 func serve(tb testing.TB, y *Syncer, request []byte) ([][]byte, error) {
 	tb.Helper()
-	st := &memStream{Reader: bytes.NewReader(request)}
+	st := &asker{memStream{Reader: bytes.NewReader(request)}, peer.ID(fmt.Sprint(served.Add(1)))}
 	err := y.Protocol().Handle(context.Background(), st)
 	var frames [][]byte
 	for {
@@ -221,6 +225,29 @@ func FuzzBodies(f *testing.F) {
 		}
 		for i, b := range c.bodies {
 			if err := consortium.CheckBody(c.links[i].header, b.Block().Body); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// FuzzHeaderAnswer: a header that a peer answers is read in one form, or is its
+// fault.
+func FuzzHeaderAnswer(f *testing.F) {
+	nd, _ := servedNode(f)
+	for _, frame := range ask(f, nd.Syncer, wire.SyncRequest{Kind: wire.SyncHeaders, From: 1, Count: 3}) {
+		f.Add(frame)
+		f.Add(frame[:len(frame)/2])
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		s, err := decodeHeaderAnswer(frame)
+		var bad *chain.InvalidError
+		switch {
+		case err != nil && !errors.As(err, &bad):
+			t.Fatalf("nobody's fault: %v", err)
+		case err == nil:
+			again := wire.HeaderAnswer{Header: s.header.Encode(), Certificate: s.cert.Encode()}.Encode()
+			if _, err := decodeHeaderAnswer(again); err != nil {
 				t.Fatal(err)
 			}
 		}
