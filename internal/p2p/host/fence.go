@@ -30,8 +30,10 @@ const (
 // keyError is a connection without a key that we have. It is a [pnet.Error].
 type keyError string
 
-func (e keyError) Error() string   { return string(e) }
-func (keyError) IsPNetError() bool { return true }
+func (e keyError) Error() string { return string(e) }
+
+// IsPNetError tells whether it is certain that the key is at fault.
+func (e keyError) IsPNetError() bool { return e != errSilent }
 
 var _ pnet.Error = keyError("")
 
@@ -40,10 +42,9 @@ const (
 	errWrongKey keyError = "it has another shared key"
 	errLate     keyError = "it proved no shared key in time"
 	errKeyGone  keyError = "its shared key was removed"
+	// errSilent is no proof of another key: a full node hangs up like that, too.
+	errSilent keyError = "it hung up without a word, as a node does that has another shared key, or none"
 )
-
-// errSilent is no proof of another key: a full node hangs up like that, too.
-var errSilent = errors.New("it hung up without a word, as a node does that has another shared key, or none")
 
 // probe finds the key under which head begins a connection, and the stream
 // that decrypts what follows head.

@@ -99,7 +99,7 @@ func ParseSharedKeys(b []byte) ([]SharedKey, error) {
 	case want != "":
 		return nil, errors.New("it ends in the middle of a key: want " + strings.Join([]string{sharedKeyHeader, sharedKeyBase, "64 hex digits"}, ", ") + " on three lines")
 	case len(keys) == 0:
-		return nil, errors.New("it holds no key: make one with parley key psk")
+		return nil, errors.New("it holds no key: make one with parley key psk new")
 	case len(keys) > maxSharedKeys:
 		return nil, fmt.Errorf("it holds %d keys: at most %d, leave out the oldest", len(keys), maxSharedKeys)
 	}
@@ -114,7 +114,7 @@ func parseSharedKey(text string) (k SharedKey, err error) {
 		return SharedKey{}, errors.New("it holds other characters than hex digits")
 	}
 	if k == (SharedKey{}) {
-		return k, errors.New("the key is all zeros, which anybody guesses: make one with parley key psk")
+		return k, errors.New("the key is all zeros, which anybody guesses: make one with parley key psk new")
 	}
 	return k, nil
 }
