@@ -18,7 +18,7 @@ func pskCommand(g *globals) *cobra.Command {
 		Example: "parley key psk new --out swarm.key\nparley key psk show swarm.key",
 	}
 	c.AddCommand(pskNewCommand(g), &cobra.Command{
-		Use: "show [FILE]", Short: "Fingerprints of the keys in a file (default: p2p.shared_key_file), the first dials", Args: cobra.MaximumNArgs(1),
+		Use: "show [FILE]", Short: "Fingerprints of keys (default: p2p.shared_key_file)", Args: cobra.MaximumNArgs(1),
 		Example: "parley key psk show\nparley key psk show swarm.key",
 		RunE:    func(_ *cobra.Command, args []string) error { return g.pskShow(args) },
 	})
