@@ -234,8 +234,11 @@ func (c *fencedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// sealed are buffers for what is encrypted, which is not done in place.
+var sealed = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
 // Write implements [net.Conn]. It leaves p as it is.
-func (c *fencedConn) Write(p []byte) (int, error) {
+func (c *fencedConn) Write(p []byte) (written int, err error) {
 	if c.inbound {
 		if err := c.prove(); err != nil {
 			return 0, err
@@ -243,16 +246,24 @@ func (c *fencedConn) Write(p []byte) (int, error) {
 	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	var nonce []byte
+	b := sealed.Get().(*[32 << 10]byte)
+	defer sealed.Put(b)
+	head := 0
 	if c.out == nil {
-		nonce = newNonce()
-		c.out = salsa20.New((*[32]byte)(&c.key), nonce)
+		head = copy(b[:], newNonce()) // in one packet with what follows
+		c.out = salsa20.New((*[32]byte)(&c.key), b[:head])
 	}
-	b := make([]byte, len(nonce)+len(p)) // one packet with the nonce, which is sent once
-	copy(b, nonce)
-	c.out.XORKeyStream(b[len(nonce):], p)
-	n, err := c.Conn.Write(b)
-	return max(0, n-len(nonce)), err
+	for head > 0 || len(p) > 0 {
+		n := min(len(p), len(b)-head)
+		c.out.XORKeyStream(b[head:head+n], p[:n])
+		w, err := c.Conn.Write(b[:head+n])
+		written += max(0, w-head)
+		if err != nil {
+			return written, err
+		}
+		p, head = p[n:], 0
+	}
+	return written, nil
 }
 
 // newNonce avoids the few that a port shared with an API takes for its own.

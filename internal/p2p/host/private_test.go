@@ -370,7 +370,7 @@ func TestFenceSpeaksPNet(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			text := greeting + strings.Repeat("0123456789", 1000)
+			text := greeting + strings.Repeat("0123456789", 10_000)
 			go func() {
 				for b := range slices.Chunk([]byte(text), 7) {
 					stock.Write(b)
@@ -381,7 +381,7 @@ func TestFenceSpeaksPNet(t *testing.T) {
 				t.Errorf("%s: read %d bytes, %v", dir, len(got), err)
 			}
 			go func() {
-				for b := range slices.Chunk([]byte(text), 100) {
+				for b := range slices.Chunk([]byte(text), 40_000) { // more than a buffer
 					kept := bytes.Clone(b)
 					if n, err := f.Write(b); n != len(b) || err != nil || !bytes.Equal(b, kept) {
 						t.Errorf("%s: wrote %d bytes of %d, %v", dir, n, len(b), err)
@@ -509,6 +509,24 @@ func FuzzProbe(f *testing.F) {
 		c.Close()
 	})
 }
+
+func BenchmarkFence(b *testing.B) {
+	n := newPrivate(b, pskA)
+	c := n.wrap(pipeConn{discard{}}, network.DirOutbound)
+	p := make([]byte, 16<<10)
+	b.SetBytes(int64(len(p)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Write(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// discard is a connection that takes everything.
+type discard struct{ replay }
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 // replay is a connection that only reads.
 type replay struct{ io.Reader }
