@@ -53,7 +53,7 @@ func pskNewCommand(g *globals) *cobra.Command {
 }
 
 func (g *globals) pskShow(args []string) error {
-	path := ""
+	var path string
 	if len(args) > 0 {
 		path = args[0]
 	} else {
