@@ -2,6 +2,7 @@ package parley
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,7 +132,7 @@ func (b *backup) items(dir, past string) ([]backupItem, error) {
 	if b.withKeys {
 		names = append(names, backupKeys...)
 		files["node.key"], files["jwt.hex"] = b.cfg.Path(b.cfg.Node.KeyFile), b.cfg.Path(b.cfg.API.JWTSecretFile)
-		files["swarm.key"] = filepath.Join(b.cfg.DataDir, "swarm.key")
+		files["swarm.key"] = b.cfg.Path(cmp.Or(b.cfg.P2P.SharedKeyFile, "swarm.key"))
 	}
 	for _, name := range names {
 		content, err := os.ReadFile(files[name])

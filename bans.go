@@ -57,6 +57,7 @@ func (n *Node) openReputation(key crypto.PrivKey) (err error) {
 	if n.rep, err = reputation.New(book, n.bus, n.room("p2p.reputation"), n.env.Registry); err != nil {
 		return err
 	}
+	n.rep.Allow(allowed(n.cfg.P2P, self))
 	n.gate = reputation.NewGate(n.rep)
 	return nil
 }

@@ -42,5 +42,18 @@ func ImportKey(b []byte, format string) (crypto.PrivKey, error) { return host.Im
 // ExportKey gives a key in one of the formats: the secret itself.
 func ExportKey(key crypto.PrivKey, format string) ([]byte, error) { return host.ExportKey(key, format) }
 
+// SharedKey is a key of a private network; printing shows its fingerprint.
+type SharedKey = host.SharedKey
+
+// NewSharedKey makes one.
+func NewSharedKey() SharedKey { return host.NewSharedKey() }
+
+// LoadSharedKeys reads the keys in a file, the first of which dials. Errors show
+// nothing of a key; with ErrKeyMode alone the keys are returned, too.
+func LoadSharedKeys(path string) ([]SharedKey, error) { return host.LoadSharedKeys(path) }
+
+// FormatSharedKeys writes keys as swarm.key has them: the secret itself.
+func FormatSharedKeys(keys []SharedKey) []byte { return host.FormatSharedKeys(keys) }
+
 // Ed25519Key is the key as the chain's records and votes use it.
 func Ed25519Key(key crypto.PrivKey) ed25519.PrivateKey { return host.RawEd25519(key) }

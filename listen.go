@@ -294,8 +294,9 @@ func checkForeign(dir string) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "node.key", "jwt.hex", "parley.sock", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json", "dht.json",
-			"history.db", "history.db-wal", "history.db-shm", "history.db.broken":
+		case "node.key", "swarm.key", "jwt.hex", "parley.sock", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json", "dht.json",
+			"history.db", "history.db-wal", "history.db-shm", "history.db.broken",
+			"bans.db", "bans.db-wal", "bans.db-shm": // a start that failed leaves these
 		default:
 			if !strings.HasSuffix(e.Name(), ".log") && !strings.HasSuffix(e.Name(), ".tmp") {
 				return &StartError{104, fmt.Errorf("data directory %s is not parley's: it holds %s and no meta.json; choose an empty directory with --data-dir", dir, e.Name())}

@@ -74,6 +74,7 @@ type Node struct {
 
 	listeners []Listener
 	host      *host.Host
+	private   *host.PrivateNetwork // nil = an open network
 	history   *history.History
 	bans      *reputation.Bans
 	rep       *reputation.Book
@@ -87,6 +88,9 @@ type Node struct {
 	gossip    *gossip.Gossip
 	replica   *replica.Replica
 	backing   sync.Mutex // held while a backup is written
+
+	reloading sync.Mutex    // guards live
+	live      config.Config // cfg, with what was reloaded
 
 	foundMu sync.Mutex // guards found
 	found   []Finding  // about peers
@@ -102,7 +106,7 @@ func New(cfg config.Config, env Env) (*Node, error) {
 	if env.Registry == nil {
 		env.Registry = prometheus.NewRegistry()
 	}
-	n := &Node{cfg: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now()}
+	n := &Node{cfg: cfg, live: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now()}
 	n.alarms = event.NewAlarms(n.bus, n.room("alarms"))
 	err := startFault(n.open())
 	if errors.Is(err, syscall.EROFS) {
@@ -152,6 +156,9 @@ func (n *Node) open() error {
 	}
 	if created {
 		n.log.Info("identity made", "file", n.keyPath())
+	}
+	if err := n.openPrivate(); err != nil {
+		return err
 	}
 	if n.listeners, err = n.listen(); err != nil {
 		return err
@@ -242,7 +249,7 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	listen := n.env.Listen
 	if listen == nil {
 		var err error
-		if listen, err = host.ListenAddrs(n.cfg.P2P.Port, n.cfg.P2P.QUICPort, n.cfg.P2P.Listen, n.cfg.P2P.WebSocket); err != nil {
+		if listen, err = host.ListenAddrs(n.cfg.P2P.Port, n.quicPort(), n.cfg.P2P.Listen, n.cfg.P2P.WebSocket); err != nil {
 			return nil, fmt.Errorf("p2p.listen: %w", err)
 		}
 	}
@@ -257,7 +264,7 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	o := host.Options{
 		Key: key, Listen: listen, Advertise: advertise, Gater: n.gate,
 		MaxPeers: n.cfg.P2P.MaxPeers, Refused: n.limited, Banned: n.rep.RefuseAddr, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
-		Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
+		Private: n.private, Keyless: n.keyless, Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
 	}
 	if shared != nil {
 		o.APIListener = shared.Listener
@@ -265,6 +272,9 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	h, err := host.New(o)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, NewPortError("p2p.port", net.JoinHostPort("", strconv.Itoa(n.cfg.P2P.Port)), err)
+	}
+	if errors.Is(err, host.ErrForcedPrivate) {
+		return nil, &StartError{Code: 101, Err: err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("start the p2p host: %w", err)
@@ -289,7 +299,7 @@ func (n *Node) advertised(key crypto.PrivKey) ([]multiaddr.Multiaddr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("peer id of %s: %w", n.keyPath(), err)
 	}
-	ports := host.Ports{TCP: n.cfg.P2P.Port, QUIC: n.cfg.P2P.QUICPort}
+	ports := host.Ports{TCP: n.cfg.P2P.Port, QUIC: n.quicPort()}
 	if n.cfg.P2P.OnAPIPort {
 		ports.API = n.apiPort()
 	}

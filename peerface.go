@@ -35,7 +35,7 @@ func (n *Node) Status() Status {
 	s := Status{
 		Version: n.Version().Version, Network: n.cfg.Network, NetworkName: n.cfg.NetworkName, ChainID: n.replica.Status().ChainID,
 		PeerID: n.host.ID(), Name: n.cfg.Node.Name, Role: n.replica.Role(), Verdict: "healthy", Reasons: []string{},
-		UptimeS: time.Since(n.started).Seconds(), Head: n.head(), Sync: n.syncState(), TransportsOff: []string{},
+		UptimeS: time.Since(n.started).Seconds(), Head: n.head(), Sync: n.syncState(), TransportsOff: n.transportsOff(),
 	}
 	c := n.PeerCount()
 	s.Peers = StatusPeers{Inbound: c.Inbound, Outbound: c.Outbound, Known: c.Known, Target: n.slots.Target()}

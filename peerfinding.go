@@ -32,7 +32,7 @@ func (n *Node) watchPeers(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			n.setFound(n.peerFindings())
+			n.setFound(append(n.peerFindings(), n.privateFindings()...))
 		}
 	}
 }

@@ -31,8 +31,9 @@ func VerifyBackup(ctx context.Context, r io.Reader, progress func(done, total in
 // RestoreOptions say where a backup goes.
 type RestoreOptions struct {
 	DataDir string                   // made when missing; MUST be empty, or hold a restore that was broken off
-	KeyFile string                   // node.key_file and api.jwt_secret_file of who will run there: where the
-	JWTFile string                   // keys go, as seen from DataDir; "" is the default. They never replace another key
+	KeyFile string                   // node.key_file, api.jwt_secret_file and p2p.shared_key_file of who will run
+	JWTFile string                   // there: where the keys go, as seen from DataDir; "" is the default. They never
+	PSKFile string                   // replace another key
 	Genesis chain.Hash               // refuse a backup of another chain; zero: take any
 	Bytes   func(done, total int64)  // progress of unpacking; may be nil
 	Blocks  func(done, total uint64) // with it the whole chain is verified before anything counts
@@ -40,7 +41,7 @@ type RestoreOptions struct {
 
 // target is where a file of a backup goes.
 func (o *RestoreOptions) target(name string) string {
-	if to := map[string]string{"node.key": o.KeyFile, "jwt.hex": o.JWTFile}[name]; to != "" {
+	if to := map[string]string{"node.key": o.KeyFile, "jwt.hex": o.JWTFile, "swarm.key": o.PSKFile}[name]; to != "" {
 		name = to
 	}
 	if filepath.IsAbs(name) {

@@ -38,6 +38,7 @@ var aliases = []alias{
 
 	{name: "p2p_listen_addresses", key: "p2p.listen", envOnly: true, convert: teranodeList},
 	{name: "p2p_advertise_addresses", key: "p2p.advertise", envOnly: true, convert: teranodeList},
+	{name: "p2p_shared_key", key: sharedKeyKey, over: sharedFileKey, envOnly: true, convert: unlessEmpty},
 	{name: "p2p_port", key: "p2p.port", envOnly: true, convert: unlessEmpty},
 	{name: "p2p_static_peers", key: staticPeersKey, envOnly: true, convert: teranodeList},
 	{name: "p2p_optimise_retries", key: "p2p.optimise_retries", envOnly: true, convert: unlessEmpty},
@@ -76,7 +77,6 @@ var idleEnv = []string{
 // one of them: it would run less guarded than its owner believes.
 var guardEnv = []struct{ name, why string }{
 	{"p2p_private_key", "this version takes no identity from the environment and would run with another one: import it with parley key import, and unset this"},
-	{"p2p_shared_key", "this version has no private networks and would join an open one: unset it to run in the open"},
 	{"securityLevelHTTP", "this version serves no TLS and would answer in the clear: set it to 0, and put a TLS proxy before the API"},
 	{"server_certFile", noTLS},
 	{"server_keyFile", noTLS},

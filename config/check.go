@@ -111,14 +111,21 @@ func checkGenesisHash(_ *checker, c *Config) []problem {
 	return nil
 }
 
-// checkSecretFile catches the secret itself where its file belongs; the fault does not show it.
 func checkSecretFile(_ *checker, c *Config) []problem {
-	file := c.API.JWTSecretFile
-	if _, err := hex.DecodeString(file); strings.ContainsRune(file, '\n') || (err == nil && len(file) >= 64) {
-		return one(RuleSecretValue, "looks like the secret itself: give the name of a file that holds it, or set JWT_SECRET")
-	}
-	if file == "" {
+	if c.API.JWTSecretFile == "" {
 		return one(RuleRange, "is empty: give a file name")
+	}
+	return notSecret(c.API.JWTSecretFile, "JWT_SECRET")
+}
+
+func checkSharedKeyFile(_ *checker, c *Config) []problem {
+	return notSecret(c.P2P.SharedKeyFile, "p2p_shared_key")
+}
+
+// notSecret catches the secret itself where its file belongs; the fault does not show it.
+func notSecret(file, env string) []problem {
+	if _, err := hex.DecodeString(file); strings.ContainsRune(file, '\n') || (err == nil && len(file) >= 64) {
+		return one(RuleSecretValue, "looks like the secret itself: give the name of a file that holds it, or set %s", env)
 	}
 	return nil
 }
@@ -223,7 +230,10 @@ func checkP2PListen(k *checker, c *Config) []problem {
 			out = append(out, problem{RuleRange, quote(item) + " has port 0, which only profile devnet may use"})
 			continue
 		}
-		list = append(list, addrs...)
+		if strings.HasPrefix(item, "/") {
+			item = addrs[0]
+		}
+		list = append(list, item) // expandListen does the rest, when it is known whether there is a shared key
 	}
 	c.P2P.Listen = list
 	return out

@@ -113,9 +113,14 @@ type P2P struct {
 	BootstrapPeers []string
 	// TrustedPeers are peer IDs, none twice.
 	TrustedPeers []string
-	Advertise    []string // IPs, names, host:port or multiaddrs
-	MinPeers     int
-	MaxPeers     int
+	// AllowPeers, where it is not empty, are all that may connect, beside
+	// static and trusted peers and members: each valid by ParseAllowed, none twice.
+	AllowPeers    []string
+	SharedKeyFile string   // keys of a private network, "" = an open one; see Config.Path; not read when SharedKey is set
+	SharedKey     Secret   // that key by value, only from p2p_shared_key; "" = use the file
+	Advertise     []string // IPs, names, host:port or multiaddrs
+	MinPeers      int
+	MaxPeers      int
 	// OptimiseRetries lets addresses rest that failed for a lasting reason.
 	OptimiseRetries bool
 	TargetPeers     int    // outbound

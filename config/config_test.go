@@ -87,7 +87,7 @@ func TestKeysCoverConfig(t *testing.T) {
 // TestDefaultsAreLegal sets each default as text: it must pass its own check and come back the same.
 func TestDefaultsAreLegal(t *testing.T) {
 	for _, k := range Keys() {
-		if k.Name == jwtSecretKey {
+		if k.Name == jwtSecretKey || k.Name == sharedKeyKey {
 			continue
 		}
 		l := load(t, LoadArgs{Flags: map[string]string{k.Name: k.Default}})
@@ -205,6 +205,8 @@ func TestAliases(t *testing.T) {
 		{"OTEL_SERVICE_NAME", "x", "network", "consortium"},
 		{"p2p_listen_addresses", "127.0.0.1|::1", "p2p.listen", "127.0.0.1,::1"},
 		{"p2p_advertise_addresses", "192.0.2.7,/dns4/a.example/tcp/9906", "p2p.advertise", "192.0.2.7,/dns4/a.example/tcp/9906"},
+		{"p2p_shared_key", strings.Repeat("ab", 32), "p2p.shared_key", "***"},
+		{"p2p_shared_key", "", "p2p.shared_key", ""},
 		{"p2p_port", "9905", "p2p.port", "9905"},
 		{"p2p_port", "", "p2p.port", "9906"},
 		{"p2p_static_peers", "a:1 | b:2", "p2p.static_peers", "a:1,b:2"},
@@ -330,7 +332,7 @@ func TestSecret(t *testing.T) {
 // A node whose owner asked for a guard that is not there must not start without it.
 func TestGuardsOfTeranode(t *testing.T) {
 	for _, pair := range []string{
-		"p2p_private_key=c0ffee", "p2p_shared_key=c0ffee", "p2p_shared_key=0", "securityLevelHTTP=1", "server_certFile=/c0ffee", "server_keyFile=/c0ffee",
+		"p2p_private_key=c0ffee", "securityLevelHTTP=1", "server_certFile=/c0ffee", "server_keyFile=/c0ffee",
 	} {
 		_, err := loadIn(t, LoadArgs{Environ: []string{pair}})
 		name, _, _ := strings.Cut(pair, "=")

@@ -19,6 +19,7 @@ const (
 	RuleListenConflict = "listen_conflict" // two listeners want one port
 	RuleNetwork        = "network"
 	RuleChainID        = "chain_id"     // chain id or genesis hash not well formed
+	RulePSKQUIC        = "psk_quic"     // a shared key together with an address of QUIC, WebTransport or WebRTC
 	RuleSecretValue    = "secret_value" // a secret where only a file is allowed
 )
 

@@ -118,6 +118,12 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.P2P.StaticPeers }, check: checkStaticPeers},
 	{name: "p2p.trusted_peers", help: "peer IDs: never evicted, never banned for points",
 		at: func(c *Config) any { return &c.P2P.TrustedPeers }, check: checkTrustedPeers},
+	{name: "p2p.allow_peers", help: "peer IDs, each alone or as \"ID until 2026-12-24T18:00:00Z\": beside static and trusted peers and members nobody else may connect; empty = all may",
+		at: func(c *Config) any { return &c.P2P.AllowPeers }, check: checkAllowPeers},
+	{name: sharedFileKey, help: "swarm.key: one to four keys of a private network, the first of which dials; TCP alone; empty = an open network",
+		at: func(c *Config) any { return &c.P2P.SharedKeyFile }, check: checkSharedKeyFile},
+	{name: sharedKeyKey, help: "such a key by value: only as p2p_shared_key",
+		at: func(c *Config) any { return &c.P2P.SharedKey }, check: checkSharedKey},
 	{name: bootstrapPeersKey, help: "peers to ask for others and to leave: multiaddr with /p2p/ID, /dnsaddr, host[:port] or http(s)://host:port of their API",
 		at: func(c *Config) any { return &c.P2P.BootstrapPeers }, check: checkBootstrapPeers},
 	{name: "p2p.advertise", help: "addresses told to others: IP, name, host:port or multiaddr",
@@ -161,6 +167,8 @@ const (
 	jwtSecretKey   = "api.jwt_secret"
 	jwtFileKey     = "api.jwt_secret_file"
 	staticPeersKey = "p2p.static_peers"
+	sharedFileKey  = "p2p.shared_key_file"
+	sharedKeyKey   = "p2p.shared_key"
 	topicsPrefix   = "gossip.topics."
 
 	bootstrapPeersKey = "p2p.bootstrap_peers"

@@ -187,10 +187,18 @@ func firstOf(prefix string) string {
 	return knobs[i].name
 }
 
+// secrets can be given by value, and only from a variable that is no key.
+var secrets = []struct{ key, fileKey, env string }{
+	{jwtSecretKey, jwtFileKey, "JWT_SECRET"},
+	{sharedKeyKey, sharedFileKey, "p2p_shared_key"},
+}
+
 func (l *loader) native(rank int, k knob, e entry) {
-	if k.name == jwtSecretKey {
-		l.fault(e, k.name, problem{RuleSecretValue, "a secret is given by file: set " + jwtFileKey + ", or JWT_SECRET in the environment"})
-		return
+	for _, s := range secrets {
+		if k.name == s.key {
+			l.fault(e, k.name, problem{RuleSecretValue, "a secret is given by file: set " + s.fileKey + ", or " + s.env + " in the environment"})
+			return
+		}
 	}
 	l.set(rank, k, e)
 }
@@ -272,10 +280,15 @@ func (l *loader) fault(e entry, key string, p problem) {
 
 // finish fills in what depends on the machine and tests what depends on several keys.
 func (l *loader) finish(env map[string]string, hostname string) {
-	if l.ranks[jwtFileKey] > l.ranks[jwtSecretKey] { // the stronger source named a file
-		l.cfg.API.JWTSecret = ""
-		l.origins[jwtSecretKey] = "default"
+	for _, s := range secrets {
+		if l.ranks[s.fileKey] > l.ranks[s.key] { // the stronger source named a file
+			k, _ := find(s.key)
+			*k.at(&l.cfg).(*Secret) = ""
+			l.origins[s.key] = "default"
+		}
 	}
+	expandListen(&l.cfg)
+	l.checkPrivate()
 	if l.cfg.DataDir == "" {
 		dir, ok := dataDir(env)
 		if !ok {

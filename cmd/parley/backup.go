@@ -294,7 +294,7 @@ func (g *globals) restoreBackup(ctx context.Context, file string, genesis chain.
 		return err
 	}
 	bar := newBar(g)
-	m, err := parley.RestoreBackup(ctx, f, parley.RestoreOptions{DataDir: cfg.DataDir, KeyFile: cfg.Node.KeyFile, JWTFile: cfg.API.JWTSecretFile,
+	m, err := parley.RestoreBackup(ctx, f, parley.RestoreOptions{DataDir: cfg.DataDir, KeyFile: cfg.Node.KeyFile, JWTFile: cfg.API.JWTSecretFile, PSKFile: cfg.P2P.SharedKeyFile,
 		Genesis: genesis, Bytes: g.byteBar(bar, "unpacked")})
 	bar.end()
 	if err != nil {

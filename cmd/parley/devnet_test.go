@@ -266,7 +266,7 @@ bash "$SCRIPT"
 	t.Log(out)
 }
 
-// TestSignals: SIGHUP leaves a node alone, SIGTERM is a clean stop.
+// TestSignals: SIGHUP makes a node read its configuration again, SIGTERM is a clean stop.
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -278,7 +278,7 @@ func TestSignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.expect(t, `"node started"`)
-	for sig, want := range map[syscall.Signal]string{syscall.SIGHUP: "SIGHUP is ignored", syscall.SIGUSR1: `"goroutines"`} {
+	for sig, want := range map[syscall.Signal]string{syscall.SIGHUP: "configuration read again", syscall.SIGUSR1: `"goroutines"`} {
 		if err := node.Process.Signal(sig); err != nil {
 			t.Fatal(err)
 		}

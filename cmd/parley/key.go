@@ -17,7 +17,7 @@ import (
 
 func keyCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
-		Use: "key", Short: "The node's identity",
+		Use: "key", Short: "The node's identity, and the key of a private network",
 		Example: "parley key show\nparley key export --format hex --out node.hex\nparley key import node.hex",
 	}
 	c.AddCommand(
@@ -25,7 +25,7 @@ func keyCommand(g *globals) *cobra.Command {
 			RunE: func(*cobra.Command, []string) error { return g.keyGenerate() }},
 		&cobra.Command{Use: "show", Short: "Public parts of the identity", Args: cobra.NoArgs, Example: "parley key show -o template='{{.peer_id}}'",
 			RunE: func(*cobra.Command, []string) error { return g.keyShow() }},
-		keyImportCommand(g), keyExportCommand(g),
+		keyImportCommand(g), keyExportCommand(g), pskCommand(g),
 	)
 	return c
 }

@@ -37,7 +37,7 @@ func runCommand(g *globals) *cobra.Command {
 		Long: "Without peers the node makes a chain of its own, or goes on with the one in its data directory. With peers it joins theirs.\n" +
 			"Exit codes: 0 after SIGINT or SIGTERM, once all is drained; 130 after a second one, at once; 1 after a failure, with its " +
 			"reason on one line (a disk that is full or broken, an engine that can not go on: a restart is safe); 2 after a panic; " +
-			"78 for what a restart does not mend: configuration, data directory. SIGHUP is ignored; SIGUSR1 writes all stacks to the log.",
+			"78 for what a restart does not mend: configuration, data directory. SIGHUP reads the configuration again, of which p2p.shared_key_file and p2p.allow_peers act at once; SIGUSR1 writes all stacks to the log.",
 		Example: "parley run\nparley run --peers node1:8080,node2:8080\n" +
 			"parley run --peers 127.0.0.1:8080 --data-dir node4 \\\n--api-listen 127.0.0.1:8083 --p2p-port 9909 --ops-listen 127.0.0.1:9093",
 	}
@@ -52,15 +52,16 @@ func runCommand(g *globals) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return runNode(c.Context(), cfg, log, line)
+		return runNode(c.Context(), cfg, log, line, func() (*config.Loaded, error) { return g.loadWith(flags) })
 	}
 	return c
 }
 
 // runNode runs a node and its API until ctx ends or one of them fails. line,
-// where the log is on a terminal, shows how far a sync is.
-func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *screen) error {
-	ignoreHangup(ctx, log)
+// where the log is on a terminal, shows how far a sync is; reload reads the
+// configuration again.
+func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *screen, reload func() (*config.Loaded, error)) error {
+	signal.Ignore(syscall.SIGHUP) // it is no longer a signal to stop
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
@@ -80,6 +81,7 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	}
 	banner(log, node)
 	dumpOnSignal(ctx, log)
+	reloadOnHangup(ctx, log, node, reload)
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return named("node", node.Run(gctx)) })
@@ -141,12 +143,24 @@ func banner(log *slog.Logger, n *parley.Node) {
 	}
 }
 
-// ignoreHangup keeps SIGHUP, by which daemons are told to read their
-// configuration again, from ending a node that cannot do that.
-func ignoreHangup(ctx context.Context, log *slog.Logger) {
-	signal.Ignore(syscall.SIGHUP) // it is no longer a signal to stop
+// reloadOnHangup reads the configuration again at each SIGHUP. A wrong one
+// changes nothing.
+func reloadOnHangup(ctx context.Context, log *slog.Logger, node *parley.Node, reload func() (*config.Loaded, error)) {
 	each(ctx, syscall.SIGHUP, func() {
-		log.Warn("SIGHUP is ignored: the configuration is read at the start only, restart the node to change it")
+		cfg, err := reload()
+		if err != nil {
+			log.Error("configuration not read again: nothing has changed", "err", err)
+			return
+		}
+		for _, w := range cfg.Warnings {
+			log.Warn("configuration", "warning", w)
+		}
+		done, err := node.Reload(ctx, cfg.Config)
+		if err != nil {
+			log.Error("configuration not read again: nothing has changed", "err", err)
+			return
+		}
+		log.Info("configuration read again", "changed", done.Changed, "needs_restart", done.NeedsRestart)
 	})
 }
 

@@ -50,6 +50,9 @@ func viewStatus(s parley.Status) *table {
 		"waiting", fmt.Sprintf("%s, %s", count(s.Mempool.Records, "record"), size(s.Mempool.Bytes)),
 		"version", s.Version+", up "+seconds(s.UptimeS),
 	)
+	for _, off := range s.TransportsOff {
+		t.add("off", off)
+	}
 	for _, a := range s.Alarms {
 		t.add("alarm", a.Code+": "+a.Text)
 	}

@@ -179,6 +179,7 @@ func (d *Dialer) askID(ctx context.Context, a ma.Multiaddr) (peer.ID, error) {
 	if err != nil {
 		return "", fmt.Errorf("make a throw-away id: %w", err)
 	}
+	defer d.rep.Guest(nobody)()
 	d.host.Peerstore().AddAddr(nobody, a, peerstore.TempAddrTTL)
 	_, err = d.host.Network().DialPeer(ctx, nobody)
 	d.host.Peerstore().ClearAddrs(nobody)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
@@ -75,6 +76,7 @@ func classify(err error) Class {
 	var mismatch *mismatchError
 	var refusal Refusal
 	var dns *net.DNSError
+	var key pnet.Error
 	switch {
 	case errors.Is(err, errSelf):
 		return ClassSelf
@@ -84,6 +86,8 @@ func classify(err error) Class {
 		return classOfVerack(refusal.RefusalCode())
 	case errors.Is(err, swarm.ErrGaterDisallowedConnection):
 		return ClassBanned
+	case errors.As(err, &key) && key.IsPNetError(): // another shared key
+		return ClassNotAllowed
 	case errors.Is(err, network.ErrResourceLimitExceeded), remoteSays(err, network.ConnResourceLimitExceeded), remoteSays(err, network.ConnRateLimited):
 		return ClassFull
 	case remoteSays(err, network.ConnGated):

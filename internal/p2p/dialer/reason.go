@@ -11,6 +11,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -110,7 +111,10 @@ func (f failure) words(class Class) string {
 		return f.err.Error()
 	}
 	where := placeOf(f.addr)
+	var key pnet.Error
 	switch {
+	case errors.As(f.err, &key):
+		return fmt.Sprintf("%s: %v", where, key)
 	case class == ClassFull:
 		return where + " takes no more connections"
 	case class == ClassNotAllowed:

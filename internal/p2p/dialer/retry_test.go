@@ -112,6 +112,12 @@ type refused uint32
 func (r refused) Error() string       { return "refused" }
 func (r refused) RefusalCode() uint32 { return uint32(r) }
 
+// keyFault is an error of the fence of a private network, sure or not.
+type keyFault bool
+
+func (keyFault) Error() string       { return "it has another shared key" }
+func (f keyFault) IsPNetError() bool { return bool(f) }
+
 func TestClassify(t *testing.T) {
 	dial := func(causes ...error) error {
 		e := &swarm.DialError{Cause: swarm.ErrAllDialsFailed}
@@ -141,6 +147,8 @@ func TestClassify(t *testing.T) {
 		{network.ErrResourceLimitExceeded, ClassFull},
 		{dial(&network.ConnError{Remote: true, ErrorCode: network.ConnResourceLimitExceeded}), ClassFull},
 		{dial(&network.ConnError{Remote: true, ErrorCode: network.ConnGated}), ClassNotAllowed},
+		{dial(fmt.Errorf("upgrade: %w", keyFault(true))), ClassNotAllowed},
+		{dial(fmt.Errorf("upgrade: %w: %w", keyFault(false), io.EOF)), ClassRefused},
 		{&mismatchError{}, ClassIdentity},
 		{fmt.Errorf("greet: %w", refused(wire.WrongGenesis)), ClassWrongNetwork},
 		{refused(wire.TooManyPeers), ClassFull},
@@ -231,6 +239,7 @@ func TestReason(t *testing.T) {
 		{fmt.Errorf("dial: %w", failed(quic, context.DeadlineExceeded)), "no answer from 192.0.2.1:9906 (QUIC)"},
 		{fmt.Errorf("dial: %w", failed(tcp, fmt.Errorf("failed to negotiate security protocol: %w", io.EOF))), "192.0.2.1:9906 hung up"},
 		{failed(tcp, fmt.Errorf("failed to negotiate security protocol: %w", errors.New("no trailing newline"))), "192.0.2.1:9906: no trailing newline"},
+		{failed(tcp, fmt.Errorf("upgrade: %w: %w", keyFault(false), io.EOF)), "192.0.2.1:9906: it has another shared key"},
 		{failed(tcp, &network.ConnError{Remote: true, ErrorCode: network.ConnGated}), "192.0.2.1:9906 does not let this node in"},
 		{&swarm.DialError{Peer: "nobody", Cause: swarm.ErrNoAddresses}, "no address of it is known"},
 		{fmt.Errorf("resolve x.invalid: %w", &net.DNSError{Name: "x.invalid", IsNotFound: true}), "x.invalid is not in the DNS"},

@@ -279,6 +279,9 @@ func (s *Handshake) closeAll(ctx context.Context) {
 	}
 }
 
+// NotAllowed is the text of a goodbye to who is not on the allow-list.
+const NotAllowed = "not on the list of peers that may connect"
+
 // closeIfRefused parts with the peer of c. Of a peer with connections from
 // several addresses one of which is banned, all go: it can come back by another.
 func (s *Handshake) closeIfRefused(ctx context.Context, c network.Conn) {
@@ -288,6 +291,8 @@ func (s *Handshake) closeIfRefused(ctx context.Context, c network.Conn) {
 		return
 	case string(reputation.Banned):
 		code, text = wire.GoodbyeBanned, "banned"
+	case reputation.NotAllowed:
+		code, text = wire.GoodbyeBanned, NotAllowed
 	}
 	s.spawn(func() { s.Disconnect(ctx, c.RemotePeer(), code, text) })
 }

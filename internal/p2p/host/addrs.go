@@ -15,10 +15,14 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
+// NoQUIC as the port of QUIC is that of a private network: TCP alone, and /ws
+// only where a multiaddr gives it a port of its own.
+const NoQUIC = -1
+
 // ListenAddrs gives the addresses to listen on: TCP on port, QUIC on quicPort
-// (0 means port; both 0 means that the system chooses), and /ws on port. Items
-// of listen are IPs or multiaddrs; none means all IPv4 and IPv6. All wrong
-// items are reported at once.
+// (0 means port; both 0 means that the system chooses; [NoQUIC]), and /ws on
+// port. Items of listen are IPs or multiaddrs; none means all IPv4 and IPv6.
+// All wrong items are reported at once.
 func ListenAddrs(port, quicPort int, listen []string, websocket bool) ([]ma.Multiaddr, error) {
 	if len(listen) == 0 {
 		listen = []string{"0.0.0.0", "::"}
@@ -31,7 +35,7 @@ func ListenAddrs(port, quicPort int, listen []string, websocket bool) ([]ma.Mult
 	for _, item := range listen {
 		if ip, err := netip.ParseAddr(strings.Trim(item, "[]")); err == nil {
 			addrs = append(addrs, ipAddrs(ip, port, quicPort)...)
-			if websocket {
+			if websocket && quicPort != NoQUIC {
 				addrs = append(addrs, ma.StringCast(fmt.Sprintf("%s/tcp/%d/ws", ipPrefix(ip), port)))
 			}
 			continue
@@ -39,6 +43,9 @@ func ListenAddrs(port, quicPort int, listen []string, websocket bool) ([]ma.Mult
 		a, err := ma.NewMultiaddr(quicV1(item))
 		if err == nil {
 			err = listenable(a, websocket)
+		}
+		if err == nil && quicPort == NoQUIC && Transport(a) == "quic-v1" {
+			err = errors.New("a private network has no QUIC")
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("p2p.listen: %q: %w", item, err))
@@ -139,7 +146,7 @@ func isIPv6Wildcard(a ma.Multiaddr) bool {
 // Ports are what an advertised address without a port stands for.
 type Ports struct {
 	TCP  int // p2p.port; 0 = chosen by the system, so that a port must be given
-	QUIC int // 0 means TCP
+	QUIC int // 0 means TCP; NoQUIC
 	API  int // the API's port where it carries libp2p, else 0: it has no QUIC
 }
 
@@ -206,8 +213,8 @@ func advertiseHost(ctx context.Context, entry string, p Ports, lookup func(conte
 			return nil, fmt.Sprintf("%q: port %q is not within 1 to 65535", entry, port)
 		}
 		name, tcp, quic = h, int(n), int(n)
-		if tcp == p.API && tcp != p.QUIC {
-			quic = -1 // the API's port is TCP alone
+		if tcp == p.API && tcp != p.QUIC || p.QUIC == NoQUIC {
+			quic = NoQUIC // the API's port is TCP alone
 		}
 	} else if p.TCP == 0 {
 		return nil, fmt.Sprintf("%q needs a port, for p2p.port is chosen by the system", entry)

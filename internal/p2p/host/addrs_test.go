@@ -33,6 +33,7 @@ func TestListenAddrs(t *testing.T) {
 		{port: 1, quic: 2, listen: []string{"10.0.0.1", "[fd00::1]"}, want: []string{"/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/udp/2/quic-v1", "/ip6/fd00::1/tcp/1", "/ip6/fd00::1/udp/2/quic-v1"}},
 		{port: 1, ws: true, listen: []string{"::ffff:10.0.0.1"}, want: []string{"/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/udp/1/quic-v1", "/ip4/10.0.0.1/tcp/1/ws"}},
 		{port: 1, ws: true, listen: []string{"/ip4/10.0.0.1/tcp/5/ws", "/ip4/10.0.0.1/udp/6/quic", "/ip4/10.0.0.1/udp/6/quic-v1"}, want: []string{"/ip4/10.0.0.1/tcp/5/ws", "/ip4/10.0.0.1/udp/6/quic-v1"}},
+		{port: 1, quic: NoQUIC, ws: true, listen: []string{"10.0.0.1", "/ip4/10.0.0.1/tcp/2/ws"}, want: []string{"/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/tcp/2/ws"}},
 	} {
 		got, err := ListenAddrs(c.port, c.quic, c.listen, c.ws)
 		if err != nil || !slices.Equal(texts(got), c.want) {
@@ -45,6 +46,12 @@ func TestListenAddrs(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("p2p.listen: %q", b)) {
 			t.Errorf("%q is not reported: %v", b, err)
 		}
+	}
+}
+
+func TestListenAddrsOfAPrivateNetwork(t *testing.T) {
+	if _, err := ListenAddrs(1, NoQUIC, []string{"/ip4/10.0.0.1/udp/6/quic-v1"}, false); err == nil || !strings.Contains(err.Error(), "no QUIC") {
+		t.Errorf("QUIC below a shared key: %v", err)
 	}
 }
 
@@ -75,6 +82,8 @@ func TestAdvertise(t *testing.T) {
 		{"8.8.8.8:9910", ports, "/ip4/8.8.8.8/tcp/9910 /ip4/8.8.8.8/udp/9910/quic-v1", ""},
 		{" 8.8.8.8:8080 ", ports, "/ip4/8.8.8.8/tcp/8080", ""},
 		{"8.8.8.8:8080", Ports{TCP: 8080, API: 8080}, "/ip4/8.8.8.8/tcp/8080 /ip4/8.8.8.8/udp/8080/quic-v1", ""},
+		{"8.8.8.8", Ports{TCP: 1, QUIC: NoQUIC}, "/ip4/8.8.8.8/tcp/1", ""},
+		{"8.8.8.8:2", Ports{TCP: 1, QUIC: NoQUIC}, "/ip4/8.8.8.8/tcp/2", ""},
 		{"2606::7", ports, "/ip6/2606::7/tcp/9906 /ip6/2606::7/udp/9906/quic-v1", ""},
 		{"[2606::7]:8080", ports, "/ip6/2606::7/tcp/8080", ""},
 		{"192.168.1.10:8080", ports, "/ip4/192.168.1.10/tcp/8080", ""},

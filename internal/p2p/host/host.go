@@ -48,7 +48,13 @@ type Options struct {
 	Refused func(remote ma.Multiaddr, why string)
 	// Banned is asked of each inbound connection before any handshake, and
 	// tells of those that it refuses. It MUST be quick. Nil = none is.
-	Banned     func(remote ma.Multiaddr) bool
+	Banned func(remote ma.Multiaddr) bool
+	// Private is the network's fence of shared keys: TCP and WebSocket, which
+	// then needs a port of its own, run below it, and QUIC is off. Nil = none.
+	Private *PrivateNetwork
+	// Keyless is told of inbound connections that proved no shared key. It MUST
+	// be quick. Nil = nobody is told.
+	Keyless    func(remote ma.Multiaddr, why string)
 	UserAgent  string                // told by identify, ≤ 128 bytes
 	Websocket  bool                  // needed to listen on and dial /ws
 	QUICOnly   bool                  // for virtual time: TCP would dial for real
@@ -61,7 +67,8 @@ type Options struct {
 type Host struct {
 	host.Host
 	key       crypto.PrivKey
-	sorter    *sorter // nil without an API listener
+	sorter    *sorter         // nil without an API listener
+	private   *PrivateNetwork // may be nil
 	advertise []ma.Multiaddr
 	bandwidth *bandwidth
 	reg       prometheus.Registerer
@@ -99,15 +106,19 @@ func New(o Options) (*Host, error) {
 	return h, nil
 }
 
+// ErrForcedPrivate means that the environment asks for a shared key and there
+// is none.
+var ErrForcedPrivate = errors.New("LIBP2P_FORCE_PNET=1 wants a private network, and p2p.shared_key_file names no key: set it, or unset LIBP2P_FORCE_PNET")
+
 // build makes a host that does not listen yet.
 func build(o Options) (*Host, error) {
 	if o.Key == nil || o.Key.Type() != crypto.Ed25519 {
 		return nil, errors.New("build host: the identity key must be Ed25519")
 	}
-	if pnet.ForcePrivateNetwork {
-		return nil, errors.New("build host: LIBP2P_FORCE_PNET is set, but no private network key is configured: unset it")
+	if pnet.ForcePrivateNetwork && o.Private == nil {
+		return nil, ErrForcedPrivate
 	}
-	h := &Host{key: o.Key, advertise: slices.Clone(o.Advertise), bandwidth: &bandwidth{}, reg: o.Registerer}
+	h := &Host{key: o.Key, private: o.Private, advertise: slices.Clone(o.Advertise), bandwidth: &bandwidth{}, reg: o.Registerer}
 	m := newMetrics(h)
 	if o.APIListener != nil {
 		s, err := newSorter(o.APIListener, m.dropped, o.Log)
@@ -118,6 +129,12 @@ func build(o Options) (*Host, error) {
 	}
 	b := base{o: o, host: h, metrics: m}
 	b.lobby = newLobby(b.limited)
+	if o.Private != nil {
+		o.Private.told = b.keyless
+		if pnet.ForcePrivateNetwork { // the library does not see our key, and would refuse
+			pnet.ForcePrivateNetwork = false
+		}
+	}
 	lib, err := libp2p.New(append(slices.Clone(o.Extra), b.network, b.behaviour, b.transports)...)
 	if err != nil {
 		return nil, fmt.Errorf("build host: %w", err)
@@ -181,6 +198,14 @@ func (b base) limited(remote ma.Multiaddr, why string) {
 	}
 }
 
+// keyless counts a connection that proved no shared key and tells of it.
+func (b base) keyless(remote ma.Multiaddr, why string) {
+	b.metrics.count(network.DirInbound, remote, resultKeyless)
+	if b.o.Keyless != nil {
+		b.o.Keyless(remote, why)
+	}
+}
+
 // behaviour sets what the host does by itself, which is little: our address
 // is learnt by another room, and relays, hole punching, port mapping and
 // dial-back are off.
@@ -209,23 +234,26 @@ func (b base) behaviour(c *config.Config) error {
 	return nil
 }
 
-// transports adds TCP, QUIC and, if asked, WebSocket. TLS comes before Noise,
-// which needs 1.4 times the CPU where AES is in hardware.
+// transports adds TCP, QUIC and, if asked, WebSocket; in a private network
+// there is no QUIC. TLS comes before Noise, which needs 1.4 times the CPU where
+// AES is in hardware.
 func (b base) transports(c *config.Config) error {
-	c.ShareTCPListener = b.o.Websocket // /ws is on the port of /tcp
-	opts := []libp2p.Option{
-		libp2p.DefaultSecurity,
-		libp2p.DefaultMuxers,
-		libp2p.Transport(quic.NewTransport),
+	private := b.o.Private
+	// /ws is on the port of /tcp; but below a shared key the library, which
+	// looks at the first bytes, cannot tell TCP from noise.
+	c.ShareTCPListener = b.o.Websocket && private == nil
+	opts := []libp2p.Option{libp2p.DefaultSecurity, libp2p.DefaultMuxers}
+	if private == nil {
+		opts = append(opts, libp2p.Transport(quic.NewTransport))
 	}
 	if !b.o.QUICOnly {
 		opts = append(opts, libp2p.Transport(func(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*sharedTCP, error) {
-			return b.host.sorter.transport(b.lobby.guard(u), limits, shared)
+			return b.host.sorter.transport(b.lobby.guard(private.under(u)), limits, shared)
 		}))
 	}
 	if b.o.Websocket {
 		opts = append(opts, libp2p.Transport(func(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*ws.WebsocketTransport, error) {
-			return ws.New(b.lobby.guard(u), limits, shared)
+			return ws.New(b.lobby.guard(private.under(u)), limits, shared)
 		}))
 	}
 	return c.Apply(opts...)

@@ -19,7 +19,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/x/simlibp2p"
 	"github.com/marcopolo/simnet"
 	ma "github.com/multiformats/go-multiaddr"
@@ -219,11 +218,6 @@ func TestNewRefuses(t *testing.T) {
 	}
 	if _, err := api.Accept(); err == nil {
 		t.Error("the API's listener stays open after a failure")
-	}
-	pnet.ForcePrivateNetwork = true
-	defer func() { pnet.ForcePrivateNetwork = false }()
-	if _, err := New(Options{Key: newKey(t)}); err == nil || !strings.Contains(err.Error(), "LIBP2P_FORCE_PNET") {
-		t.Errorf("with a forced private network: %v", err)
 	}
 }
 

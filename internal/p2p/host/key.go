@@ -44,30 +44,42 @@ var (
 // it is fs.ErrNotExist when there is none. With ErrKeyMode alone the key is
 // returned too, for mounted secrets, where it is worth a warning only.
 func LoadKey(path string) (crypto.PrivKey, error) {
-	f, err := os.Open(path)
+	b, mode, err := readSecret(path)
 	if err != nil {
 		return nil, fmt.Errorf("read key: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read key: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("read key %s: it is no regular file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("read key %s: %w", path, err)
 	}
 	key, err := ImportKey(b, FormatPEM)
 	if err != nil {
 		return nil, fmt.Errorf("read key %s: %w: restore it from a backup, or move it away to be given a new identity", path, err)
 	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
-		return key, fmt.Errorf("read key %s: its mode is %04o: %w: run chmod 600 %s", path, mode, ErrKeyMode, path)
+	if mode != nil {
+		return key, fmt.Errorf("read key %s: %w", path, mode)
 	}
 	return key, nil
+}
+
+// readSecret reads a small file that only its owner may read; where others may,
+// mode says so, with ErrKeyMode. err names the file.
+func readSecret(path string) (b []byte, mode, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("%s is no regular file", path)
+	}
+	if b, err = io.ReadAll(io.LimitReader(f, maxKeyFile+1)); err != nil {
+		return nil, nil, err
+	}
+	if perm := info.Mode().Perm(); perm&0o077 != 0 && runtime.GOOS != "windows" {
+		mode = fmt.Errorf("its mode is %04o: %w: run chmod 600 %s", perm, ErrKeyMode, path)
+	}
+	return b, mode, nil
 }
 
 // CreateKey makes a key and writes it to path, which MUST NOT exist: else the

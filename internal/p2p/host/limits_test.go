@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -306,11 +305,6 @@ func TestSlowHandshakes(t *testing.T) {
 	if c.IsClosed() {
 		t.Error("a connection that finished its handshake was closed as a slow one")
 	}
-}
-
-func isTimeout(err error) bool {
-	e, ok := errors.AsType[net.Error](err)
-	return ok && e.Timeout()
 }
 
 // One that does not finish must not be served, whatever its first bytes are.

@@ -91,6 +91,7 @@ const (
 	resultOK      = "ok"
 	resultRefused = "refused" // by the gater
 	resultLimited = "limited" // above a limit of connections
+	resultKeyless = "keyless" // proved no shared key of a private network
 	resultDropped = "dropped" // on the API's port, before it was known what it is
 )
 
@@ -98,7 +99,7 @@ func newMetrics(h *Host) *metrics {
 	m := &metrics{
 		host: h,
 		conns: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "parley_host_connections_total", Help: "Connections opened, refused by the gater, above a limit or dropped unsorted on the API's port.",
+			Name: "parley_host_connections_total", Help: "Connections opened, refused by the gater, above a limit, without the shared key of a private network, or dropped unsorted on the API's port.",
 		}, []string{"direction", "transport", "result"}),
 		peers: prometheus.NewDesc("parley_host_peers", "Connected peers by direction of their first connection.", []string{"direction"}, nil),
 		bytes: prometheus.NewDesc("parley_host_bytes_total", "Bytes of stream data.", []string{"direction"}, nil),
@@ -111,6 +112,9 @@ func newMetrics(h *Host) *metrics {
 	}
 	for _, transport := range []string{"tcp", "quic-v1", "ws"} {
 		m.conns.WithLabelValues("inbound", transport, resultLimited)
+	}
+	for _, transport := range []string{"tcp", "ws"} {
+		m.conns.WithLabelValues("inbound", transport, resultKeyless)
 	}
 	m.conns.WithLabelValues("inbound", "tcp", resultDropped)
 	return m

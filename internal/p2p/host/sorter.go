@@ -133,13 +133,20 @@ func (s *sorter) sort(c net.Conn, place *list.Element) {
 
 // queue chooses who is given c.
 func (s *sorter) queue(c net.Conn, head tcpreuse.Prefix) *queue {
-	if tcpreuse.IsHTTP(head) || tcpreuse.IsTLS(head) {
+	if looksLikeAPI(head[:]) {
 		return s.http
 	}
 	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok && a.IP.To4() == nil {
 		return s.p2p[len(s.p2p)-1].queue
 	}
 	return s.p2p[0].queue
+}
+
+// looksLikeAPI reports whether a connection that begins so, by 3 bytes or more,
+// is the API's. Below a shared key libp2p begins with noise.
+func looksLikeAPI(head []byte) bool {
+	p := tcpreuse.Prefix(head[:3])
+	return tcpreuse.IsHTTP(p) || tcpreuse.IsTLS(p)
 }
 
 // close ends run and every connection that is not accepted yet.

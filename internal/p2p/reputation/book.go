@@ -102,6 +102,8 @@ type Book struct {
 	metrics                                  *metrics
 	exempt                                   atomic.Pointer[func(peer.ID) bool]
 	facts                                    atomic.Pointer[func(peer.ID) Facts]
+	allowed                                  atomic.Pointer[map[peer.ID]time.Time] // nil = everybody
+	guests                                   sync.Map                              // peer.ID → nothing
 	refusals                                 refusals
 	refused                                  atomic.Uint64 // connections, told of or not
 	due                                      chan sentence // to be banned
@@ -293,8 +295,42 @@ func (b *Book) Score(p peer.ID) Score {
 	return s
 }
 
+// Allow replaces the peers that may connect, each until a time or, where that
+// is zero, for ever; exempt ones may as well. Nil allows everybody. It keeps
+// list and MUST be the last to write to it. Live connections are the caller's
+// to close.
+func (b *Book) Allow(list map[peer.ID]time.Time) {
+	if list == nil {
+		b.allowed.Store(nil)
+		return
+	}
+	b.allowed.Store(&list)
+}
+
+// Allows reports whether the list of [Book.Allow] lets p in.
+func (b *Book) Allows(p peer.ID) bool {
+	list := b.allowed.Load()
+	if list == nil {
+		return true
+	}
+	if until, ok := (*list)[p]; ok && (until.IsZero() || time.Now().Before(until)) {
+		return true
+	}
+	if _, ok := b.guests.Load(p); ok {
+		return true
+	}
+	return b.isExempt(p)
+}
+
+// Guest lets a dial of p pass the list until done is called. It is for an id
+// that nobody has, by which the one of another peer is learned.
+func (b *Book) Guest(p peer.ID) (done func()) {
+	b.guests.Store(p, nil)
+	return func() { b.guests.Delete(p) }
+}
+
 // Refused reports whether p is kept away: banned, discouraged and not exempt,
-// or exempt and paused.
+// exempt and paused, or not on the list of [Book.Allow].
 func (b *Book) Refused(p peer.ID) bool { return b.refusal(p) != "" }
 
 // refusal says why p is refused, "" = it is not.
@@ -313,6 +349,9 @@ func (b *Book) refusal(p peer.ID) string {
 	b.mu.Unlock()
 	if paused || bad && !b.isExempt(p) {
 		return string(Discouraged)
+	}
+	if !b.Allows(p) {
+		return NotAllowed
 	}
 	return ""
 }

@@ -22,9 +22,13 @@ const (
 	PlaceLimits    = "limits" // of connections, before it is known who comes
 	PlaceGate      = "gate"
 	PlaceHandshake = "handshake"
+	PlaceSharedKey = "shared_key" // of a private network, before it is known who comes
 )
 
-var places = []string{PlaceLimits, PlaceGate, PlaceHandshake}
+// NotAllowed is the reason of a refusal by the allow-list.
+const NotAllowed = "not_allowed"
+
+var places = []string{PlaceLimits, PlaceGate, PlaceHandshake, PlaceSharedKey}
 
 // refusalRate is how many peer.refused events are published a second.
 const refusalRate = 10

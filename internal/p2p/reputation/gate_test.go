@@ -1,6 +1,7 @@
 package reputation
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,5 +95,40 @@ func TestRefusalsAreLimited(t *testing.T) {
 		if events, _ = sub.Take(10); len(events) != 0 {
 			t.Error("our own dial made an event")
 		}
+	})
+}
+
+// The allow-list refuses whom it does not name, and whom it names no longer;
+// exempt peers and guests pass.
+func TestAllowList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBook(t, nil, nil)
+		g := NewGate(b)
+		const listed, until, exempt, stranger = peer.ID("listed"), peer.ID("until"), peer.ID("exempt"), peer.ID("stranger")
+		b.Exempt(func(p peer.ID) bool { return p == exempt })
+		all := func(when string, want ...peer.ID) {
+			t.Helper()
+			for _, p := range []peer.ID{listed, until, exempt, stranger} {
+				in := g.InterceptSecured(network.DirInbound, p, addrs{})
+				if may := slices.Contains(want, p); in != may || g.InterceptPeerDial(p) != may || b.Refused(p) == may || b.Allows(p) != may {
+					t.Errorf("%s: %s passes: %v, want %v", when, p, in, may)
+				}
+			}
+		}
+		all("without a list", listed, until, exempt, stranger)
+		b.Allow(map[peer.ID]time.Time{listed: {}, until: time.Now().Add(time.Hour)})
+		all("with one", listed, until, exempt)
+		done := b.Guest(stranger)
+		all("with a guest", listed, until, exempt, stranger)
+		done()
+		time.Sleep(time.Hour)
+		all("after the end", listed, exempt)
+		if why := b.refusal(until); why != NotAllowed {
+			t.Errorf("refused for %q", why)
+		}
+		b.Allow(map[peer.ID]time.Time{})
+		all("with nobody on it", exempt)
+		b.Allow(nil)
+		all("without a list again", listed, until, exempt, stranger)
 	})
 }
