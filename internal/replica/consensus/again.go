@@ -20,6 +20,7 @@ type said struct {
 	viewData   *smartbftprotos.Message
 	viewDataTo uint64
 	newView    *smartbftprotos.Message
+	confirm    *smartbftprotos.Message // of a new view
 	proposal   *smartbftprotos.Message
 	prepare    *smartbftprotos.Message
 	commit     *smartbftprotos.Message
@@ -51,7 +52,9 @@ func (s *said) note(to uint64, m *smartbftprotos.Message, at moment) {
 	case *smartbftprotos.Message_PrePrepare:
 		s.proposal = m
 	case *smartbftprotos.Message_Prepare:
-		if !c.Prepare.Assist { // else it answers a vote of before
+		if _, is, _ := isConfirmation(m); is {
+			s.confirm = m
+		} else if !c.Prepare.Assist { // else it answers a vote of before
 			s.prepare = m
 		}
 	case *smartbftprotos.Message_Commit:
@@ -78,6 +81,7 @@ func (s *said) due(to uint64, now moment) (due []*smartbftprotos.Message) {
 	tell(s.viewData, s.viewDataTo == to && view == now.joined && changes)
 	view, _ = changesTo(s.newView)
 	tell(s.newView, view == now.joined)
+	tell(s.confirm, s.confirm.GetPrepare().GetView() == now.joined)
 	for _, m := range []*smartbftprotos.Message{s.proposal, s.prepare} {
 		p, ok := placeOf(m)
 		tell(m, ok && !changes && p == place{now.begun, now.seq})

@@ -97,7 +97,7 @@ func (s *session) VerifyProposal(p types.Proposal) ([]types.RequestInfo, error) 
 	if err != nil {
 		return nil, err
 	}
-	if err := s.ballot.enterAt(p.Metadata); err != nil {
+	if err := s.ballot.enterAt(is.header.Height, is.header.Hash(), p.Metadata); err != nil {
 		return nil, err
 	}
 	err = verify(tip, s.genesis, is, now, s.ledger.Committable)
@@ -275,7 +275,10 @@ func (s *session) Sync() types.SyncResponse {
 	s.fence()
 	before := s.ledger.Tip().Head.Height
 	s.overtaken.Store(before + 1)
-	err := s.pull()
+	var err error
+	if !s.settling.Load() {
+		err = s.pull()
+	}
 	s.fence()
 	if errors.Is(err, ledger.ErrFork) {
 		s.forked(err)

@@ -21,11 +21,12 @@ import (
 // the view data are put together is missing there. In each, two blocks of one
 // height can get a certificate although nobody cheats; DESIGN.md has the steps.
 type ballot struct {
-	mu   sync.Mutex // guards below
-	next uint64     // view that we signed view data for: there is no vote in an earlier one
-	vote ownVote    // the last
-	open bool       // the library counts votes for its block
-	sole bool       // nobody else votes, so that no view is left
+	mu    sync.Mutex // guards below
+	next  uint64     // view that we signed view data for: there is no vote in an earlier one
+	begun uint64     // last view that began, as the log tells
+	vote  ownVote    // the last
+	open  bool       // the library counts votes for its block
+	sole  bool       // nobody else votes, so that no view is left
 }
 
 // ownVote is a vote for a block.
@@ -55,6 +56,12 @@ func recall(genesis chain.Hash, entries [][]byte) (*ballot, error) {
 		if c := m.GetViewChange(); c != nil { // it is for the view after that
 			b.next = max(b.next, c.NextView+1)
 		}
+		if p := m.GetProposedRecord().GetPrePrepare(); p != nil { // the library drops what is before it
+			b.next = max(b.next, p.View)
+		}
+		if v := m.GetNewView(); v != nil {
+			b.begun = max(b.begun, v.ViewId)
+		}
 		if c := m.GetCommit().GetCommit(); c != nil {
 			v, ok := ownVoteOf(genesis, c)
 			if !ok {
@@ -66,8 +73,10 @@ func recall(genesis chain.Hash, entries [][]byte) (*ballot, error) {
 	return b, nil
 }
 
-// enterAt returns an error where we may no longer vote in the view of a proposal.
-func (b *ballot) enterAt(metadata []byte) error {
+// enterAt returns an error where we may not vote for a proposal. It is asked before
+// the library writes the proposal to its log and drops what is before it, which can
+// be our vote for the block in flight of the same view.
+func (b *ballot) enterAt(seq uint64, header chain.Hash, metadata []byte) error {
 	md, err := metadataOf(metadata)
 	if err != nil {
 		return err
@@ -76,6 +85,9 @@ func (b *ballot) enterAt(metadata []byte) error {
 	defer b.mu.Unlock()
 	if md.ViewId < b.next {
 		return fmt.Errorf("%w: proposal of view %d, view data for view %d", errLeft, md.ViewId, b.next)
+	}
+	if b.vote.against(ownVote{seq, header, md.ViewId}) {
+		return fmt.Errorf("voted for another block %d in view %d, the proposal is of view %d", seq, b.vote.view, md.ViewId)
 	}
 	return nil
 }
@@ -98,13 +110,15 @@ func (b *ballot) cast(v ownVote) bool {
 }
 
 // castInFlight notes a vote for a proposal that a new view brought, and reports
-// whether it is another one than before, and whether it may be given: we may have
-// left that view, and a leader that starts again can make its new view twice, with
-// two proposals.
-func (b *ballot) castInFlight(v ownVote) (other, ok bool) {
+// whether it is another one than before, and whether it may be given: a leader that
+// starts again can make its new view twice, with two proposals, and we may have left
+// that view. Then the vote is good only for the block that our view data have said
+// ever since we voted for it: begun is the last view that began here, see leave.
+func (b *ballot) castInFlight(v ownVote, begun uint64) (other, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if v.view < b.next || b.vote.against(v) {
+	said := b.vote.seq == v.seq && b.vote.header == v.header && b.vote.view <= v.view && b.vote.view >= max(begun, b.begun)
+	if v.view < b.next && !said || b.vote.against(v) {
 		return false, false
 	}
 	other = b.vote != v
@@ -138,6 +152,13 @@ func (b *ballot) leave(data *smartbftprotos.ViewData, begun uint64) bool {
 	}
 	h, err := consortium.DecodeHeader(data.GetInFlightProposal().GetHeader())
 	return err == nil && data.InFlightPrepared && h.Hash() == b.vote.header
+}
+
+// stands is the view that view data were signed for, and the last vote.
+func (b *ballot) stands() (next uint64, v ownVote) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.next, b.vote
 }
 
 // alone notes whether we are the only validator, who leaves no view and forgets
@@ -178,9 +199,11 @@ func (s *session) voteFor(p types.Proposal, h *consortium.Header, inFlight bool)
 		return v, true
 	}
 	v.view = s.early.joinedView()
-	other, ok := s.ballot.castInFlight(v)
+	other, ok := s.ballot.castInFlight(v, s.early.begunView())
 	if !ok {
-		s.log.Debug("no second vote in a view", "height", v.seq, "view", v.view, "header", v.header)
+		left, own := s.ballot.stands()
+		s.log.Debug("no vote for the block in flight", "height", v.seq, "view", v.view, "header", v.header,
+			"left_for", left, "voted_height", own.seq, "voted_view", own.view, "voted_header", own.header)
 		s.dead.Store(true)
 		s.anew(whyVote)
 		return v, false

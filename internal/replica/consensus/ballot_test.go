@@ -81,7 +81,7 @@ func TestBallot(t *testing.T) {
 				t.Error("votes in a view that it has left, or not in the next")
 			}
 			old := marshal(t, &smartbftprotos.ViewMetadata{ViewId: 8})
-			if err := b.enterAt(old); !errors.Is(err, errLeft) {
+			if err := b.enterAt(6, h.Hash(), old); !errors.Is(err, errLeft) {
 				t.Errorf("takes a proposal of a view that it has left: %v", err)
 			}
 		})
@@ -94,17 +94,55 @@ func TestBallot(t *testing.T) {
 		t.Error("the view change in the log is forgotten")
 	}
 	two := (&consortium.Header{Height: 5, Time: 1}).Hash()
-	if _, ok := b.castInFlight(ownVote{5, h.Hash(), 3}); ok {
+	if _, ok := b.castInFlight(ownVote{6, h.Hash(), 3}, 0); ok {
 		t.Error("a vote for the block in flight of a view that it has left")
 	}
-	if _, ok := b.castInFlight(ownVote{5, h.Hash(), 4}); !ok {
+	if _, ok := b.castInFlight(ownVote{5, h.Hash(), 4}, 0); !ok {
 		t.Error("no vote for the same block in a later view")
 	}
-	if _, ok := b.castInFlight(ownVote{5, two, 4}); ok || b.cast(ownVote{5, two, 4}) {
+	if _, ok := b.castInFlight(ownVote{5, two, 4}, 0); ok || b.cast(ownVote{5, two, 4}) || b.enterAt(5, two, metadata(t, 4, 5)) == nil {
 		t.Error("two votes in one view")
+	}
+	if err := b.enterAt(5, two, metadata(t, 5, 5)); err != nil {
+		t.Errorf("a proposal of a later view is refused: %v", err)
 	}
 	if !b.cast(ownVote{5, two, 5}) {
 		t.Error("no vote in the next view")
+	}
+}
+
+// Who left a view votes in it for the one block that its view data have said ever
+// since it voted for that.
+func TestVoteInViewThatWasLeft(t *testing.T) {
+	h := &consortium.Header{Height: 5}
+	two := (&consortium.Header{Height: 5, Time: 1}).Hash()
+	for _, tt := range []struct {
+		name  string
+		vote  ownVote // in view 2, or later; the log says that it left view 4 for view 5
+		begun uint64
+		asked ownVote
+		ok    bool
+	}{
+		{"its block again", ownVote{5, h.Hash(), 2}, 2, ownVote{5, h.Hash(), 4}, true},
+		{"in the view of the vote", ownVote{5, h.Hash(), 2}, 2, ownVote{5, h.Hash(), 2}, true},
+		{"another block", ownVote{5, h.Hash(), 2}, 2, ownVote{5, two, 4}, false},
+		{"a view began since, and the vote is dead", ownVote{5, h.Hash(), 2}, 3, ownVote{5, h.Hash(), 4}, false},
+		{"before it voted, as its view data did not say", ownVote{5, h.Hash(), 3}, 2, ownVote{5, h.Hash(), 2}, false},
+		{"of another height", ownVote{4, h.Hash(), 2}, 2, ownVote{5, h.Hash(), 4}, false},
+	} {
+		b := ballot{next: 5, vote: tt.vote}
+		if _, ok := b.castInFlight(tt.asked, tt.begun); ok != tt.ok {
+			t.Errorf("%s: given %v", tt.name, ok)
+		}
+		b = ballot{next: 5, vote: tt.vote, begun: tt.begun} // as after a start
+		if _, ok := b.castInFlight(tt.asked, 0); ok != tt.ok {
+			t.Errorf("%s, after a start: given %v", tt.name, ok)
+		}
+	}
+	log := append(logOf(t, h, 3, nil, nil), marshal(t, &smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_NewView{NewView: &smartbftprotos.ViewMetadata{ViewId: 4}}}))
+	b, err := recall(chain.Hash{}, log)
+	if err != nil || b.begun != 4 || b.next != 3 { // the log begins with a proposal of view 3
+		t.Errorf("recalled %+v, %v", b, err)
 	}
 }
 
@@ -244,7 +282,7 @@ func TestSoleValidatorLeavesNoView(t *testing.T) {
 	for _, sole := range []bool{false, true, false} {
 		b.alone(sole)
 		b.leave(data, 0)
-		if err := b.enterAt(metadata(t, 0, 3)); (err == nil) != sole {
+		if err := b.enterAt(3, chain.Hash{}, metadata(t, 0, 3)); (err == nil) != sole {
 			t.Errorf("sole %v: %v", sole, err)
 		}
 	}

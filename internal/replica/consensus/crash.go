@@ -202,6 +202,7 @@ func (l *logger) note(template string, args []any) {
 	l.gate.line(template)
 	l.handover(template)
 	l.controller.line(template)
+	l.syncLine(template)
 	switch template {
 	case controllerStarts:
 		l.complained(false) // the view changer is a new one too

@@ -262,13 +262,30 @@ func (s *session) give(from uint64, m *smartbftprotos.Message) {
 		s.log.Debug("forged view data dropped", "validator", from)
 		return
 	}
-	if height := s.ledger.Tip().Head.Height; outdated(m, height, s.view.Load()) { // here: it may have been held
-		s.log.Debug("outdated new view dropped", "validator", from, "height", height)
-		return
+	switch {
+	case s.late(from, m):
+	case m.GetNewView() != nil:
+		s.confirm(from, m)
+	default:
+		s.hand(from, m)
 	}
+}
+
+// hand hands a message to the library, whatever it is.
+func (s *session) hand(from uint64, m *smartbftprotos.Message) {
 	s.gate.enter()
 	defer s.gate.leave()
 	s.bft.HandleMessage(from, m)
+}
+
+// late reports whether m is a new view that comes late: it may have been held.
+func (s *session) late(from uint64, m *smartbftprotos.Message) bool {
+	height := s.ledger.Tip().Head.Height
+	late := outdated(m, height, s.view.Load())
+	if late {
+		s.log.Debug("outdated new view dropped", "validator", from, "height", height)
+	}
+	return late
 }
 
 // dropNewViews forgets the new views up to one that a sync begins.

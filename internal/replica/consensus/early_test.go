@@ -87,7 +87,7 @@ func TestEarlyVoteInFlight(t *testing.T) {
 	check(3, 3, 4, 64, dropped)
 	check(3, 3, 6, 64, kept)
 	check(4, 3, 5, heldVote, dropped)
-	if _, ok := b.castInFlight(ownVote{7, header, 5}); !ok {
+	if _, ok := b.castInFlight(ownVote{7, header, 5}, 0); !ok {
 		t.Fatal("no vote")
 	}
 	check(2, 3, 5, 64, kept) // the view for the block in flight is not there yet

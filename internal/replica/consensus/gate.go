@@ -3,6 +3,7 @@ package consensus
 import (
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,8 @@ import (
 type gate struct {
 	turn chan struct{}   // holds one token: who may sync or deliver
 	left <-chan struct{} // closed when the library stays behind: nobody enters it any more
+
+	informing atomic.Bool // a sync waits for the view changer
 
 	mu     sync.Mutex // guards below; nothing waits under it
 	inside int        // messages and other calls in the library
@@ -42,9 +45,12 @@ var gated = map[string]func(*gate){
 	reconfigForeign: (*gate).reopen,
 	reconfigEvicted: (*gate).reopen,
 
-	syncTaken: (*gate).take,
-	"Node %d reached the state collector timeout":                           (*gate).give,
-	"Node %d collected a valid state: view - %d and seq - %d":               (*gate).give,
+	syncTaken:      (*gate).take,
+	stateTimeout:   (*gate).synced,
+	stateCollected: (*gate).synced,
+	informsLine:    (*gate).informs,
+	informedLine:   (*gate).informed,
+	informedOfOld:  (*gate).informed,
 	"Delivering to app from Controller decide the last decision proposal":   (*gate).take,
 	"Node %d delivered proposal":                                            (*gate).give,
 	"Delivering to app from deliverDecision the last decision proposal":     (*gate).take,
@@ -144,6 +150,25 @@ func (g *gate) take() {
 	select {
 	case <-g.turn:
 	case <-time.After(20 * gateWait):
+	}
+}
+
+// synced gives the turn back when the sync has come to its end, which no line tells,
+// or waits for the view changer: that may be at a block in flight, which has to be
+// delivered, and cannot be while the sync holds its lock.
+func (g *gate) synced() {
+	time.AfterFunc(time.Nanosecond, func() { // all others wait for something by then
+		if !g.informing.Load() {
+			g.give()
+		}
+	})
+}
+
+func (g *gate) informs() { g.informing.Store(true) }
+
+func (g *gate) informed() {
+	if g.informing.Swap(false) {
+		g.give()
 	}
 }
 

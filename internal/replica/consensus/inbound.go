@@ -89,6 +89,16 @@ func (s *session) listen(id uint64) (next chan<- *smartbftprotos.Message, done <
 // hear takes one message of a validator.
 func (s *session) hear(id uint64, m *smartbftprotos.Message) {
 	s.turn.hold(m, s.peers.ended)
+	if r := m.GetStateTransferResponse(); r != nil && r.ViewNum > s.view.Load() && s.settling.Load() {
+		return // see awaitInFlight
+	}
+	if c, is, ok := isConfirmation(m); is {
+		if ok {
+			s.confirms.note(id, c)
+			s.confirmed()
+		}
+		return
+	}
 	if c := m.GetCommit(); c != nil {
 		v, ok := ownVoteOf(s.genesis, c)
 		if !ok {

@@ -16,13 +16,13 @@ func TestVoteInFlightOfTheSameBlock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if write, ok := b.castInFlight(ownVote{5, h.Hash(), 4}); !write || !ok {
+	if write, ok := b.castInFlight(ownVote{5, h.Hash(), 4}, 0); !write || !ok {
 		t.Errorf("the vote again, in view 4: written %v, given %v", write, ok)
 	}
 	if b.cast(ownVote{5, two, 4}) {
 		t.Error("a vote for another block in view 4")
 	}
-	if write, ok := b.castInFlight(ownVote{5, h.Hash(), 4}); write || !ok {
+	if write, ok := b.castInFlight(ownVote{5, h.Hash(), 4}, 0); write || !ok {
 		t.Errorf("the same vote told again: written %v, given %v", write, ok)
 	}
 }

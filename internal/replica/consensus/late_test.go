@@ -69,8 +69,9 @@ func TestEarlyNewViewAfterSync(t *testing.T) {
 	})
 }
 
-// The library takes a new view while a sync lasts that brings blocks well past
-// the one that was in flight in it. It would die of that; its session begins anew.
+// A new view comes while a sync lasts that brings blocks well past the one that was
+// in flight in it. The library would die of that, or wait for itself for ever: it
+// gets it when the sync is over, where it is out of date.
 func TestSyncOvertakesNewView(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tn := newTestNet(t, 7, inVirtualTime)
@@ -115,11 +116,11 @@ func TestSyncOvertakesNewView(t *testing.T) {
 		close(hold)
 		began := time.Now()
 		tn.await(append(ids, tn.submit(5)...))
-		if d := time.Since(began); d > 3*restartPause {
+		if d := time.Since(began); d > restartPause {
 			t.Errorf("it took %v", d)
 		}
-		if last.sessions() != 2 || last.warned(reasons[whyAhead]) != 1 {
-			t.Errorf("%d sessions: %s", last.sessions(), last.told.String())
+		if last.sessions() != 1 || s.syncing.Load() {
+			t.Errorf("%d sessions, a sync lasts: %v: %s", last.sessions(), s.syncing.Load(), last.told.String())
 		}
 		tn.stop()
 	})

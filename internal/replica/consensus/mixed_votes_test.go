@@ -13,7 +13,8 @@ import (
 )
 
 // N=4, one traitor: validator 2, leader of view 1, sends two new views, one with the
-// block in flight of view 0 and one without. To a vote for that block in view 1 it
+// block in flight of view 0 and one without, and the second reaches the library of
+// one validator. To a vote for that block in view 1 it
 // adds one of view 0, and its own: together they are a quorum, and no decision.
 func TestMixedVotesTraitor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -23,7 +24,7 @@ func TestMixedVotesTraitor(t *testing.T) {
 		stage := 0
 		var P *smartbftprotos.PrePrepare
 		var xVote, tVote *smartbftprotos.Message
-		sentNV := 0
+		twin := make(chan *smartbftprotos.Message, 1)
 		for _, n := range tn.nodes {
 			n.memory.Died = func(r string) { t.Errorf("%s died: %s", n.id.ShortString(), r) }
 			n.twist = func(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message {
@@ -46,7 +47,6 @@ func TestMixedVotesTraitor(t *testing.T) {
 					return nil // the traitor takes no notice of it
 				}
 				if nv := m.GetNewView(); nv != nil && n == T {
-					sentNV++
 					if to == Y {
 						m = proto.Clone(m).(*smartbftprotos.Message)
 						for i, svd := range m.GetNewView().SignedViewData {
@@ -56,6 +56,11 @@ func TestMixedVotesTraitor(t *testing.T) {
 								m.GetNewView().SignedViewData[i] = w.GetViewData()
 							}
 						}
+						select {
+						case twin <- m: // past confirms, which would keep it back
+						default:
+						}
+						return nil
 					}
 					return m
 				}
@@ -71,6 +76,7 @@ func TestMixedVotesTraitor(t *testing.T) {
 		ids := tn.submit(1)
 		_ = ids
 		sY := Y.engine.live.Load()
+		sY.hand(2, <-twin)
 		for range 10000 {
 			sY.early.mu.Lock()
 			decides := sY.early.decide
@@ -222,7 +228,7 @@ func TestVotesOfOneView(t *testing.T) {
 		}
 		counts(vote(2, 0), true) // nothing is counted yet
 		counts(vote(2, 3), true)
-		if _, ok := s.ballot.castInFlight(ownVote{h.Height, h.Hash(), 2}); !ok {
+		if _, ok := s.ballot.castInFlight(ownVote{h.Height, h.Hash(), 2}, 0); !ok {
 			t.Fatal("no vote")
 		}
 		counts(vote(2, 2), true)
@@ -248,5 +254,96 @@ func TestVotesOfOneView(t *testing.T) {
 			t.Error("view data with a decision by votes of two views are taken, or good ones are not")
 		}
 		tn.stop()
+	})
+}
+
+// N=4, one traitor that leads view 1 and sends two new views: with its help two
+// vote for its new block, one for the block in flight of view 0. Then it is silent
+// for ever. The three others must find one block without it.
+func TestTwoNewViews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tn := newTestNet(t, 4, inVirtualTime)
+		L, T, X, Y := tn.nodes[0], tn.nodes[1], tn.nodes[2], tn.nodes[3]
+		x := &traitor{t: t, tn: tn, self: T, b: map[uint64]*smartbftprotos.PrePrepare{}}
+		stage := 0
+		var P *smartbftprotos.PrePrepare
+		votes := map[string]map[*testNode]bool{} // of view 1, by block
+		for _, n := range tn.nodes {
+			n.memory.Died = func(r string) { t.Errorf("%s died: %s", n.id.ShortString(), r) }
+			n.twist = func(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message {
+				tn.mu.Lock()
+				defer tn.mu.Unlock()
+				if stage == 0 {
+					return m
+				}
+				if p := m.GetPrePrepare(); p != nil && p.View == 0 && P == nil {
+					P = p
+				}
+				if p := m.GetPrepare(); p != nil && p.View == 0 && p.Seq > 0 && to != Y {
+					return nil // slow links: Y alone votes in view 0
+				}
+				if m.GetViewData() != nil && n == Y {
+					return nil // the traitor takes no notice of it
+				}
+				if c := m.GetCommit(); c != nil {
+					if v, ok := ownVoteOf(tn.genesis.Hash(), c); ok && v.view == 1 {
+						if votes[v.header.String()] == nil {
+							votes[v.header.String()] = map[*testNode]bool{}
+						}
+						votes[v.header.String()][n] = true
+						if n == T || to == T { // it does not even decide itself
+							return nil
+						}
+					}
+				}
+				if stage == 2 && n == T {
+					return nil
+				}
+				if nv := m.GetNewView(); nv != nil && n == T && to == Y {
+					m = proto.Clone(m).(*smartbftprotos.Message)
+					for i, svd := range m.GetNewView().SignedViewData {
+						if svd.Signer == 2 {
+							w := &smartbftprotos.Message{Content: &smartbftprotos.Message_ViewData{ViewData: svd}}
+							w = x.resign(w, func(d *smartbftprotos.ViewData) { d.InFlightProposal, d.InFlightPrepared = P.Proposal, true })
+							m.GetNewView().SignedViewData[i] = w.GetViewData()
+						}
+					}
+				}
+				return m
+			}
+		}
+		tn.start()
+		tn.await(tn.submit(1))
+		h := L.ledger.Tip().Head.Height + 1
+		tn.mu.Lock()
+		stage = 1
+		tn.mu.Unlock()
+		tn.submit(1)
+		split := func() bool {
+			tn.mu.Lock()
+			defer tn.mu.Unlock()
+			cast := 0
+			for _, by := range votes {
+				delete(by, T)
+				cast += len(by)
+			}
+			if cast == 3 {
+				stage = 2
+				t.Log("votes of view 1:", votes)
+			}
+			return cast == 3
+		}
+		for range 10000 {
+			if split() {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		began := time.Now()
+		for _, n := range []*testNode{L, X, Y} {
+			n.until(func() bool { return n.ledger.Tip().Head.Height >= h })
+		}
+		t.Log("after", time.Since(began))
+		tn.endAt(h)
 	})
 }

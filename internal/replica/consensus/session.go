@@ -39,6 +39,7 @@ type session struct {
 	early      early
 	help       help
 	said       said
+	confirms   confirms
 	ballot     *ballot
 	ending     chan struct{} // closed before the library is stopped
 	controller controllerWatch
@@ -50,6 +51,9 @@ type session struct {
 
 	overtaken atomic.Uint64 // height of the first block that a sync brought or may bring, until the view that it begins is there; 0: none
 
+	syncing  atomic.Bool // a sync of the library lasts
+	syncEnd  alarm       // finds its end
+	settling atomic.Bool // the view changer waits for votes for the block in flight
 	taking   atomic.Bool // a reconfiguration waits for who may complain
 	hangs    atomic.Bool // a reconfiguration does not end
 	reconfig alarm       // finds a reconfiguration that hangs
@@ -194,6 +198,7 @@ func (s *session) stop() error {
 	defer s.reconfiguring(false)
 	defer s.awaitAnswer(false)
 	defer s.awaitInFlight(false)
+	defer s.syncEnd.clear()
 	close(s.ending)
 	done := make(chan struct{})
 	go func() {

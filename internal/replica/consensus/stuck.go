@@ -88,7 +88,12 @@ const (
 // awaitInFlight watches the view changer while it waits for votes for the block
 // in flight. It waits for ever where the others have decided that block, for
 // they do not vote again, and it looks at no other message.
+//
+// A sync would hold the lock that the decision needs, and tell the view changer of a
+// later view, which waits for the decision: so while it waits, a sync brings nothing
+// and hears of no later view.
 func (s *session) awaitInFlight(on bool) {
+	s.settling.Store(on)
 	s.inFlight.clear()
 	if on {
 		s.inFlight.set(heartbeat(s.ledger.Tip().Config.Params), func() { s.anew(whyInFlight) })

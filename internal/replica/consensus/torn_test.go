@@ -68,12 +68,13 @@ func TestTornTipInSync(t *testing.T) {
 		n.pull = func(context.Context) bool { bad.Store(armed.Load()); return false }
 		tn.start()
 		tn.await(tn.submit(5))
+		armed.Store(true) // before it is deaf: a sync may come at any time from then on
 		n.deaf.Store(true)
 		ids := tn.submit(20)
 		for _, other := range tn.nodes[:3] {
 			other.until(func() bool { return other.hasAll(ids) })
 		}
-		armed.Store(true)
+		synctest.Wait() // what it does not hear has passed
 		n.deaf.Store(false)
 		log := ""
 		for range 120 {
