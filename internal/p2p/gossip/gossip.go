@@ -87,8 +87,8 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 		started: make(chan struct{}), stopped: make(chan struct{}),
 		byName: map[string]*topic{}, byWire: map[string]*topic{}, gave: map[peer.ID]gifts{},
 	}
-	g.scope = newScope(h, g.credit)
 	g.guard = newGuard(m, g.takes)
+	g.scope = newScope(h, g.credit, g.longestRPC(), g.guard.charge)
 	g.tracer = &tracer{g: g, mesh: map[string]map[peer.ID]struct{}{}}
 	return g, nil
 }
@@ -117,7 +117,9 @@ func (g *Gossip) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case c := <-g.guard.charges:
-			g.rep.Penalize(c.peer, c.offence, c.detail)
+			if ctx.Err() == nil { // else it may be our own end that reset the stream
+				g.rep.Penalize(c.peer, c.offence, c.detail)
+			}
 		case <-sub.Wake():
 			g.cut(sub)
 		}

@@ -66,12 +66,17 @@ func (g *guard) inspect(from peer.ID, rpc *pubsub.RPC) error {
 	if what == "" {
 		return nil
 	}
+	g.charge(from, chain.Violation, "gossip rpc with "+what)
+	return fmt.Errorf("%w: %s", errRPC, what)
+}
+
+// charge hands a charge to Run.
+func (g *guard) charge(p peer.ID, o chain.Offence, detail string) {
 	select {
-	case g.charges <- charge{from, chain.Violation, "gossip rpc with " + what}:
+	case g.charges <- charge{p, o, detail}:
 	default:
 		g.metrics.dropped.WithLabelValues("charges").Inc()
 	}
-	return fmt.Errorf("%w: %s", errRPC, what)
 }
 
 // excess names the bound that rpc passes, or "".

@@ -41,7 +41,7 @@ func (g *Gossip) options() []pubsub.Option {
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
 		pubsub.WithNoAuthor(),
 		pubsub.WithMessageIdFn(messageID),
-		pubsub.WithMaxMessageSize(g.cfg.MaxBytes + claimOverhead + rpcOverhead),
+		pubsub.WithMaxMessageSize(g.longestRPC()),
 		pubsub.WithPeerOutboundQueueSize(queueSize),
 		pubsub.WithValidateQueueSize(validateQueue),
 		pubsub.WithValidateThrottle(validateMost),
@@ -57,6 +57,9 @@ func (g *Gossip) options() []pubsub.Option {
 		pubsub.WithRawTracer(g.tracer),
 	}
 }
+
+// longestRPC is how many bytes an RPC may have.
+func (g *Gossip) longestRPC() int { return g.cfg.MaxBytes + claimOverhead + rpcOverhead }
 
 // messageID is the first 20 bytes of SHA-256(u16 len(topic) ‖ topic ‖ data).
 // Without the length, data in topic "a" could take the id of one in "ab".

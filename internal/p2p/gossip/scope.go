@@ -11,6 +11,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/parley-p2p/parley/chain"
 )
 
 // scope is the host as pubsub sees it. It holds pubsub's streams, because
@@ -18,18 +20,21 @@ import (
 // credit what has left.
 type scope struct {
 	host.Host
-	credit *credit
+	credit  *credit
+	longest int                                  // bytes of an RPC
+	charge  func(peer.ID, chain.Offence, string) // MUST NOT block
 
 	running sync.WaitGroup // stream handlers and validators
 
 	mu      sync.Mutex // guards below
 	closed  bool
 	streams map[network.Stream]struct{}
+	reads   map[peer.ID]*inbound // the newest of each
 	served  []protocol.ID
 }
 
-func newScope(h host.Host, c *credit) *scope {
-	return &scope{Host: h, credit: c, streams: map[network.Stream]struct{}{}}
+func newScope(h host.Host, c *credit, longest int, charge func(peer.ID, chain.Offence, string)) *scope {
+	return &scope{Host: h, credit: c, longest: longest, charge: charge, streams: map[network.Stream]struct{}{}, reads: map[peer.ID]*inbound{}}
 }
 
 // enter reports whether work may begin; if so it MUST end with leave.
@@ -93,7 +98,9 @@ func (s *scope) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 			return
 		}
 		defer s.drop(st)
-		handle(st)
+		in := s.read(st)
+		defer s.unread(in)
+		handle(in)
 	})
 }
 
