@@ -1,11 +1,9 @@
 package swarmtest
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -142,6 +140,123 @@ var misdeeds = []misdeed{
 	{"a word of the engine by who is no validator", func(w *crime) { w.says(w.at, "consensus/1", frame([]byte{0xff})) }, nil, true},
 }
 
+// serving is a row of DEFENCE 12 of who answers when it is asked. It claims the
+// chain's head.
+type serving struct {
+	name    string
+	head    func(w *crime, out io.Writer)
+	headers func(w *crime, out io.Writer) // nil = the true ones
+	bodies  func(w *crime, out io.Writer) // nil = none
+	charges []charge                      // the first ones
+	stays   bool
+}
+
+func header(b *consortium.Block) []byte {
+	return frame(wire.HeaderAnswer{Header: b.Header.Encode(), Certificate: b.Certificate.Encode()}.Encode())
+}
+
+// trueHead shows the last block.
+func trueHead(w *crime, out io.Writer) { _, _ = out.Write(header(w.blocks[len(w.blocks)-1])) }
+
+// trueHeaders shows all.
+func trueHeaders(w *crime, out io.Writer) {
+	for _, b := range w.blocks {
+		_, _ = out.Write(header(b))
+	}
+}
+
+func nothing(*crime, io.Writer) {}
+
+// raw answers with some bytes, whatever the question.
+func raw(b ...byte) func(*crime, io.Writer) {
+	return func(_ *crime, out io.Writer) { _, _ = out.Write(b) }
+}
+
+func silence(*crime, io.Writer) { time.Sleep(40 * time.Second) }
+
+var servings = []serving{
+	{"a head that nobody signed", func(w *crime, out io.Writer) { _, _ = out.Write(header(w.next())) }, nil, nil, fine(100, chain.ForgedBlock), false},
+	{"a head of another chain", func(w *crime, out io.Writer) {
+		b := w.next()
+		b.Header.Genesis = chain.Hash{1}
+		_, _ = out.Write(header(b))
+	}, nil, nil, fine(100, chain.ForgedBlock), false},
+	{"two heads", func(w *crime, out io.Writer) { trueHead(w, out); trueHead(w, out) }, nil, nil, fine(20, chain.Violation), true},
+	{"a head that does not decode", raw(2, 0x0a, 0xff), nil, nil, fine(25, chain.Malformed), true},
+	{"a head over its limit", raw(0xff, 0xff, 0xff, 0x7f), nil, nil, fine(40, chain.Oversize), false},
+	{"no answer", silence, nil, nil, fine(4, chain.Timeout), true},
+	{"headers that nobody signed", trueHead, func(w *crime, out io.Writer) {
+		b := *w.blocks[0]
+		b.Certificate = nil
+		_, _ = out.Write(header(&b))
+	}, nil, fine(100, chain.ForgedBlock), false},
+	{"no headers to the head, again and again", trueHead, nothing, nil, []charge{{chain.Useless, 2}, {chain.Useless, 2}, {chain.FalseClaim, 20}}, true},
+	{"an answer that stops in its middle", trueHead, func(w *crime, out io.Writer) {
+		_, _ = out.Write(header(w.blocks[0])[:40])
+		time.Sleep(40 * time.Second)
+	}, nil, fine(4, chain.Stall), true},
+	{"no body of a block that it showed", trueHead, trueHeaders, nothing, fine(2, chain.Useless), true},
+	{"a body that is not that of the header", trueHead, trueHeaders, func(w *crime, out io.Writer) {
+		_, _ = out.Write(frame(wire.SubtreeAnswer{Height: 1, Records: w.blocks[1].Body[0].Records}.Encode()))
+	}, fine(50, chain.InvalidBlock), false},
+}
+
+// What a peer answers when a node that is behind asks it for the chain costs
+// what it should too.
+func TestMisservings(t *testing.T) {
+	Run(t, func(s *Swarm) {
+		a := s.Add(Alone)
+		s.Genesis("misservings", a)
+		a.Start()
+		for i := range 3 {
+			a.Submit(fmt.Sprint("subject-", i), `{}`, parley.Committed)
+		}
+		reader := s.newVillain()
+		if err := reader.come(a); err != nil {
+			t.Fatal(err)
+		}
+		blocks := reader.blocks(a)
+		reader.close()
+		a.Stop() // a member is asked too
+		b := s.Add(Alone)
+		b.cfg.Consortium.GenesisFile = a.cfg.Consortium.GenesisFile
+		b.Start()
+		for _, m := range servings {
+			v := s.newVillain()
+			w := &crime{villain: v, at: b, blocks: blocks}
+			v.claims(blocks[len(blocks)-1].Header.Height)
+			v.serves(func(r wire.SyncRequest, out io.Writer) {
+				answer := map[wire.SyncKind]func(*crime, io.Writer){wire.SyncHead: m.head, wire.SyncHeaders: m.headers, wire.SyncBodies: m.bodies}[r.Kind]
+				switch {
+				case answer != nil:
+					answer(w, out)
+				case r.Kind == wire.SyncHeaders:
+					trueHeaders(w, out)
+				}
+			})
+			if err := v.come(b); err != nil {
+				t.Errorf("%s: it is not let in: %v", m.name, err)
+				continue
+			}
+			for end := time.Now().Add(3 * time.Minute); time.Now().Before(end) && len(b.charges(v)) < len(m.charges); {
+				time.Sleep(100 * time.Millisecond)
+			}
+			time.Sleep(2 * time.Second)
+			if got := b.charges(v); !slices.Equal(got[:min(len(got), len(m.charges))], m.charges) {
+				t.Errorf("%s: charged with %v, want %v", m.name, got, m.charges)
+			}
+			if got := ready(b, v.id()); got != m.stays {
+				t.Errorf("%s: it is connected: %v, want %v", m.name, got, m.stays)
+			}
+			v.close()
+			if h := b.Node.Status().Head; h != nil && h.Height > 0 {
+				t.Fatalf("%s: the node has block %d", m.name, h.Height)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 // Every bad input of DEFENCE 12 that a stranger can send costs what it should,
 // and closes what it should. Each is done by another peer, over QUIC, to a node
 // made by parley.New.
@@ -184,7 +299,3 @@ func sum(list []charge) (n int) {
 	}
 	return n
 }
-
-var _ = context.Background
-var _ = io.EOF
-var _ = strings.Contains
