@@ -21,3 +21,16 @@ func TestHonestAreSpared(t *testing.T) {
 		}
 	})
 }
+
+// A node that is wrong about the validator set holds every block of everybody
+// for a forgery. Its brake keeps it from banning them all, it keeps a peer, and
+// says that the fault may be its own; the others hold nothing against it.
+func TestMistakeIsBraked(t *testing.T) {
+	Run(t, func(s *Swarm) {
+		m := s.Misguide(7, 4*time.Minute)
+		if m.Braked == 0 || m.Least < 1 || m.Banned > 2 || m.Against > 0 {
+			t.Errorf("%+v", m)
+		}
+		t.Logf("%+v", m)
+	})
+}
