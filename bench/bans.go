@@ -74,7 +74,7 @@ const mostLinear = 100_000
 func (b *bench) measureBans(ctx context.Context, r *report) (err error) {
 	p, row := r.Plan.Bans, &bansRow{}
 	for _, n := range p.Sizes {
-		l, err := measureBanList(ctx, n, p)
+		l, err := measureBanList(ctx, b.dir, n, p)
 		if err != nil {
 			return err
 		}
@@ -98,10 +98,11 @@ func rangeAt(i int) netip.Prefix {
 	return netip.PrefixFrom(a, 24)
 }
 
-func measureBanList(ctx context.Context, n int, p bansPlan) (l banList, err error) {
+// measureBanList has the list in a file, as a node does.
+func measureBanList(ctx context.Context, dir string, n int, p bansPlan) (l banList, err error) {
 	l.Ranges = n
 	before := heap()
-	bans, err := reputation.OpenBans(ctx, reputation.BansConfig{Max: n}, nil, nil)
+	bans, err := reputation.OpenBans(ctx, reputation.BansConfig{Max: n, File: filepath.Join(dir, fmt.Sprintf("bans%d.db", n))}, nil, nil)
 	if err != nil {
 		return l, err
 	}
