@@ -112,8 +112,7 @@ func (n *fleetNode) has(o *fleetNode) bool {
 func (n *fleetNode) bansNote() (ok bool, note string) {
 	var h parley.Health
 	if err := n.get("health", &h); err != nil {
-		var no *devnet.Refusal
-		if !errors.As(err, &no) {
+		if _, ok := errors.AsType[*devnet.Refusal](err); !ok {
 			n.t.Fatal(err)
 		}
 	}
