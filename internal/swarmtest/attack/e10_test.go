@@ -40,7 +40,7 @@ func TestE10(t *testing.T) {
 			for hour := range *hours {
 				h.Pass(time.Hour)
 				discouraged, banned := h.Hard()
-				line("| %d | %d | %d | %v | %d | %d |\n", seed+1, hour+1, h.Churned, strings.Trim(fmt.Sprint(h.Points()), "map[]"), len(discouraged), len(banned))
+				line("| %d | %d | %d | %v | %d | %d |\n", seed+1, hour+1, h.Churned, strings.TrimSuffix(strings.TrimPrefix(fmt.Sprint(h.Points()), "map["), "]"), len(discouraged), len(banned))
 				if len(discouraged)+len(banned) > 0 {
 					t.Errorf("discouraged: %q, banned: %q", discouraged, banned)
 				}
