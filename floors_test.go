@@ -58,8 +58,9 @@ var floors = map[string][]string{
 	"internal/swarmtest/checker": {"internal/replica/ledger"},
 	"internal/swarmtest":         {"", "internal/replica/consensus", "internal/swarmtest/checker"},
 	"internal/swarmtest/attack":  {}, // its tests, with the tag attack, play with rooms
+	"internal/pgtest":            {},
 	"internal/soak":              {"", "internal/devnet", "internal/swarmtest/checker"},
-	"bench":                      {"", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/discovery", "internal/p2p/host", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
+	"bench":                      {"", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/discovery", "internal/p2p/host", "internal/p2p/reputation", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
 }
 
 // outside limits who may import a module that is not ours: a chain never sees

@@ -9,6 +9,7 @@ import (
 
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
 )
 
 // absent is what is known of a peer that is not connected.
@@ -100,8 +101,8 @@ func (n *Node) RefusedPeers() []Peer {
 	return list
 }
 
-// known is what is known of a peer that is not connected. It reports false
-// where that is nothing but how it behaved.
+// known is what is known of a peer that is not connected, be it only how it
+// behaved. It reports false where that is nothing.
 func (n *Node) known(id peer.ID) (Peer, bool) {
 	static := n.dial.Static()
 	if i := slices.IndexFunc(static, func(s dialer.StaticPeer) bool { return s.ID == id }); i >= 0 {
@@ -110,7 +111,13 @@ func (n *Node) known(id peer.ID) (Peer, bool) {
 	if e, ok := n.book.Get(id); ok {
 		return n.viewKnown(e), true
 	}
-	return n.absent(id), n.dial.Trusted(id)
+	return n.absent(id), n.dial.Trusted(id) || n.judged(id)
+}
+
+// judged reports whether there is a story to tell of how id behaved.
+func (n *Node) judged(id peer.ID) bool {
+	s := n.rep.Score(id)
+	return s.Standing == reputation.Banned || len(s.Reasons) > 0
 }
 
 func (n *Node) viewStatic(s dialer.StaticPeer) Peer {

@@ -340,6 +340,7 @@ func (n *Node) Run(ctx context.Context) error {
 	run("p2p.discovery", n.disc.Run)
 	run("replica", func(ctx context.Context) error { return n.replica.Run(ctx, s) })
 	run("findings", n.watchPeers)
+	run("goodbyes", n.watchGoodbyes)
 	run("sampler", n.sample)
 	run("announcer", n.announce)
 	<-gctx.Done()

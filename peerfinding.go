@@ -75,6 +75,10 @@ func (n *Node) peerFindings() (list []Finding) {
 		list = append(list, Finding{Code: "PLY-507", Severity: "warn", Title: "dns_no_peers", Why: fmt.Sprintf(
 			"discovery.dns leads to no peers: %s; correct the name or its records, or take it out", strings.Join(whys, "; "))})
 	}
+	if a, on := n.alarms.Get(alarmBannedByOthers); on {
+		list = append(list, Finding{Code: "PLY-514", Severity: "warn", Title: alarmBannedByOthers, Why: a.Text +
+			": parley peers history and the events alarm.raised name them; likely this node sends what others hold to be invalid, so compare its version, chain and clock with theirs, see that its key runs nowhere else, and then ask an operator of theirs to lift the ban (parley bans remove " + n.host.ID().String() + ")"})
+	}
 	return list
 }
 

@@ -315,7 +315,7 @@ func TestReport(t *testing.T) {
 }
 
 func TestChosen(t *testing.T) {
-	for list, want := range map[string]string{"": "load stall sync announce addrbook discovery", "stall": "stall", "stall, load": "stall load", "load,lod": "", "x": ""} {
+	for list, want := range map[string]string{"": "load stall sync announce addrbook discovery bans", "stall": "stall", "stall, load": "stall load", "load,lod": "", "x": ""} {
 		parts, err := chosen(list)
 		var names []string
 		for _, p := range parts {

@@ -118,6 +118,7 @@ func sections() []section {
 		{"announce", (*bench).measureAnnouncements, (*report).announceTable},
 		{"addrbook", (*bench).measureAddrbook, (*report).addrbookTable},
 		{"discovery", (*bench).measureDiscovery, (*report).discoveryTable},
+		{"bans", (*bench).measureBans, (*report).bansTable},
 	}
 }
 

@@ -51,6 +51,7 @@ type report struct {
 	Announcements []announceRow `json:"announcements"`
 	Addrbook      *addrbookRow  `json:"addrbook,omitempty"`
 	Discovery     *discoveryRow `json:"discovery,omitempty"`
+	Bans          *bansRow      `json:"bans,omitempty"`
 }
 
 // look describes this machine. It is called before we load it ourselves.

@@ -12,7 +12,7 @@ import (
 // AlarmCodes are those that there can be (DEFENCE 13).
 var AlarmCodes = []string{
 	"possible_eclipse", "low_diversity", "low_peers", "no_inbound", "inbound_flood", "sybil_region", "dht_disagreement",
-	"ban_brake", "ban_storm", "member_misbehaving",
+	"ban_brake", "ban_storm", "member_misbehaving", "banned_by_others",
 }
 
 // Alarm is one that stands.
@@ -89,6 +89,14 @@ func (a *Alarms) Forget(now time.Time, hold time.Duration) {
 	for _, code := range over {
 		a.Set(code, false, "nothing seen for "+hold.String(), map[string]any{})
 	}
+}
+
+// Get is the alarm of code, if it stands.
+func (a *Alarms) Get(code string) (Alarm, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	v, on := a.up[code]
+	return v, on
 }
 
 // On reports whether an alarm stands.

@@ -11,6 +11,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -85,6 +87,90 @@ func TestBans(t *testing.T) {
 			t.Errorf("%s: a banned peer is let in", transport)
 		}
 		comes(worse)
+	}
+}
+
+// TestMisbehaviourIsBanned has strangers misbehave over real sockets: one by
+// what does not decode, who is parted with, and one by a block that nobody
+// signed, who is banned, also after kill -9, until the operator lifts that.
+func TestMisbehaviourIsBanned(t *testing.T) {
+	t.Parallel()
+	const clumsy, forger = "44.3.1.1", "44.4.1.1"
+	w := newWorld(t, 1, []string{clumsy, forger}, func(_ int, _ string, c map[string]any) {
+		c["discovery"] = map[string]any{"dht": "off", "pex": false}
+	})
+	w.start(w.nodes...)
+	n := w.nodes[0]
+	h := consortium.Header{Genesis: w.genesis.Hash(), Height: 1, Prev: w.genesis.Hash(), Time: 1}
+	forged := wire.BlockAnnouncement{Header: h.Encode(), Certificate: consortium.Certificate{}.Encode()}.Encode()
+	for _, transport := range []string{"tcp", "quic"} {
+		come := func(name, from string) outcome {
+			return w.crowd.ask(order{Do: "come", Name: transport + " " + name, From: from, To: w.full(n, transport), Status: w.status()})
+		}
+		send := func(name, from, topic string, data []byte) {
+			t.Helper()
+			if o := w.crowd.ask(order{Do: "gossip", Name: transport + " " + name, From: from, To: w.full(n, transport), Topic: "/parley/" + w.genesis.Net() + "/" + topic, Data: data}); o.Err != "" {
+				t.Errorf("%s: %s: %s", transport, name, o.Err)
+			}
+		}
+		points := func(id peer.ID) (d parley.PeerDetail) {
+			t.Helper()
+			if _, err := n.get(t.Context(), "peers/"+id.String(), &d); err != nil {
+				t.Errorf("%s: %v", transport, err)
+			}
+			return d
+		}
+		parted := func(name string, code uint64) {
+			t.Helper()
+			w.wait(10*time.Second, transport+": "+name+" is parted with", func() (bool, string) {
+				o := w.crowd.ask(order{Do: "list"})
+				return o.Bye[transport+" "+name] == code && o.Still[transport+" "+name] == 0, fmt.Sprintf("%+v", o)
+			})
+		}
+		one, two := come("clumsy", clumsy), come("forger", forger)
+		if one.Err+two.Err != "" {
+			t.Fatalf("%s: %+v %+v", transport, one, two)
+		}
+		send("clumsy", clumsy, "record", []byte{0x0a, 0xff})
+		w.wait(10*time.Second, transport+": it is charged", func() (bool, string) {
+			d := points(one.ID)
+			return d.Reputation.Points == 25 && d.Ready, fmt.Sprintf("%+v", d.Reputation)
+		})
+		send("clumsy", clumsy, "record", []byte{0x0b, 0xff})
+		parted("clumsy", wire.GoodbyeBadScore)
+		if d := points(one.ID); d.Reputation.Standing != "discouraged" || len(d.Reputation.Reasons) != 2 || d.Reputation.Reasons[1].Reason != chain.Malformed {
+			t.Errorf("%s: %+v", transport, d.Reputation)
+		}
+		if o := come("clumsy", clumsy); o.Err == "" && o.Code == wire.VerackOK {
+			t.Errorf("%s: a discouraged peer is let in", transport)
+		}
+
+		send("forger", forger, "block", forged)
+		parted("forger", wire.GoodbyeBanned)
+		if d := points(two.ID); d.Reputation.Standing != "banned" || len(d.Reputation.Reasons) != 1 || d.Reputation.Reasons[0].Reason != chain.ForgedBlock {
+			t.Errorf("%s: %+v", transport, d.Reputation)
+		}
+		away := func(when string) {
+			t.Helper()
+			if o := come("forger", forger); o.Err == "" && o.Code == wire.VerackOK {
+				t.Errorf("%s: it is let in, %s", transport, when)
+			}
+			if status, err := n.api.Do(t.Context(), http.MethodPost, "peers", map[string]any{"address": "/ip4/" + forger + "/tcp/9906/p2p/" + two.ID.String()}, nil); err == nil {
+				t.Errorf("%s: the node dials it, %s: %d", transport, when, status)
+			}
+		}
+		away("banned")
+		var check struct{ By *parley.Ban }
+		if _, err := n.get(t.Context(), "bans/check?target="+two.ID.String(), &check); err != nil || check.By == nil || check.By.Hits == 0 || check.By.Origin != "auto" {
+			t.Errorf("%s: %+v %v", transport, check.By, err)
+		}
+		n.kill()
+		w.start(n)
+		away("after kill -9")
+		w.do(n, http.MethodDelete, "bans/"+two.ID.String(), nil, nil)
+		if o := come("forger", forger); o.Err != "" || o.Code != wire.VerackOK {
+			t.Errorf("%s: unbanned: %+v", transport, o)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p"
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	libnetwork "github.com/libp2p/go-libp2p/core/network"
@@ -27,6 +28,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/internal/wire"
@@ -40,7 +42,7 @@ const (
 // order is what a test has one of the crowd do.
 type order struct {
 	Seq    uint64
-	Do     string // come | leave | list | tell
+	Do     string // come | leave | list | tell | asked | gossip
 	Name   string
 	From   string       // its address
 	Listen int          // port to be dialled at, 0 = none
@@ -48,6 +50,8 @@ type order struct {
 	Status chain.Status // what it says of itself
 	PEX    string       // protocol of peer exchange that it answers
 	Tell   tale         // what it answers there from now on
+	Topic  string       // gossip: where it sends Data, on the connection with To
+	Data   []byte
 }
 
 // tale is what one of the crowd tells of others.
@@ -237,6 +241,10 @@ func (p *people) obey(o order) (out outcome) {
 		x.mu.Lock()
 		out.Asked = x.asked
 		x.mu.Unlock()
+	case "gossip":
+		if err := x.gossip(o); err != nil {
+			out.Err = err.Error()
+		}
 	case "come":
 		if o.To == "" {
 			return out
@@ -331,6 +339,28 @@ func (x *person) come(to string) (wire.Verack, error) {
 		return wire.Verack{}, err
 	}
 	return wire.DecodeVerack(b)
+}
+
+// gossip sends a message by hand.
+func (x *person) gossip(o order) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	info, err := peer.AddrInfoFromString(o.To)
+	if err != nil {
+		return err
+	}
+	st, err := x.host.NewStream(libnetwork.WithNoDial(ctx, "gossip"), info.ID, "/meshsub/1.2.0")
+	if err != nil {
+		return err
+	}
+	b, err := proto.Marshal(&pb.RPC{Publish: []*pb.Message{{Topic: &o.Topic, Data: o.Data}}})
+	if err != nil {
+		return err
+	}
+	if err := wire.WriteFrame(st, b); err != nil {
+		return err
+	}
+	return st.CloseWrite()
 }
 
 func (x *person) greeted(st libnetwork.Stream) {

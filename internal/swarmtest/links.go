@@ -29,7 +29,8 @@ type quality struct {
 type links struct {
 	mu  sync.Mutex // guards below
 	rnd *rand.Rand
-	of  map[link]quality // those that are not good
+	of  map[link]quality                                // those that are not good
+	nat map[netip.AddrPort]map[netip.AddrPort]time.Time // behind a translator: when each last wrote to whom
 
 	uneven uint64 // not 0: the seed of what each link adds to the latency of all
 }
@@ -48,7 +49,22 @@ func (l *links) base(k link) time.Duration {
 }
 
 func newLinks(seed uint64) *links {
-	return &links{rnd: rand.New(rand.NewPCG(seed, 1)), of: map[link]quality{}}
+	return &links{rnd: rand.New(rand.NewPCG(seed, 1)), of: map[link]quality{}, nat: map[netip.AddrPort]map[netip.AddrPort]time.Time{}}
+}
+
+// flowIdle is how long a translator of addresses lets answers in.
+const flowIdle = time.Minute
+
+// enters reports whether translators let a packet in: of who is behind one, an
+// answer to what it sent.
+func (l *links) enters(from, to netip.AddrPort, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if flows := l.nat[from]; flows != nil {
+		flows[to] = now
+	}
+	flows, behind := l.nat[to]
+	return !behind || !flows[from].IsZero() && now.Sub(flows[from]) <= flowIdle
 }
 
 // takes reports whether a packet comes through.
@@ -86,11 +102,24 @@ func (l *links) set(edit func(*quality), all ...link) {
 	}
 }
 
-func addrOf(a net.Addr) netip.Addr {
+func addrOf(a net.Addr) netip.Addr { return portOf(a).Addr() }
+
+func portOf(a net.Addr) netip.AddrPort {
 	if u, ok := a.(*net.UDPAddr); ok {
-		return u.AddrPort().Addr().Unmap()
+		return netip.AddrPortFrom(u.AddrPort().Addr().Unmap(), u.AddrPort().Port())
 	}
-	return netip.Addr{}
+	return netip.AddrPort{}
+}
+
+// BehindNAT puts nodes behind one public address, that of the first. Nobody
+// can dial them. Call it before they start.
+func (s *Swarm) BehindNAT(nodes ...*Node) {
+	s.links.mu.Lock()
+	defer s.links.mu.Unlock()
+	for i, n := range nodes {
+		n.ip, n.port = nodes[0].ip, port+i
+		s.links.nat[netip.AddrPortFrom(n.addr(), uint16(n.port))] = map[netip.AddrPort]time.Time{}
+	}
 }
 
 // Cut drops every packet from a to b; the other direction stays.
@@ -141,16 +170,17 @@ func (s *Swarm) linksOf(n *Node) (all []link) {
 
 func (n *Node) addr() netip.Addr { return netip.MustParseAddr(n.ip) }
 
-// wire is the socket of one run of a node.
-type wire struct {
+// socket is that of one run of a node.
+type socket struct {
 	*simnet.SimConn
 	life *life
-	from netip.Addr
+	at   netip.AddrPort
 }
 
 // WriteTo drops what the network loses, and all that a dead node sends.
-func (w *wire) WriteTo(p []byte, to net.Addr) (int, error) {
-	if w.life.dead.Load() || !w.life.node.swarm.links.takes(w.from, addrOf(to)) {
+func (w *socket) WriteTo(p []byte, to net.Addr) (int, error) {
+	links := w.life.node.swarm.links
+	if w.life.dead.Load() || !links.enters(w.at, portOf(to), time.Now()) || !links.takes(w.at.Addr(), addrOf(to)) {
 		return len(p), nil
 	}
 	return w.SimConn.WriteTo(p, to)
@@ -178,6 +208,6 @@ func (l *life) quic() libp2p.Option {
 			if !a.IP.Equal(net.ParseIP(l.node.ip)) {
 				return nil, errors.New("listen on " + a.String() + ": not an address of this node")
 			}
-			return &wire{s.nw.NewEndpoint(a, simnet.NodeBiDiLinkSettings{Downlink: rate, Uplink: rate}), l, l.node.addr()}, nil
+			return &socket{s.nw.NewEndpoint(a, simnet.NodeBiDiLinkSettings{Downlink: rate, Uplink: rate}), l, portOf(a)}, nil
 		}))
 }

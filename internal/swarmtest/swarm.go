@@ -119,6 +119,7 @@ type Node struct {
 
 	swarm *Swarm
 	ip    string
+	port  int
 	mbps  int // up = down
 	cfg   config.Config
 	disk  *vfs.MemFS
@@ -137,7 +138,7 @@ func (s *Swarm) Add(edit ...func(*config.Config)) *Node {
 	seed := sha256.Sum256([]byte(name))
 	n := &Node{
 		Name: name, Key: ed25519.NewKeyFromSeed(seed[:]), Log: &Log{}, swarm: s,
-		ip: fmt.Sprintf("%d.%d.0.1", 1+i>>8, i&255), mbps: mbps, disk: vfs.NewMem(), wal: &consensus.MemoryWAL{},
+		ip: fmt.Sprintf("%d.%d.0.1", 1+i>>8, i&255), port: port, mbps: mbps, disk: vfs.NewMem(), wal: &consensus.MemoryWAL{},
 		limits: &network.NullResourceManager{},
 	}
 	n.cfg = config.Default()
@@ -154,7 +155,9 @@ func (s *Swarm) Add(edit ...func(*config.Config)) *Node {
 }
 
 // Addr is where others dial the node, as in PEERS.
-func (n *Node) Addr() string { return n.ip + ":" + strconv.Itoa(port) }
+func (n *Node) Addr() string { return n.ip + ":" + strconv.Itoa(n.port) }
+
+func (n *Node) listenAddr() string { return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", n.ip, n.port) }
 
 // PublicKey is the node's key as validator.
 func (n *Node) PublicKey() consortium.PublicKey { return consortium.PublicKeyOf(n.Key) }
@@ -180,7 +183,7 @@ func (n *Node) Start() {
 		<-old.ended
 	}
 	n.saveKey()
-	listen, err := multiaddr.NewMultiaddr(fmt.Sprintf("/ip4/%s/udp/%d/quic-v1", n.ip, port))
+	listen, err := multiaddr.NewMultiaddr(n.listenAddr())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +310,7 @@ func (n *Node) validator() consortium.Validator {
 	if err != nil {
 		n.swarm.T.Fatal(err)
 	}
-	return consortium.Validator{Key: n.PublicKey(), Name: n.Name, Addresses: []string{fmt.Sprintf("/ip4/%s/udp/%d/quic-v1/p2p/%s", n.ip, port, id)}}
+	return consortium.Validator{Key: n.PublicKey(), Name: n.Name, Addresses: []string{n.listenAddr() + "/p2p/" + id.String()}}
 }
 
 // Until waits, in virtual time, for a condition that others bring about.

@@ -14,7 +14,8 @@ import (
 )
 
 // Disconnect says goodbye to p and closes its connections. It blocks for at
-// most a second.
+// most a second, of which a second call takes what the first one left: a
+// goodbye under way is not cut off.
 func (s *Handshake) Disconnect(ctx context.Context, p peer.ID, code uint64, text string) {
 	s.mu.Lock()
 	e := s.peers[p]
@@ -22,18 +23,29 @@ func (s *Handshake) Disconnect(ctx context.Context, p peer.ID, code uint64, text
 		s.mu.Unlock()
 		return
 	}
-	first := !e.byUs
+	first, said := !e.byUs, e.said
+	if first {
+		said = make(chan struct{})
+		e.said = said
+	}
 	if e.goodbye.Code == 0 {
 		e.byUs = true
 		e.reason = text
 	}
 	e.peer.Ready = false
 	s.mu.Unlock()
-	if first {
-		ctx, cancel := context.WithTimeout(ctx, goodbyeTimeout)
-		defer cancel()
+	ctx, cancel := context.WithTimeout(ctx, goodbyeTimeout)
+	defer cancel()
+	switch {
+	case first:
+		defer close(said)
 		if err := s.sayGoodbye(ctx, p, wire.Goodbye{Code: code, Text: text}); err != nil {
 			s.log.Debug("goodbye failed", "peer", p, "err", err)
+		}
+	case said != nil:
+		select {
+		case <-said:
+		case <-ctx.Done():
 		}
 	}
 	if err := s.host.Network().ClosePeer(p); err != nil {

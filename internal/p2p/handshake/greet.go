@@ -76,7 +76,10 @@ func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
 	if e == nil {
 		return fmt.Errorf("greet %s: not connected", p)
 	}
-	ver, err := s.exchange(ctx, p)
+	ver, err := wire.Verack{}, errParting
+	if !s.parting(e) {
+		ver, err = s.exchange(ctx, p)
+	}
 	for wait, left := greetAgain, greetMost; isStarting(err) && left > 0 && s.awaits(p, e); wait *= 2 {
 		wait = min(wait, left)
 		left -= wait
@@ -114,6 +117,17 @@ func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
 
 // errNotOpened means that the peer took no stream for our status.
 var errNotOpened = errors.New("no stream")
+
+// errParting means that the connection is about to be closed. A greeting on it
+// would be one too many for the other side.
+var errParting = errors.New("the connection is being closed")
+
+// parting reports whether either side has begun to part.
+func (s *Handshake) parting(e *entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return e.byUs || e.goodbye.Code != 0
+}
 
 // isStarting reports whether err is what a peer that just starts makes of a
 // greeting: it does not know the protocol yet or resets the stream.
@@ -259,7 +273,7 @@ func (s *Handshake) mayGreet(c network.Conn, said wire.Version) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.peers[c.RemotePeer()]
-	if e == nil || e.byUs {
+	if e == nil || e.byUs || e.goodbye.Code != 0 {
 		return true // it is closing, and a greeting under way is no offence
 	}
 	allowed := now.Sub(e.statusAt) >= statusEvery || e.peer.Status.Genesis.IsZero() && !said.GenesisHash.IsZero()
@@ -346,11 +360,11 @@ func (s *Handshake) arrived(p peer.ID) {
 }
 
 // ready marks p as ready and tells so the first time. It reports false where p
-// is not connected any more.
+// is not connected any more, or about to be.
 func (s *Handshake) ready(p peer.ID, said wire.Version) bool {
 	s.mu.Lock()
 	e := s.peers[p]
-	if e == nil || e.byUs {
+	if e == nil || e.byUs || e.goodbye.Code != 0 {
 		s.mu.Unlock()
 		return false
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -284,17 +285,29 @@ const NotAllowed = "not on the list of peers that may connect"
 
 // closeIfRefused parts with the peer of c. Of a peer with connections from
 // several addresses one of which is banned, all go: it can come back by another.
+// While the fault may be our own, the last peers stay though they have too many
+// points: without any a node never learns that it is wrong.
 func (s *Handshake) closeIfRefused(ctx context.Context, c network.Conn) {
 	code, text := wire.GoodbyeBadScore, "too many points for misbehaviour"
 	switch s.rep.RefusedConn(c) {
 	case "":
 		return
+	case string(reputation.Discouraged):
+		if s.rep.Doubtful() && s.isLast(c.RemotePeer()) {
+			return
+		}
 	case string(reputation.Banned):
 		code, text = wire.GoodbyeBanned, "banned"
 	case reputation.NotAllowed:
 		code, text = wire.GoodbyeBanned, NotAllowed
 	}
 	s.spawn(func() { s.Disconnect(ctx, c.RemotePeer(), code, text) })
+}
+
+// isLast reports whether p is ready and nobody else is who is not refused too.
+func (s *Handshake) isLast(p peer.ID) bool {
+	ready := s.readyIDs()
+	return slices.Contains(ready, p) && !slices.ContainsFunc(ready, func(o peer.ID) bool { return o != p && !s.rep.Refused(o) })
 }
 
 // spawn runs f in a goroutine that Run waits for.

@@ -433,3 +433,49 @@ func TestGreetingsAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// One room parts with a peer while another one wants to greet it, over a
+// connection that lives a moment longer: that is no second status.
+func TestGreetWhileParting(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		go a.Disconnect(t.Context(), b.host.ID(), wire.GoodbyeShutdown, "enough")
+		time.Sleep(time.Millisecond) // the goodbye is under way
+		if err := a.Greet(t.Context(), b.host.ID()); !errors.Is(err, errParting) {
+			t.Errorf("greeting while parting: %v", err)
+		}
+		time.Sleep(5 * time.Second)
+		if s := b.rep.Score(a.host.ID()); s.Points != 0 {
+			t.Errorf("charged %+v", s.Reasons)
+		}
+	})
+}
+
+// A second reason to part does not cut off the goodbye of the first.
+func TestDisconnectTwice(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		sub := b.bus.Subscribe()
+		defer sub.Close()
+		go a.Disconnect(t.Context(), b.host.ID(), wire.GoodbyeBadScore, "first")
+		time.Sleep(time.Millisecond)
+		a.Disconnect(t.Context(), b.host.ID(), wire.GoodbyeBanned, "second")
+		time.Sleep(time.Second)
+		gone := events[event.PeerDisconnected](sub)
+		if len(gone) != 1 || gone[0].Goodbye != wire.GoodbyeBadScore || gone[0].Text != "first" {
+			t.Errorf("the other side heard %+v", gone)
+		}
+	})
+}

@@ -60,6 +60,7 @@ type entry struct {
 	late     bool          // it had its time and more, and was told
 	goodbye  wire.Goodbye  // as received, code 0 = none
 	byUs     bool          // we began to part
+	said     chan struct{} // closed when our goodbye is said, or failed; nil = none was begun
 	reason   string        // why, where we began
 }
 

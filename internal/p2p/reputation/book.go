@@ -209,6 +209,9 @@ func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconn
 	if r.Points == 0 {
 		return bad // at the cap: else one bad peer could fill the bus
 	}
+	if banned { // before anybody is told of the points: who parts with it then says why
+		b.judge(p, o, r.Detail, now)
+	}
 	b.metrics.points.WithLabelValues(string(o)).Add(float64(r.Points))
 	b.log.Debug("peer penalized", "peer", p, "reason", o, "points", r.Points, "total", total, "detail", r.Detail)
 	b.publish(event.PeerPenalized{Peer: p, Reason: o, Points: r.Points, Total: total, Detail: r.Detail})
@@ -218,9 +221,6 @@ func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconn
 	}
 	if paused && b.alarms != nil {
 		b.alarms.Seen("member_misbehaving", "a static, trusted or member peer misbehaves: its connection is closed for a while", map[string]any{"peer": p, "points": total, "reason": o})
-	}
-	if banned {
-		b.judge(p, o, r.Detail, now)
 	}
 	return bad
 }
@@ -333,7 +333,8 @@ func (b *Book) Guest(p peer.ID) (done func()) {
 // exempt and paused, or not on the list of [Book.Allow].
 func (b *Book) Refused(p peer.ID) bool { return b.refusal(p) != "" }
 
-// refusal says why p is refused, "" = it is not.
+// refusal says why p is refused, "" = it is not. Who is about to be banned is
+// banned already.
 func (b *Book) refusal(p peer.ID) string {
 	if b.bans != nil && b.bans.peer(p) {
 		return string(Banned)
@@ -341,12 +342,15 @@ func (b *Book) refusal(p peer.ID) string {
 	now := time.Now()
 	b.mu.Lock()
 	e := b.peers[p]
-	bad, paused := e != nil, e != nil && now.Before(e.pausedTill)
+	bad, paused, sentenced := e != nil, e != nil && now.Before(e.pausedTill), false
 	if bad {
 		b.decay(e, now)
-		bad = e.discouraged
+		bad, sentenced = e.discouraged, e.sentenced
 	}
 	b.mu.Unlock()
+	if sentenced {
+		return string(Banned)
+	}
 	if paused || bad && !b.isExempt(p) {
 		return string(Discouraged)
 	}

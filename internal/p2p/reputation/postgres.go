@@ -54,26 +54,40 @@ func openPostgres(ctx context.Context, url string, log *slog.Logger) (store, err
 	return p, nil
 }
 
-// with runs f in a transaction of one writer at a time.
+// with runs f in a transaction of one writer at a time. f may run twice: what it
+// writes MUST be the same then.
 func (p *postgres) with(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
+	return p.on(ctx, func(ctx context.Context, c *pgx.Conn) error {
+		return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(pgLock)); err != nil {
+				return err
+			}
+			return f(ctx, tx)
+		})
+	})
+}
+
+// on runs f on the connection, and again on a fresh one where that failed on one
+// that was idle before: it may have been cut meanwhile.
+func (p *postgres) on(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, pgTimeout)
 	defer cancel()
-	c, err := p.connected(ctx)
-	if err != nil {
-		return err
-	}
-	err = pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", int64(pgLock)); err != nil {
+	for {
+		idle := p.conn != nil
+		c, err := p.connected(ctx)
+		if err == nil {
+			err = f(ctx, c)
+		}
+		if err == nil {
+			return nil
+		}
+		p.drop(ctx) // whatever it was, the next one begins with a fresh connection
+		if !idle || ctx.Err() != nil {
 			return err
 		}
-		return f(ctx, tx)
-	})
-	if err != nil { // whatever it was, the next one begins with a fresh connection
-		p.drop(ctx)
 	}
-	return err
 }
 
 func (p *postgres) connected(ctx context.Context) (*pgx.Conn, error) { // mu held
@@ -96,16 +110,11 @@ func (p *postgres) drop(ctx context.Context) { // mu held
 }
 
 func (p *postgres) since(ctx context.Context, rev int64) (list []row, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, pgTimeout)
-	defer cancel()
-	c, err := p.connected(ctx)
-	if err == nil {
+	err = p.on(ctx, func(ctx context.Context, c *pgx.Conn) (err error) {
 		list, err = p.read(ctx, c, rev)
-	}
+		return err
+	})
 	if err != nil {
-		p.drop(ctx)
 		return nil, fmt.Errorf("read the ban list: %w", err)
 	}
 	return list, nil

@@ -78,6 +78,16 @@ func (k *brake) press(outbound bool, now time.Time) (on, tripped bool) {
 	return on, on && !was
 }
 
+// Doubtful reports whether the brake was on of late: what this node holds
+// against others is likely its own fault. It is so until the points of then
+// have run off.
+func (b *Book) Doubtful() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	runOff := time.Duration(max(maxPoints, b.threshold)-b.watched) * time.Minute
+	return !b.brake.until.IsZero() && time.Now().Before(b.brake.until.Add(runOff))
+}
+
 // strikes are when peers of an address were banned.
 type strikes map[netip.Prefix][]time.Time
 

@@ -353,10 +353,15 @@ func (s *session) onHeaders(src *source, top ledger.Tip, links []link, closed bo
 		s.blame(src, &src.talk, err)
 	case len(links) == 0 && !closed:
 		// it showed a head above, and does not show what leads there
-		s.peers.Report(src.id, chain.Useless, fmt.Sprintf("no header above %d, its head is %d", top.Head.Height, src.head))
+		why := chain.Useless
+		if src.unmet++; src.unmet%falseClaims == 0 {
+			why = chain.FalseClaim
+		}
+		s.peers.Report(src.id, why, fmt.Sprintf("no header above %d, its head is %d", top.Head.Height, src.head))
 		src.head, src.proven = 0, false
 		src.talk.failed(time.Now(), false)
 	default:
+		src.unmet = 0
 		src.talk.good()
 		src.measure(took)
 	}

@@ -26,6 +26,8 @@ const (
 	retryMost  = 30 * time.Second
 	strikes    = 2                // silences in a row that rest a peer for retryMost
 	liarRest   = 10 * time.Minute // after wrong bytes
+
+	falseClaims = 3 // heads in a row to which a peer shows no way: then it lied
 )
 
 // source is a peer as the session sees it. Loop goroutine only.
@@ -39,6 +41,7 @@ type source struct {
 	has      uint64 // bodies up to this height, as far as we were told
 	head     uint64 // its head, from its own mouth; target only when proven
 	proven   bool   // head has a certificate that we could verify
+	unmet    int    // heads in a row that it showed, and no header that leads there
 
 	talk   backoff // for heads and headers
 	load   backoff // for bodies: who answers quickly may still serve none

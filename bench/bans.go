@@ -1,0 +1,449 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	mrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	libnetwork "github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/conngater"
+	libquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/quic-go/quic-go"
+
+	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/devnet"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
+)
+
+// bansPlan says how much of bans is measured.
+type bansPlan struct {
+	Sizes    []int `json:"sizes"` // ranges in a list
+	Rounds   int   `json:"rounds"`
+	Checks   int   `json:"checks"`   // of a round
+	Arrivals int   `json:"arrivals"` // of a round and kind
+}
+
+// bansRow is what bans cost. Times are CPU times; those of arrivals are of the
+// node alone, a process of its own.
+type bansRow struct {
+	Lists      []banList `json:"lists"`
+	PenalizeNS figure    `json:"penalize_ns"`
+	MapNS      figure    `json:"map_ns"` // a bare map under a mutex, in the same rounds
+	Arrivals   []arrival `json:"arrivals"`
+}
+
+// banList is a list of so many ranges.
+type banList struct {
+	Ranges     int     `json:"ranges"`
+	CheckNS    figure  `json:"check_ns"`
+	LinearNS   figure  `json:"linear_ns,omitempty"` // go-libp2p's gater with the same ranges, in the same rounds
+	RangeBytes float64 `json:"range_bytes"`         // of heap
+}
+
+// arrival is what the node spends on one that comes.
+type arrival struct {
+	Transport string `json:"transport"`
+	RefusedMS figure `json:"refused_ms"` // from a banned address
+	TakenMS   figure `json:"taken_ms"`   // from another one, to the end of the secure handshake
+}
+
+// mostLinear is the longest list that a linear search is measured with.
+const mostLinear = 100_000
+
+func (b *bench) measureBans(ctx context.Context, r *report) (err error) {
+	p, row := r.Plan.Bans, &bansRow{}
+	for _, n := range p.Sizes {
+		l, err := measureBanList(ctx, b.dir, n, p)
+		if err != nil {
+			return err
+		}
+		row.Lists = append(row.Lists, l)
+	}
+	for range p.Rounds {
+		if err := row.penalize(p.Checks); err != nil {
+			return err
+		}
+	}
+	if row.Arrivals, err = measureArrivals(ctx, b.binary, filepath.Join(b.dir, "bans"), p); err != nil {
+		return err
+	}
+	r.Bans = row
+	return nil
+}
+
+// rangeAt is range i of a list: most are /24, as in lists of scanners.
+func rangeAt(i int) netip.Prefix {
+	a := netip.AddrFrom4([4]byte{byte(20 + i>>16), byte(i >> 8), byte(i), 0})
+	return netip.PrefixFrom(a, 24)
+}
+
+// measureBanList has the list in a file, as a node does.
+func measureBanList(ctx context.Context, dir string, n int, p bansPlan) (l banList, err error) {
+	l.Ranges = n
+	before := heap()
+	bans, err := reputation.OpenBans(ctx, reputation.BansConfig{Max: n, File: filepath.Join(dir, fmt.Sprintf("bans%d.db", n))}, nil, nil)
+	if err != nil {
+		return l, err
+	}
+	list, w := io.Pipe()
+	go func() {
+		for i := range n {
+			if _, err := fmt.Fprintln(w, rangeAt(i)); err != nil {
+				return
+			}
+		}
+		_ = w.Close()
+	}()
+	sum, err := bans.Import(ctx, list, "bench", false)
+	_ = list.Close()
+	if err != nil || sum.Added != n {
+		return l, fmt.Errorf("ban %d ranges: %d added: %w", n, sum.Added, err)
+	}
+	l.RangeBytes = float64(heap()-before) / float64(n)
+	gater, err := linearGater(n)
+	if err != nil {
+		return l, err
+	}
+	r := mrand.New(mrand.NewPCG(1, 2))
+	addrs, multi := make([]netip.Addr, 4096), make([]ma.Multiaddr, 4096)
+	for i := range addrs { // every second one is in the list
+		a := rangeAt(r.IntN(n)).Addr().As4()
+		a[0], a[3] = a[0]+byte(i%2)*100, byte(r.IntN(256))
+		addrs[i] = netip.AddrFrom4(a)
+		multi[i] = ma.StringCast("/ip4/" + addrs[i].String() + "/tcp/1")
+	}
+	for range p.Rounds {
+		begin, hits := cpuTime(), 0
+		for i := range p.Checks {
+			if bans.Banned("", addrs[i%len(addrs)]) {
+				hits++
+			}
+		}
+		l.CheckNS.add(float64(cpuTime()-begin) / float64(p.Checks))
+		if gater != nil {
+			times := max(10, p.Checks/n/20)
+			begin = cpuTime()
+			for i := range times {
+				gater.InterceptAddrDial("", multi[i%len(multi)])
+			}
+			l.LinearNS.add(float64(cpuTime()-begin) / float64(times))
+		}
+		if hits != p.Checks/2 {
+			return l, fmt.Errorf("%d of %d addresses are banned, want a half", hits, p.Checks)
+		}
+		if ctx.Err() != nil {
+			return l, ctx.Err()
+		}
+	}
+	return l, bans.Close()
+}
+
+// linearGater is go-libp2p's own, nil where its search takes too long.
+func linearGater(n int) (*conngater.BasicConnectionGater, error) {
+	if n > mostLinear {
+		return nil, nil //nolint:nilnil // not measured
+	}
+	g, err := conngater.NewBasicConnectionGater(nil)
+	if err != nil {
+		return nil, err
+	}
+	for i := range n {
+		p := rangeAt(i)
+		if err := g.BlockSubnet(&net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// penalize charges 10,000 peers in turn.
+func (r *bansRow) penalize(ops int) error {
+	book, err := reputation.New(reputation.Config{Threshold: 1 << 30}, nil, nil, nil) // nobody gets there
+	if err != nil {
+		return err
+	}
+	ids := make([]peer.ID, 10_000)
+	for i := range ids {
+		key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+		if err != nil {
+			return err
+		}
+		if ids[i], err = peer.IDFromPrivateKey(key); err != nil {
+			return err
+		}
+	}
+	ops = max(len(ids), ops/10)
+	begin := cpuTime()
+	for i := range ops {
+		book.Penalize(ids[i%len(ids)], chain.InvalidTx, "bench")
+	}
+	r.PenalizeNS.add(float64(cpuTime()-begin) / float64(ops))
+	var mu sync.Mutex
+	bare := map[peer.ID]int{}
+	begin = cpuTime()
+	for i := range ops {
+		mu.Lock()
+		bare[ids[i%len(ids)]] += 10
+		mu.Unlock()
+	}
+	r.MapNS.add(float64(cpuTime()-begin) / float64(ops))
+	return nil
+}
+
+// target is a node in a process of its own.
+type target struct {
+	cmd  *exec.Cmd
+	api  *devnet.Client
+	info peer.AddrInfo // its addresses on loopback, TCP and QUIC
+}
+
+func startTarget(ctx context.Context, binary, dir string) (*target, error) {
+	t := &target{api: devnet.NewClient(dir)}
+	t.cmd = exec.CommandContext(ctx, binary, "run", "--data-dir", dir, "--api-listen", "127.0.0.1:0", "--set", "p2p.port=0", "--set", "profile=devnet",
+		"--set", "ops.listen=", "--set", "discovery.dht=off", "--set", "discovery.pex=false", "--set", "log.level=error")
+	if err := t.cmd.Start(); err != nil {
+		return nil, err
+	}
+	var info parley.Info
+	for end := time.Now().Add(20 * time.Second); ; {
+		_, err := t.api.Do(ctx, "GET", "node", nil, &info)
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			return nil, errors.Join(fmt.Errorf("the node does not answer: %w", err), t.stop())
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.info.ID = info.PeerID
+	for _, text := range info.Listen {
+		if a, ok := strings.CutPrefix(text, "/ip4/0.0.0.0/"); ok {
+			t.info.Addrs = append(t.info.Addrs, ma.StringCast("/ip4/127.0.0.1/"+a))
+		}
+	}
+	return t, nil
+}
+
+func (t *target) stop() error {
+	_ = t.cmd.Process.Signal(os.Interrupt)
+	err := t.cmd.Wait()
+	t.api.HTTP.CloseIdleConnections()
+	return err
+}
+
+// cpu is what the threads of the process have used, those that ended left out.
+func (t *target) cpu() (time.Duration, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", t.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	var sum time.Duration
+	for _, f := range tasks {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // a thread that ended
+		}
+		ns, err := strconv.ParseInt(strings.Fields(string(b))[0], 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += time.Duration(ns)
+	}
+	return sum, nil
+}
+
+const (
+	bannedIP = "127.0.0.2"
+	otherIP  = "127.0.0.3"
+)
+
+func measureArrivals(ctx context.Context, binary, dir string, p bansPlan) (rows []arrival, err error) {
+	t, err := startTarget(ctx, binary, dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.stop()) }()
+	if _, err := t.api.Do(ctx, "POST", "bans", map[string]any{"target": bannedIP, "forever": true, "force": true}, nil); err != nil {
+		return nil, fmt.Errorf("ban %s: %w", bannedIP, err)
+	}
+	for _, transport := range []string{"tcp", "quic"} {
+		row := arrival{Transport: transport}
+		at, err := t.at(transport)
+		if err != nil {
+			return nil, err
+		}
+		for range p.Rounds {
+			refused, err := t.cost(p.Arrivals, func() error { return knock(ctx, transport, at) })
+			if err != nil {
+				return nil, err
+			}
+			row.RefusedMS.add(refused)
+			h, err := caller(otherIP)
+			if err != nil {
+				return nil, err
+			}
+			taken, err := t.cost(max(1, p.Arrivals/10), func() error { return visit(ctx, h, peer.AddrInfo{ID: t.info.ID, Addrs: []ma.Multiaddr{at}}) })
+			if err = errors.Join(err, h.Close()); err != nil {
+				return nil, err
+			}
+			row.TakenMS.add(taken)
+		}
+		rows = append(rows, row)
+	}
+	return rows, nil
+}
+
+// at is the node's address of a transport.
+func (t *target) at(transport string) (ma.Multiaddr, error) {
+	code := map[string]int{"tcp": ma.P_TCP, "quic": ma.P_QUIC_V1}[transport]
+	for _, a := range t.info.Addrs {
+		if _, err := a.ValueForProtocol(code); err == nil {
+			return a, nil
+		}
+	}
+	return nil, fmt.Errorf("the node has no address for %s: %v", transport, t.info.Addrs)
+}
+
+// cost is the CPU time of the node for one of n arrivals, in ms, without what
+// it uses when nobody comes.
+func (t *target) cost(n int, arrive func() error) (float64, error) {
+	start, err := t.cpu()
+	if err != nil {
+		return 0, err
+	}
+	idle := time.Now()
+	time.Sleep(200 * time.Millisecond)
+	begin, err := t.cpu()
+	if err != nil {
+		return 0, err
+	}
+	rest := float64(begin-start) / float64(time.Since(idle))
+	clock := time.Now()
+	for range n {
+		if err := arrive(); err != nil {
+			return 0, err
+		}
+	}
+	end, err := t.cpu()
+	if err != nil {
+		return 0, err
+	}
+	used := float64(end-begin) - rest*float64(time.Since(clock))
+	return max(0, used) / float64(time.Millisecond) / float64(n), nil
+}
+
+// knock comes from the banned address, and is turned away.
+func knock(ctx context.Context, transport string, at ma.Multiaddr) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if transport == "tcp" {
+		port, err := at.ValueForProtocol(ma.P_TCP)
+		if err != nil {
+			return err
+		}
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(bannedIP)}}
+		c, err := d.DialContext(ctx, "tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		if n, err := c.Read(make([]byte, 1)); err == nil || n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("a banned address is not turned away: %d bytes, %w", n, err)
+		}
+		return nil
+	}
+	port, err := at.ValueForProtocol(ma.P_UDP)
+	if err != nil {
+		return err
+	}
+	to, err := net.ResolveUDPAddr("udp", "127.0.0.1:"+port)
+	if err != nil {
+		return err
+	}
+	socket, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(bannedIP)})
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	c, err := quic.Dial(ctx, socket, to, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"libp2p"}}, nil) //nolint:gosec // it is turned away
+	if err == nil {
+		_ = c.CloseWithError(0, "")
+		return errors.New("a banned address is let in")
+	}
+	var refused *quic.TransportError
+	if !errors.As(err, &refused) || refused.ErrorCode != quic.ConnectionRefused {
+		return fmt.Errorf("a banned address is not refused, but: %w", err)
+	}
+	return nil
+}
+
+// caller is a libp2p host that dials from an address.
+func caller(ip string) (host.Host, error) {
+	src := net.ParseIP(ip)
+	return libp2p.New(libp2p.NoListenAddrs, libp2p.ResourceManager(&libnetwork.NullResourceManager{}), libp2p.DisableRelay(), libp2p.DisableMetrics(),
+		libp2p.Transport(tcp.NewTCPTransport, tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) {
+			return &net.Dialer{LocalAddr: &net.TCPAddr{IP: src}}, nil
+		})), libp2p.Transport(libquic.NewTransport),
+		libp2p.QUICReuse(quicreuse.NewConnManager, quicreuse.OverrideListenUDP(func(network string, at *net.UDPAddr) (net.PacketConn, error) {
+			return net.ListenUDP(network, &net.UDPAddr{IP: src, Port: at.Port})
+		})))
+}
+
+// visit connects and leaves.
+func visit(ctx context.Context, h host.Host, to peer.AddrInfo) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := h.Connect(ctx, to); err != nil {
+		return err
+	}
+	return h.Network().ClosePeer(to.ID)
+}
+
+// bansTable is the result for people.
+func (r *report) bansTable() string {
+	row := r.Bans
+	if row == nil {
+		return ""
+	}
+	var b strings.Builder
+	line := func(text, cell string) { b.WriteString(pad(text, 47, false) + pad(cell, 24, true) + "\n") }
+	line("bans", "median (min–max)")
+	b.WriteString(strings.Repeat("─", 71) + "\n")
+	for _, l := range row.Lists {
+		line("check of an address, "+number(float64(l.Ranges))+" ranges, CPU ns", l.CheckNS.text())
+		if len(l.LinearNS) > 0 {
+			line("  go-libp2p's gater, the same ranges", l.LinearNS.text())
+		}
+		line("  heap a range, bytes", number(l.RangeBytes))
+	}
+	line("penalize one of 10,000 peers, CPU ns", row.PenalizeNS.text())
+	line("  a bare map under a mutex", row.MapNS.text())
+	for _, a := range row.Arrivals {
+		line("banned address refused, "+a.Transport+", node's CPU ms", a.RefusedMS.text())
+		line("  another one taken and left", a.TakenMS.text())
+	}
+	b.WriteString("aims: a check ≤ 50 ns at 1,000,000 ranges, a refusal ≤ 0.1 ms\n")
+	return b.String()
+}
