@@ -257,7 +257,8 @@ func (l *banlist) tick(now time.Time) []change {
 // settle looks anew at who of targets is banned. mu held.
 func (l *banlist) settle(targets []Target, now time.Time) (changes []change) {
 	nets := l.nets.Load()
-	if len(targets) > manyNets {
+	whole := len(targets) > manyNets && len(targets) > l.held/manyNets
+	if whole {
 		nets = nets.Clone()
 	}
 	for _, t := range targets {
@@ -287,13 +288,15 @@ func (l *banlist) settle(targets []Target, now time.Time) (changes []change) {
 		default:
 			continue
 		}
-		nets = alter(nets, t.Prefix, b.held != nil, len(targets) > manyNets)
+		nets = alter(nets, t.Prefix, b.held != nil, whole)
 	}
 	l.nets.Store(nets)
 	return changes
 }
 
-// manyNets is from how many on the trie is copied whole.
+// manyNets is from how many on the trie is copied whole, and which part of all the
+// bans they have to be: else one path in it is copied for each, so that a long import
+// costs the same for each line.
 const manyNets = 256
 
 // alter adds or removes a prefix, in place where own.
