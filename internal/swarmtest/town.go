@@ -185,7 +185,8 @@ func (t *Town) Replace(within time.Duration) {
 // Healed is what a partition left behind.
 type Healed struct {
 	Tip    time.Duration // until there was one tip again
-	Across int           // peers dialled on the other side, two minutes later
+	Before int           // peers dialled on the other side before the cut
+	Across int           // and two minutes after it
 	All    int           // peers dialled by then
 	Known  int           // entries of the books that are of the other side, by then
 	Whole  int           // what that would be if everybody knew everybody
@@ -200,6 +201,12 @@ func (t *Town) Split(what string, part int, away time.Duration) (h Healed) {
 	for _, n := range t.Live[len(t.Live)-part:] {
 		far[n] = true
 	}
+	h.Before = t.across(far, func(n *Node) (ids []string) {
+		for _, p := range n.Chosen() {
+			ids = append(ids, p.ID.String())
+		}
+		return ids
+	})
 	t.Partition(t.Live[len(t.Live)-part:]...)
 	for i := range 3 {
 		time.Sleep(away / 4)

@@ -46,6 +46,7 @@ func (s *Slots) forgive(now time.Time) {
 		}
 	}
 	s.dial.rests.forgive()
+	s.returned(now)
 	s.fill.again, s.fill.wait = now, 0
 }
 
