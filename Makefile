@@ -39,6 +39,7 @@ build:
 
 test: build
 	$(GO) vet ./...
+	$(GO) vet -tags attack ./internal/swarmtest/attack
 	$(GO) test -timeout 20m ./...
 
 check: tidy lint race vuln

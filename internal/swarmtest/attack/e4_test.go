@@ -200,7 +200,7 @@ func e4Page(all [][][]reach) (text string, missed []string) {
 			continue
 		}
 		for j, list := range all[i] {
-			b.WriteString(line(p, p.kinds[j].name, list, all[i][0]))
+			b.WriteString(p.row(p.kinds[j].name, list, all[i][0]))
 		}
 		whole := func(j int) reach { return sum(all[i][j], upTo(len(all[i][j]))) }
 		if p.part <= e4Aimed {
@@ -230,7 +230,7 @@ func upTo(n int) (list []int) {
 	return list
 }
 
-func line(p poison, name string, list, stock []reach) string {
+func (p poison) row(name string, list, stock []reach) string {
 	runs := upTo(len(list))
 	a := sum(list, runs)
 	hits := make([]int, len(list))
