@@ -26,6 +26,7 @@ func TestNetworkFromOneBootstrapPeer(t *testing.T) {
 		net := NewTown(s, size, target)
 		net.Filled("start", 5*time.Minute)
 		net.OneTip("start", time.Minute)
+		net.Asked(time.Minute)
 		if told := net.from("pex"); told == 0 {
 			t.Error("nobody was told of a peer by peer exchange")
 		}
@@ -39,6 +40,16 @@ func TestNetworkFromOneBootstrapPeer(t *testing.T) {
 		net.OneTip("churn", time.Minute)
 	})
 	t.Logf("%d nodes, CPU %v", size, cpuTime()-cpu)
+}
+
+// A bootstrap peer has places for a few: the others ask it and go, and find each
+// other all the same.
+func TestFullBootstrapPeer(t *testing.T) {
+	Run(t, func(s *Swarm) {
+		net := OpenTown(s, 20, 4, func(boot *Node) { boot.cfg.P2P.TargetPeers, boot.cfg.P2P.MaxPeers = 1, 8 })
+		net.Filled("start", 4*time.Minute)
+		net.OneTip("start", time.Minute)
+	})
 }
 
 // Half of a network is cut off while the other half goes on, for so long that

@@ -44,12 +44,11 @@ func (n *Node) held() int {
 	return 0
 }
 
-// Chosen lists the ready peers that the node dialled, but for those whom nobody
-// told it of. Connections that were made only to ask somebody are among them
-// for as long as they last, though they hold no slot.
+// Chosen lists the ready peers that have a full outbound slot, or are the
+// operator's.
 func (n *Node) Chosen() (list []parley.Peer) {
 	for _, p := range n.Peers() {
-		if p.Ready && p.Slot == "outbound" && p.Source != "outbound" {
+		if p.Ready && p.Slot == "outbound" {
 			list = append(list, p)
 		}
 	}
@@ -86,9 +85,13 @@ type Town struct {
 }
 
 // NewTown starts all of it at once.
-func NewTown(s *Swarm, size, target int) *Town {
+func NewTown(s *Swarm, size, target int) *Town { return OpenTown(s, size, target, func(*Node) {}) }
+
+// OpenTown is NewTown with a bootstrap peer that set changes before.
+func OpenTown(s *Swarm, size, target int, set func(boot *Node)) *Town {
 	t := &Town{Swarm: s, Boot: s.Add(), target: target}
 	s.Genesis("network", t.Boot)
+	set(t.Boot)
 	t.Boot.Start()
 	for range size - 1 {
 		t.Settle()
@@ -150,6 +153,32 @@ func (t *Town) Filled(what string, within time.Duration) {
 	if len(took) > 0 {
 		t.T.Logf("%s: %d of %d at target %d, median %v, max %v; groups: fewest %d, median %d; dials for slots %.0f, wasted %.0f; heap %d MiB",
 			what, len(took), len(t.Live), t.target, took[len(took)/2], took[len(took)-1], groups[0], groups[len(groups)/2], dials, wasted, m.HeapAlloc>>20)
+	}
+}
+
+// Asked looks on for a while, and fails the test where peers that were only asked
+// are told as outbound ones, or nobody is told as asked.
+func (t *Town) Asked(during time.Duration) {
+	t.T.Helper()
+	feelers := 0
+	for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(time.Second) {
+		for _, n := range t.Live {
+			outbound := 0
+			for _, p := range n.Peers() {
+				switch p.Slot {
+				case "outbound":
+					outbound++
+				case "feeler":
+					feelers++
+				}
+			}
+			if outbound > t.target+1 { // an extra one
+				t.T.Fatalf("%s has %d outbound peers, want %d at most", n.Name, outbound, t.target+1)
+			}
+		}
+	}
+	if feelers == 0 {
+		t.T.Errorf("nobody was asked in %v", during)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -22,7 +23,7 @@ const (
 	SlotStatic    = "static"
 	SlotOutbound  = "outbound"
 	SlotBlockOnly = "block_only" // tells us of blocks, and we it; no records, no peer exchange
-	SlotFeeler    = "feeler"     // only to see whether somebody is there
+	SlotFeeler    = "feeler"     // only to see whether somebody is there, or to ask it
 )
 
 // sourceAnchor is the source of a peer that a restart began with.
@@ -182,6 +183,7 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 	}
 	_, _ = rand.Read(s.key[:]) // never fails, says its documentation
 	s.inbound = inbound{coming: map[peer.ID]time.Time{}, leaving: map[peer.ID]time.Time{}, losers: losers{}}
+	s.inbound.brief = brief{peers: map[peer.ID]time.Time{}, nets: map[netip.Prefix]time.Time{}}
 	s.measure()
 	return s, nil
 }
@@ -311,6 +313,7 @@ func (s *Slots) look(now time.Time) (jobs []task) {
 	jobs = append(jobs, s.judgeExtra(peers, now)...)
 	jobs = append(jobs, s.eclipse(head, peers, now)...)
 	jobs = append(jobs, s.leaveBootnodes(now)...)
+	jobs = append(jobs, s.seeOff(now)...)
 	s.retitle(now)
 	s.diversity(now)
 	s.unheard(peers, now)

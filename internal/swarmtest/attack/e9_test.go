@@ -58,10 +58,9 @@ const e9Head = `# E9: partition and heal
 %d nodes that found each other from one bootstrap peer, %d full outbound peers each, one validator in the first part; the
 second part is cut off, records are committed meanwhile, and the links are good again. Whole nodes in virtual time
 (bubble), 5 to 35 ms one way by the seed of the link; seeds from 1 on, fewer of the longest cut. Target: one tip within
-60 s. Counted are the peers dialled that are on the other side, before the cut and two minutes after it, there of all that
-were dialled and are connected, also those with whom a node connects only to ask them; and by then the entries of the books
-that are of the other part, of as many as there were if everybody knew everybody. A stock host has no chain whose tip could
-be compared: there is no row of B0 or B1.
+60 s. Counted are the peers dialled that are on the other side, before the cut and two minutes after it, there of all;
+and by then the entries of the books that are of the other part, of as many as there were if everybody knew everybody. A
+stock host has no chain whose tip could be compared: there is no row of B0 or B1.
 
 | parts | cut for | seed | one tip after | dialled across before | after it | known across |
 |---|---|---|---|---|---|---|
