@@ -75,7 +75,7 @@ func (n *Node) slotPeers() []dialer.Peer {
 	for i, p := range table {
 		list[i] = dialer.Peer{
 			ID: p.ID, Ready: p.Ready, Inbound: p.Direction == "inbound", Addr: p.Addr, ConnectedAt: p.ConnectedAt,
-			MinRTT: p.MinRTT, Claimed: p.Claimed, Validated: p.Validated,
+			MinRTT: p.MinRTT, Ahead: p.Ahead, Claimed: p.Claimed, Validated: p.Validated,
 		}
 	}
 	return list

@@ -27,6 +27,8 @@ const (
 	alarmLowPeers  = "low_peers"
 	alarmFlood     = "inbound_flood"
 	alarmNoInbound = "no_inbound"
+	alarmPoisoned  = "book_poisoned"
+	alarmSkew      = "clock_skew"
 )
 
 // kindOf is the kind of source that counts for e: the first that told of it.

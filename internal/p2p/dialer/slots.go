@@ -67,6 +67,7 @@ type Peer struct {
 	Addr        ma.Multiaddr
 	ConnectedAt time.Time
 	MinRTT      time.Duration // 0 = not measured
+	Ahead       time.Duration // of its clock before ours
 	Claimed     chain.Head
 	Validated   chain.Head
 }
@@ -317,6 +318,8 @@ func (s *Slots) look(now time.Time) (jobs []task) {
 	s.retitle(now)
 	s.diversity(now)
 	s.unheard(peers, now)
+	s.poisoned()
+	s.clocks(peers)
 	s.flood(now)
 	s.countInbound()
 	return jobs
