@@ -58,7 +58,14 @@ func TestNetworkHeals(t *testing.T) {
 	Run(t, func(s *Swarm) {
 		net := NewTown(s, 12, 2)
 		net.Filled("start", 5*time.Minute)
-		time.Sleep(2 * time.Minute) // connections that were made to ask are over
+		time.Sleep(2 * time.Minute)
+		for _, n := range net.Live {
+			for _, a := range n.Node.Status().Alarms {
+				if a.Code == "not_announced" || a.Code == "clock_skew" || a.Code == "book_poisoned" {
+					t.Errorf("%s: alarm %s: %s %v", n.Name, a.Code, a.Text, a.Evidence)
+				}
+			}
+		}
 		h := net.Split("half", 6, 10*time.Minute)
 		t.Logf("%d peers that were dialled led across before, %d of %d do two minutes later", h.Before, h.Across, h.All)
 		if 5*h.Across < 2*h.Before || h.Before == 0 {

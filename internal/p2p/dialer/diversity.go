@@ -29,6 +29,7 @@ const (
 	alarmNoInbound = "no_inbound"
 	alarmPoisoned  = "book_poisoned"
 	alarmSkew      = "clock_skew"
+	alarmUnknown   = "not_announced"
 )
 
 // kindOf is the kind of source that counts for e: the first that told of it.

@@ -5,7 +5,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
 const (
@@ -14,6 +16,9 @@ const (
 	poisonGroups = 8   // that they claim to be in: a site has few
 	skewMost     = 2 * time.Second
 	skewPeers    = 3 // outbound ones whose clocks are heard; fewer say nothing of ours
+	unseenAfter  = time.Minute
+	unseenPeers  = 2 // that gossip and could; one may be at fault itself
+	gossipPrefix = "/meshsub/"
 )
 
 // poisoned raises and clears the alarm that one part of the network told of most
@@ -23,6 +28,36 @@ func (s *Slots) poisoned() {
 	is := st.New >= poisonFrom && st.NewGroups >= poisonGroups && st.SourceShare > poisonShare && !strings.HasPrefix(st.SourceGroup, "kind:")
 	s.fns.Alarms.Set(alarmPoisoned, is, "one source group told of most of the new peers in the address book", map[string]any{
 		"group": st.SourceGroup, "share": st.SourceShare, "new": st.New, "groups": st.NewGroups,
+	})
+}
+
+// announced raises and clears the alarm that most peers do not know that we
+// gossip: who does has opened a stream for it to us.
+func (s *Slots) announced(peers map[peer.ID]Peer, now time.Time) {
+	could, knows := 0, 0
+	h := s.dial.host
+	if h != nil && slices.ContainsFunc(h.Mux().Protocols(), gossips) {
+		for id, p := range peers {
+			theirs, err := h.Peerstore().GetProtocols(id)
+			if err != nil || !p.Ready || now.Sub(p.ConnectedAt) < unseenAfter || !slices.ContainsFunc(theirs, gossips) {
+				continue
+			}
+			could++
+			if slices.ContainsFunc(h.Network().ConnsToPeer(id), gossipsToUs) {
+				knows++
+			}
+		}
+	}
+	s.fns.Alarms.Set(alarmUnknown, could >= unseenPeers && 2*knows < could, "most peers do not know that this node gossips: restart it", map[string]any{
+		"peers": could, "know": knows,
+	})
+}
+
+func gossips(p protocol.ID) bool { return strings.HasPrefix(string(p), gossipPrefix) }
+
+func gossipsToUs(c network.Conn) bool {
+	return slices.ContainsFunc(c.GetStreams(), func(s network.Stream) bool {
+		return s.Stat().Direction == network.DirInbound && gossips(s.Protocol())
 	})
 }
 

@@ -320,6 +320,7 @@ func (s *Slots) look(now time.Time) (jobs []task) {
 	s.unheard(peers, now)
 	s.poisoned()
 	s.clocks(peers)
+	s.announced(peers, now)
 	s.flood(now)
 	s.countInbound()
 	return jobs
