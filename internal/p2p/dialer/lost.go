@@ -17,6 +17,7 @@ const (
 	lostFirst = 15 * time.Second // after it went; it doubles
 	lostMost  = 2 * time.Minute
 	lostKept  = 2 * time.Hour
+	lostLived = 20 * time.Second // a cut shows after 30 s of silence; who goes sooner was hardly there
 )
 
 // lost is a full outbound peer that went without a word.
@@ -31,7 +32,7 @@ type lost struct {
 // lose notes that h, which v tells of, is gone. A goodbye is no loss, nor is a
 // connection that hardly lived, or an extra one.
 func (s *Slots) lose(h *hold, v event.PeerDisconnected, now time.Time) {
-	if h.slot != SlotOutbound || h.extra || v.By != "them" || v.Goodbye != 0 || now.Sub(h.since) < flickered {
+	if h.slot != SlotOutbound || h.extra || v.By != "them" || v.Goodbye != 0 || now.Sub(h.since) < lostLived {
 		return
 	}
 	e, ok := s.book.Get(h.id)
