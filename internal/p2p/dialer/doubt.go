@@ -7,7 +7,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
 const (
@@ -53,7 +52,7 @@ func (s *Slots) announced(peers map[peer.ID]Peer, now time.Time) {
 	})
 }
 
-func gossips(p protocol.ID) bool { return strings.HasPrefix(string(p), gossipPrefix) }
+func gossips[P ~string](p P) bool { return strings.HasPrefix(string(p), gossipPrefix) }
 
 func gossipsToUs(c network.Conn) bool {
 	return slices.ContainsFunc(c.GetStreams(), func(s network.Stream) bool {
