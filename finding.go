@@ -12,6 +12,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/discovery"
 	"github.com/parley-p2p/parley/internal/wire"
 )
@@ -60,6 +61,15 @@ func (n *Node) named(p peer.ID) bool {
 func (n *Node) wanted(p peer.ID) bool {
 	slot, _ := n.slots.SlotOf(p)
 	return slot != "" || n.dial.Has(p) || n.dial.Trusted(p) || n.dial.ByHand(p)
+}
+
+// slotOf is the slot of p and who told us of it. One to which we connected only
+// to ask it is a feeler too: it goes by itself.
+func (n *Node) slotOf(p peer.ID) (slot, source string) {
+	if slot, source = n.slots.SlotOf(p); slot == "" && n.disc.Visits(p) && !n.dial.ByHand(p) {
+		slot = dialer.SlotFeeler
+	}
+	return slot, source
 }
 
 // visit makes a peer connected and ready, and is no slot.

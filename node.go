@@ -194,7 +194,7 @@ func (n *Node) open() error {
 	n.shake = handshake.New(handshake.Config{
 		Name: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, UserAgent: n.Version().agent(), APIPort: n.apiPort(),
 		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf,
-		Slot:   func(p peer.ID) (string, string) { return n.slots.SlotOf(p) },
+		Slot:   n.slotOf,
 		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
 		Arrive: func(p peer.ID) (peer.ID, string) { return n.slots.Arrive(p) },
 	}, n.host, n.rep, n.replica, n.bus, n.room("p2p.handshake"), n.env.Registry)

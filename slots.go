@@ -75,7 +75,7 @@ func (n *Node) slotPeers() []dialer.Peer {
 	for i, p := range table {
 		list[i] = dialer.Peer{
 			ID: p.ID, Ready: p.Ready, Inbound: p.Direction == "inbound", Addr: p.Addr, ConnectedAt: p.ConnectedAt,
-			MinRTT: p.MinRTT, Leaving: p.Leaving, Claimed: p.Claimed, Validated: p.Validated,
+			MinRTT: p.MinRTT, Leaving: p.Leaving, Ahead: p.Ahead, Claimed: p.Claimed, Validated: p.Validated,
 		}
 	}
 	return list

@@ -12,7 +12,7 @@ import (
 // AlarmCodes are those that there can be (DEFENCE 13).
 var AlarmCodes = []string{
 	"possible_eclipse", "low_diversity", "low_peers", "no_inbound", "inbound_flood", "sybil_region", "dht_disagreement",
-	"ban_brake", "ban_storm", "member_misbehaving", "banned_by_others",
+	"ban_brake", "ban_storm", "member_misbehaving", "banned_by_others", "book_poisoned", "clock_skew", "not_announced",
 }
 
 // Alarm is one that stands.

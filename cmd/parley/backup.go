@@ -36,6 +36,8 @@ func backupCreateCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "create --out FILE", Short: "Write a backup of a running or a stopped node", Args: cobra.NoArgs,
 		Long: "The file holds the whole chain and what the node keeps beside it, as one moment has it; never the log of a validator's votes.\n" +
+			"Not in it is what is of this machine's standing in the network and not of the chain: bans (bans export and bans import carry them over, and a list in\n" +
+			"PostgreSQL is backed up there), points, the address book, which fills again by itself, and what was put into the DHT by hand: put that again.\n" +
 			"With --with-keys it holds the node's identity and the secret of its tokens as well: keep it like a key. It is not encrypted.",
 		Example: "parley backup create --out parley.tar.zst\nparley backup create --out parley.tar.zst --with-keys --data-dir /var/lib/parley",
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -24,6 +24,8 @@ func peersCommand(g *globals) *cobra.Command {
 	}
 	listing := &cobra.Command{Use: "list", Short: "The connected peers", Args: cobra.NoArgs, RunE: list,
 		Long: "What PEER shows of an id is enough for the other commands; -o wide has the whole id, and all the rest.\n" +
+			"SLOT is what a connection is for: outbound = a peer that is kept, or that you connected; block_only = kept for blocks alone;\n" +
+			"feeler = only asked or looked at, and left soon; static = kept by name, by trust or as a member; inbound = it dialled us.\n" +
 			"Of --state, known has also those that are not connected, static those that are kept, banned those that are refused.\n" +
 			"With -l the table is as detailed as you like, and ends in counts: 0 = the counts alone, 1 = a row for each peer, 2 = where each is and\n" +
 			"who told of it, 3 = what each runs, 4 = all of that. A * marks trusted peers. CLAIMS is the height that a peer says, PROVED the one that it has shown.",
@@ -167,7 +169,7 @@ func (g *globals) limitText() string {
 }
 
 func viewPeers(l list[parley.Peer], f peersFlags) *table {
-	t := &table{columns: []column{{name: "NAME", most: nameWidth}, {name: "PEER"}, {name: "DIR"}, {name: "STATE"}, {name: "HEIGHT", right: true},
+	t := &table{columns: []column{{name: "NAME", most: nameWidth}, {name: "PEER"}, {name: "DIR"}, {name: "SLOT"}, {name: "STATE"}, {name: "HEIGHT", right: true},
 		{name: "PING", right: true}, {name: "UP", right: true}, {name: "VIA"}, {name: "ADDRESS"},
 		{name: "PEER ID", wide: true}, {name: "ADDR", wide: true}, {name: "SOURCE", wide: true}, {name: "AGENT", wide: true},
 		{name: "PROVED", wide: true, right: true}, {name: "SCORE", wide: true, right: true}, {name: "TRUSTED", wide: true}, {name: "IN", wide: true, right: true}, {name: "OUT", wide: true, right: true}},
@@ -190,7 +192,7 @@ func viewPeers(l list[parley.Peer], f peersFlags) *table {
 		case !p.Ready:
 			state = "greeting"
 		}
-		t.add(p.Name, short(p.ID.String()), direction(p.Direction), state, heightOf(p.Claimed), ping(p), since(p.ConnectedAt), p.Transport, p.Address,
+		t.add(p.Name, short(p.ID.String()), direction(p.Direction), p.Slot, state, heightOf(p.Claimed), ping(p), since(p.ConnectedAt), p.Transport, p.Address,
 			p.ID.String(), p.Addr, p.Source, p.Agent, heightOf(p.Validated), strconv.Itoa(p.Score), yes(p.Trusted), size(p.BytesIn), size(p.BytesOut))
 	}
 	return t

@@ -26,6 +26,7 @@ func TestNetworkFromOneBootstrapPeer(t *testing.T) {
 		net := NewTown(s, size, target)
 		net.Filled("start", 5*time.Minute)
 		net.OneTip("start", time.Minute)
+		net.Asked(time.Minute)
 		if told := net.from("pex"); told == 0 {
 			t.Error("nobody was told of a peer by peer exchange")
 		}
@@ -41,15 +42,34 @@ func TestNetworkFromOneBootstrapPeer(t *testing.T) {
 	t.Logf("%d nodes, CPU %v", size, cpuTime()-cpu)
 }
 
-// Half of a network is cut off while the other half goes on.
+// A bootstrap peer has places for a few: the others ask it and go, and find each
+// other all the same.
+func TestFullBootstrapPeer(t *testing.T) {
+	Run(t, func(s *Swarm) {
+		net := OpenTown(s, 20, 4, func(boot *Node) { boot.cfg.P2P.TargetPeers, boot.cfg.P2P.MaxPeers = 1, 8 })
+		net.Filled("start", 4*time.Minute)
+		net.OneTip("start", time.Minute)
+	})
+}
+
+// Half of a network is cut off while the other half goes on, for so long that
+// each has filled its slots with its own; then they have peers of each other again.
 func TestNetworkHeals(t *testing.T) {
 	Run(t, func(s *Swarm) {
-		net := NewTown(s, 8, 2)
+		net := NewTown(s, 12, 2)
 		net.Filled("start", 5*time.Minute)
-		h := net.Split("half", 4, 2*time.Minute)
-		t.Logf("%d of %d peers that were dialled lead across two minutes later", h.Across, h.All)
-		if h.Across == 0 {
-			t.Error("two minutes later the halves have no peers of each other")
+		time.Sleep(2 * time.Minute)
+		for _, n := range net.Live {
+			for _, a := range n.Node.Status().Alarms {
+				if a.Code == "not_announced" || a.Code == "clock_skew" || a.Code == "book_poisoned" {
+					t.Errorf("%s: alarm %s: %s %v", n.Name, a.Code, a.Text, a.Evidence)
+				}
+			}
+		}
+		h := net.Split("half", 6, 10*time.Minute)
+		t.Logf("%d peers that were dialled led across before, %d of %d do two minutes later", h.Before, h.Across, h.All)
+		if 5*h.Across < 2*h.Before || h.Before == 0 {
+			t.Errorf("%d peers led across before, two minutes after %d do, want two fifths at least", h.Before, h.Across)
 		}
 	})
 }

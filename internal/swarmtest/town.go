@@ -44,12 +44,11 @@ func (n *Node) held() int {
 	return 0
 }
 
-// Chosen lists the ready peers that the node dialled, but for those whom nobody
-// told it of. Connections that were made only to ask somebody are among them
-// for as long as they last, though they hold no slot.
+// Chosen lists the ready peers that have a full outbound slot, or are the
+// operator's.
 func (n *Node) Chosen() (list []parley.Peer) {
 	for _, p := range n.Peers() {
-		if p.Ready && p.Slot == "outbound" && p.Source != "outbound" {
+		if p.Ready && p.Slot == "outbound" {
 			list = append(list, p)
 		}
 	}
@@ -86,9 +85,13 @@ type Town struct {
 }
 
 // NewTown starts all of it at once.
-func NewTown(s *Swarm, size, target int) *Town {
+func NewTown(s *Swarm, size, target int) *Town { return OpenTown(s, size, target, func(*Node) {}) }
+
+// OpenTown is NewTown with a bootstrap peer that set changes before.
+func OpenTown(s *Swarm, size, target int, set func(boot *Node)) *Town {
 	t := &Town{Swarm: s, Boot: s.Add(), target: target}
 	s.Genesis("network", t.Boot)
+	set(t.Boot)
 	t.Boot.Start()
 	for range size - 1 {
 		t.Settle()
@@ -153,6 +156,32 @@ func (t *Town) Filled(what string, within time.Duration) {
 	}
 }
 
+// Asked looks on for a while, and fails the test where peers that were only asked
+// are told as outbound ones, or nobody is told as asked.
+func (t *Town) Asked(during time.Duration) {
+	t.T.Helper()
+	feelers := 0
+	for end := time.Now().Add(during); time.Now().Before(end); time.Sleep(time.Second) {
+		for _, n := range t.Live {
+			outbound := 0
+			for _, p := range n.Peers() {
+				switch p.Slot {
+				case "outbound":
+					outbound++
+				case "feeler":
+					feelers++
+				}
+			}
+			if outbound > t.target+1 { // an extra one
+				t.T.Fatalf("%s has %d outbound peers, want %d at most", n.Name, outbound, t.target+1)
+			}
+		}
+	}
+	if feelers == 0 {
+		t.T.Errorf("nobody was asked in %v", during)
+	}
+}
+
 // OneTip commits a record and waits for it at everybody.
 func (t *Town) OneTip(subject string, within time.Duration) time.Duration {
 	t.T.Helper()
@@ -185,7 +214,8 @@ func (t *Town) Replace(within time.Duration) {
 // Healed is what a partition left behind.
 type Healed struct {
 	Tip    time.Duration // until there was one tip again
-	Across int           // peers dialled on the other side, two minutes later
+	Before int           // peers dialled on the other side before the cut
+	Across int           // and two minutes after it
 	All    int           // peers dialled by then
 	Known  int           // entries of the books that are of the other side, by then
 	Whole  int           // what that would be if everybody knew everybody
@@ -200,6 +230,12 @@ func (t *Town) Split(what string, part int, away time.Duration) (h Healed) {
 	for _, n := range t.Live[len(t.Live)-part:] {
 		far[n] = true
 	}
+	h.Before = t.across(far, func(n *Node) (ids []string) {
+		for _, p := range n.Chosen() {
+			ids = append(ids, p.ID.String())
+		}
+		return ids
+	})
 	t.Partition(t.Live[len(t.Live)-part:]...)
 	for i := range 3 {
 		time.Sleep(away / 4)

@@ -46,6 +46,7 @@ func (s *Slots) forgive(now time.Time) {
 		}
 	}
 	s.dial.rests.forgive()
+	s.returned(now)
 	s.fill.again, s.fill.wait = now, 0
 }
 
@@ -69,6 +70,8 @@ func (s *Slots) rest(p peer.ID, class Class, alone bool, now time.Time) {
 	}
 	wait = min(wait<<min(r.fails, 16), restMost)
 	switch still := s.nobodyBut(p); { // its own connection may not be gone yet
+	case class == ClassFull && still: // it may be the only one we know
+		wait, r.fails = restAlone, 0
 	case !alone || restStart[class] != 0:
 		r.fails++
 	case still && s.young(now):

@@ -27,6 +27,9 @@ const (
 	alarmLowPeers  = "low_peers"
 	alarmFlood     = "inbound_flood"
 	alarmNoInbound = "no_inbound"
+	alarmPoisoned  = "book_poisoned"
+	alarmSkew      = "clock_skew"
+	alarmUnknown   = "not_announced"
 )
 
 // kindOf is the kind of source that counts for e: the first that told of it.

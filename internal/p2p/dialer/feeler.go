@@ -101,10 +101,11 @@ func (s *Slots) extraBlockOnly(now time.Time) []task {
 	return []task{s.start(e, w, now)}
 }
 
-// extra is the peer beyond the number of a slot, nil = there is none.
+// extra is the peer beyond the number of a slot, nil = there is none. Who gets
+// its slot back is none.
 func (s *Slots) extra(slot string) *hold {
 	for _, h := range s.held {
-		if h.slot == slot && h.extra {
+		if h.slot == slot && h.extra && h.back.IsZero() {
 			return h
 		}
 	}

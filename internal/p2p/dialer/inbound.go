@@ -31,6 +31,7 @@ type inbound struct {
 	evicted []time.Time // at most floodEvery+1, oldest first
 	losers  losers
 	turned  []turned // one a second, oldest first; those after the first are less than a minute old
+	brief   brief
 }
 
 // turned is how many connections were refused by then.
@@ -70,8 +71,8 @@ func (l losers) has(ip netip.Addr, now time.Time) bool {
 func limited(ip netip.Addr) bool { return ip.IsValid() && addrbook.Public(ip) }
 
 // Admit decides whether p, which dialled us and whose handshake is fine, has a
-// place, and who has to go for it, "" = nobody. An error says in words fit for
-// p why it has none.
+// place, maybe a short one, and who has to go for it, "" = nobody. An error says
+// in words fit for p why it has none.
 func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
 	guests, _ := s.guests()
 	now := time.Now()
@@ -80,15 +81,17 @@ func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
 	defer in.mu.Unlock()
 	in.prune(now)
 	delete(in.leaving, p) // it is back already
+	delete(in.brief.peers, p)
 	var came guest
 	list := guests[:0:0]
 	for _, g := range guests {
 		_, coming := in.coming[g.id]
 		_, leaving := in.leaving[g.id]
+		_, short := in.brief.peers[g.id]
 		switch {
 		case g.id == p:
 			came = g.guest
-		case (g.ready || coming) && !leaving:
+		case (g.ready || coming) && !leaving && !short:
 			list = append(list, g)
 		}
 	}
@@ -103,6 +106,8 @@ func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
 		evict = victim(have, s.key)
 		i := slices.IndexFunc(have, func(g guest) bool { return g.id == evict })
 		switch {
+		case (i < 0 || !have[i].bad && in.losers.has(came.ip, now)) && in.brief.takes(p, came.ip, now):
+			return "", nil
 		case i < 0:
 			return "", fmt.Errorf("all %d places for inbound peers are taken", s.cfg.Inbound)
 		case !have[i].bad && in.losers.has(came.ip, now):
@@ -195,10 +200,15 @@ func (s *Slots) guests() ([]placed, map[peer.ID]bool) {
 func (s *Slots) countInbound() {
 	guests, _ := s.guests()
 	s.ready, s.greeting = 0, 0
+	s.inbound.mu.Lock()
+	defer s.inbound.mu.Unlock()
 	for _, g := range guests {
-		if g.ready {
+		_, short := s.inbound.brief.peers[g.id]
+		switch {
+		case short: // it has none of the places
+		case g.ready:
 			s.ready++
-		} else {
+		default:
 			s.greeting++
 		}
 	}

@@ -70,8 +70,9 @@ func TestAdmitKeepsTheNumber(t *testing.T) {
 				continue
 			}
 			in(inboundFrom(id, netip.AddrFrom4([4]byte{11, byte(i % 30), byte(i), 1}).String()))
-			if n := len(table); n > places || round > 0 && n < places {
-				t.Fatalf("round %d: %d inbound peers, %d places", round, n, places)
+			short := len(s.inbound.brief.peers)
+			if n := len(table) - short; n > places || round > 0 && n < places || short > briefPlaces {
+				t.Fatalf("round %d: %d inbound peers and %d for a short time, %d places", round, n, short, places)
 			}
 		}
 	}
@@ -143,8 +144,15 @@ func TestEvictedDoesNotPush(t *testing.T) {
 			t.Fatal(err)
 		}
 		beside := netip.AddrFrom4([4]byte{11, byte(host), 7, 200}).String()
-		if evict, err := in("another id", beside); err == nil {
-			t.Errorf("beside the one that was evicted: %q goes", evict)
+		if evict, err := in("another id", beside); err != nil || evict != "" {
+			t.Errorf("beside the one that was evicted: %q goes, %v: want a short place", evict, err)
+		}
+		if jobs := s.seeOff(time.Now()); len(jobs) != 1 || jobs[0].hold.id != "another id" {
+			t.Errorf("its time is over: %d have to go", len(jobs))
+		}
+		delete(table, "another id")
+		if evict, err := in("third id", beside); err == nil {
+			t.Errorf("within a minute beside one that had a short place: %q goes", evict)
 		}
 		if evict, err := in("stranger", at(100)); err != nil || evict == "" {
 			t.Errorf("from elsewhere: %q goes, %v", evict, err)
@@ -163,6 +171,64 @@ func TestEvictedDoesNotPush(t *testing.T) {
 		time.Sleep(pushAgain)
 		if evict, err := in("another id", beside); err != nil || evict == "" {
 			t.Errorf("half an hour later: %q goes, %v", evict, err)
+		}
+	})
+}
+
+// Beside all places there are a few for a short time, one a minute for each
+// network; who has one stays when a place is free by then.
+func TestBriefPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const places = 2
+		table := map[peer.ID]Peer{}
+		s := doors(t, places, table)
+		in := func(id peer.ID, i int) error {
+			table[id] = inboundFrom(id, netip.AddrFrom4([4]byte{11, byte(i), 7, 1}).String())
+			evict, err := s.Admit(id)
+			if err != nil {
+				delete(table, id)
+				return err
+			}
+			delete(table, evict)
+			p := table[id]
+			p.Ready = true
+			table[id] = p
+			return nil
+		}
+		for i := range places + briefPlaces { // two are spared by their groups, so nobody goes
+			if err := in(peer.ID(fmt.Sprint(i)), i); err != nil {
+				t.Fatalf("peer %d: %v", i, err)
+			}
+		}
+		if len(s.inbound.brief.peers) != briefPlaces || len(table) != places+briefPlaces {
+			t.Fatalf("%d of %d for a short time, want %d", len(s.inbound.brief.peers), len(table), briefPlaces)
+		}
+		if in("late", 100) == nil {
+			t.Error("one more than the short places was let in")
+		}
+		if jobs := s.seeOff(time.Now()); len(jobs) != 0 {
+			t.Errorf("%d have to go at once", len(jobs))
+		}
+		time.Sleep(settles)
+		delete(table, "0") // a place is free
+		if jobs := s.seeOff(time.Now()); len(jobs) != briefPlaces-1 {
+			t.Errorf("%d have to go, want all but one", len(jobs))
+		}
+		for id := range s.inbound.brief.peers {
+			delete(table, id)
+		}
+		if s.seeOff(time.Now()); len(s.inbound.brief.peers) != 0 {
+			t.Errorf("%d who went are remembered", len(s.inbound.brief.peers))
+		}
+		if in("late", 100) != nil {
+			t.Error("with short places free again nobody is let in")
+		}
+		if in("again", 5) == nil {
+			t.Error("a network had two within a minute")
+		}
+		time.Sleep(briefAgain)
+		if in("again", 5) != nil {
+			t.Error("a network had none in a minute, and gets none")
 		}
 	})
 }

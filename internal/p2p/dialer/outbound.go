@@ -290,6 +290,7 @@ func (s *Slots) do(ctx context.Context, t task) {
 	switch class := classOf(e.err); {
 	case class == ClassWrongNetwork:
 		s.book.WrongNetwork(t.hold.id)
+	case class != "" && !t.hold.back.IsZero(): // dials of its turn tell the book
 	case class != "":
 		s.book.Failed(t.hold.id, string(class))
 	case e.proof != nil:
@@ -354,11 +355,21 @@ func (s *Slots) finish(e ended, now time.Time) {
 	}
 	if e.err != nil {
 		s.log.Debug("outbound dial failed", "peer", h.id, "addr", e.addrs, "slot", h.slot, "class", class, "err", oneLine(e.err.Error(), maxError))
-		s.rest(h.id, class, h.alone, now)
+		if h.back.IsZero() {
+			s.rest(h.id, class, h.alone, now)
+		} else if restStart[class] != 0 { // it is there, and does not want us
+			delete(s.lost, h.id)
+			s.rest(h.id, class, false, now)
+		}
 		s.release(h)
 		return
 	}
 	delete(s.rests, h.id)
+	if s.lost[h.id] != nil {
+		delete(s.lost, h.id)
+		s.returned(now)
+		s.lookAt = now
+	}
 	switch {
 	case h.slot == SlotFeeler:
 		s.release(h)

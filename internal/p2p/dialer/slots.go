@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -22,7 +23,7 @@ const (
 	SlotStatic    = "static"
 	SlotOutbound  = "outbound"
 	SlotBlockOnly = "block_only" // tells us of blocks, and we it; no records, no peer exchange
-	SlotFeeler    = "feeler"     // only to see whether somebody is there
+	SlotFeeler    = "feeler"     // only to see whether somebody is there, or to ask it
 )
 
 // sourceAnchor is the source of a peer that a restart began with.
@@ -67,6 +68,7 @@ type Peer struct {
 	ConnectedAt time.Time
 	MinRTT      time.Duration // 0 = not measured
 	Leaving     bool          // either side has begun to part
+	Ahead       time.Duration // of its clock before ours
 	Claimed     chain.Head
 	Validated   chain.Head
 }
@@ -124,7 +126,8 @@ type Slots struct {
 	// below: loop goroutine only
 	held    map[peer.ID]*hold // from the begin of the dial until the connection is gone
 	rests   map[peer.ID]resting
-	lonely  bool // nobody was connected at the last step
+	lost    map[peer.ID]*lost // at most as many as there are full outbound slots
+	lonely  bool              // nobody was connected at the last step
 	fill    filling
 	feel    feeling
 	anchors titles
@@ -142,10 +145,11 @@ type chosen struct{ slot, source string }
 type hold struct {
 	id     peer.ID
 	slot   string
-	extra  bool   // beyond the number of its slots, until it is judged
-	test   bool   // a feeler that answers a collision of the book
-	anchor bool   // dialled because it is one
-	source string // kind of who told us, or anchor
+	extra  bool      // beyond the number of its slots, until it is judged
+	test   bool      // a feeler that answers a collision of the book
+	back   time.Time // when it was lost: it has its slot back once it is up; zero = it was not
+	anchor bool      // dialled because it is one
+	source string    // kind of who told us, or anchor
 	group  string
 	public bool
 	aged   bool      // chosen for being aged; anchors and others that are so come on top
@@ -162,7 +166,7 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 	s := &Slots{
 		cfg: cfg, fns: fns, dial: d, book: book, bus: bus, log: log, metrics: newSlotMetrics(reg),
 		done: make(chan ended), found: make(chan struct{}, 1), chosen: map[peer.ID]chosen{},
-		held: map[peer.ID]*hold{}, rests: map[peer.ID]resting{},
+		held: map[peer.ID]*hold{}, rests: map[peer.ID]resting{}, lost: map[peer.ID]*lost{},
 	}
 	if s.fns.Alarms == nil {
 		s.fns.Alarms = event.NewAlarms(bus, log)
@@ -184,6 +188,7 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 	}
 	_, _ = rand.Read(s.key[:]) // never fails, says its documentation
 	s.inbound = inbound{coming: map[peer.ID]time.Time{}, leaving: map[peer.ID]time.Time{}, losers: losers{}}
+	s.inbound.brief = brief{peers: map[peer.ID]time.Time{}, nets: map[netip.Prefix]time.Time{}}
 	s.measure()
 	return s, nil
 }
@@ -262,15 +267,10 @@ func (s *Slots) step(now time.Time) (jobs []task, wake time.Time) {
 	}
 	jobs = append(jobs, s.outbound(now)...)
 	jobs = append(jobs, s.feelers(now)...)
-	wake = s.lookAt
-	times := []time.Time{s.fill.again, s.feel.at}
+	jobs = append(jobs, s.revisit(now)...)
+	wake = nextDue(s.lookAt, s.fill.again, s.feel.at, s.revisitAt())
 	if s.fill.news {
-		times = append(times, s.fill.newsAt)
-	}
-	for _, t := range times {
-		if !t.IsZero() && t.Before(wake) {
-			wake = t
-		}
+		wake = nextDue(wake, s.fill.newsAt)
 	}
 	return jobs, wake
 }
@@ -314,12 +314,17 @@ func (s *Slots) look(now time.Time) (jobs []task) {
 			}
 		}
 	}
+	jobs = append(jobs, s.giveBack(now)...)
 	jobs = append(jobs, s.judgeExtra(peers, now)...)
 	jobs = append(jobs, s.eclipse(head, peers, now)...)
 	jobs = append(jobs, s.leaveBootnodes(now)...)
+	jobs = append(jobs, s.seeOff(now)...)
 	s.retitle(now)
 	s.diversity(now)
 	s.unheard(peers, now)
+	s.poisoned()
+	s.clocks(peers)
+	s.announced(peers, now)
 	s.flood(now)
 	s.countInbound()
 	return jobs
@@ -335,6 +340,9 @@ func (s *Slots) hear(sub *event.Subscription, now time.Time) {
 	for _, e := range envelopes {
 		switch v := e.Data.(type) {
 		case event.PeerReady:
+			if v.Direction == "inbound" && s.didNotAnswer(v.Peer) {
+				s.returned(now)
+			}
 			// The operator's own peers are not of our choice, and are proven as ours are.
 			if s.held[v.Peer] == nil && (v.Slot == SlotStatic || s.dial.ByHand(v.Peer)) {
 				if addr := s.dial.reachedAt(v.Peer); addr != nil {
@@ -354,6 +362,7 @@ func (s *Slots) hear(sub *event.Subscription, now time.Time) {
 				s.rest(v.Peer, class, false, now)
 			}
 			s.book.Seen(v.Peer)
+			s.lose(h, v, now)
 			s.release(h)
 			s.log.Debug("outbound peer gone", "peer", v.Peer, "slot", h.slot, "by", v.By, "reason", v.Reason, "goodbye", v.Goodbye)
 		case event.BlockStored:

@@ -36,6 +36,7 @@ type visit struct {
 	ours  bool            // there was no connection before
 	idle  time.Time       // since then without a user
 	from  addrbook.Source // who told us of the peer
+	over  bool            // we part
 }
 
 func newVisits(d *Discovery) *visits { return &visits{d: d, open: map[peer.ID]*visit{}} }
@@ -51,6 +52,10 @@ func (v *visits) enter(ctx context.Context, info peer.AddrInfo, from addrbook.So
 	v.mu.Lock()
 	e := v.open[info.ID]
 	var idle peer.ID
+	if e != nil && e.over { // its connection goes: ours is a new one
+		e = &visit{ours: true, from: from}
+		v.open[info.ID] = e
+	}
 	if e == nil {
 		if len(v.open) >= maxVisits {
 			idle = v.longestIdle()
@@ -93,7 +98,7 @@ func (v *visits) again(ctx context.Context, info peer.AddrInfo, needReady bool) 
 // nobody. The caller holds mu.
 func (v *visits) longestIdle() (p peer.ID) {
 	for id, e := range v.open {
-		if e.users == 0 && (p == "" || e.idle.Before(v.open[p].idle)) {
+		if e.users == 0 && !e.over && (p == "" || e.idle.Before(v.open[p].idle)) {
 			p = id
 		}
 	}
@@ -137,6 +142,12 @@ func (v *visits) cause(p peer.ID) (addrbook.Source, bool) {
 	return addrbook.Source{}, false
 }
 
+// Visits reports whether p is connected because we dialled it to ask it.
+func (d *Discovery) Visits(p peer.ID) bool {
+	_, ours := d.visits.cause(p)
+	return ours
+}
+
 func (v *visits) run(ctx context.Context) {
 	tick := time.NewTicker(linger / 4)
 	defer tick.Stop()
@@ -152,17 +163,22 @@ func (v *visits) run(ctx context.Context) {
 
 // sweep parts with the peers whom nobody has asked for a while.
 func (v *visits) sweep(ctx context.Context, now time.Time) {
-	var done []peer.ID
+	done := map[peer.ID]*visit{}
 	v.mu.Lock()
 	for p, e := range v.open {
-		if e.users == 0 && now.Sub(e.idle) >= linger {
-			done = append(done, p)
-			delete(v.open, p)
+		if e.users == 0 && !e.over && now.Sub(e.idle) >= linger {
+			e.over = true
+			done[p] = e
 		}
 	}
 	v.mu.Unlock()
-	for _, p := range done {
+	for p, e := range done {
 		v.part(ctx, p)
+		v.mu.Lock()
+		if v.open[p] == e {
+			delete(v.open, p)
+		}
+		v.mu.Unlock()
 	}
 }
 

@@ -48,6 +48,7 @@ type Peer struct {
 	Latency     time.Duration
 	MinRTT      time.Duration // best round trip of its handshakes; 0 = none was measured
 	Leaving     bool          // either side has begun to part
+	Ahead       time.Duration // of its clock before ours at the last exchange, less by the way of its word
 }
 
 // entry is one connected peer in the table.
@@ -320,7 +321,10 @@ func (v *Peer) learn(said wire.Version, now time.Time) {
 	v.BaseURL = publicURL(said.BaseURL)
 	v.APIPort = int(said.APIPort)
 	v.LastSeen = now
+	v.Ahead = time.UnixMilli(int64(min(said.TimeMS, maxTimeMS))).Sub(now)
 }
+
+const maxTimeMS = 1 << 52 // what a peer says may be anything
 
 // publicURL drops a base_url by which a peer could point our readers at
 // machines inside their own network.

@@ -39,7 +39,7 @@ func TestE9(t *testing.T) {
 					net := swarmtest.NewTown(s, size, target)
 					net.Filled("start", 5*time.Minute)
 					h := net.Split("cut", part, time.Duration(m)*time.Minute)
-					line := fmt.Sprintf("| %d/%d | %d min | %d | %.1f s | %d of %d | %d of %d |\n", size-part, part, m, seed+1, h.Tip.Seconds(), h.Across, h.All, h.Known, h.Whole)
+					line := fmt.Sprintf("| %d/%d | %d min | %d | %.1f s | %d | %d of %d | %d of %d |\n", size-part, part, m, seed+1, h.Tip.Seconds(), h.Before, h.Across, h.All, h.Known, h.Whole)
 					b.WriteString(line)
 					fmt.Fprint(os.Stderr, line)
 				})
@@ -57,11 +57,11 @@ const e9Head = `# E9: partition and heal
 
 %d nodes that found each other from one bootstrap peer, %d full outbound peers each, one validator in the first part; the
 second part is cut off, records are committed meanwhile, and the links are good again. Whole nodes in virtual time
-(bubble), 5 to 35 ms one way by the seed of the link; seeds from 1 on, fewer of the longest cut. Target: one tip within 60 s. Two minutes after the heal are counted: the
-peers dialled that are on the other side, of all that were dialled and are connected, also those with whom a node connects
-only to ask them; and the entries of the books that are of the other part, of as many as
-there were if everybody knew everybody. A stock host has no chain whose tip could be compared: there is no row of B0 or B1.
+(bubble), 5 to 35 ms one way by the seed of the link; seeds from 1 on, fewer of the longest cut. Target: one tip within
+60 s. Counted are the peers dialled that are on the other side, before the cut and two minutes after it, there of all;
+and by then the entries of the books that are of the other part, of as many as there were if everybody knew everybody. A
+stock host has no chain whose tip could be compared: there is no row of B0 or B1.
 
-| parts | cut for | seed | one tip after | dialled peers across | known across |
-|---|---|---|---|---|---|
+| parts | cut for | seed | one tip after | dialled across before | after it | known across |
+|---|---|---|---|---|---|---|
 `
