@@ -187,12 +187,17 @@ func TestPeerByWords(t *testing.T) {
 
 	// one that is not connected keeps its name
 	want(f.do("POST", path("n3", "/disconnect"), f.token("admin"), ""), 200, `"id":"`+own+`"`, "had dialled this node", "out of its PEERS")
-	n.waitFor("the end", func() bool { return !n.knows(f) && !f.knows(n) })
+	ended := func() bool {
+		_, here := n.node.Peer(f.node.ID())
+		_, there := f.node.Peer(n.node.ID())
+		return !here && !there
+	}
+	n.waitFor("the end", ended)
 	want(n.do("GET", path("n2", ""), "", ""), 200, `"id":"`+id+`"`, `"state":"known"`, `"name":"n2"`)
 	want(n.do("GET", path("n2", "/history"), "", ""), 200, `"event":"disconnected"`, id)
 	want(n.do("POST", path("n2", "/connect"), admin, ""), 200, `"state":"connected"`)
 	want(n.do("DELETE", path("n2", ""), admin, ""), 204)
-	n.waitFor("the end", func() bool { return !n.knows(f) && !f.knows(n) })
+	n.waitFor("the end", ended)
 
 	// somebody else may take the name
 	g := start(t, func(c *config.Config) {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,14 +99,8 @@ func rangeAt(i int) netip.Prefix {
 	return netip.PrefixFrom(a, 24)
 }
 
-// measureBanList has the list in a file, as a node does.
-func measureBanList(ctx context.Context, dir string, n int, p bansPlan) (l banList, err error) {
-	l.Ranges = n
-	before := heap()
-	bans, err := reputation.OpenBans(ctx, reputation.BansConfig{Max: n, File: filepath.Join(dir, fmt.Sprintf("bans%d.db", n))}, nil, nil)
-	if err != nil {
-		return l, err
-	}
+// banRanges imports n ranges, as a file would be.
+func banRanges(ctx context.Context, bans *reputation.Bans, n int) error {
 	list, w := io.Pipe()
 	go func() {
 		for i := range n {
@@ -118,9 +113,21 @@ func measureBanList(ctx context.Context, dir string, n int, p bansPlan) (l banLi
 	sum, err := bans.Import(ctx, list, "bench", false)
 	_ = list.Close()
 	if err != nil || sum.Added != n {
-		return l, fmt.Errorf("ban %d ranges: %d added: %w", n, sum.Added, err)
+		return fmt.Errorf("ban %d ranges: %d added: %w", n, sum.Added, err)
 	}
-	l.RangeBytes = float64(heap()-before) / float64(n)
+	return nil
+}
+
+// measureBanList has the list in a file, as a node does.
+func measureBanList(ctx context.Context, dir string, n int, p bansPlan) (l banList, err error) {
+	l.Ranges = n
+	bans, err := reputation.OpenBans(ctx, reputation.BansConfig{Max: n, File: filepath.Join(dir, fmt.Sprintf("bans%d.db", n))}, nil, nil)
+	if err != nil {
+		return l, err
+	}
+	if err := banRanges(ctx, bans, n); err != nil {
+		return l, err
+	}
 	gater, err := linearGater(n)
 	if err != nil {
 		return l, err
@@ -156,7 +163,15 @@ func measureBanList(ctx context.Context, dir string, n int, p bansPlan) (l banLi
 			return l, ctx.Err()
 		}
 	}
-	return l, bans.Close()
+	if err := bans.Close(); err != nil { // the store's memory is not the list's
+		return l, err
+	}
+	_ = heap() // what pools hold goes with the second collection
+	held := heap()
+	runtime.KeepAlive(bans)
+	bans = nil //nolint:ineffassign,wastedassign // the list is garbage from here on
+	l.RangeBytes = float64(held-heap()) / float64(n)
+	return l, nil
 }
 
 // linearGater is go-libp2p's own, nil where its search takes too long.

@@ -40,7 +40,7 @@ const (
 	greetAgain     = 200 * time.Millisecond // the first wait for a peer that does not speak status yet; it doubles
 	greetMost      = 2 * time.Second        // of waits in one greeting
 	maxWaiting     = 256                    // streams that wait for Run
-	maxStreams     = 2                      // of one protocol by one peer: more come of no greeting
+	maxStreams     = 2                      // of one protocol on one connection: more come of no greeting
 )
 
 // Config is what a node says of itself beside its chain's status.
@@ -329,12 +329,14 @@ func (s *Handshake) enter() bool {
 	return s.open
 }
 
+// streamKey is where streams are counted: a goodbye is looked after for some
+// seconds, in which the peer may come back and leave again.
 type streamKey struct {
-	peer     peer.ID
+	conn     string
 	protocol protocol.ID
 }
 
-func keyOf(st network.Stream) streamKey { return streamKey{st.Conn().RemotePeer(), st.Protocol()} }
+func keyOf(st network.Stream) streamKey { return streamKey{st.Conn().ID(), st.Protocol()} }
 
 // arrive serves a stream, or keeps it for Run. Its deadline begins now, and
 // the host's end ends it too.
