@@ -154,6 +154,7 @@ func TestSybilsOnAKey(t *testing.T) {
 				}
 			}
 		}
+		sub := reader.bus.Subscribe() // a look at the region may raise the alarm at any time from here on
 		time.Sleep(time.Minute)
 		for _, n := range nodes {
 			k, _ := n.parts()
@@ -161,7 +162,6 @@ func TestSybilsOnAKey(t *testing.T) {
 			k.sizes.samples = slices.Repeat([]sample{{size: 300, groups: 15}}, sizeSamples)
 			k.sizes.mu.Unlock()
 		}
-		sub := reader.bus.Subscribe()
 		stored, err := author.PutValue(t.Context(), key, []byte("new"), nil)
 		if err != nil || !stored.Dense || stored.Peers < 8 {
 			t.Fatalf("put among Sybils: %v, dense %v, %d peers", err, stored.Dense, stored.Peers)

@@ -10,12 +10,13 @@ import (
 	xrate "golang.org/x/time/rate"
 )
 
-// What one peer may ask for (DEFENCE 11). More of it waits, and its further
-// streams are refused meanwhile.
+// What one peer may ask for: all that a link of a gigabit carries, so that no
+// newcomer next door waits, and no peer has a core to itself. More of it waits,
+// and its further streams are refused meanwhile.
 const (
-	peerRequests = 64       // a second
-	peerBytes    = 32 << 20 // a second
-	maxBudgets   = 1024     // peers remembered
+	peerRequests = 512       // a second
+	peerBytes    = 128 << 20 // a second
+	maxBudgets   = 1024      // peers remembered
 )
 
 // budgets is what each peer has left. It is safe for concurrent use.
