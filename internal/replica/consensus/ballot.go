@@ -92,10 +92,10 @@ func (b *ballot) enterAt(seq uint64, header chain.Hash, metadata []byte) error {
 	return nil
 }
 
-// against reports whether a vote speaks against v: for another block, in the
-// same view or a later one.
+// against reports whether a vote speaks against v: for another block in the same
+// view, or any in a later one.
 func (o ownVote) against(v ownVote) bool {
-	return o.seq == v.seq && o.header != v.header && o.view >= v.view
+	return o.seq == v.seq && (o.view > v.view || o.view == v.view && o.header != v.header)
 }
 
 // cast notes a vote in the view of the proposal, false where we have left it.

@@ -11,9 +11,12 @@ import (
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 )
 
-// syncSettles is how long after its last line but one a sync may tell that it informs
-// the view changer.
-const syncSettles = 50 * time.Millisecond
+const (
+	// syncSettles is how long after its last line but one a sync may tell that it
+	// informs the view changer.
+	syncSettles = 50 * time.Millisecond
+	syncHold    = time.Second // for which a new view waits for syncs
+)
 
 // confirms keeps a new view back until a quorum says that it got the same one. The
 // library takes the word of the leader alone, and votes for the block in flight
@@ -83,16 +86,32 @@ func (c *confirms) take(view uint64, m *smartbftprotos.Message) (confirm bool) {
 	return confirm
 }
 
-// note keeps what another validator confirms.
+// reset forgets all: the library begins anew, perhaps in an earlier view and with
+// another set. What was confirmed in views to come would stand in the way.
+func (c *confirms) reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.own, c.held, c.of = confirmation{}, nil, nil
+}
+
+// drop forgets the new view that is held, where its view has begun.
+func (c *confirms) drop(view uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.own.view <= view {
+		c.held = nil
+	}
+}
+
+// note keeps what another validator confirms. The last counts: it may have begun
+// anew in an earlier view.
 func (c *confirms) note(from uint64, said confirmation) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.of == nil {
 		c.of = map[uint64]confirmation{}
 	}
-	if said.view >= c.of[from].view {
-		c.of[from] = said
-	}
+	c.of[from] = said
 }
 
 // ready hands out the new view that is held, once, where a quorum of ids got it: we,
@@ -122,8 +141,8 @@ func (c *confirms) ready(ids []uint64, quorum int) (leader uint64, m *smartbftpr
 func (s *session) confirm(from uint64, m *smartbftprotos.Message) {
 	ids := s.Nodes()
 	view, ok := changesTo(m)
-	if !ok || from != ids[view%uint64(len(ids))] {
-		return
+	if !ok || view != s.early.joinedView() || from != ids[view%uint64(len(ids))] {
+		return // of another view than ours it would keep back all that come before
 	}
 	if s.confirms.take(view, m) {
 		c := confirmationOf(view, m.GetNewView()).message()
@@ -138,10 +157,21 @@ func (s *session) confirm(from uint64, m *smartbftprotos.Message) {
 
 // confirmed hands over the new view that is held, if a quorum got it. While a sync
 // lasts it waits: the sync holds the lock that a block in flight is decided under,
-// and waits for the view changer, which would wait for that block.
+// and waits for the view changer, which would wait for that block. It waits for a
+// second at most, for whoever leads can make one sync follow the other.
 func (s *session) confirmed() {
 	if s.syncing.Load() {
+		s.holdEnd.within(syncHold, s.handConfirmed)
 		return
+	}
+	s.handConfirmed()
+}
+
+func (s *session) handConfirmed() {
+	select {
+	case <-s.ending:
+		return
+	default:
 	}
 	set := s.ledger.Tip().Set
 	if leader, m := s.confirms.ready(set.IDs(), set.Quorum()); m != nil && !s.late(leader, m) {
@@ -149,8 +179,8 @@ func (s *session) confirmed() {
 	}
 }
 
-// syncLines are the last that the library writes in a sync; one that informs the view
-// changer is over with the line that the view changer writes.
+// The last lines that the library writes in a sync; one that informs the view changer
+// is over with the line that the view changer writes.
 const (
 	stateCollected = "Node %d collected a valid state: view - %d and seq - %d"
 	stateTimeout   = "Node %d reached the state collector timeout"
@@ -168,6 +198,7 @@ func (s *session) syncLine(template string) {
 		s.syncEnd.set(syncSettles, s.synced) // no line tells that it informs nobody
 	case informsLine:
 		s.syncEnd.clear()
+		s.syncing.Store(true)
 	case informedLine, informedOfOld:
 		s.syncEnd.set(0, s.synced)
 	}

@@ -209,6 +209,9 @@ func (l *logger) note(template string, args []any) {
 		if view, ok := number(args, 0); ok {
 			l.early.restart(view)
 		}
+		l.confirms.reset()
+		l.syncEnd.clear() // the view changer that a sync waited for may have ended
+		l.syncing.Store(false)
 	case abortLine:
 		l.meetController()
 	case viewLine:
@@ -222,6 +225,7 @@ func (l *logger) note(template string, args []any) {
 		if view, ok := number(args, 1); ok {
 			if template == informedLine {
 				l.early.dropNewViews(view)
+				l.confirms.drop(view)
 			}
 			l.reached(view, 0)
 		}

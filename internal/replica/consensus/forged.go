@@ -29,8 +29,10 @@ func (s *session) forgedView(from uint64, m *smartbftprotos.Message) bool {
 		return false
 	}
 	signers := map[uint64]bool{}
+	view, _ := changesTo(m)
 	for _, v := range nv.GetSignedViewData() {
-		if signers[v.GetSigner()] || !signed(v) {
+		data := &smartbftprotos.ViewData{}
+		if signers[v.GetSigner()] || proto.Unmarshal(v.GetRawViewData(), data) != nil || data.NextView != view || !signed(v) {
 			return true
 		}
 		signers[v.GetSigner()] = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -238,4 +239,35 @@ func TestOutbox(t *testing.T) {
 	if b, ok := o.take(); !ok || len(b) != outBytes || o.bytes != 0 {
 		t.Errorf("took %d bytes, %d left", len(b), o.bytes)
 	}
+}
+
+// What confirms a new view is read back as it was sent, and nothing else is.
+func TestConfirmation(t *testing.T) {
+	c := confirmationOf(7, &smartbftprotos.NewView{SignedViewData: []*smartbftprotos.SignedViewData{{Signer: 1, RawViewData: []byte("a")}}})
+	if got, is, ok := isConfirmation(c.message()); !is || !ok || got != c {
+		t.Errorf("%v, %v, %v", got, is, ok)
+	}
+	other := confirmationOf(7, &smartbftprotos.NewView{SignedViewData: []*smartbftprotos.SignedViewData{{Signer: 1, RawViewData: []byte("b")}}})
+	if other == c {
+		t.Error("two new views are confirmed by the same")
+	}
+	for _, digest := range []string{"", "0", strings.Repeat("0", 63), strings.Repeat("0", 65), strings.Repeat("x", 64), strings.Repeat("0", 1<<20)} {
+		m := &smartbftprotos.Message{Content: &smartbftprotos.Message_Prepare{Prepare: &smartbftprotos.Prepare{View: 7, Digest: digest}}}
+		if _, is, ok := isConfirmation(m); !is || ok {
+			t.Errorf("a sum of %d characters: %v, %v", len(digest), is, ok)
+		}
+	}
+	if _, is, _ := isConfirmation(&smartbftprotos.Message{Content: &smartbftprotos.Message_Prepare{Prepare: &smartbftprotos.Prepare{Seq: 1}}}); is {
+		t.Error("a prepare of a block confirms a view")
+	}
+}
+
+func FuzzConfirmation(f *testing.F) {
+	f.Add(uint64(7), uint64(0), strings.Repeat("0", 64))
+	f.Fuzz(func(t *testing.T, view, seq uint64, digest string) {
+		m := &smartbftprotos.Message{Content: &smartbftprotos.Message_Prepare{Prepare: &smartbftprotos.Prepare{View: view, Seq: seq, Digest: digest}}}
+		if c, is, ok := isConfirmation(m); is != (seq == 0) || ok && is && c.message().GetPrepare().Digest != strings.ToLower(digest) {
+			t.Errorf("%v, %v, %v", c, is, ok)
+		}
+	})
 }

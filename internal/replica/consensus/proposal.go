@@ -257,7 +257,10 @@ func block(p *piece, votes []types.Signature) (*consortium.Block, error) {
 			return nil, fmt.Errorf("vote of validator %d has %d bytes", v.ID, len(v.Value))
 		}
 		_, _, view, ok := consortium.ParseVote(p.header.Genesis, v.Msg)
-		if !ok || len(cert.Votes) > 0 && view != cert.View {
+		if !ok {
+			return nil, fmt.Errorf("vote of validator %d is malformed: %x", v.ID, v.Msg)
+		}
+		if len(cert.Votes) > 0 && view != cert.View {
 			return nil, fmt.Errorf("vote of validator %d is of view %d, those before it of view %d", v.ID, view, cert.View)
 		}
 		cert.View = view

@@ -53,6 +53,7 @@ type session struct {
 
 	syncing  atomic.Bool // a sync of the library lasts
 	syncEnd  alarm       // finds its end
+	holdEnd  alarm       // bounds how long a new view waits for it
 	settling atomic.Bool // the view changer waits for votes for the block in flight
 	taking   atomic.Bool // a reconfiguration waits for who may complain
 	hangs    atomic.Bool // a reconfiguration does not end
@@ -199,6 +200,7 @@ func (s *session) stop() error {
 	defer s.awaitAnswer(false)
 	defer s.awaitInFlight(false)
 	defer s.syncEnd.clear()
+	defer s.holdEnd.clear()
 	close(s.ending)
 	done := make(chan struct{})
 	go func() {

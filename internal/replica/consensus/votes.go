@@ -116,7 +116,7 @@ func (e *Engine) votersLeft() {
 func (s *session) watchVote(from uint64, vote ownVote, c *smartbftprotos.Commit) {
 	tip := s.ledger.Tip()
 	key, in := tip.Set.Key(from)
-	if !in || c.Seq < tip.Head.Height || c.Seq >= tip.Head.Height+votesAhead ||
+	if !in || vote.view > s.early.joinedView()+earlyViews || c.Seq < tip.Head.Height || c.Seq >= tip.Head.Height+votesAhead ||
 		c.GetSignature().GetSigner() != from || len(c.Signature.Value) != len(consortium.Signature{}) {
 		return
 	}

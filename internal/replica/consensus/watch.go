@@ -139,6 +139,19 @@ func (a *alarm) set(d time.Duration, f func()) {
 	a.timer = time.AfterFunc(d, f)
 }
 
+// within calls f after d, unless it is set already.
+func (a *alarm) within(d time.Duration, f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.timer != nil {
+		return
+	}
+	a.timer = time.AfterFunc(d, func() {
+		a.clear()
+		f()
+	})
+}
+
 func (a *alarm) clear() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
