@@ -61,17 +61,23 @@ func (n *Node) watchGoodbyes(ctx context.Context) error {
 	defer tick.Stop()
 	heard := bannedBy{}
 	for {
+		news := true
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
 		case <-sub.Wake():
+			news = false
 			envelopes, _ := sub.Take(256) // one that is lost comes again: who is banned is refused again
 			for _, e := range envelopes {
 				if gone, ok := e.Data.(event.PeerDisconnected); ok && gone.Goodbye == wire.GoodbyeBanned && n.believed(gone) {
 					heard.add(n.vicinity(gone), goodbye{gone.Peer, gone.Addr, time.Now()})
+					news = true
 				}
 			}
+		}
+		if !news {
+			continue
 		}
 		n.bannedByOthers(heard.since(time.Now().Add(-bannedByWithin)))
 	}

@@ -7,10 +7,10 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Streams that are refused because the peer has its own here are spam above
-// twice the requests that it may make in a second, for ten seconds (DEFENCE 11).
+// Streams that are refused because the peer has all of its own here are spam above
+// this many a second for ten seconds: who waits for an answer opens none of them.
 const (
-	refusedStreams = 2 * 64
+	refusedStreams = 128
 	refusedAtOnce  = 10 * refusedStreams
 )
 

@@ -77,6 +77,9 @@ func TestOverTCP(t *testing.T) {
 			select {
 			case <-poll.C:
 			case <-end:
+				for i, n := range nodes {
+					t.Errorf("node %d: %d connected, %+v", i, len(hosts[i].Network().Peers()), n.Status())
+				}
 				t.Fatalf("no %s after a minute", what)
 			}
 		}

@@ -87,7 +87,7 @@ func (b *ballot) enterAt(seq uint64, header chain.Hash, metadata []byte) error {
 		return fmt.Errorf("%w: proposal of view %d, view data for view %d", errLeft, md.ViewId, b.next)
 	}
 	if b.vote.against(ownVote{seq, header, md.ViewId}) {
-		return fmt.Errorf("voted for another block %d in view %d, the proposal is of view %d", seq, b.vote.view, md.ViewId)
+		return fmt.Errorf("voted for block %d (%s) in view %d, the proposal %s is of view %d", seq, b.vote.header.Short(), b.vote.view, header.Short(), md.ViewId)
 	}
 	return nil
 }
@@ -171,13 +171,6 @@ func (b *ballot) alone(sole bool) {
 	if sole {
 		b.next = 0
 	}
-}
-
-// lastVote is the view of our vote for a block, ok if that was the last.
-func (b *ballot) lastVote(seq uint64) (view uint64, ok bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.vote.view, b.vote.seq == seq
 }
 
 // voteFor notes a vote before it is signed: in the view of the proposal, or in

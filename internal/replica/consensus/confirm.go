@@ -60,8 +60,8 @@ func (c confirmation) message() *smartbftprotos.Message {
 	return &smartbftprotos.Message{Content: &smartbftprotos.Message_Prepare{Prepare: &smartbftprotos.Prepare{View: c.view, Digest: hex.EncodeToString(c.sum[:])}}}
 }
 
-// isConfirmation reports whether m is a confirmation, and sum whether it is well-formed.
-func isConfirmation(m *smartbftprotos.Message) (c confirmation, is, sum bool) {
+// isConfirmation reports whether m is a confirmation, and whether it is well-formed.
+func isConfirmation(m *smartbftprotos.Message) (c confirmation, is, ok bool) {
 	p := m.GetPrepare()
 	if p == nil || p.Seq != 0 {
 		return c, false, false

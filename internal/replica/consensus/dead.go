@@ -26,8 +26,8 @@ func (s *session) withoutDeadProposal(m *smartbftprotos.Message) *smartbftprotos
 		return m
 	}
 	view, begun := md.ViewId, s.early.begunView()
-	if at, ok := s.ballot.lastVote(md.LatestSequence); ok && data.InFlightPrepared {
-		view = max(view, at) // a later view may have brought it again
+	if _, v := s.ballot.stands(); v.seq == md.LatestSequence && data.InFlightPrepared {
+		view = max(view, v.view) // a later view may have brought it again
 	}
 	if !dead(view, begun, data.NextView, data.InFlightPrepared) {
 		return m

@@ -16,23 +16,19 @@ import (
 // one that is.
 func (s *session) forgedView(from uint64, m *smartbftprotos.Message) bool {
 	set := s.ledger.Tip().Set
-	signed := func(v *smartbftprotos.SignedViewData) bool {
-		key, in := set.Key(v.GetSigner())
-		return in && len(v.Signature) == len(consortium.Signature{}) && s.ofOneView(v.RawViewData) &&
-			consortium.VerifyView(key, s.genesis, v.RawViewData, consortium.Signature(v.Signature))
-	}
 	if v := m.GetViewData(); v != nil {
-		return v.Signer != from || !signed(v)
+		_, genuine := s.genuine(set, v)
+		return v.Signer != from || !genuine
 	}
 	nv := m.GetNewView()
 	if nv == nil {
 		return false
 	}
-	signers := map[uint64]bool{}
 	view, _ := changesTo(m)
+	signers := map[uint64]bool{}
 	for _, v := range nv.GetSignedViewData() {
-		data := &smartbftprotos.ViewData{}
-		if signers[v.GetSigner()] || proto.Unmarshal(v.GetRawViewData(), data) != nil || data.NextView != view || !signed(v) {
+		next, genuine := s.genuine(set, v)
+		if !genuine || next != view || signers[v.GetSigner()] {
 			return true
 		}
 		signers[v.GetSigner()] = true
@@ -40,20 +36,22 @@ func (s *session) forgedView(from uint64, m *smartbftprotos.Message) bool {
 	return len(signers) < set.Quorum()
 }
 
-// ofOneView reports whether the votes for the last decision of view data name one
-// view.
-func (s *session) ofOneView(raw []byte) bool {
+// genuine reports whether a validator signed view data, and for which view. Votes for
+// their last decision have to name one view.
+func (s *session) genuine(set *consortium.ValidatorSet, v *smartbftprotos.SignedViewData) (next uint64, ok bool) {
+	key, in := set.Key(v.GetSigner())
 	data := &smartbftprotos.ViewData{}
-	if proto.Unmarshal(raw, data) != nil {
-		return false
+	if !in || len(v.Signature) != len(consortium.Signature{}) || proto.Unmarshal(v.RawViewData, data) != nil ||
+		!consortium.VerifyView(key, s.genesis, v.RawViewData, consortium.Signature(v.Signature)) {
+		return 0, false
 	}
 	var first uint64
 	for i, sig := range data.LastDecisionSignatures {
 		_, _, view, ok := consortium.ParseVote(s.genesis, sig.GetMsg())
 		if !ok || i > 0 && view != first {
-			return false
+			return 0, false
 		}
 		first = view
 	}
-	return true
+	return data.NextView, true
 }

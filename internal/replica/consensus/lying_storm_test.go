@@ -11,9 +11,6 @@ import (
 	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
-	"google.golang.org/protobuf/proto"
-
-	"github.com/parley-p2p/parley/consortium"
 )
 
 // liar is a traitor that equivocates, and whose new views, view data and
@@ -70,13 +67,7 @@ func (x *liar) lie(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Mess
 			return nil
 		}
 		if roll < 8 {
-			m = proto.Clone(m).(*smartbftprotos.Message)
-			for i, v := range m.GetNewView().SignedViewData {
-				if v.Signer == x.id() {
-					own := &smartbftprotos.Message{Content: &smartbftprotos.Message_ViewData{ViewData: v}}
-					m.GetNewView().SignedViewData[i] = x.resign(own, x.edit).GetViewData()
-				}
-			}
+			m = x.twin(m, x.edit)
 		}
 		x.tn.mu.Lock()
 		x.kept = append(x.kept, m)
@@ -92,12 +83,6 @@ func (x *liar) lie(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Mess
 		return m
 	}
 	return x.equivocate(to, m)
-}
-
-// id is the traitor's own in the set.
-func (x *liar) id() uint64 {
-	id, _ := x.tn.genesis.Config.Set().ByKey(consortium.PublicKeyOf(x.self.key))
-	return id
 }
 
 // As in TestStorm, but the traitor lies about everything, and goes on when the

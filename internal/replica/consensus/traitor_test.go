@@ -103,6 +103,24 @@ func (x *traitor) resign(m *smartbftprotos.Message, edit func(*smartbftprotos.Vi
 	return m
 }
 
+// id is the traitor's own in the set.
+func (x *traitor) id() uint64 {
+	id, _ := x.tn.genesis.Config.Set().ByKey(consortium.PublicKeyOf(x.self.key))
+	return id
+}
+
+// twin is a new view in which the traitor's own view data are others.
+func (x *traitor) twin(m *smartbftprotos.Message, edit func(*smartbftprotos.ViewData)) *smartbftprotos.Message {
+	m = proto.Clone(m).(*smartbftprotos.Message)
+	for i, v := range m.GetNewView().SignedViewData {
+		if v.Signer == x.id() {
+			own := &smartbftprotos.Message{Content: &smartbftprotos.Message_ViewData{ViewData: v}}
+			m.GetNewView().SignedViewData[i] = x.resign(own, edit).GetViewData()
+		}
+	}
+	return m
+}
+
 // equivocate sends one block to half of the others, and another to the rest,
 // with a vote for whichever each has.
 func (x *traitor) equivocate(to *testNode, m *smartbftprotos.Message) *smartbftprotos.Message {

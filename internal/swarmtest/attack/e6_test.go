@@ -149,5 +149,5 @@ send %d messages each at once, and each is judged; then one of them goes on.
 
 const e6Foot = `
 B0 is libp2p.New and NewGossipSub with all defaults, and a validator that rejects what is invalid. B1 is B0 with the peer scores of
-DEFENCE 10.1. Ours is gossip, reputation and handshake, which closes.
+parley. Ours is gossip, reputation and handshake, which closes.
 `

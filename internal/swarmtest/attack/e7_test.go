@@ -102,6 +102,6 @@ group of its own each, 10 to 80 ms one way by the pair, %d seed(s). Target: all 
 `
 
 const e7Foot = `
-B0 is libp2p.New and NewGossipSub with all defaults, and a validator. B1 is B0 with the peer scores of DEFENCE 10.1. Ours is gossip,
+B0 is libp2p.New and NewGossipSub with all defaults, and a validator. B1 is B0 with the peer scores of parley. Ours is gossip,
 reputation and handshake. The interval takes each message to each peer for a case of its own, which those of one mesh are not.
 `
