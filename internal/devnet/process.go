@@ -142,6 +142,14 @@ func (n *Net) isUp(node Node) bool {
 	if node.PID <= 0 {
 		return false
 	}
+	if c := n.child(node); c != nil { // what runs has no name yet for a moment after its start
+		select {
+		case <-c.done:
+			return false
+		default:
+			return true
+		}
+	}
 	pid := strconv.Itoa(node.PID)
 	b, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
 	if _, noProc := os.Stat("/proc/self/cmdline"); noProc != nil {

@@ -262,19 +262,21 @@ func (g *goal) missing(rows []Row) string {
 // and that does not run.
 func (n *Net) ended(before *State) error {
 	for _, node := range before.Nodes {
-		if n.startedHere(node) && !n.isUp(node) && n.wanted(node) {
+		if n.child(node) != nil && !n.isUp(node) && n.wanted(node) {
 			return n.nodeError(node, "ended at its start")
 		}
 	}
 	return nil
 }
 
-// startedHere tells whether this process started the node's last process.
-func (n *Net) startedHere(node Node) bool {
+// child is the node's last process where this process started it, else nil.
+func (n *Net) child(node Node) *child {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	c := n.children[node.Name]
-	return c != nil && node.PID == c.pid
+	if c := n.children[node.Name]; c != nil && c.pid == node.PID {
+		return c
+	}
+	return nil
 }
 
 // wanted tells whether nobody stopped the node on purpose meanwhile.
