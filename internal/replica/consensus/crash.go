@@ -229,6 +229,9 @@ func (l *logger) note(template string, args []any) {
 			}
 			l.reached(view, 0)
 		}
+		if template == joinedLine {
+			l.awaitNewView()
+		}
 	case inFlightLine:
 		l.awaitInFlight(true)
 	case inFlightStarted:

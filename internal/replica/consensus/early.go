@@ -134,6 +134,13 @@ func (e *early) holdVote(from uint64, m *smartbftprotos.Message, v ownVote, view
 	return true
 }
 
+// changing reports whether we left a view and no other one has begun.
+func (e *early) changing() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.begun < e.joined
+}
+
 // keep holds a message; mu held.
 func (e *early) keep(h heldMessage) {
 	e.makeRoom(h.from, h.m, h.last)

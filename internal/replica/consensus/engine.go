@@ -137,6 +137,7 @@ type Engine struct {
 
 	since     uint64 // number of the last event before New
 	abandoned int    // Run's goroutine only
+	behindAt  uint64 // 1 + height of the last session that isBehind ended; Run's goroutine only
 	skew      skew
 	votes     voteWatch
 

@@ -47,7 +47,8 @@ type session struct {
 	turn       turn
 	work       sync.WaitGroup // messages that are handed over late
 
-	jammed chan reason // why the session has to begin anew
+	jammed chan reason   // why the session has to begin anew
+	passed chan struct{} // a while has passed since we left a view
 
 	overtaken atomic.Uint64 // height of the first block that a sync brought or may bring, until the view that it begins is there; 0: none
 
@@ -60,6 +61,7 @@ type session struct {
 	reconfig alarm       // finds a reconfiguration that hangs
 	answer   alarm       // finds a controller that waits for ever
 	inFlight alarm       // finds a view for the block in flight that does
+	behind   alarm       // finds that a view change passes us by
 
 	dead atomic.Bool   // the library may do nothing more
 	left chan struct{} // closed when it did not stop, and stays behind
@@ -78,7 +80,7 @@ type session struct {
 // newSession builds the library on the ledger's tip. It starts nothing.
 func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballot) (*session, error) {
 	s := &session{
-		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan reason, 1),
+		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan reason, 1), passed: make(chan struct{}, 1),
 		fed: map[chain.Hash]request{}, ballot: own, ending: make(chan struct{}), left: make(chan struct{}),
 	}
 	s.wal = fencedWAL{wal, s}
@@ -186,6 +188,11 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 		case why := <-s.jammed:
 			s.restarts(why)
 			return errStalled
+		case <-s.passed:
+			if s.isBehind(ctx) {
+				s.restarts(whyAhead)
+				return errStalled
+			}
 		case now := <-tick.C:
 			if s.stalls(ctx, &w, now) {
 				return errStalled
@@ -199,6 +206,7 @@ func (s *session) stop() error {
 	defer s.reconfiguring(false)
 	defer s.awaitAnswer(false)
 	defer s.awaitInFlight(false)
+	defer s.behind.clear()
 	defer s.syncEnd.clear()
 	defer s.holdEnd.clear()
 	close(s.ending)

@@ -87,6 +87,44 @@ func (s *session) stalls(ctx context.Context, w *watch, now time.Time) bool {
 	return true
 }
 
+// behindAfter is how long a new view may take before we ask whether the others
+// have a block that we lack.
+const behindAfter = 250 * time.Millisecond
+
+// awaitNewView sees to it that we follow in the middle of a view change. Whose last
+// block is not that of the next leader is not counted there, or its own change is in
+// vain, and what we lack comes by a sync alone, for no view orders blocks here. The
+// library waits for the next timeout, and the one after that.
+func (s *session) awaitNewView() {
+	s.behind.within(behindAfter, func() {
+		select {
+		case s.passed <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// isBehind reports whether the session has to begin anew, on the block that the
+// others have: once at a height, the watch is for what that does not mend.
+func (s *session) isBehind(ctx context.Context) bool {
+	height := s.ledger.Tip().Head.Height
+	if s.cfg.Ahead == nil || height+1 == s.behindAt || !s.early.changing() || s.settling.Load() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, aheadTimeout)
+	defer cancel()
+	ahead := s.cfg.Ahead(ctx)
+	switch {
+	case s.ledger.Tip().Head.Height != height || !s.early.changing():
+		return false
+	case !ahead:
+		s.awaitNewView() // they may not have told yet
+		return false
+	}
+	s.behindAt = height + 1
+	return true
+}
+
 // pace is how long a session lasts at least before it may begin anew.
 type pace struct {
 	wait   time.Duration
