@@ -309,8 +309,14 @@ func (s *session) SendConsensus(to uint64, m *smartbftprotos.Message) {
 	if s.dead.Load() {
 		return
 	}
-	if v := m.GetViewData(); v != nil {
+	if m.GetViewData() != nil {
+		if s.leftView(m) {
+			return // see passes
+		}
 		m = s.withoutDeadProposal(m)
+	}
+	if m.GetNewView() != nil {
+		s.makes(m)
 	}
 	s.begunOnly(m)
 	s.said.note(to, m, s.moment())

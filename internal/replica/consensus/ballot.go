@@ -21,12 +21,20 @@ import (
 // the view data are put together is missing there. In each, two blocks of one
 // height can get a certificate although nobody cheats; DESIGN.md has the steps.
 type ballot struct {
-	mu    sync.Mutex // guards below
-	next  uint64     // view that we signed view data for: there is no vote in an earlier one
-	begun uint64     // last view that began, as the log tells
-	vote  ownVote    // the last
-	open  bool       // the library counts votes for its block
-	sole  bool       // nobody else votes, so that no view is left
+	mu    sync.Mutex                 // guards below
+	next  uint64                     // view that we signed view data for: there is no vote in an earlier one
+	begun uint64                     // last view that began, as the log tells
+	vote  ownVote                    // the last
+	open  bool                       // the library counts votes for its block
+	sole  bool                       // nobody else votes, so that no view is left
+	took  took                       // the last new view that we confirmed, or sent as its leader
+	seen  *smartbftprotos.PrePrepare // the last proposal in the log, nil without one
+}
+
+// took is a new view that we stand by.
+type took struct {
+	confirmation        // without a sum where the log has only what came after
+	seq          uint64 // of the next block when we did
 }
 
 // ownVote is a vote for a block.
@@ -58,6 +66,17 @@ func recall(genesis chain.Hash, entries [][]byte) (*ballot, error) {
 		}
 		if p := m.GetProposedRecord().GetPrePrepare(); p != nil { // the library drops what is before it
 			b.next = max(b.next, p.View)
+			b.took.past(p.View, p.Seq)
+			b.seen = p
+		}
+		if p := m.GetCommit().GetPrepare(); p != nil {
+			b.took.seq = p.Seq
+			p.Seq = 0
+			c, _, ok := isConfirmation(m.GetCommit())
+			if !ok {
+				return nil, fmt.Errorf("entry %d: a malformed confirmation of view %d", i, p.View)
+			}
+			b.took.confirmation = c
 		}
 		if v := m.GetNewView(); v != nil {
 			b.begun = max(b.begun, v.ViewId)
@@ -117,13 +136,25 @@ func (b *ballot) cast(v ownVote) bool {
 func (b *ballot) castInFlight(v ownVote, begun uint64) (other, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	said := b.vote.seq == v.seq && b.vote.header == v.header && b.vote.view <= v.view && b.vote.view >= max(begun, b.begun)
-	if v.view < b.next && !said || b.vote.against(v) {
+	if !b.may(v, begun) {
 		return false, false
 	}
 	other = b.vote != v
 	b.vote, b.open = v, true
 	return other, true
+}
+
+// may reports whether castInFlight would give a vote; mu held.
+func (b *ballot) may(v ownVote, begun uint64) bool {
+	said := b.vote.seq == v.seq && b.vote.header == v.header && b.vote.view <= v.view && b.vote.view >= max(begun, b.begun)
+	return (v.view >= b.next || said) && !b.vote.against(v)
+}
+
+// refuses reports whether castInFlight would give no vote.
+func (b *ballot) refuses(v ownVote, begun uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.may(v, begun)
 }
 
 // counted is the view of which votes for a block are counted, ok only where the
@@ -152,6 +183,51 @@ func (b *ballot) leave(data *smartbftprotos.ViewData, begun uint64) bool {
 	}
 	h, err := consortium.DecodeHeader(data.GetInFlightProposal().GetHeader())
 	return err == nil && data.InFlightPrepared && h.Hash() == b.vote.header
+}
+
+// past notes that the log has a proposal, and nothing of what was before it: we may
+// have confirmed a new view of that view.
+func (t *took) past(view, seq uint64) {
+	if seq > t.seq || seq == t.seq && view > t.view {
+		*t = took{confirmation{view: view}, seq}
+	}
+}
+
+// confirm notes a new view that we are about to confirm, or to send as its leader,
+// while seq is the next block. It is false for another one of a view, or of an earlier
+// view, until that block has come: votes for a block in flight of both would stop the
+// chain. It is false as well for a view that we signed no view data for: a proposal
+// drops what is before it from the log, and it is of no view before that.
+func (b *ballot) confirm(c confirmation, seq uint64) (ok, again bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case c == b.took.confirmation:
+		return true, true
+	case c.view > b.next, seq <= b.took.seq && c.view <= b.took.view:
+		return false, false
+	}
+	b.took = took{c, seq}
+	return true, false
+}
+
+// passed reports whether we make no new view of a view: we have left it for a later
+// one, or confirmed or made a new view of it already.
+func (b *ballot) passed(view, seq uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return view < b.next || seq <= b.took.seq && view <= b.took.view
+}
+
+// seenAt is the proposal for a block that the log ends with, nil without one, and the
+// last view that began after it.
+func (b *ballot) seenAt(seq uint64) (p *smartbftprotos.PrePrepare, begun uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.seen.GetSeq() != seq || b.seen.GetProposal() == nil {
+		return nil, 0
+	}
+	return b.seen, b.begun
 }
 
 // stands is the view that view data were signed for, and the last vote.

@@ -4,11 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -23,11 +25,12 @@ const (
 // without a round of prepares: a leader that sends two new views has two blocks
 // voted for in one view, and where neither gets a quorum, no later view change finds
 // one that a quorum does not speak against. It is about going on: that no two blocks
-// are decided stands on the votes. So nothing of it is on disk.
+// are decided stands on the votes.
 type confirms struct {
 	mu   sync.Mutex // guards below
 	own  confirmation
-	held *smartbftprotos.Message // the new view that own is for
+	held *smartbftprotos.Message // the new view that own is for, until it is handed over
+	made *smartbftprotos.Message // the last that we sent as its leader
 	of   map[uint64]confirmation // the last of each other validator
 }
 
@@ -71,27 +74,34 @@ func isConfirmation(m *smartbftprotos.Message) (c confirmation, is, ok bool) {
 	return c, true, err == nil && n == len(c.sum) && len(p.Digest) == 2*n
 }
 
-// take notes a new view, and reports whether we confirm it, which is done once a
-// view. Another one of the same view, or an earlier one, is dropped.
-func (c *confirms) take(view uint64, m *smartbftprotos.Message) (confirm bool) {
-	got := confirmationOf(view, m.GetNewView())
+// take holds a new view that the ballot has, and reports whether it comes for the
+// first time in this session. The library gets it once: it would take another one for
+// a new view after the first, and the controller, that it tells of both, may take none.
+func (c *confirms) take(got confirmation, m *smartbftprotos.Message) (first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if confirm = view > c.own.view; confirm {
-		c.own = got
-	}
 	if c.own == got {
-		c.held = m
+		return false
 	}
-	return confirm
+	c.own, c.held = got, m
+	return true
+}
+
+// isMade reports whether m was sent to another already, and notes it.
+func (c *confirms) isMade(m *smartbftprotos.Message) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	is := c.made == m
+	c.made = m
+	return is
 }
 
 // reset forgets all: the library begins anew, perhaps in an earlier view and with
-// another set. What was confirmed in views to come would stand in the way.
+// another set.
 func (c *confirms) reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.own, c.held, c.of = confirmation{}, nil, nil
+	c.own, c.held, c.made, c.of = confirmation{}, nil, nil, nil
 }
 
 // drop forgets the new view that is held, where its view has begun.
@@ -144,15 +154,89 @@ func (s *session) confirm(from uint64, m *smartbftprotos.Message) {
 	if !ok || view != s.early.joinedView() || from != ids[view%uint64(len(ids))] {
 		return // of another view than ours it would keep back all that come before
 	}
-	if s.confirms.take(view, m) {
-		c := confirmationOf(view, m.GetNewView()).message()
+	if s.refusesBlockOf(view, m.GetNewView()) {
+		s.log.Debug("new view with a block in flight that we may not vote for dropped", "view", view)
+		return
+	}
+	c := confirmationOf(view, m.GetNewView())
+	if !s.standByNewView(c) {
+		s.log.Debug("another new view of a view dropped", "view", view)
+		return
+	}
+	if s.confirms.take(c, m) {
 		for _, id := range ids {
 			if id != s.id {
-				s.SendConsensus(id, c)
+				s.SendConsensus(id, c.message())
 			}
 		}
 	}
 	s.confirmed()
+}
+
+// standByNewView writes to the log that we confirm a new view, or send it as its
+// leader, and reports whether we may: there is one of a view.
+func (s *session) standByNewView(c confirmation) bool {
+	select {
+	case <-s.ending:
+		return false
+	default:
+	}
+	seq := s.ledger.Tip().Head.Height + 1
+	ok, again := s.ballot.confirm(c, seq)
+	if !ok || again {
+		return ok
+	}
+	m := c.message()
+	m.GetPrepare().Seq = seq // it stays at home: see recall
+	raw, err := proto.Marshal(&smartbftprotos.SavedMessage{Content: &smartbftprotos.SavedMessage_Commit{Commit: m}})
+	if err == nil {
+		err = s.wal.Append(raw, false)
+	}
+	if err == nil {
+		return true
+	}
+	select {
+	case <-s.ending: // the log may be closed
+	default:
+		s.die("keep a confirmation: " + err.Error())
+	}
+	return false
+}
+
+// withoutConfirmations is the log as the library knows it.
+func withoutConfirmations(entries [][]byte) (known [][]byte) {
+	for _, raw := range entries {
+		m := &smartbftprotos.SavedMessage{}
+		if err := proto.Unmarshal(raw, m); err != nil || m.GetCommit().GetPrepare() == nil { // resume tells of the error
+			known = append(known, raw)
+		}
+	}
+	return known
+}
+
+// makes is asked before a new view of ours is sent. It ends the view changer where we
+// sent another one of that view, or confirmed one of a later view.
+func (s *session) makes(m *smartbftprotos.Message) {
+	if s.confirms.isMade(m) {
+		return
+	}
+	view, _ := changesTo(m)
+	if s.standByNewView(confirmationOf(view, m.GetNewView())) {
+		return
+	}
+	s.log.Debug("no second new view of a view", "view", view)
+	s.anew(whyVote)
+	runtime.Goexit()
+}
+
+// isOver reports whether m is view data for a view that has begun, or that we have
+// left, or whose new view we have sent: the library would make another one of them.
+func (s *session) isOver(m *smartbftprotos.Message) bool {
+	if m.GetViewData() == nil {
+		return false
+	}
+	view, ok := changesTo(m)
+	return ok && (view <= s.view.Load() || s.ballot.passed(view, s.ledger.Tip().Head.Height+1))
 }
 
 // confirmed hands over the new view that is held, if a quorum got it. While a sync

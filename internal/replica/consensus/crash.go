@@ -210,6 +210,7 @@ func (l *logger) note(template string, args []any) {
 			l.early.restart(view)
 		}
 		l.confirms.reset()
+		l.asked.reset()
 		l.syncEnd.clear() // the view changer that a sync waited for may have ended
 		l.syncing.Store(false)
 	case abortLine:
@@ -231,11 +232,15 @@ func (l *logger) note(template string, args []any) {
 		}
 		if template == joinedLine {
 			l.awaitNewView()
+			l.joined()
 		}
 	case inFlightLine:
 		l.awaitInFlight(true)
 	case inFlightStarted:
 		l.handOver(l.early.deciding(true))
+	case inFlightBehind:
+		l.anew(whyInFlight)
+		runtime.Goexit()
 	case inFlightDecided, inFlightSynced, inFlightLate, inFlightStopped:
 		l.early.deciding(false)
 		l.awaitInFlight(false)

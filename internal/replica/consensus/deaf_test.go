@@ -2,12 +2,14 @@ package consensus
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
+	"google.golang.org/protobuf/proto"
 )
 
 // A library that takes no message any more, whatever the reason, begins anew:
@@ -98,7 +100,7 @@ func TestSecondAbortAtTheEnd(t *testing.T) {
 }
 
 // One traitor of four sends B to 3 and 4 and B' to 2. Validator 4 votes for B; 3
-// loses its power in the view change and forgets B. The next view brings B', for
+// loses its power in the view change, and B with it. The next view brings B', for
 // which 4 votes. It did nothing wrong and is not named.
 func TestHonestVoterIsNotNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -151,6 +153,11 @@ func TestHonestVoterIsNotNamed(t *testing.T) {
 		}
 		at(2)
 		n3.kill()
+		log := n3.memory.content()
+		n3.memory = &MemoryWAL{entries: slices.DeleteFunc(log, func(raw []byte) bool {
+			m := &smartbftprotos.SavedMessage{}
+			return proto.Unmarshal(raw, m) != nil || m.GetProposedRecord().GetPrePrepare().GetSeq() == 2
+		})}
 		n3.start()
 		time.Sleep(3 * time.Second)
 		synctest.Wait()

@@ -270,7 +270,7 @@ func (s *session) give(from uint64, m *smartbftprotos.Message) {
 		return
 	}
 	switch {
-	case s.late(from, m):
+	case s.late(from, m), s.isOver(m):
 	case m.GetNewView() != nil:
 		s.confirm(from, m)
 	default:

@@ -241,6 +241,9 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("read write-ahead log %s: %w", e.cfg.WALDir, err)
 	}
+	if entries, err = e.begunEntries(entries); err != nil {
+		return err
+	}
 	if e.ledger.Tip().Set.Len() == 1 {
 		entries = withoutViewChange(entries)
 	}
@@ -254,6 +257,18 @@ func (e *Engine) once(ctx context.Context, atLeast time.Duration) error {
 		return err
 	}
 	return s.run(ctx, entries, atLeast)
+}
+
+// begunEntries is the log as the library may know it.
+func (e *Engine) begunEntries(entries [][]byte) ([][]byte, error) {
+	md := &smartbftprotos.ViewMetadata{}
+	if h := e.ledger.Tip().Header; h != nil {
+		var err error
+		if md, err = metadataOf(h.Metadata); err != nil {
+			return nil, fmt.Errorf("block %d: %w", h.Height, err)
+		}
+	}
+	return onlyBegun(withoutConfirmations(entries), md.ViewId), nil
 }
 
 // sync catches up once. It fails without peers, which is no fault of ours.

@@ -38,6 +38,7 @@ type session struct {
 	named      atomic.Pointer[named] // the record that the library asked about last
 	early      early
 	help       help
+	asked      asked
 	said       said
 	confirms   confirms
 	ballot     *ballot
@@ -47,8 +48,9 @@ type session struct {
 	turn       turn
 	work       sync.WaitGroup // messages that are handed over late
 
-	jammed chan reason   // why the session has to begin anew
-	passed chan struct{} // a while has passed since we left a view
+	jammed  chan reason   // why the session has to begin anew
+	passed  chan struct{} // a while has passed since we left a view
+	overdue chan struct{} // votes for the block in flight are
 
 	overtaken atomic.Uint64 // height of the first block that a sync brought or may bring, until the view that it begins is there; 0: none
 
@@ -80,7 +82,8 @@ type session struct {
 // newSession builds the library on the ledger's tip. It starts nothing.
 func (e *Engine) newSession(id uint64, wal walFile, entries [][]byte, own *ballot) (*session, error) {
 	s := &session{
-		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1), jammed: make(chan reason, 1), passed: make(chan struct{}, 1),
+		Engine: e, id: id, started: make(chan struct{}), evicted: make(chan struct{}), room: make(chan struct{}, 1),
+		jammed: make(chan reason, 1), passed: make(chan struct{}, 1), overdue: make(chan struct{}, 1),
 		fed: map[chain.Hash]request{}, ballot: own, ending: make(chan struct{}), left: make(chan struct{}),
 	}
 	s.wal = fencedWAL{wal, s}
@@ -191,6 +194,11 @@ func (s *session) await(ctx context.Context, atLeast time.Duration) error {
 		case <-s.passed:
 			if s.isBehind(ctx) {
 				s.restarts(whyAhead)
+				return errStalled
+			}
+		case <-s.overdue:
+			if s.inFlightIsOver(ctx) {
+				s.restarts(whyInFlight)
 				return errStalled
 			}
 		case now := <-tick.C:

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"context"
 	"slices"
 	"time"
 )
@@ -83,11 +84,15 @@ const (
 	inFlightSynced  = "In-flight view %d with latest sequence %d has asked to sync"
 	inFlightLate    = "Timeout expired waiting on In-flight %d with latest sequence view to commit %d"
 	inFlightStopped = "View changer was instructed to stop"
+	// The view has heard others vote further on. It waits for the view changer to take
+	// notice, which may just be waiting for its end.
+	inFlightBehind = "Node %d is calling sync because the in flight proposal view has asked to sync"
 )
 
 // awaitInFlight watches the view changer while it waits for votes for the block
-// in flight. It waits for ever where the others have decided that block, for
-// they do not vote again, and it looks at no other message.
+// in flight. It waits in vain where the others have decided that block, for they do
+// not vote again. Where nobody has, the library goes on to the next view by itself,
+// and who began anew would be in an earlier one.
 //
 // A sync would hold the lock that the decision needs, and tell the view changer of a
 // later view, which waits for the decision: so while it waits, a sync brings nothing
@@ -96,6 +101,34 @@ func (s *session) awaitInFlight(on bool) {
 	s.settling.Store(on)
 	s.inFlight.clear()
 	if on {
-		s.inFlight.set(heartbeat(s.ledger.Tip().Config.Params), func() { s.anew(whyInFlight) })
+		s.inFlight.set(heartbeat(s.ledger.Tip().Config.Params), s.lateInFlight)
 	}
+}
+
+func (s *session) lateInFlight() {
+	select {
+	case s.overdue <- struct{}{}:
+	default:
+	}
+}
+
+// inFlightIsOver reports whether the view changer waits for votes for a block that
+// others have. Without a word of them it counts as if they had it.
+func (s *session) inFlightIsOver(ctx context.Context) bool {
+	if !s.settling.Load() {
+		return false
+	}
+	if s.cfg.Ahead == nil {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, aheadTimeout)
+	defer cancel()
+	if s.cfg.Ahead(ctx) {
+		return s.settling.Load()
+	}
+	if s.settling.Load() {
+		s.inFlight.clear()
+		s.inFlight.set(aheadEvery, s.lateInFlight)
+	}
+	return false
 }

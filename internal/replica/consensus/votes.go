@@ -9,6 +9,7 @@ import (
 
 	"github.com/hyperledger-labs/SmartBFT/smartbftprotos"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/event"
 )
@@ -69,6 +70,23 @@ func (w *voteWatch) note(from uint64, v votePlace, genuine func(votePlace) bool)
 		}
 	}
 	return votePlace{}, false
+}
+
+// heard is by how many more validators voted for a block than for others of its height,
+// as far as we heard.
+func (w *voteWatch) heard(seq uint64, header chain.Hash) (more int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, places := range w.of {
+		switch v := places[seq%votesAhead]; {
+		case v.seq != seq:
+		case v.header == header:
+			more++
+		default:
+			more--
+		}
+	}
+	return more
 }
 
 // tell reports whether a validator is to be named, which is not done often: it

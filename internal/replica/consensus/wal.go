@@ -424,6 +424,24 @@ func resume(genesis chain.Hash, entries [][]byte, height uint64) ([][]byte, erro
 	return entries, nil
 }
 
+// onlyBegun drops the view changes that left a view which did not begin, as the log
+// and the view of the tip tell. The library would start in that view, as if it had
+// begun, and say so to the others: a vote of a view before that would count for dead.
+func onlyBegun(entries [][]byte, tip uint64) (kept [][]byte) {
+	begun := tip
+	for _, raw := range entries {
+		m := &smartbftprotos.SavedMessage{}
+		if err := proto.Unmarshal(raw, m); err == nil { // resume tells of the error
+			begun = max(begun, m.GetNewView().GetViewId(), m.GetProposedRecord().GetPrePrepare().GetView())
+			if c := m.GetViewChange(); c != nil && c.NextView > begun {
+				continue
+			}
+		}
+		kept = append(kept, raw)
+	}
+	return kept
+}
+
 // withoutViewChange cuts the view changes off the end of a log: a sole validator
 // has nobody to change the view with, and the library would wait for a timeout.
 func withoutViewChange(entries [][]byte) [][]byte {
