@@ -192,6 +192,11 @@ func configReloadCommand(g *globals) *cobra.Command {
 			"A wrong configuration changes nothing. Neither does one without a shared key that connected peers need; with --force they are cut off.",
 		Example: "parley config reload\nparley config reload --data-dir node2 --force",
 		RunE: func(c *cobra.Command, _ []string) error {
+			if g.named() == "" { // it is this machine's, and what is wrong with it is told here
+				if _, err := g.load(nil); err != nil {
+					return err
+				}
+			}
 			path := "config/reload"
 			if force {
 				path += "?force=true"
