@@ -51,8 +51,18 @@ func TestStrangersMayComeFiveTimes(t *testing.T) {
 		if !a.rep.Refused(b.host.ID()) {
 			t.Error("it may come on")
 		}
-		if n := points(b, a); n != 0 {
-			t.Errorf("%d points for who was dialled", n)
+		c, d := start(t, nw, 3, statusOf("cherries", 1)), start(t, nw, 4, statusOf("dates", 1))
+		defer c.stop()
+		defer d.stop()
+		for range 9 { // d greets who dials it
+			dial(t, c, d)
+			if err := d.Greet(t.Context(), c.host.ID()); err == nil {
+				t.Fatal("two chains agree")
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if points(b, a) != 0 || points(c, d) != 0 {
+			t.Errorf("%d and %d points for who was dialled", points(b, a), points(c, d))
 		}
 	})
 }
