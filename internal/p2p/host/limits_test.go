@@ -77,9 +77,9 @@ func TestConnectionLimits(t *testing.T) {
 		"QUIC of one /16":   {quic: true, addr: func(i int) string { return fmt.Sprintf("/ip4/20.1.%d.1", i) }, want: 8},
 		"QUIC, all":         {peers: 10, known: true, quic: true, addr: near, want: 202},
 		"TCP in handshake":  {addr: near, want: 160},
-		"one /16, a second": {known: true, addr: func(i int) string { return fmt.Sprintf("/ip4/20.1.%d.1", i) }, want: 32},
-		"one /32 of IPv6":   {known: true, addr: func(i int) string { return fmt.Sprintf("/ip6/2606:0:%x::1", i+1) }, want: 32},
-		"all, a second":     {peers: 500, known: true, addr: far, want: 200},
+		"one /16, a second": {known: true, addr: func(i int) string { return fmt.Sprintf("/ip4/20.1.%d.1", i) }, want: partBurst},
+		"one /32 of IPv6":   {known: true, addr: func(i int) string { return fmt.Sprintf("/ip6/2606:0:%x::1", i+1) }, want: partBurst},
+		"all, a second":     {peers: 500, known: true, addr: far, want: newConnsAtOnce},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
