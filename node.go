@@ -50,6 +50,9 @@ type Env struct {
 	// End ends the process after a line in the log, where the engine or the
 	// store can not go on; nil = a panic.
 	End func()
+	// Reload reads the configuration again, of its files, environment and flags;
+	// nil = it came from a program.
+	Reload func() (*config.Loaded, error)
 
 	// For virtual time, where there are no TCP sockets and no disks:
 	NoListeners bool                  // neither API listeners nor a shared port

@@ -1,7 +1,6 @@
 package parley
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -15,10 +14,8 @@ import (
 
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
-	"github.com/parley-p2p/parley/internal/p2p/handshake"
 	"github.com/parley-p2p/parley/internal/p2p/host"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
-	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // openPrivate reads the shared keys, if the network is private.
@@ -103,70 +100,6 @@ func allowed(p config.P2P, self peer.ID) map[peer.ID]time.Time {
 	return list
 }
 
-// Reloaded tells what a changed configuration did.
-type Reloaded struct {
-	Changed      []string `json:"changed"`       // keys that act now
-	NeedsRestart []string `json:"needs_restart"` // keys that act from the next start on
-}
-
-// Reload takes over what of cfg can change while the node runs, which is
-// p2p.allow_peers and the keys of p2p.shared_key_file. Connections that were
-// made under a key that is no more are closed, and those with peers that may
-// not connect any more. After an error nothing has changed.
-func (n *Node) Reload(ctx context.Context, cfg config.Config) (Reloaded, error) {
-	n.reloading.Lock()
-	defer n.reloading.Unlock()
-	r := Reloaded{Changed: []string{}, NeedsRestart: []string{}}
-	var keys []host.SharedKey
-	if n.private != nil && cfg.P2P.Private() {
-		var err error
-		if keys, err = n.sharedKeys(cfg); err != nil {
-			return r, err
-		}
-	}
-	for _, key := range config.Changed(n.live, cfg) {
-		switch {
-		case key == "p2p.allow_peers":
-			n.setAllowed(ctx, cfg.P2P.AllowPeers)
-			r.Changed = append(r.Changed, key)
-		case strings.HasPrefix(key, "p2p.shared_key") && keys != nil: // it counts what is in it
-		default:
-			r.NeedsRestart = append(r.NeedsRestart, key)
-		}
-	}
-	if keys == nil {
-		return r, nil
-	}
-	n.live.P2P.SharedKeyFile, n.live.P2P.SharedKey = cfg.P2P.SharedKeyFile, cfg.P2P.SharedKey
-	if before := n.private.Keys(); !slices.Equal(keys, before) {
-		closed, err := n.private.SetKeys(keys)
-		if err != nil {
-			return r, err
-		}
-		r.Changed = append(r.Changed, "p2p.shared_key_file")
-		n.log.Info("shared keys changed", "dials_with", keys[0], "accepts", keys, "before", before, "closed", closed)
-	}
-	return r, nil
-}
-
-// setAllowed replaces the allow-list and parts with who is not on it.
-func (n *Node) setAllowed(ctx context.Context, items []string) {
-	n.live.P2P.AllowPeers = items
-	n.rep.Allow(allowed(n.live.P2P, n.host.ID()))
-	gone := 0
-	for _, p := range n.host.Network().Peers() {
-		if !n.rep.Allows(p) {
-			n.shake.Disconnect(ctx, p, wire.GoodbyeBanned, handshake.NotAllowed)
-			gone++
-		}
-	}
-	if len(items) == 0 {
-		n.log.Warn("the allow-list is empty: everybody may connect", "setting", "p2p.allow_peers")
-		return
-	}
-	n.log.Info("allow-list changed", "peers", len(items), "closed", gone)
-}
-
 // privateFindings tells of peers that are on an old key, and of configured ones
 // that have none.
 func (n *Node) privateFindings() (list []Finding) {
@@ -187,7 +120,7 @@ func (n *Node) privateFindings() (list []Finding) {
 			plural(len(dial), "peer", "peers"), first, few(dial))})
 	} else if len(stand) > 0 {
 		list = append(list, Finding{Code: "PLY-513", Severity: "warn", Title: "old_shared_key", Why: fmt.Sprintf(
-			"%s of before the change to the shared key %s: %s; nothing is to be done, they are made anew when the old key is removed",
+			"%s of before the change to the shared key %s: %s; they are made anew when the old key is removed, which takes parley config reload --force",
 			plural(len(stand), "connection is", "connections are"), first, few(stand))})
 	}
 	ours := n.configuredIPs()

@@ -82,6 +82,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.hub = newHub(n.Events(), s.cfg.API.MaxClients, s.metrics)
 	s.huma = s.newHuma()
 	s.nodeRoutes()
+	s.configRoutes()
 	s.peerRoutes()
 	s.bookRoutes()
 	s.banRoutes()

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -10,11 +11,13 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
 )
 
 const (
 	prefix    = "/api/v1/"
-	humaSpare = 1 // huma refuses a body of just its limit
+	humaSpare = 1  // huma refuses a body of just its limit
+	maxFaults = 20 // of a configuration, that are told
 )
 
 // operation registers a native route. What f fails with becomes a problem.
@@ -105,6 +108,45 @@ func (s *Server) nodeRoutes() {
 	operation(s, http.MethodGet, "health", read, "Readiness, check by check", func(context.Context, *none) (*answer[parley.Health], error) {
 		return &answer[parley.Health]{s.node.Health()}, nil
 	})
+}
+
+func (s *Server) configRoutes() {
+	operation(s, http.MethodPost, "config/reload", admin, "Read the configuration again, and take over what can change while the node runs", func(ctx context.Context, in *struct {
+		Force bool `query:"force" doc:"remove a shared key though peers would lose their last connection by that"`
+	}) (*answer[parley.Reloaded], error) {
+		r, err := s.node.ReloadConfig(ctx, in.Force)
+		if err != nil {
+			return nil, reloadProblem(err)
+		}
+		return &answer[parley.Reloaded]{r}, nil
+	})
+}
+
+// reloadProblem tells each fault of a configuration by itself.
+func reloadProblem(err error) error {
+	var bad *parley.ConfigError
+	var used *parley.KeyInUseError
+	var faults *config.FaultsError
+	switch {
+	case errors.As(err, &bad) && errors.As(err, &faults):
+		p := invalid.problem("the configuration is wrong, and nothing has changed")
+		for _, f := range faults.Faults[:min(len(faults.Faults), maxFaults)] {
+			p.Errors = append(p.Errors, &huma.ErrorDetail{Message: f.String()})
+		}
+		if more := len(faults.Faults) - maxFaults; more > 0 {
+			p.Detail += fmt.Sprintf("; these are the first %d of its faults, there are %d more", maxFaults, more)
+		}
+		return p
+	case errors.As(err, &bad):
+		return invalid.problem("nothing has changed: " + bad.Error())
+	case errors.As(err, &used):
+		p := conflict.problem("nothing has changed: " + used.Error())
+		p.Reason = "force"
+		return p
+	case errors.Is(err, parley.ErrNoReload):
+		return conflict.problem(err.Error())
+	}
+	return err
 }
 
 func (s *Server) devnetRoutes() {

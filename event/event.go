@@ -26,6 +26,11 @@ type NodeStopping struct {
 	Why string `json:"why"`
 }
 
+// ConfigReloaded says that the configuration was read again and taken over.
+type ConfigReloaded struct {
+	Changed []string `json:"changed"` // keys that act now; never null
+}
+
 // PeerConnected says that a first connection to a peer stands, before its
 // handshake.
 type PeerConnected struct {
@@ -257,6 +262,7 @@ type StatsSampled struct {
 // Type implements [Event], as do all below.
 func (NodeStarted) Type() string       { return "node.started" }
 func (NodeStopping) Type() string      { return "node.stopping" }
+func (ConfigReloaded) Type() string    { return "config.reloaded" }
 func (PeerConnected) Type() string     { return "peer.connected" }
 func (PeerReady) Type() string         { return "peer.ready" }
 func (PeerDisconnected) Type() string  { return "peer.disconnected" }

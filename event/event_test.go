@@ -30,6 +30,7 @@ func samples(t *testing.T) []Event {
 	return []Event{
 		NodeStarted{Version: "v1.0.0", Network: "consortium", Peer: id},
 		NodeStopping{Why: "asked to stop"},
+		ConfigReloaded{Changed: []string{"p2p.allow_peers"}},
 		connected,
 		PeerReady{PeerConnected: connected, Agent: "parley/v1.0.0/linux-amd64", Name: "node2", Height: 812, Hash: h, Services: []string{"full"}},
 		PeerDisconnected{Peer: id, Direction: "inbound", Addr: "/ip4/192.0.2.7/tcp/8080", By: "them", Reason: "shutdown", Goodbye: 1, Text: "bye", DurationS: 1.5},

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
 )
 
@@ -76,9 +79,9 @@ func (g *globals) loadWith(f *configFlags) (*config.Loaded, error) {
 func configCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "config", Short: "The configuration: where each value comes from",
-		Example: "parley config show --origin\nparley config get p2p.port\nparley config validate --config parley.toml",
+		Example: "parley config show --origin\nparley config get p2p.port\nparley config validate --config parley.toml\nparley config reload",
 	}
-	c.AddCommand(configShowCommand(g), configGetCommand(g), configValidateCommand(g), configInitCommand(g))
+	c.AddCommand(configShowCommand(g), configGetCommand(g), configValidateCommand(g), configInitCommand(g), configReloadCommand(g))
 	return c
 }
 
@@ -179,6 +182,37 @@ func configInitCommand(g *globals) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+func configReloadCommand(g *globals) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "reload", Short: "Have the node read its configuration again, as SIGHUP does", Args: cobra.NoArgs,
+		Long: "p2p.allow_peers and the keys of p2p.shared_key_file act at once; what else has changed is named, and waits for a restart.\n" +
+			"A wrong configuration changes nothing. Neither does one without a shared key that connected peers need; with --force they are cut off.",
+		Example: "parley config reload\nparley config reload --data-dir node2 --force",
+		RunE: func(c *cobra.Command, _ []string) error {
+			if g.named() == "" { // it is this machine's, and what is wrong with it is told here
+				if _, err := g.load(nil); err != nil {
+					return err
+				}
+			}
+			path := "config/reload"
+			if force {
+				path += "?force=true"
+			}
+			return changePeer(c.Context(), g, http.MethodPost, path, nil, func(r parley.Reloaded) *table {
+				t := &table{}
+				t.add("changed", cmp.Or(strings.Join(r.Changed, ", "), "nothing"))
+				if len(r.NeedsRestart) > 0 {
+					t.add("needs a restart", strings.Join(r.NeedsRestart, ", "))
+				}
+				return t
+			})
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "remove a shared key though peers are connected under it alone")
+	return c
 }
 
 // sampleConfig is a file that sets nothing and shows everything. Keys without

@@ -1,8 +1,13 @@
 package main
 
 import (
+	"math"
+	"os"
 	"runtime"
+	"runtime/debug"
 	"testing"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
 func TestGCPercent(t *testing.T) {
@@ -29,4 +34,24 @@ func TestLiveHeapIsKnown(t *testing.T) {
 		t.Errorf("%d bytes alive, want a little over %d", live, len(held))
 	}
 	runtime.KeepAlive(held)
+}
+
+// Of the memory of a container four fifths are for the heap; without a container
+// there is no limit.
+func TestMemoryLimit(t *testing.T) {
+	for _, name := range []string{"GOMEMLIMIT", "AUTOMEMLIMIT"} {
+		t.Setenv(name, "") // brings back what it was
+		if err := os.Unsetenv(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(before)
+	if _, err := limitMemory(func() (uint64, error) { return 1000 << 20, nil }); err != nil || debug.SetMemoryLimit(-1) != 800<<20 {
+		t.Errorf("of 1000 MiB %d bytes are used, want 800 MiB: %v", debug.SetMemoryLimit(-1), err)
+	}
+	debug.SetMemoryLimit(math.MaxInt64)
+	if _, err := limitMemory(func() (uint64, error) { return 0, memlimit.ErrNoLimit }); err != nil || debug.SetMemoryLimit(-1) != math.MaxInt64 {
+		t.Errorf("without a container the limit is %d: %v", debug.SetMemoryLimit(-1), err)
+	}
 }

@@ -14,7 +14,8 @@ func pskCommand(g *globals) *cobra.Command {
 		Use: "psk", Short: "The shared key of a private network",
 		Long: "Nodes with p2p.shared_key_file connect only with nodes that have one of the keys in that file, over TCP alone.\n" +
 			"To change the key without a gap: 1. append the new one to the file of every node, 2. move it to the first place everywhere, " +
-			"3. take the old one out. After each step send SIGHUP to the node, or restart it.",
+			"3. take the old one out. After each step: parley config reload. A key is not given up while peers are connected under it " +
+			"alone: who still dials with it lacks step 2, the others connect anew with parley config reload --force.",
 		Example: "parley key psk new --out swarm.key\nparley key psk show swarm.key",
 	}
 	c.AddCommand(pskNewCommand(g), &cobra.Command{

@@ -37,7 +37,7 @@ func runCommand(g *globals) *cobra.Command {
 		Long: "Without peers the node makes a chain of its own, or goes on with the one in its data directory. With peers it joins theirs.\n" +
 			"Exit codes: 0 after SIGINT or SIGTERM, once all is drained; 130 after a second one, at once; 1 after a failure, with its " +
 			"reason on one line (a disk that is full or broken, an engine that can not go on: a restart is safe); 2 after a panic; " +
-			"78 for what a restart does not mend: configuration, data directory. SIGHUP reads the configuration again, of which p2p.shared_key_file and p2p.allow_peers act at once; SIGUSR1 writes all stacks to the log.",
+			"78 for what a restart does not mend: configuration, data directory. SIGHUP reads the configuration again as parley config reload does; SIGUSR1 writes all stacks to the log.",
 		Example: "parley run\nparley run --peers node1:8080,node2:8080\n" +
 			"parley run --peers 127.0.0.1:8080 --data-dir node4 \\\n--api-listen 127.0.0.1:8083 --p2p-port 9909 --ops-listen 127.0.0.1:9093",
 	}
@@ -65,12 +65,12 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
 	}
-	limit, err := memlimit.Set(memlimit.WithRatio(memoryShare), memlimit.WithProvider(memlimit.FromCgroup))
+	limit, err := limitMemory(memlimit.FromCgroup)
 	log.Debug("memory limit", "bytes", limit, "err", err) // no container, no limit
 	tuneGC(ctx)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg, End: func() { os.Exit(exitFailed) }}) //nolint:contextcheck // New waits for nobody
+	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload}) //nolint:contextcheck // New waits for nobody
 	if err != nil {
 		return portFault(err)
 	}
@@ -81,7 +81,7 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	}
 	banner(log, node)
 	dumpOnSignal(ctx, log)
-	reloadOnHangup(ctx, log, node, reload)
+	reloadOnHangup(ctx, log, node)
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return named("node", node.Run(gctx)) })
@@ -107,6 +107,11 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 		err = nil // a clean stop is no fault
 	}
 	return errors.Join(err, node.Close()) //nolint:contextcheck // as above; nobody asks the store any more
+}
+
+// limitMemory has the runtime keep within a share of what the container has.
+func limitMemory(container memlimit.Provider) (int64, error) {
+	return memlimit.Set(memlimit.WithRatio(memoryShare), memlimit.WithProvider(container))
 }
 
 // portFault names the flag that moves a taken port.
@@ -143,24 +148,13 @@ func banner(log *slog.Logger, n *parley.Node) {
 	}
 }
 
-// reloadOnHangup reads the configuration again at each SIGHUP. A wrong one
-// changes nothing.
-func reloadOnHangup(ctx context.Context, log *slog.Logger, node *parley.Node, reload func() (*config.Loaded, error)) {
+// reloadOnHangup has the node read its configuration again at each SIGHUP. A
+// wrong one changes nothing.
+func reloadOnHangup(ctx context.Context, log *slog.Logger, node *parley.Node) {
 	each(ctx, syscall.SIGHUP, func() {
-		cfg, err := reload()
-		if err != nil {
+		if _, err := node.ReloadConfig(ctx, false); err != nil {
 			log.Error("configuration not read again: nothing has changed", "err", err)
-			return
 		}
-		for _, w := range cfg.Warnings {
-			log.Warn("configuration", "warning", w)
-		}
-		done, err := node.Reload(ctx, cfg.Config)
-		if err != nil {
-			log.Error("configuration not read again: nothing has changed", "err", err)
-			return
-		}
-		log.Info("configuration read again", "changed", done.Changed, "needs_restart", done.NeedsRestart)
 	})
 }
 

@@ -1,6 +1,7 @@
 package dialer
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,9 @@ const (
 	poisonShare  = .5  // of new, by one source group
 	poisonFrom   = 256 // entries of new: a small book has one teller
 	poisonGroups = 8   // that they claim to be in: a site has few
+	deadShare    = .3  // of tried, where tests of the book met nobody …
+	deadWithin   = time.Hour
+	deadFrom     = 8 // … and fewer of them say nothing
 	skewMost     = 2 * time.Second
 	skewPeers    = 3 // outbound ones whose clocks are heard; fewer say nothing of ours
 	unseenAfter  = time.Minute
@@ -20,13 +24,33 @@ const (
 	gossipPrefix = "/meshsub/"
 )
 
+// tested notes what became of a look at a peer of tried that a newcomer wants
+// to replace. What fails while nobody is connected may be our own line.
+func (s *Slots) tested(h *hold, class Class, now time.Time) {
+	switch {
+	case !h.test || h.alone:
+	case class == "":
+		delete(s.dead, h.id)
+	default:
+		s.dead[h.id] = now
+	}
+}
+
 // poisoned raises and clears the alarm that one part of the network told of most
-// of the new peers. Whom the configuration named to be asked is left out.
-func (s *Slots) poisoned() {
+// of the new peers, or that newcomers push at the places of proven peers of whom
+// many are not there any more. Whom the configuration named to be asked is left
+// out.
+func (s *Slots) poisoned(now time.Time) {
+	maps.DeleteFunc(s.dead, func(_ peer.ID, at time.Time) bool { return now.Sub(at) >= deadWithin })
 	st := s.book.Stats()
-	is := st.New >= poisonFrom && st.NewGroups >= poisonGroups && st.SourceShare > poisonShare && !strings.HasPrefix(st.SourceGroup, "kind:")
-	s.fns.Alarms.Set(alarmPoisoned, is, "one source group told of most of the new peers in the address book", map[string]any{
-		"group": st.SourceGroup, "share": st.SourceShare, "new": st.New, "groups": st.NewGroups,
+	one := st.New >= poisonFrom && st.NewGroups >= poisonGroups && st.SourceShare > poisonShare && !strings.HasPrefix(st.SourceGroup, "kind:")
+	gone := len(s.dead) >= deadFrom && float64(len(s.dead)) > deadShare*float64(st.Tried)
+	text := "one source group told of most of the new peers in the address book"
+	if gone {
+		text = "many of the proven peers in the address book are gone, and new ones press for their places"
+	}
+	s.fns.Alarms.Set(alarmPoisoned, one || gone, text, map[string]any{
+		"group": st.SourceGroup, "share": st.SourceShare, "new": st.New, "groups": st.NewGroups, "tried": st.Tried, "gone": len(s.dead),
 	})
 }
 

@@ -188,7 +188,7 @@ func TestHeld(t *testing.T) {
 }
 
 func TestExcessOfHandshakes(t *testing.T) {
-	list := crowd(maxGreeting)
+	list := crowd(16)
 	now := evictStart.Add(time.Second)
 	for i := range list {
 		list[i].since = evictStart

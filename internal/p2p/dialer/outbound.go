@@ -350,6 +350,7 @@ func (s *Slots) finish(e ended, now time.Time) {
 	h := e.hold
 	class := classOf(e.err)
 	s.metrics.dials.WithLabelValues(label(class)).Inc()
+	s.tested(h, class, now)
 	if h.anchor {
 		s.anchors.tried(h.id, e.err == nil, now)
 	}

@@ -49,5 +49,10 @@ func TestBookPoisoned(t *testing.T) {
 		if a := p.alarms(); a["book_poisoned"] != 1 {
 			t.Errorf("told of by one group for the most part: alarms %v, book %+v", a, p.book.Stats())
 		}
+		tellOf(1500, func(i int) string { return fmt.Sprintf("31.%d.0.1", i%250) })
+		time.Sleep(20 * time.Second)
+		if a := p.alarms(); a["book_poisoned cleared"] != 1 {
+			t.Errorf("told of by many again: alarms %v, book %+v", a, p.book.Stats())
+		}
 	})
 }

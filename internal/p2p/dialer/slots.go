@@ -126,8 +126,9 @@ type Slots struct {
 	// below: loop goroutine only
 	held    map[peer.ID]*hold // from the begin of the dial until the connection is gone
 	rests   map[peer.ID]resting
-	lost    map[peer.ID]*lost // at most as many as there are full outbound slots
-	lonely  bool              // nobody was connected at the last step
+	lost    map[peer.ID]*lost     // at most as many as there are full outbound slots
+	dead    map[peer.ID]time.Time // tried peers that a test of the book did not meet; it asks for one in two minutes
+	lonely  bool                  // nobody was connected at the last step
 	fill    filling
 	feel    feeling
 	anchors titles
@@ -166,7 +167,7 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 	s := &Slots{
 		cfg: cfg, fns: fns, dial: d, book: book, bus: bus, log: log, metrics: newSlotMetrics(reg),
 		done: make(chan ended), found: make(chan struct{}, 1), chosen: map[peer.ID]chosen{},
-		held: map[peer.ID]*hold{}, rests: map[peer.ID]resting{}, lost: map[peer.ID]*lost{},
+		held: map[peer.ID]*hold{}, rests: map[peer.ID]resting{}, lost: map[peer.ID]*lost{}, dead: map[peer.ID]time.Time{},
 	}
 	if s.fns.Alarms == nil {
 		s.fns.Alarms = event.NewAlarms(bus, log)
@@ -322,7 +323,7 @@ func (s *Slots) look(now time.Time) (jobs []task) {
 	s.retitle(now)
 	s.diversity(now)
 	s.unheard(peers, now)
-	s.poisoned()
+	s.poisoned(now)
 	s.clocks(peers)
 	s.announced(peers, now)
 	s.flood(now)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"testing"
 	"time"
 
@@ -225,6 +226,75 @@ func TestWhoMayAsk(t *testing.T) {
 		defer k.scope.mu.Unlock()
 		if len(k.scope.held) > 1 {
 			t.Errorf("%d streams are held", len(k.scope.held))
+		}
+	})
+}
+
+// One peer is answered a hundred times at once and 20 times a second from then
+// on, on whatever streams; more of it waits and costs nothing.
+func TestDHTBudget(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: publicDHT})
+		h, other := l.host(l.address(), newKey(t)), l.host(l.address(), newKey(t))
+		for _, h := range []host.Host{h, other} { // whom it dials need not greet it
+			if err := n.host.Connect(t.Context(), peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask := encode(t, &pb.Message{Type: pb.Message_FIND_NODE, Key: []byte(h.ID())})
+		start := time.Now()
+		var all sync.WaitGroup
+		for range 15 {
+			all.Go(func() {
+				for range 20 {
+					if b, err := say(t, h, n.host.ID(), ask); err != nil || len(b) == 0 {
+						t.Errorf("not answered: %v", err)
+					}
+				}
+			})
+		}
+		time.Sleep(5 * time.Second)
+		now := time.Now()
+		if _, err := say(t, other, n.host.ID(), ask); err != nil || time.Since(now) > time.Second {
+			t.Errorf("another peer waited %s: %v", time.Since(now), err)
+		}
+		all.Wait()
+		if took := time.Since(start); took < 9900*time.Millisecond || took > 12*time.Second { // 200 at 20 a second
+			t.Errorf("300 requests took %s, want 10 s", took)
+		}
+		if len(n.offences) > 0 {
+			t.Errorf("charged with %v", n.offences)
+		}
+	})
+}
+
+// A stream to the DHT that says nothing more is closed after a minute, and a
+// request of more than 16 KiB is not read.
+func TestIdleAndLongRequests(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: publicDHT})
+		h := l.host(l.address(), newKey(t))
+		if err := n.host.Connect(t.Context(), peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()}); err != nil {
+			t.Fatal(err)
+		}
+		st, err := h.NewStream(t.Context(), n.host.ID(), kadID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Write([]byte{0x80}); err != nil { // half a length
+			t.Fatal(err)
+		}
+		start := time.Now()
+		_ = st.SetDeadline(start.Add(2 * time.Minute))
+		if _, err := io.ReadAll(st); err == nil || time.Since(start) < 59*time.Second || time.Since(start) > 61*time.Second {
+			t.Errorf("an idle stream ended after %s: %v", time.Since(start), err)
+		}
+		for size, refused := range map[int]bool{16<<10 - 100: false, 16<<10 + 100: true} {
+			ask := encode(t, &pb.Message{Type: pb.Message_FIND_NODE, Key: make([]byte, size)})
+			before := n.charged(chain.Oversize)
+			if _, err := say(t, h, n.host.ID(), ask); refused && err == nil || n.charged(chain.Oversize)-before != map[bool]int{true: 1}[refused] {
+				t.Errorf("a request of %d bytes: %v, charged %v", len(ask), err, n.offences)
+			}
 		}
 	})
 }

@@ -231,6 +231,35 @@ func TestFloodOfRecords(t *testing.T) {
 	})
 }
 
+// 32 requests of peers are served at once; who comes then is turned away, and
+// costs nothing.
+func TestExchangeIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: onlyPEX, fns: func(f *Functions) { f.Ready = func(peer.ID) bool { return true } }})
+		n.good(100)
+		for i := range 34 {
+			h := l.host(l.address(), newKey(t))
+			if err := h.Connect(t.Context(), n.info()); err != nil {
+				t.Fatal(err)
+			}
+			st, err := h.NewStream(t.Context(), n.host.ID(), pexID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := st.Write([]byte{2}); err != nil { // half a frame
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			if got := n.counter("parley_discovery_refused_total", "streams"); got != float64(max(0, i+1-32)) {
+				t.Errorf("%d dawdle: %v streams were refused", i+1, got)
+			}
+		}
+		if len(n.offences) > 0 {
+			t.Errorf("charged with %v", n.offences)
+		}
+	})
+}
+
 // One peer holds one place among those that are served.
 func TestExchangeWithOneAtATime(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {

@@ -219,3 +219,51 @@ func TestAlarmsEnd(t *testing.T) {
 		}
 	})
 }
+
+// Two values of one author with one sequence are told, and it is over half an
+// hour later.
+func TestAuthorOfTwoValues(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		noGreet := func(f *Functions) { f.Connect = nil }
+		a, b, reader := l.node(options{cfg: publicDHT, fns: noGreet}), l.node(options{cfg: publicDHT, fns: noGreet}), l.node(options{cfg: publicDHT, fns: noGreet})
+		reader.meet(a)
+		reader.meet(b)
+		key := newKey(t)
+		author := l.host(l.address(), key)
+		for n, text := range map[*node]string{a: "one", b: "two"} {
+			if err := author.Connect(t.Context(), n.info()); err != nil {
+				t.Fatal(err)
+			}
+			v := sealAs(t, testNet, key, "note", 5, time.Now(), []byte(text))
+			if _, err := say(t, author, n.host.ID(), putMessage(t, Key("note", author.ID()), v)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		sub := reader.bus.Subscribe()
+		defer sub.Close()
+		if _, err := reader.GetValue(t.Context(), Key("note", author.ID()), 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		if v, on := reader.fns.Alarms.Get(alarmDisagreement); !on || v.Evidence["author"] != author.ID().String() {
+			t.Errorf("alarm %v: %+v", on, v)
+		}
+		time.Sleep(alarmHold + time.Minute + time.Second)
+		if reader.fns.Alarms.On(alarmDisagreement) {
+			t.Error("the alarm stands")
+		}
+		told := ""
+		events, _ := sub.Take(4096)
+		for _, e := range events {
+			switch v := e.Data.(type) {
+			case event.AlarmRaised:
+				told += "+" + v.Code
+			case event.AlarmCleared:
+				told += "-" + v.Code
+			}
+		}
+		if told != "+dht_disagreement-dht_disagreement" {
+			t.Errorf("told %q", told)
+		}
+	})
+}

@@ -73,6 +73,28 @@ func TestScoreParameters(t *testing.T) {
 	}
 }
 
+// The mesh of DEFENCE 4.1, and who is asked for how much.
+func TestMeshParameters(t *testing.T) {
+	p := meshParams()
+	if p.D != 8 || p.Dlo != 6 || p.Dhi != 12 || p.Dout != 3 || p.Connectors != 0 || p.MaxIHaveLength != 256 || p.MaxIHaveMessages != 10 {
+		t.Errorf("%+v", p)
+	}
+	inLab(t, 16, 0, func(t *testing.T, l *lab) {
+		l.serveAll()
+		for i := range l.nodes {
+			for j := range i {
+				l.connect(i, j)
+			}
+		}
+		time.Sleep(time.Minute)
+		for i, n := range l.nodes {
+			if mesh := n.stats("record").Mesh; mesh < 6 || mesh > 12 {
+				t.Errorf("node %d has %d peers in its mesh, of 15", i, mesh)
+			}
+		}
+	})
+}
+
 // A peer that others share an address with loses score from the ninth on, and
 // is charged nothing: an address is nobody's doing.
 func TestManyOfOneAddress(t *testing.T) {
@@ -349,6 +371,56 @@ func TestGaterHearsTheUselessLess(t *testing.T) {
 			t.Error("the peer was heard all the time")
 		}
 	})
+}
+
+// So many messages wait for their verdict, of one topic and of all; the others
+// are lost, and cost nothing.
+func TestValidationIsBounded(t *testing.T) {
+	for name, c := range map[string]struct {
+		topics, each int // messages
+		lost         int
+	}{
+		"one topic": {1, 600, 600 - 512},
+		"all":       {3, 500, 1500 - 1024},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, 1, 1, func(t *testing.T, l *lab) {
+				a, evil := l.nodes[0], l.hosts[1]
+				var topics []chain.Topic
+				for i := range c.topics {
+					topics = append(topics, chain.Topic{Name: fmt.Sprint("t", i), MaxBytes: 100, Validate: func(ctx context.Context, _ chain.Message) error {
+						<-ctx.Done()
+						return ctx.Err()
+					}})
+				}
+				if err := a.Serve(testNet, topics); err != nil {
+					t.Fatal(err)
+				}
+				l.connect(1, 0)
+				s := l.stream(evil, a)
+				for i := range c.each / 100 {
+					for _, topic := range topics {
+						var some [][]byte
+						for j := range 100 {
+							some = append(some, fmt.Appendf(nil, "%s %d %d", topic.Name, i, j))
+						}
+						l.push(s, topic.Name, some...)
+					}
+				}
+				time.Sleep(2 * time.Second)
+				lost := 0
+				for _, topic := range topics {
+					lost += int(a.stats(topic.Name).Ignored[pubsub.RejectValidationThrottled])
+				}
+				if lost != c.lost || a.lost("validate") != c.lost {
+					t.Errorf("%d of %d messages were lost, %d counted, want %d", lost, c.topics*c.each, a.lost("validate"), c.lost)
+				}
+				if p, why := a.points(evil); p != 0 {
+					t.Errorf("%d points for %s", p, why)
+				}
+			})
+		})
+	}
 }
 
 // The limit on RPCs leaves room around the largest message of a topic, and

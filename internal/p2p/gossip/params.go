@@ -30,15 +30,10 @@ const (
 
 func (g *Gossip) options() []pubsub.Option {
 	quiet := slog.New(slog.DiscardHandler) // it warns of every broken peer; our own words are in verdict
-	params := pubsub.DefaultGossipSubParams()
-	params.D, params.Dlo, params.Dhi, params.Dout = 8, 6, 12, 3 // Dout MUST be below D/2
-	params.MaxIHaveLength = maxAsked
-	params.IDontWantMessageThreshold = bigMessage
-	params.Connectors = 0 // no peer exchange: discovery is not gossip's
 	return []pubsub.Option{
 		pubsub.WithLogger(quiet),
 		pubsub.WithRPCLogger(quiet),
-		pubsub.WithGossipSubParams(params),
+		pubsub.WithGossipSubParams(meshParams()),
 		// Without floodsub, whose peers would be sent everything.
 		pubsub.WithGossipSubProtocols([]protocol.ID{pubsub.GossipSubID_v13, pubsub.GossipSubID_v12, pubsub.GossipSubID_v11}, pubsub.GossipSubDefaultFeatures),
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
@@ -59,6 +54,15 @@ func (g *Gossip) options() []pubsub.Option {
 		pubsub.WithBlacklist(blacklist{g.rep}),
 		pubsub.WithRawTracer(g.tracer),
 	}
+}
+
+func meshParams() pubsub.GossipSubParams {
+	params := pubsub.DefaultGossipSubParams()
+	params.D, params.Dlo, params.Dhi, params.Dout = 8, 6, 12, 3 // Dout MUST be below D/2
+	params.MaxIHaveLength = maxAsked
+	params.IDontWantMessageThreshold = bigMessage
+	params.Connectors = 0 // no peer exchange: discovery is not gossip's
+	return params
 }
 
 // messageID is the first 20 bytes of SHA-256(u16 len(topic) ‖ topic ‖ data).

@@ -223,6 +223,8 @@ func (s *Handshake) answer(ctx context.Context, st network.Stream) error {
 	refusal := s.judge(p, said)
 	if refusal == nil {
 		refusal = s.admit(ctx, p)
+	} else {
+		s.strange(st.Conn(), refusal)
 	}
 	if refusal != nil {
 		ver.Code, ver.Text = refusal.Code, refusal.Text

@@ -81,14 +81,15 @@ type Handshake struct {
 	regreet chan struct{} // our chain became known
 	running chan struct{} // closed when Run follows the connections
 
-	mu       sync.Mutex // guards below; nothing blocks under it
-	open     bool       // Run runs and streams are served
-	inflight sync.WaitGroup
-	handle   network.StreamHandler // of both protocols; nil before Run
-	waiting  []network.Stream      // came before Run
-	peers    map[peer.ID]*entry
-	streams  map[streamKey]int // that are served, or wait for it
-	none     chan struct{}     // closed when peers is empty; nil = nobody waits for that
+	mu        sync.Mutex // guards below; nothing blocks under it
+	open      bool       // Run runs and streams are served
+	inflight  sync.WaitGroup
+	handle    network.StreamHandler // of both protocols; nil before Run
+	waiting   []network.Stream      // came before Run
+	peers     map[peer.ID]*entry
+	streams   map[streamKey]int // that are served, or wait for it
+	strangers strangers
+	none      chan struct{} // closed when peers is empty; nil = nobody waits for that
 }
 
 // New wires a handshake and registers its protocols, so that h speaks them as
@@ -101,13 +102,14 @@ func New(cfg Config, h host.Host, rep *reputation.Book, net chain.Network, bus *
 	_, _ = rand.Read(nonce[:]) // never fails, says its documentation
 	s := &Handshake{
 		cfg: cfg, host: h, rep: rep, net: net, bus: bus, log: log,
-		metrics: newMetrics(reg),
-		nonce:   binary.BigEndian.Uint64(nonce[:]),
-		kick:    make(chan struct{}, 1),
-		regreet: make(chan struct{}, 1),
-		running: make(chan struct{}),
-		peers:   map[peer.ID]*entry{},
-		streams: map[streamKey]int{},
+		metrics:   newMetrics(reg),
+		nonce:     binary.BigEndian.Uint64(nonce[:]),
+		kick:      make(chan struct{}, 1),
+		regreet:   make(chan struct{}, 1),
+		running:   make(chan struct{}),
+		peers:     map[peer.ID]*entry{},
+		streams:   map[streamKey]int{},
+		strangers: strangers{},
 	}
 	h.SetStreamHandler(StatusProtocol, s.arrive)
 	h.SetStreamHandler(GoodbyeProtocol, s.arrive)

@@ -139,14 +139,31 @@ func (h *Host) OldKeyPeers() []OldKeyPeer {
 	if h.private == nil {
 		return nil
 	}
-	old, since := h.private.old()
-	if len(old) == 0 {
+	return h.peersOutside(h.private.Keys()[:1], false)
+}
+
+// PeersWithout lists the peers that would lose their last connection if keys
+// were the keys of the network.
+func (h *Host) PeersWithout(keys []SharedKey) []OldKeyPeer {
+	if h.private == nil {
+		return nil
+	}
+	return h.peersOutside(keys, true)
+}
+
+// peersOutside lists the connections that are below none of keys, one a peer;
+// with lost only those of peers that have no other.
+func (h *Host) peersOutside(keys []SharedKey, lost bool) []OldKeyPeer {
+	outside, since := h.private.outside(keys)
+	if len(outside) == 0 {
 		return nil
 	}
 	var list []OldKeyPeer
+	stay := map[peer.ID]bool{}
 	for _, c := range h.Network().Conns() {
-		f, ok := old[endsOf(c)]
+		f, ok := outside[endsOf(c)]
 		if !ok {
+			stay[c.RemotePeer()] = true
 			continue
 		}
 		p := OldKeyPeer{Peer: c.RemotePeer(), Key: f.key, Dials: f.inbound && f.opened.After(since)}
@@ -158,16 +175,19 @@ func (h *Host) OldKeyPeers() []OldKeyPeer {
 			list[i] = p
 		}
 	}
+	if lost {
+		list = slices.DeleteFunc(list, func(o OldKeyPeer) bool { return stay[o.Peer] })
+	}
 	return list
 }
 
-// old are the connections that are not below the first key.
-func (n *PrivateNetwork) old() (conns map[ends]*fencedConn, since time.Time) {
+// outside are the connections that are below none of keys.
+func (n *PrivateNetwork) outside(keys []SharedKey) (conns map[ends]*fencedConn, since time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	conns = map[ends]*fencedConn{}
 	for c := range n.conns {
-		if c.key != n.keys[0] {
+		if !slices.Contains(keys, c.key) {
 			conns[endsOf(c)] = c
 		}
 	}

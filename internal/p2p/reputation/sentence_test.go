@@ -281,3 +281,27 @@ func TestPointsAreKept(t *testing.T) {
 		j.stop()
 	})
 }
+
+// A peer that is never banned is told of when it is closed for its points; the
+// alarm ends when nothing more was seen of it.
+func TestMisbehavingMemberIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := newJudge(t, Config{}, BansConfig{Self: newID(t)})
+		defer j.stop()
+		member, other := newID(t), newID(t)
+		j.Exempt(func(p peer.ID) bool { return p == member })
+		j.Penalize(other, chain.InvalidBlock, "")
+		j.Penalize(member, chain.Malformed, "")
+		if j.alarms.On("member_misbehaving") {
+			t.Error("told for a stranger, or for little")
+		}
+		j.Penalize(member, chain.Malformed, "")
+		if a, on := j.alarms.Get("member_misbehaving"); !on || a.Evidence["peer"] != member || a.Evidence["points"] != 50 {
+			t.Errorf("told %v: %+v", on, a)
+		}
+		j.alarms.Forget(time.Now().Add(time.Hour), time.Hour)
+		if j.alarms.On("member_misbehaving") {
+			t.Error("the alarm does not end")
+		}
+	})
+}

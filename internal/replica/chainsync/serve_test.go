@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -181,6 +182,37 @@ func TestSlowReader(t *testing.T) {
 		})
 		if err := wire.WriteFrame(client, wire.SyncRequest{Kind: wire.SyncBodies, From: 1, Count: 10}.Encode()); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// TestDribblingReader: who takes each frame in time, and very slowly, does not
+// hold the server either.
+func TestDribblingReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nd, blocks := servedNode(t)
+		client, server := streamPair("", "")
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		start := time.Now()
+		wg.Go(func() {
+			if err := nd.handle(t.Context(), server); err == nil {
+				t.Error("served to the end")
+			}
+			if d := time.Since(start); d != 2*time.Minute {
+				t.Errorf("gave up after %s, want 2 min", d)
+			}
+			_ = server.Reset()
+		})
+		ids := slices.Repeat(blocks[8].Body.SubtreeIDs()[:1], 100)
+		if err := wire.WriteFrame(client, wire.SyncRequest{Kind: wire.SyncSubtrees, IDs: ids}.Encode()); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			time.Sleep(9 * time.Second)
+			if _, err := wire.ReadFrame(client, wire.MaxSyncAnswer); err != nil {
+				return
+			}
 		}
 	})
 }
