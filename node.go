@@ -200,6 +200,7 @@ func (n *Node) open() error {
 		Slot:   n.slotOf,
 		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
 		Arrive: func(p peer.ID) (peer.ID, string) { return n.slots.Arrive(p) },
+		Ready:  n.host.Greeted,
 	}, n.host, n.rep, n.replica, n.bus, n.room("p2p.handshake"), n.env.Registry)
 	if n.gossip, err = gossip.New(gossip.Config{Names: topicNames(n.cfg.Gossip.Topics), Key: key, Takes: n.takes}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
 		return err
@@ -267,7 +268,7 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	o := host.Options{
 		Key: key, Listen: listen, Advertise: advertise, Gater: n.gate,
 		MaxPeers: n.cfg.P2P.MaxPeers, Refused: n.limited, Banned: n.rep.RefuseAddr, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
-		Private: n.private, Keyless: n.keyless, Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
+		Private: n.private, Keyless: n.keyless, Greets: true, Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
 	}
 	if shared != nil {
 		o.APIListener = shared.Listener

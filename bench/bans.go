@@ -73,9 +73,9 @@ type arrival struct {
 const mostLinear = 100_000
 
 func (b *bench) measureBans(ctx context.Context, r *report) (err error) {
-	p, row := r.Plan.Bans, &bansRow{}
+	p, row, say := r.Plan.Bans, &bansRow{}, b.progress()
 	for _, n := range p.Sizes {
-		l, err := measureBanList(ctx, b.dir, n, p)
+		l, err := measureBanList(ctx, b.dir, n, p, say)
 		if err != nil {
 			return err
 		}
@@ -86,7 +86,8 @@ func (b *bench) measureBans(ctx context.Context, r *report) (err error) {
 			return err
 		}
 	}
-	if row.Arrivals, err = measureArrivals(ctx, b.binary, filepath.Join(b.dir, "bans"), p); err != nil {
+	say.done("bans: charges are measured")
+	if row.Arrivals, err = measureArrivals(ctx, b.binary, filepath.Join(b.dir, "bans"), p, say); err != nil {
 		return err
 	}
 	r.Bans = row
@@ -100,10 +101,13 @@ func rangeAt(i int) netip.Prefix {
 }
 
 // banRanges imports n ranges, as a file would be.
-func banRanges(ctx context.Context, bans *reputation.Bans, n int) error {
+func banRanges(ctx context.Context, bans *reputation.Bans, n int, say *progress) error {
 	list, w := io.Pipe()
+	written := make(chan struct{})
 	go func() {
+		defer close(written)
 		for i := range n {
+			say.now("bans: %s of %s ranges are imported", number(float64(i)), number(float64(n)))
 			if _, err := fmt.Fprintln(w, rangeAt(i)); err != nil {
 				return
 			}
@@ -112,6 +116,7 @@ func banRanges(ctx context.Context, bans *reputation.Bans, n int) error {
 	}()
 	sum, err := bans.Import(ctx, list, "bench", false)
 	_ = list.Close()
+	<-written
 	if err != nil || sum.Added != n {
 		return fmt.Errorf("ban %d ranges: %d added: %w", n, sum.Added, err)
 	}
@@ -119,15 +124,17 @@ func banRanges(ctx context.Context, bans *reputation.Bans, n int) error {
 }
 
 // measureBanList has the list in a file, as a node does.
-func measureBanList(ctx context.Context, dir string, n int, p bansPlan) (l banList, err error) {
+func measureBanList(ctx context.Context, dir string, n int, p bansPlan, say *progress) (l banList, err error) {
 	l.Ranges = n
 	bans, err := reputation.OpenBans(ctx, reputation.BansConfig{Max: n, File: filepath.Join(dir, fmt.Sprintf("bans%d.db", n))}, nil, nil)
 	if err != nil {
 		return l, err
 	}
-	if err := banRanges(ctx, bans, n); err != nil {
+	begin := time.Now()
+	if err := banRanges(ctx, bans, n, say); err != nil {
 		return l, err
 	}
+	say.done("bans: %s ranges are imported in %.1f s", number(float64(n)), time.Since(begin).Seconds())
 	gater, err := linearGater(n)
 	if err != nil {
 		return l, err
@@ -171,6 +178,7 @@ func measureBanList(ctx context.Context, dir string, n int, p bansPlan) (l banLi
 	runtime.KeepAlive(bans)
 	bans = nil //nolint:ineffassign,wastedassign // the list is garbage from here on
 	l.RangeBytes = float64(held-heap()) / float64(n)
+	say.done("bans: a check among %s ranges takes %s ns", number(float64(n)), l.CheckNS.text())
 	return l, nil
 }
 
@@ -293,7 +301,7 @@ const (
 	otherIP  = "127.0.0.3"
 )
 
-func measureArrivals(ctx context.Context, binary, dir string, p bansPlan) (rows []arrival, err error) {
+func measureArrivals(ctx context.Context, binary, dir string, p bansPlan, say *progress) (rows []arrival, err error) {
 	t, err := startTarget(ctx, binary, dir)
 	if err != nil {
 		return nil, err
@@ -323,7 +331,9 @@ func measureArrivals(ctx context.Context, binary, dir string, p bansPlan) (rows 
 				return nil, err
 			}
 			row.TakenMS.add(taken)
+			say.now("bans: arrivals over %s", transport)
 		}
+		say.done("bans: a refusal over %s takes %s ms of the node's CPU", transport, row.RefusedMS.text())
 		rows = append(rows, row)
 	}
 	return rows, nil

@@ -10,7 +10,7 @@ import (
 // and every line of the table is measured.
 func TestMeasureBans(t *testing.T) {
 	row := &bansRow{Arrivals: []arrival{{"tcp", figure{.02, .03}, figure{1, 2}}}}
-	l, err := measureBanList(t.Context(), t.TempDir(), 1000, bansPlan{Rounds: 2, Checks: 40_000})
+	l, err := measureBanList(t.Context(), t.TempDir(), 1000, bansPlan{Rounds: 2, Checks: 40_000}, &progress{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,26 +68,26 @@ type dialRow struct {
 
 // measureDiscovery fills the row of section discovery.
 func (b *bench) measureDiscovery(ctx context.Context, r *report) error {
-	row, err := measureDiscovery(ctx, filepath.Join(b.dir, "discovery"), r.Plan.Discovery)
+	row, err := measureDiscovery(ctx, filepath.Join(b.dir, "discovery"), r.Plan.Discovery, b.progress())
 	if err == nil {
 		r.Discovery = row
 	}
 	return err
 }
 
-func measureDiscovery(ctx context.Context, dir string, p discoveryPlan) (row *discoveryRow, err error) {
+func measureDiscovery(ctx context.Context, dir string, p discoveryPlan, say *progress) (row *discoveryRow, err error) {
 	row = &discoveryRow{Hosts: p.Hosts}
-	if err := row.lookups(ctx, p); err != nil {
+	if err := row.lookups(ctx, p, say); err != nil {
 		return nil, fmt.Errorf("lookups: %w", err)
 	}
-	if err := row.dials(ctx, dir, p); err != nil {
+	if err := row.dials(ctx, dir, p, say); err != nil {
 		return nil, fmt.Errorf("dials: %w", err)
 	}
 	return row, nil
 }
 
 // lookups measures both DHTs in turn, round by round.
-func (r *discoveryRow) lookups(ctx context.Context, p discoveryPlan) (err error) {
+func (r *discoveryRow) lookups(ctx context.Context, p discoveryPlan, say *progress) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var closers []func() error
 	defer func() {
@@ -118,12 +118,15 @@ func (r *discoveryRow) lookups(ctx context.Context, p discoveryPlan) (err error)
 		if err := settle(ctx, func() bool { return full(all, want) }); err != nil {
 			return fmt.Errorf("no tables of %d peers: %w", want, err)
 		}
+		say.done("discovery: %d hosts know each other", p.Hosts)
 	}
-	for range p.Rounds {
+	for i := range p.Rounds {
 		if err := errors.Join(r.Ours.round(ctx, ours, p.Lookups), r.Stock.round(ctx, stock, p.Lookups)); err != nil {
 			return err
 		}
+		say.now("discovery: round %d of %d of lookups", i+1, p.Rounds)
 	}
+	say.done("discovery: a lookup takes %s ms, stock %s ms", r.Ours.P50MS.text(), r.Stock.P50MS.text())
 	return nil
 }
 
@@ -262,7 +265,7 @@ func connectAll(ctx context.Context, h corehost.Host, known []peer.AddrInfo) err
 }
 
 // dials measures connections of two nodes, and of two stock hosts, in turn.
-func (r *discoveryRow) dials(ctx context.Context, dir string, p discoveryPlan) (err error) {
+func (r *discoveryRow) dials(ctx context.Context, dir string, p discoveryPlan, say *progress) (err error) {
 	a, err := startNode(ctx, filepath.Join(dir, "a"))
 	if err != nil {
 		return err
@@ -287,7 +290,8 @@ func (r *discoveryRow) dials(ctx context.Context, dir string, p discoveryPlan) (
 		defer func() { err = errors.Join(err, bare[i].Close()) }()
 	}
 	to := peer.AddrInfo{ID: bare[1].ID(), Addrs: bare[1].Addrs()}
-	for range p.Rounds {
+	for i := range p.Rounds {
+		say.now("discovery: round %d of %d of dials", i+1, p.Rounds)
 		err := r.Ready.round(p.Dials, func() error {
 			_, err := b.ConnectPeer(ctx, a.addr)
 			if err == nil && !ready(b, a) {

@@ -13,7 +13,7 @@ func TestMeasureDiscovery(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs 24 hosts and two nodes on loopback")
 	}
-	row, err := measureDiscovery(t.Context(), t.TempDir(), discoveryPlan{Hosts: 12, Rounds: 2, Lookups: 12, Dials: 3})
+	row, err := measureDiscovery(t.Context(), t.TempDir(), discoveryPlan{Hosts: 12, Rounds: 2, Lookups: 12, Dials: 3}, &progress{})
 	if err != nil {
 		t.Fatal(err)
 	}

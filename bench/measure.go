@@ -99,6 +99,33 @@ func (b *bench) tell(format string, args ...any) {
 	fmt.Fprintf(b.say, "%4.0f s  %s\n", time.Since(b.begin).Seconds(), fmt.Sprintf(format, args...))
 }
 
+// tellEvery is how often a step that is long tells where it is.
+const tellEvery = 10 * time.Second
+
+// progress tells how far a step is.
+type progress struct {
+	tell func(format string, args ...any)
+	last time.Time
+}
+
+func (b *bench) progress() *progress { return &progress{b.tell, time.Now()} }
+
+// now tells where nothing was told for tellEvery. It is for one goroutine.
+func (p *progress) now(format string, args ...any) {
+	if p.tell != nil && time.Since(p.last) >= tellEvery {
+		p.tell(format, args...)
+		p.last = time.Now()
+	}
+}
+
+// done tells of the end of a step.
+func (p *progress) done(format string, args ...any) {
+	if p.tell != nil {
+		p.tell(format, args...)
+		p.last = time.Now()
+	}
+}
+
 // measureLoad fills a row for each number of nodes and size of bodies.
 func (b *bench) measureLoad(ctx context.Context, r *report) error {
 	for _, body := range b.plan.Bodies {

@@ -45,7 +45,7 @@ import (
 )
 
 func init() {
-	roles["e8-stock"], roles["e8-flood"], roles["e8-honest"] = stock, flood, honest
+	roles["e8-stock"], roles["e8-flood"], roles["e8-honest"], roles["e8-beside"] = stock, flood, honest, beside
 }
 
 func decode[T any](arg string) (v T, err error) {
@@ -96,10 +96,50 @@ func stock(arg string) error {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	go func() {
-		_ = http.ListenAndServe(o.At+":9090", promhttp.HandlerFor(reg, promhttp.HandlerOpts{})) //nolint:gosec // a lab
+		_ = http.ListenAndServe(e8Ops, promhttp.HandlerFor(reg, promhttp.HandlerOpts{})) //nolint:gosec // a lab
 	}()
 	fmt.Println(h.ID())
 	<-ctx.Done()
+	return nil
+}
+
+// Ports of what nobody attacks: it is as fast as the machine is under the flood.
+const (
+	echoPort   = 7001
+	besidePort = 7002
+)
+
+// besideOrder is a bare echo over TCP and a stock host, in the victim's space.
+type besideOrder struct{ At string }
+
+// beside runs both until the process is killed, and prints the host's id.
+func beside(arg string) error {
+	o, err := decode[besideOrder](arg)
+	if err != nil {
+		return err
+	}
+	h, err := libp2p.New(libp2p.ListenAddrStrings(fmt.Sprintf("/ip4/%s/tcp/%d", o.At, besidePort)), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", o.At, echoPort)) //nolint:noctx // it ends with the process
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	fmt.Println(h.ID())
+	<-untilKilled().Done()
 	return nil
 }
 
@@ -324,41 +364,80 @@ func (o floodOrder) greet(ctx context.Context, conn transport.CapableConn) bool 
 // own, one after the other.
 type honestOrder struct {
 	Victim string // multiaddr with id
+	Beside string // the same of the host that nobody attacks
+	Echo   string
 	Each   time.Duration
 	Count  int
+}
+
+// came is how long one newcomer took, 0 = it gave up, and how often the victim
+// cut it before.
+type came struct {
+	Victim, Beside, Echo time.Duration
+	Cut                  int
 }
 
 // patience is how long a newcomer tries; it begins anew as often as it is cut.
 const patience = 15 * time.Second
 
-// honest prints how long each took to its first answered ping, 0 = it gave up.
+// honest prints how long each took to its first answered ping, and how long the
+// same takes where nobody attacks.
 func honest(arg string) error {
 	o, err := decode[honestOrder](arg)
 	if err != nil {
 		return err
 	}
-	info, err := peer.AddrInfoFromString(o.Victim)
+	victim, err := peer.AddrInfoFromString(o.Victim)
 	if err != nil {
 		return err
 	}
-	took := make([]time.Duration, o.Count)
+	other, err := peer.AddrInfoFromString(o.Beside)
+	if err != nil {
+		return err
+	}
+	took := make([]came, o.Count)
 	var wg sync.WaitGroup
 	for i := range took {
-		wg.Go(func() { took[i] = newcomer(*info, net.IPv4(24, byte(i), 1, 1)) })
+		wg.Go(func() {
+			from := net.IPv4(24, byte(i), 1, 1)
+			c := came{Echo: bareEcho(o.Echo, from)}
+			c.Beside, _ = newcomer(*other, from)
+			c.Victim, c.Cut = newcomer(*victim, from)
+			took[i] = c
+		})
 		time.Sleep(o.Each) //nolint:forbidigo // a real clock: this is another process
 	}
 	wg.Wait()
 	return json.NewEncoder(os.Stdout).Encode(took)
 }
 
-func newcomer(to peer.AddrInfo, from net.IP) time.Duration {
+// bareEcho is how long a connection and one byte there and back take.
+func bareEcho(to string, from net.IP) time.Duration {
+	start := time.Now()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: patience}
+	c, err := d.Dial("tcp", to) //nolint:noctx // it has a timeout
+	if err != nil {
+		return 0
+	}
+	defer c.Close()
+	_ = c.SetDeadline(start.Add(patience))
+	if _, err := c.Write([]byte{1}); err != nil {
+		return 0
+	}
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		return 0
+	}
+	return time.Since(start)
+}
+
+func newcomer(to peer.AddrInfo, from net.IP) (took time.Duration, cut int) {
 	dialer := func(ma.Multiaddr) (tcp.ContextDialer, error) {
 		return &net.Dialer{LocalAddr: &net.TCPAddr{IP: from}}, nil
 	}
 	h, err := libp2p.New(libp2p.NoListenAddrs, libp2p.ResourceManager(&libnetwork.NullResourceManager{}), libp2p.DisableRelay(),
 		libp2p.DisableMetrics(), libp2p.Transport(tcp.NewTCPTransport, tcp.WithDialerForAddr(dialer)))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	defer h.Close()
 	start := time.Now()
@@ -371,12 +450,13 @@ func newcomer(to peer.AddrInfo, from net.IP) time.Duration {
 			r, ok := <-ping.Ping(one, h, to.ID)
 			stop()
 			if ok && r.Error == nil {
-				return time.Since(start)
+				return time.Since(start), cut
 			}
 		}
+		cut++
 		pause(ctx, 200*time.Millisecond)
 		_ = h.Network().ClosePeer(to.ID)
 		h.Network().(*swarm.Swarm).Backoff().Clear(to.ID) // five seconds of it would be measured too
 	}
-	return 0
+	return 0, cut
 }

@@ -28,11 +28,13 @@ var (
 	victims = flag.String("victims", "B0,B1,ours", "who is attacked")
 	sockets = flag.Int("sockets", 10_000, "slow sockets; a tenth of them where they finish the transport's handshake")
 	count   = flag.Int("newcomers", 60, "honest newcomers a row")
+	profile = flag.String("profile", "", "directory for profiles of our node under each flood")
 )
 
 const (
 	e8Warm = 15 * time.Second       // the flood alone
 	e8Each = 500 * time.Millisecond // between two newcomers
+	e8Ops  = "127.0.0.1:9090"       // in the victim's space, where profiles are for everybody
 )
 
 // e8Row is what one victim got under one habit.
@@ -41,9 +43,10 @@ type e8Row struct {
 	groups         int
 	sockets        int
 	victim         string
-	took           []time.Duration // 0 = gave up
-	fds, heap, rss float64         // most
-	before         float64         // heap before the flood
+	took           []came
+	cpu            float64 // cores that the victim used while they came
+	fds, heap, rss float64 // most
+	before         float64 // heap before the flood
 	flood          floodTotals
 }
 
@@ -93,6 +96,7 @@ func TestE8(t *testing.T) {
 func (r *e8Row) run(t *testing.T) {
 	w := newWorld(t, 1, nil, func(_ int, _ string, c map[string]any) {
 		c["discovery"] = map[string]any{"dht": "off", "pex": false}
+		c["ops"] = map[string]any{"listen": e8Ops, "pprof": true}
 	})
 	ctx := t.Context()
 	// Ten thousand addresses are behind one neighbour, and need no interface.
@@ -103,6 +107,7 @@ func (r *e8Row) run(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := r.start(t, w)
+	idle := w.processID(t, "e8-beside", besideOrder{placeOf(1)})
 	r.before = r.sample(t, w)["go_memstats_heap_inuse_bytes"]
 	var end func() []byte
 	if r.sockets > 0 {
@@ -121,9 +126,15 @@ func (r *e8Row) run(t *testing.T) {
 		}
 	}()
 	pause(ctx, e8Warm)
-	answer := w.role(t, 2, "e8-honest", honestOrder{Victim: fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", placeOf(1), p2pPort, id), Each: e8Each, Count: *count})()
+	work, begin := r.sample(t, w)["process_cpu_seconds_total"], time.Now()
+	profiled := r.profiles(ctx, w)
+	at := func(port int, id peer.ID) string { return fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", placeOf(1), port, id) }
+	answer := w.role(t, 2, "e8-honest", honestOrder{Victim: at(p2pPort, id), Beside: at(besidePort, idle),
+		Echo: fmt.Sprintf("%s:%d", placeOf(1), echoPort), Each: e8Each, Count: *count})()
+	r.cpu = (r.sample(t, w)["process_cpu_seconds_total"] - work) / time.Since(begin).Seconds()
 	stop()
 	<-done
+	<-profiled
 	if err := json.Unmarshal(answer, &r.took); err != nil {
 		t.Fatalf("newcomers: %v: %s", err, answer)
 	}
@@ -145,7 +156,13 @@ func (r *e8Row) start(t *testing.T, w *world) peer.ID {
 		}
 		return id
 	}
-	lines := w.process(t, 1, "e8-stock", stockOrder{At: placeOf(1), Limited: r.victim == "B1"})
+	return w.processID(t, "e8-stock", stockOrder{At: placeOf(1), Limited: r.victim == "B1"})
+}
+
+// processID starts a process in the victim's space that prints its id.
+func (w *world) processID(t *testing.T, role string, order any) peer.ID {
+	t.Helper()
+	lines := w.process(t, 1, role, order)
 	var text string
 	if _, err := fmt.Fscanln(lines.out, &text); err != nil {
 		t.Fatal(err)
@@ -157,15 +174,42 @@ func (r *e8Row) start(t *testing.T, w *world) peer.ID {
 	return id
 }
 
+// profiles keeps what our node does while it is flooded.
+func (r *e8Row) profiles(ctx context.Context, w *world) (done chan struct{}) {
+	done = make(chan struct{})
+	go func() {
+		defer close(done)
+		if *profile == "" || r.victim != "ours" {
+			return
+		}
+		for _, kind := range []string{"profile?seconds=10", "goroutine?debug=1", "heap", "allocs"} {
+			text, err := w.fetch(ctx, "http://"+e8Ops+"/debug/pprof/"+kind)
+			name, _, _ := strings.Cut(kind, "?")
+			if err == nil {
+				err = os.WriteFile(filepath.Join(*profile, fmt.Sprintf("%s-%d-%s", strings.ReplaceAll(r.habit, " ", "-"), r.groups, name)), text, 0o600)
+			}
+			if err != nil {
+				w.t.Errorf("profile %s: %v", kind, err)
+			}
+		}
+	}()
+	return done
+}
+
+// fetch reads a page in the victim's space.
+func (w *world) fetch(ctx context.Context, url string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", w.net.space(1), os.Args[0], url)
+	cmd.Env = append(os.Environ(), "SOAK_TEST_ROLE=fetch")
+	return cmd.Output()
+}
+
 // sample reads the victim's metrics. A victim that does not answer in time has
 // none.
 func (r *e8Row) sample(t *testing.T, w *world) map[string]float64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", w.net.space(1), os.Args[0], "http://"+placeOf(1)+":9090/metrics")
-	cmd.Env = append(os.Environ(), "SOAK_TEST_ROLE=fetch")
-	text, _ := cmd.Output()
+	text, _ := w.fetch(ctx, "http://"+e8Ops+"/metrics")
 	m := map[string]float64{}
 	for line := range strings.Lines(string(text)) {
 		if name, number, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
@@ -220,23 +264,33 @@ func (w *world) role(t *testing.T, space int, role string, order any) (end func(
 	}
 }
 
-// came counts who got in, and gives a share of their times; who gave up took
-// for ever.
-func (r *e8Row) came() (n int) {
-	for _, d := range r.took {
-		if d > 0 {
+// in counts who got in.
+func (r *e8Row) in() (n int) {
+	for _, c := range r.took {
+		if c.Victim > 0 {
 			n++
 		}
 	}
 	return n
 }
 
-func (r *e8Row) quantile(q float64) string {
-	list := slices.Clone(r.took)
-	for i, d := range list {
+// cut is how often newcomers were cut, all together.
+func (r *e8Row) cut() (n int) {
+	for _, c := range r.took {
+		n += c.Cut
+	}
+	return n
+}
+
+// quantile is a share of the times that of picks; who gave up took for ever.
+func (r *e8Row) quantile(q float64, of func(came) time.Duration) string {
+	var list []time.Duration
+	for _, c := range r.took {
+		d := of(c)
 		if d == 0 {
-			list[i] = time.Hour
+			d = time.Hour
 		}
+		list = append(list, d)
 	}
 	slices.Sort(list)
 	d := list[min(len(list)-1, int(q*float64(len(list))))]
@@ -252,8 +306,10 @@ func (r *e8Row) String() string {
 		groups = "–"
 	}
 	victim := map[string]string{"B0": "B0: libp2p, all defaults", "B1": "B1: 32 connections per /24", "ours": "ours"}[r.victim]
-	return fmt.Sprintf("| %s | %d | %s | %s | %d of %d | %s | %s | %.0f | %.0f → %.0f MiB | %.0f MiB | %d |", r.habit, r.sockets, groups, victim,
-		r.came(), len(r.took), r.quantile(.5), r.quantile(.99), r.fds, r.before/(1<<20), r.heap/(1<<20), r.rss/(1<<20), r.flood.Connects)
+	times := func(of func(came) time.Duration) string { return r.quantile(.5, of) + " / " + r.quantile(.99, of) }
+	return fmt.Sprintf("| %s | %d | %s | %s | %d of %d | %s | %d | %s | %s | %.0f | %.0f → %.0f MiB | %.0f MiB | %.2f | %d |", r.habit, r.sockets, groups, victim,
+		r.in(), len(r.took), times(func(c came) time.Duration { return c.Victim }), r.cut(), times(func(c came) time.Duration { return c.Beside }),
+		times(func(c came) time.Duration { return c.Echo }), r.fds, r.before/(1<<20), r.heap/(1<<20), r.rss/(1<<20), r.cpu, r.flood.Connects)
 }
 
 func e8Page(rows []e8Row) string {
@@ -267,8 +323,11 @@ tries again after 200 ms, and gives up after %s. Processes in network namespaces
 (netns); the victim is a stock host (B0, B1) or a node as it ships, each started anew for its row, flooded for %s
 before the first newcomer. Most of one sample a second.
 
-| attackers | sockets | from | victim | newcomers in | median | p99 | files | heap in use, before → most | memory | connects of attackers |
-|---|---|---|---|---|---|---|---|---|---|---|
+Beside the victim, in its namespace and under the same flood of the machine, stand a stock host and a bare echo over TCP
+that nobody attacks, and each newcomer dials them too: no victim can be faster than the machine is.
+
+| attackers | sockets | from | victim | newcomers in | median / p99 | cut | host beside | bare TCP echo | files | heap in use, before → most | memory | victim's cores | connects of attackers |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 `, *sockets, *count, e8Each, patience, e8Warm)
 	for _, r := range rows {
 		fmt.Fprintln(&b, r.String())

@@ -169,17 +169,21 @@ func keyed(key [32]byte, group string) string {
 }
 
 // excess names the one of those in handshake that is closed for there are too
-// many: of the group with most of them one that dawdles, else any, for the
-// oldest would be the honest one of a far country, and the youngest too.
-func excess(greeting []guest, now time.Time) peer.ID {
+// many: of the group with most of them, those counted in that were closed so
+// lately, one that dawdles, else any, for the oldest would be the honest one of
+// a far country, and the youngest too.
+func excess(greeting []guest, lately map[string]int, now time.Time) peer.ID {
 	if len(greeting) <= maxGreeting {
 		return ""
 	}
 	size := map[string]int{}
-	most := 0
 	for _, g := range greeting {
 		size[g.group]++
-		most = max(most, size[g.group])
+	}
+	most := 0
+	for group := range size {
+		size[group] += lately[group]
+		most = max(most, size[group])
 	}
 	rest := slices.DeleteFunc(slices.Clone(greeting), func(g guest) bool { return size[g.group] < most })
 	late := slices.DeleteFunc(slices.Clone(rest), func(g guest) bool { return now.Sub(g.since) < hurryingTill })
@@ -187,4 +191,49 @@ func excess(greeting []guest, now time.Time) peer.ID {
 		rest = late
 	}
 	return rest[rand.IntN(len(rest))].id
+}
+
+const (
+	cutFor  = time.Minute // that a group is charged for one of too many
+	maxCuts = 4096        // of those; the oldest is forgotten
+)
+
+// cuts counts by group who was closed for there were too many in handshake. A
+// flood that comes one by one from many groups is told from newcomers by it:
+// without, each of both is as likely to go, thirty times a second.
+type cuts struct {
+	list []cut // oldest first
+	by   map[string]int
+}
+
+type cut struct {
+	group string
+	at    time.Time
+}
+
+func (c *cuts) add(group string, now time.Time) {
+	c.forget(now)
+	if len(c.list) >= maxCuts {
+		c.drop()
+	}
+	if c.by == nil {
+		c.by = map[string]int{}
+	}
+	c.by[group]++
+	c.list = append(c.list, cut{group, now})
+}
+
+func (c *cuts) forget(now time.Time) {
+	for len(c.list) > 0 && now.Sub(c.list[0].at) >= cutFor {
+		c.drop()
+	}
+}
+
+// drop forgets the oldest.
+func (c *cuts) drop() {
+	group := c.list[0].group
+	if c.by[group]--; c.by[group] == 0 {
+		delete(c.by, group)
+	}
+	c.list = c.list[1:]
 }

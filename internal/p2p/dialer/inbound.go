@@ -32,6 +32,7 @@ type inbound struct {
 	losers  losers
 	turned  []turned // one a second, oldest first; those after the first are less than a minute old
 	brief   brief
+	cuts    cuts // of those in handshake
 }
 
 // turned is how many connections were refused by then.
@@ -157,7 +158,19 @@ func (s *Slots) Arrive(p peer.ID) (closed peer.ID, why string) {
 	if why := held(ready, came); why != "" {
 		return p, why
 	}
-	return excess(greeting, time.Now()), "too many peers in handshake"
+	return s.inbound.excess(greeting, time.Now()), "too many peers in handshake"
+}
+
+// excess closes one of greeting where they are too many.
+func (in *inbound) excess(greeting []guest, now time.Time) peer.ID {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.cuts.forget(now)
+	id := excess(greeting, in.cuts.by, now)
+	if i := slices.IndexFunc(greeting, func(g guest) bool { return g.id == id }); i >= 0 {
+		in.cuts.add(greeting[i].group, now)
+	}
+	return id
 }
 
 type placed struct {

@@ -311,3 +311,39 @@ func TestArrivalsCountNobodyThatLeaves(t *testing.T) {
 		t.Errorf("%q is closed for one too many", closed)
 	}
 }
+
+// A flood that comes one by one from 32 groups, thirty a second, is told from a
+// newcomer that is as slow: it has been turned away before.
+func TestArrivalsOfAFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		table := map[peer.ID]Peer{}
+		s := doors(t, 64, table)
+		come := func(id peer.ID, ip string) (closed peer.ID) {
+			table[id] = inboundFrom(id, ip)
+			closed, _ = s.Arrive(id)
+			delete(table, closed)
+			return closed
+		}
+		n := 0
+		flood := func(d time.Duration) (closed map[peer.ID]bool) {
+			closed = map[peer.ID]bool{}
+			for end := time.Now().Add(d); time.Now().Before(end); n++ {
+				closed[come(peer.ID(fmt.Sprint("flood ", n)), fmt.Sprintf("11.%d.%d.1", n%32, n/32%250))] = true
+				time.Sleep(time.Second / 30)
+			}
+			return closed
+		}
+		flood(5 * time.Second)
+		for i := range 20 {
+			id := peer.ID(fmt.Sprint("newcomer ", i))
+			if come(id, fmt.Sprintf("12.%d.1.1", i)) == id || flood(1500 * time.Millisecond)[id] {
+				t.Errorf("%s is closed in the place of one of the flood", id)
+			}
+			delete(table, id)
+		}
+		time.Sleep(cutFor)
+		if come("after", "13.1.1.1"); len(s.inbound.cuts.by) > 1 {
+			t.Errorf("cuts are remembered for ever: %v", s.inbound.cuts.by)
+		}
+	})
+}

@@ -3,6 +3,7 @@ package gossip
 import (
 	"encoding/binary"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -11,12 +12,15 @@ import (
 // drops silently when full; our own messages take at most a quarter of it.
 const (
 	maxWaiting      = 1_024
-	maxWaitingBytes = 4 << 20
+	maxWaitingBytes = 4 << 20 // of ours, and of all for a peer that reads nothing
+	mostQueuedBytes = 16 << 20
+	readsNothing    = 2 * time.Second
 )
 
-// credit counts our own messages that stand in the queues of peers. pubsub
-// tells what enters a queue and the stream what leaves it; the two are matched
-// by order, which a queue keeps among RPCs that carry messages.
+// credit counts the messages that stand in the queues of peers, and our own
+// among them. pubsub tells what enters a queue and the stream what leaves it;
+// the two are matched by order, which a queue keeps among RPCs that carry
+// messages.
 type credit struct {
 	mu    sync.Mutex // guards below
 	lanes map[peer.ID]*lane
@@ -24,15 +28,19 @@ type credit struct {
 
 // lane is the queue of one peer.
 type lane struct {
-	in, out uint64  // RPCs with messages that entered and left; out may be ahead for a moment
-	own     []stamp // ours among those not yet out, in order
-	bytes   int     // of own
-	used    bool    // has ever had one of ours
+	in, out uint64    // RPCs with messages that entered and left; out may be ahead for a moment
+	waiting []stamp   // those not yet out, in order
+	bytes   int       // of all of them
+	own     int       // how many of them have messages of ours
+	ours    int       // bytes of these messages
+	moved   time.Time // when one left last, or came to an empty queue
+	used    bool      // has ever had one of ours
+	cut     bool      // its stream is being reset
 }
 
 type stamp struct {
-	at    uint64 // value of in
-	bytes int
+	at          uint64 // value of in
+	bytes, ours int
 }
 
 func newCredit() *credit { return &credit{lanes: map[peer.ID]*lane{}} }
@@ -46,29 +54,50 @@ func (c *credit) lane(p peer.ID) *lane { // mu held
 	return l
 }
 
-// queued notes that an RPC with messages entered p's queue; own are the bytes
-// of ours in it, 0 = none.
-func (c *credit) queued(p peer.ID, own int) {
+// queued notes that an RPC with messages entered p's queue; ours are the bytes
+// of our own in it, 0 = none. cut is told once of a queue: so much waits for p
+// that its stream is to be reset.
+func (c *credit) queued(p peer.ID, bytes, ours int, now time.Time) (cut bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lane(p)
 	l.in++
-	if own > 0 && l.in > l.out {
-		l.own = append(l.own, stamp{l.in, own})
-		l.bytes += own
+	if l.in <= l.out {
+		return false
+	}
+	if len(l.waiting) == 0 {
+		l.moved = now
+	}
+	l.waiting = append(l.waiting, stamp{l.in, bytes, ours})
+	l.bytes += bytes
+	if ours > 0 {
+		l.own++
+		l.ours += ours
 		l.used = true
 	}
+	over := l.bytes > mostQueuedBytes || l.bytes > maxWaitingBytes && now.Sub(l.moved) >= readsNothing
+	if !over || l.cut || len(l.waiting) == 1 { // one alone may be as large as the network has them
+		return false
+	}
+	l.cut = true
+	return true
 }
 
 // written notes that an RPC with messages was written to p.
-func (c *credit) written(p peer.ID) {
+func (c *credit) written(p peer.ID, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lane(p)
 	l.out++
-	for len(l.own) > 0 && l.own[0].at <= l.out {
-		l.bytes -= l.own[0].bytes
-		l.own = l.own[1:]
+	l.moved = now
+	for len(l.waiting) > 0 && l.waiting[0].at <= l.out {
+		first := l.waiting[0]
+		l.bytes -= first.bytes
+		if first.ours > 0 {
+			l.own--
+			l.ours -= first.ours
+		}
+		l.waiting = l.waiting[1:]
 	}
 }
 
@@ -90,7 +119,7 @@ func (c *credit) busy() bool {
 			continue
 		}
 		all++
-		if len(l.own) > maxWaiting || l.bytes > maxWaitingBytes {
+		if l.own > maxWaiting || l.ours > maxWaitingBytes {
 			lag++
 		}
 	}

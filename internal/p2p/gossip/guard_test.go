@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
@@ -130,7 +131,7 @@ func TestCreditFollowsOrder(t *testing.T) {
 	c := newCredit()
 	fill := func(p peer.ID, n, bytes int) {
 		for range n {
-			c.queued(p, bytes)
+			c.queued(p, bytes, bytes, time.Time{})
 		}
 	}
 	if c.busy() {
@@ -151,12 +152,12 @@ func TestCreditFollowsOrder(t *testing.T) {
 	}
 	c.clear("b")
 	for range 10 {
-		c.written("a")
+		c.written("a", time.Time{})
 	}
 	if !c.busy() {
 		t.Error("what was not ours gave us room")
 	}
-	c.written("a")
+	c.written("a", time.Time{})
 	if c.busy() {
 		t.Error("still busy after the first of ours left")
 	}
@@ -165,10 +166,50 @@ func TestCreditFollowsOrder(t *testing.T) {
 	if !c.busy() {
 		t.Error("two of three peers do not stop us")
 	}
-	c.written("d") // left before it was seen to enter
-	c.queued("d", 100)
-	if l := c.lanes["d"]; len(l.own) != 0 || l.bytes != 0 {
+	c.written("d", time.Time{}) // left before it was seen to enter
+	c.queued("d", 100, 100, time.Time{})
+	if l := c.lanes["d"]; len(l.waiting) != 0 || l.ours != 0 {
 		t.Errorf("%+v", l)
+	}
+}
+
+// What waits for one peer is bounded: at 4 MiB where it reads nothing, and at 16
+// in any case; one message alone may be larger.
+func TestCreditCutsWhoReadsNothing(t *testing.T) {
+	const size = 1 << 20
+	now := time.Now()
+	cutAt := func(p peer.ID, c *credit, each time.Duration, reads bool) (waiting int) {
+		for waiting < 100 {
+			waiting++
+			if c.queued(p, size, 0, now) {
+				return waiting
+			}
+			now = now.Add(each)
+			if reads && waiting%4 == 0 {
+				c.written(p, now)
+			}
+		}
+		return 0
+	}
+	c := newCredit()
+	if n := cutAt("mute", c, time.Second, false); n != maxWaitingBytes/size+1 {
+		t.Errorf("a peer that reads nothing: cut with %d MiB", n)
+	}
+	if c.queued("mute", size, 0, now) {
+		t.Error("cut a second time")
+	}
+	c.clear("mute")
+	if n := cutAt("mute", c, time.Second, false); n != maxWaitingBytes/size+1 {
+		t.Errorf("a new queue: cut with %d MiB", n)
+	}
+	if n := cutAt("burst", c, time.Millisecond, false); n != mostQueuedBytes/size+1 {
+		t.Errorf("a burst: cut with %d MiB", n)
+	}
+	if n := cutAt("slow", c, 100*time.Millisecond, true); n != 22 { // it has read five of them
+		t.Errorf("a slow one: cut after %d MiB", n)
+	}
+	if c.queued("large", 2*mostQueuedBytes, 0, now) {
+		t.Error("one message alone is too many")
 	}
 }
 

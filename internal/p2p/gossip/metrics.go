@@ -32,9 +32,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		mesh:       prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "parley_gossip_mesh_peers", Help: "Peers in the mesh."}, []string{"topic"}),
 		validate:   histogram("validate_seconds", "Time to judge a message.", prometheus.ExponentialBuckets(20e-6, 4, 9)),
 		delay:      histogram("delay_seconds", "Age of a claim on arrival, by its origin's clock.", prometheus.ExponentialBuckets(0.005, 2, 12)),
-		dropped:    counter("dropped_total", "What a full queue lost: peer = RPCs to a peer, validate = messages before validation, gater = RPCs of peers that bring little of use meanwhile, charges = reports.", "queue"),
+		dropped:    counter("dropped_total", "What a full queue lost: peer = RPCs to a peer, stream = queues of peers that do not read, validate = messages before validation, gater = RPCs of peers that bring little of use meanwhile, charges = reports.", "queue"),
 	}
-	for _, q := range []string{"peer", "validate", "gater", "charges"} {
+	for _, q := range []string{"peer", "stream", "validate", "gater", "charges"} {
 		m.dropped.WithLabelValues(q)
 	}
 	if reg == nil {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -124,6 +125,21 @@ func (s *scope) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (n
 	return out, nil
 }
 
+// cut resets our streams to p; pubsub drops the queue then, and opens a new one
+// after a while. It does not block.
+func (s *scope) cut(p peer.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	for st := range s.streams {
+		if out, ok := st.(*outbound); ok && out.peer == p {
+			s.running.Go(func() { _ = st.Reset() }) // to say so may wait for a peer that does not read
+		}
+	}
+}
+
 // outbound is a stream that pubsub writes RPCs to, one Write an RPC, and
 // resets in the end whatever happened.
 type outbound struct {
@@ -135,7 +151,7 @@ type outbound struct {
 func (o *outbound) Write(b []byte) (int, error) {
 	n, err := o.Stream.Write(b)
 	if err == nil && carriesMessages(b) {
-		o.scope.credit.written(o.peer)
+		o.scope.credit.written(o.peer, time.Now())
 	}
 	return n, err
 }

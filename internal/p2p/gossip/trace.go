@@ -122,8 +122,9 @@ func (t *tracer) SendRPC(rpc *pubsub.RPC, p peer.ID) {
 	if len(rpc.GetPublish()) == 0 {
 		return
 	}
-	own := 0
+	all, own := 0, 0
 	for _, m := range rpc.GetPublish() {
+		all += len(m.GetData())
 		tp := t.g.onWire(m.GetTopic())
 		if tp == nil {
 			continue
@@ -133,7 +134,11 @@ func (t *tracer) SendRPC(rpc *pubsub.RPC, p peer.ID) {
 			own += max(1, len(m.GetData()))
 		}
 	}
-	t.g.credit.queued(p, own)
+	if t.g.credit.queued(p, all, own, time.Now()) {
+		t.g.metrics.dropped.WithLabelValues("stream").Inc()
+		t.g.log.Debug("peer does not read its gossip: its stream is reset", "peer", p)
+		t.g.scope.cut(p)
+	}
 }
 
 func (t *tracer) DropRPC(rpc *pubsub.RPC, p peer.ID) {

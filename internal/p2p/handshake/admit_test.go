@@ -149,3 +149,32 @@ func TestStreamsOfOnePeer(t *testing.T) {
 		}
 	})
 }
+
+// Whoever is told of ready peers hears of each before it is told that it is one,
+// and again where it connects once more.
+func TestReadyIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		var told atomic.Int64
+		n := start(t, nw, 1, statusOf("x", 1), func(c *Config) {
+			c.Ready = func(peer.ID) { told.Add(1) }
+		})
+		defer n.stop()
+		p := start(t, nw, 2, statusOf("x", 1))
+		defer p.stop()
+		dial(t, p, n)
+		time.Sleep(time.Second)
+		if got := told.Load(); got != 0 {
+			t.Fatalf("told %d times of a peer that has not greeted", got)
+		}
+		if err := p.Greet(t.Context(), n.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		if got := told.Load(); got != 1 {
+			t.Fatalf("told %d times when the peer knows that it is ready", got)
+		}
+		n.connected(n.host.Network().ConnsToPeer(p.host.ID())[0])
+		if got := told.Load(); got != 2 {
+			t.Errorf("told %d times after another connection, want 2", got)
+		}
+	})
+}

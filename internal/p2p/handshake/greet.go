@@ -378,6 +378,9 @@ func (s *Handshake) ready(p peer.ID, said wire.Version) bool {
 	if !first {
 		return true
 	}
+	if s.cfg.Ready != nil {
+		s.cfg.Ready(p)
+	}
 	d := s.describe(p, c)
 	s.log.Info("peer ready", "peer", p, "name", said.Name, "addr", d.Addr, "direction", d.Direction,
 		"height", said.BestHeight, "agent", said.UserAgent)

@@ -64,6 +64,9 @@ type Config struct {
 	// place, and who gives its own up for it, "" = nobody. An error is the text
 	// of the refusal. Nil = everybody gets one.
 	Admit func(peer.ID) (evict peer.ID, err error)
+	// Ready is told of each peer that becomes ready, before it is told so, and of
+	// each later connection with it. It MUST be quick. Nil = nobody is told.
+	Ready func(peer.ID)
 }
 
 // Handshake greets peers, answers their greetings and knows who is ready. All

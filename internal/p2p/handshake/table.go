@@ -84,7 +84,11 @@ func (s *Handshake) connected(c network.Conn) {
 	if !slices.ContainsFunc(e.conns, func(l *link) bool { return l.conn == c }) {
 		e.conns = append(e.conns, &link{conn: c})
 	}
+	ready := e.peer.Ready
 	s.mu.Unlock()
+	if ready && s.cfg.Ready != nil {
+		s.cfg.Ready(p)
+	}
 	if !first {
 		return
 	}

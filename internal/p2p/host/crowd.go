@@ -4,17 +4,31 @@ import (
 	"container/list"
 	"net"
 	"net/netip"
+	"time"
+)
+
+const (
+	failedFor = time.Minute // that a part is charged for one that showed nothing
+	maxFailed = 4096        // of those; the oldest is forgotten
 )
 
 // crowd is the connections that have not shown yet who comes. When it is full,
 // one of them makes room for the newcomer: of the part of the network that has
-// most of them here the one that has been silent longest. So a flood from a few
-// parts pushes itself out, and one from everywhere leaves each the same time.
+// most of them here, those counted in that failed in the last minute, the one
+// that has been silent longest. So a flood pushes itself out, from a few parts
+// at once and from many that come again and again.
 // It is not safe for concurrent use.
 type crowd struct {
-	most  int
-	list  *list.List // of member, oldest first
-	parts map[netip.Prefix]int
+	most   int
+	list   *list.List // of member, oldest first
+	parts  map[netip.Prefix]int
+	failed []failure // oldest first; parts counts them too
+}
+
+// failure is one that went without having shown who comes.
+type failure struct {
+	part netip.Prefix
+	at   time.Time
 }
 
 type member struct {
@@ -29,31 +43,60 @@ func newCrowd(most int) *crowd {
 // add takes conn in. out, where it is not nil, is one that is no member any
 // more and MUST be closed.
 func (c *crowd) add(conn net.Conn) (place *list.Element, out net.Conn) {
+	c.forget(time.Now().Add(-failedFor))
 	if c.list.Len() >= c.most {
 		e := c.victim()
 		out = e.Value.(member).conn
-		c.remove(e)
+		c.fail(e)
 	}
 	m := member{conn, partOf(addrOf(conn.RemoteAddr()))}
 	c.parts[m.part]++
 	return c.list.PushBack(m), out
 }
 
-// remove is a no-op where place is no member any more.
-func (c *crowd) remove(place *list.Element) {
+// remove reports whether place was a member still.
+func (c *crowd) remove(place *list.Element) bool {
 	m, n := place.Value.(member), c.list.Len()
 	if c.list.Remove(place); c.list.Len() == n {
-		return
+		return false
 	}
-	if c.parts[m.part]--; c.parts[m.part] == 0 {
-		delete(c.parts, m.part)
+	c.uncount(m.part)
+	return true
+}
+
+// fail removes place, and charges its part for it.
+func (c *crowd) fail(place *list.Element) bool {
+	if !c.remove(place) {
+		return false
+	}
+	if len(c.failed) >= maxFailed {
+		c.uncount(c.failed[0].part)
+		c.failed = c.failed[1:]
+	}
+	part := place.Value.(member).part
+	c.parts[part]++
+	c.failed = append(c.failed, failure{part, time.Now()})
+	return true
+}
+
+// forget drops the failures before t.
+func (c *crowd) forget(t time.Time) {
+	for len(c.failed) > 0 && c.failed[0].at.Before(t) {
+		c.uncount(c.failed[0].part)
+		c.failed = c.failed[1:]
+	}
+}
+
+func (c *crowd) uncount(part netip.Prefix) {
+	if c.parts[part]--; c.parts[part] == 0 {
+		delete(c.parts, part)
 	}
 }
 
 func (c *crowd) victim() *list.Element {
 	most := 0
-	for _, n := range c.parts {
-		most = max(most, n)
+	for e := c.list.Front(); e != nil; e = e.Next() {
+		most = max(most, c.parts[e.Value.(member).part])
 	}
 	e := c.list.Front()
 	for c.parts[e.Value.(member).part] < most {

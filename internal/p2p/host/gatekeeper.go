@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -166,11 +167,18 @@ func remoteIP(a ma.Multiaddr) netip.Addr {
 
 // arrivals bounds how often connections come from public addresses: first by
 // part of the network, for a part that is over its share must cost the others
-// nothing, and then all together. What it lets through is few, so the library
-// remembers few addresses, however many an attacker has.
+// nothing, and then all together, where a part that nobody has come from lately
+// has a reserve: a flood from so many parts that all is used up comes from the
+// same ones again. What it lets through is few, so the library remembers few
+// addresses, however many an attacker has.
 type arrivals struct {
 	parts *rate.SubnetLimiter
 	all   *xrate.Limiter
+	fresh *xrate.Limiter
+
+	mu    sync.Mutex                 // guards below
+	came  map[netip.Prefix]time.Time // last, let in or not; at most maxParts
+	swept time.Time                  // when the old ones of it were dropped
 }
 
 func newArrivals() *arrivals {
@@ -181,18 +189,39 @@ func newArrivals() *arrivals {
 			IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: l}},
 			GracePeriod:      time.Minute,
 		},
-		all: xrate.NewLimiter(newConnsPerSec, newConnsAtOnce),
+		all:   xrate.NewLimiter(newConnsPerSec, newConnsAtOnce),
+		fresh: xrate.NewLimiter(freshPerSec, freshAtOnce),
+		came:  map[netip.Prefix]time.Time{},
 	}
 }
 
 func (a *arrivals) allow(ip netip.Addr, now time.Time) error {
+	first := a.first(partOf(ip), now)
 	if !a.parts.Allow(ip, now) {
 		return fmt.Errorf("new connections from %s: more than %d a second: %w", partOf(ip), newConnsPerPart, network.ErrResourceLimitExceeded)
 	}
-	if !a.all.AllowN(now, 1) {
+	if !a.all.AllowN(now, 1) && !(first && a.fresh.AllowN(now, 1)) {
 		return fmt.Errorf("new connections: more than %d a second: %w", newConnsPerSec, network.ErrResourceLimitExceeded)
 	}
 	return nil
+}
+
+// first notes that one comes from part, and reports whether none did for freshAfter.
+func (a *arrivals) first(part netip.Prefix, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at, known := a.came[part]
+	if !known && len(a.came) >= maxParts {
+		if now.Sub(a.swept) >= time.Second { // it goes through all of them
+			maps.DeleteFunc(a.came, func(_ netip.Prefix, at time.Time) bool { return now.Sub(at) >= freshAfter })
+			a.swept = now
+		}
+		if len(a.came) >= maxParts {
+			return false
+		}
+	}
+	a.came[part] = now
+	return !known || now.Sub(at) >= freshAfter
 }
 
 // many reports whether half of what may come at once has come.

@@ -49,6 +49,9 @@ type Options struct {
 	// Banned is asked of each inbound connection before any handshake, and
 	// tells of those that it refuses. It MUST be quick. Nil = none is.
 	Banned func(remote ma.Multiaddr) bool
+	// Greets means that peers which do not greet soon are none: Greeted is told
+	// of those that did, and the others may send little.
+	Greets bool
 	// Private is the network's fence of shared keys: TCP and WebSocket, which
 	// then needs a port of its own, run below it, and QUIC is off. Nil = none.
 	Private *PrivateNetwork
@@ -128,7 +131,7 @@ func build(o Options) (*Host, error) {
 		h.sorter = s
 	}
 	b := base{o: o, host: h, metrics: m}
-	b.lobby = newLobby(b.limited)
+	b.lobby = newLobby(b.limited, o.Greets)
 	if o.Private != nil {
 		o.Private.told = b.keyless
 		if pnet.ForcePrivateNetwork { // the library does not see our key, and would refuse

@@ -26,6 +26,10 @@ const (
 	newConnsIPBurst = 16
 	newConnsPerPart = 1 // a second, from one part of the network: 32 parts are a third of all
 	partBurst       = 32
+	freshPerSec     = 50 // more, from parts that nobody has come from for freshAfter
+	freshAtOnce     = 100
+	freshAfter      = time.Minute
+	maxParts        = 1 << 14  // remembered for it; beyond them none is fresh
 	peerMemory      = 12 << 20 // bytes of stream windows, per peer: 48 streams that nobody reads
 )
 
@@ -67,6 +71,9 @@ func newLimits(maxPeers int, refused func(remote ma.Multiaddr, why string), bann
 	}
 	perIP := rate.Limit{RPS: newConnsPerIP, Burst: newConnsIPBurst}
 	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(resources(maxPeers)),
+		// Its metrics are written under one lock of all streams, at each of a
+		// stream's dozen of steps: a fourteenth of our work under a flood.
+		rcmgr.WithMetricsDisabled(),
 		rcmgr.WithNetworkPrefixLimit(free4, free6),
 		rcmgr.WithLimitPerSubnet(
 			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: 8}, {PrefixLength: 24, ConnCount: 32}},

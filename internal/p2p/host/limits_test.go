@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -79,7 +80,7 @@ func TestConnectionLimits(t *testing.T) {
 		"TCP in handshake":  {addr: near, want: 160},
 		"one /16, a second": {known: true, addr: func(i int) string { return fmt.Sprintf("/ip4/20.1.%d.1", i) }, want: partBurst},
 		"one /32 of IPv6":   {known: true, addr: func(i int) string { return fmt.Sprintf("/ip6/2606:0:%x::1", i+1) }, want: partBurst},
-		"all, a second":     {peers: 500, known: true, addr: far, want: newConnsAtOnce},
+		"all, a second":     {peers: 500, known: true, addr: far, want: newConnsAtOnce + freshAtOnce},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -140,6 +141,42 @@ func TestFloodLeavesArrivals(t *testing.T) {
 		}
 		if most := 32 * (partBurst + 61*newConnsPerPart); let > most {
 			t.Errorf("%d of %d got in, want at most %d", let, flood, most)
+		}
+	})
+}
+
+// A flood from so many parts that all arrivals are its own leaves a reserve to
+// those from where nobody has come lately.
+func TestFloodFromManyPartsLeavesArrivals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, start := newArrivals(), time.Now()
+		flood, let := 0, 0
+		for time.Since(start) < 3*time.Minute {
+			for range 20 { // 2,000 a second
+				ip := netip.AddrFrom4([4]byte{byte(20 + flood%1024/256), byte(flood % 256), byte(flood >> 18), byte(flood >> 10)})
+				if a.allow(ip, time.Now()) == nil {
+					let++
+				}
+				flood++
+			}
+			time.Sleep(10 * time.Millisecond)
+			if since := time.Since(start); since > 30*time.Second && since%time.Second == 0 {
+				if err := a.allow(netip.AddrFrom4([4]byte{30, byte(since / time.Second), 1, 1}), time.Now()); err != nil {
+					t.Fatalf("an honest one after %s: %v", since, err)
+				}
+			}
+		}
+		if most := newConnsAtOnce + freshAtOnce + 181*newConnsPerSec; let > most {
+			t.Errorf("%d of %d got in, want at most %d", let, flood, most)
+		}
+		if len(a.came) > 1024+200 {
+			t.Errorf("%d parts are remembered", len(a.came))
+		}
+		for i := range 2 * maxParts {
+			a.first(netip.PrefixFrom(netip.AddrFrom4([4]byte{40, byte(i >> 16), byte(i >> 8), byte(i)}), 32), time.Now())
+		}
+		if len(a.came) != maxParts {
+			t.Errorf("%d parts are remembered, want at most %d", len(a.came), maxParts)
 		}
 	})
 }
@@ -214,6 +251,8 @@ type fakeConn struct {
 	ip net.IP
 }
 
+func (c *fakeConn) addr() netip.Addr { return addrOf(c.RemoteAddr()) }
+
 func (c *fakeConn) RemoteAddr() net.Addr { return &net.TCPAddr{IP: c.ip, Port: 1} }
 
 // Of a full crowd the oldest of the largest part goes; one part of its own
@@ -241,6 +280,10 @@ func TestCrowd(t *testing.T) {
 	for e := c.list.Front(); e != nil; e = c.list.Front() {
 		c.remove(e)
 	}
+	if c.parts[partOf(first.addr())] == 0 || len(c.parts) != 1 {
+		t.Errorf("the part that failed is forgotten: %v", c.parts)
+	}
+	c.forget(time.Now().Add(time.Second))
 	if len(c.parts) != 0 {
 		t.Errorf("parts are left: %v", c.parts)
 	}
@@ -250,6 +293,41 @@ func TestCrowd(t *testing.T) {
 	if _, out := one.add(parted("10.0.0.2")); out.(*fakeConn).ip.String() != "10.0.0.1" {
 		t.Errorf("%v goes, want the oldest", out)
 	}
+}
+
+// A flood of one connection each from many parts is told from one that is here
+// for the first time, by those that it lost before.
+func TestCrowdOfManyParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(6)
+		flood := func(n int) (out []net.Conn) {
+			for i := range n {
+				_, o := c.add(parted(fmt.Sprintf("20.%d.1.1", i%40)))
+				out = append(out, o)
+				time.Sleep(10 * time.Millisecond)
+			}
+			return out
+		}
+		flood(80)
+		alone := parted("30.1.1.1")
+		place, _ := c.add(alone)
+		if slices.Contains(flood(200), net.Conn(alone)) {
+			t.Error("the one that is here for the first time goes")
+		}
+		if !c.remove(place) || c.remove(place) {
+			t.Error("it is removed never, or twice")
+		}
+		for range 3 {
+			flood(maxFailed)
+		}
+		if len(c.failed) > maxFailed {
+			t.Errorf("%d failures are kept", len(c.failed))
+		}
+		time.Sleep(failedFor + time.Second)
+		if flood(1); len(c.failed) > 1 {
+			t.Errorf("%d failures are kept for ever", len(c.failed))
+		}
+	})
 }
 
 // Strangers that begin no handshake are closed when others come, and after

@@ -22,13 +22,14 @@ const (
 // holds many of them could keep everybody else out for that time.
 type lobby struct {
 	refused func(remote ma.Multiaddr, why string)
+	greets  bool // what leaves carries earlyBytes until its peer has greeted
 
 	mu    sync.Mutex // guards crowd
 	crowd *crowd
 }
 
-func newLobby(refused func(remote ma.Multiaddr, why string)) *lobby {
-	return &lobby{refused: refused, crowd: newCrowd(maxLobby)}
+func newLobby(refused func(remote ma.Multiaddr, why string), greets bool) *lobby {
+	return &lobby{refused: refused, greets: greets, crowd: newCrowd(maxLobby)}
 }
 
 // guard has all that u accepts pass through the lobby.
@@ -61,7 +62,16 @@ func (e *lobbyEntry) Accept() (manet.Conn, network.ConnManagementScope, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return c, e.lobby.enter(c, scope), nil
+	s := e.lobby.enter(c, scope)
+	if e.lobby.greets {
+		s.early = &earlyConn{Conn: c, left: earlyBytes, over: func() {
+			if e.lobby.refused != nil {
+				e.lobby.refused(c.RemoteMultiaddr(), errEarly.Error())
+			}
+		}}
+		c = s.early
+	}
+	return c, s, nil
 }
 
 // lobbyExit yields connections whose handshake is done.
@@ -83,6 +93,7 @@ func (e *lobbyExit) Accept() (transport.CapableConn, error) {
 type seat struct {
 	network.ConnManagementScope
 	leave func()
+	early *earlyConn // nil where peers do not greet
 }
 
 // Done implements [network.ConnManagementScope].
@@ -101,7 +112,10 @@ func (l *lobby) enter(c manet.Conn, scope network.ConnManagementScope) *seat {
 		l.turnOut(out, "the transport's handshake: too many are under way")
 	}
 	late := time.AfterFunc(lobbyTime, func() {
-		if l.remove(place) {
+		l.mu.Lock()
+		still := l.crowd.fail(place)
+		l.mu.Unlock()
+		if still {
 			l.turnOut(c, "the transport's handshake: not done within "+lobbyTime.String())
 		}
 	})
@@ -111,13 +125,10 @@ func (l *lobby) enter(c manet.Conn, scope network.ConnManagementScope) *seat {
 	})}
 }
 
-// remove reports whether place was taken.
-func (l *lobby) remove(place *list.Element) bool {
+func (l *lobby) remove(place *list.Element) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.crowd.list.Len()
 	l.crowd.remove(place)
-	return l.crowd.list.Len() < n
 }
 
 func (l *lobby) turnOut(c net.Conn, why string) {

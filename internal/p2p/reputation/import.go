@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	importBatch     = 1000 // bans, in one transaction
+	importBatch     = 5000 // bans, in one transaction
 	maxRefusedLines = 1000 // told; the rest is counted
 	maxImportLine   = 16 << 10
 )

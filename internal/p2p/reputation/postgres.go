@@ -238,7 +238,10 @@ func (t pgTx) strings(ctx context.Context, query string, args ...any) ([]string,
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-func (t pgTx) nextRev(ctx context.Context) (rev int64, err error) {
-	err = t.tx.QueryRow(ctx, "SELECT nextval('bans_revision')").Scan(&rev)
-	return rev, err
+func (t pgTx) nextRevs(ctx context.Context, n int) ([]int64, error) {
+	rows, err := t.tx.Query(ctx, "SELECT nextval('bans_revision') FROM generate_series(1, $1::int) ORDER BY 1", n)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -87,7 +88,7 @@ func (s *sqlite) since(ctx context.Context, rev int64) (list []row, err error) {
 func (s *sqlite) write(ctx context.Context, ops []op) error {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err == nil {
-		err = writeOps(ctx, sqlTx{tx}, ops)
+		err = writeOps(ctx, sqlTx{tx, map[string]*sql.Stmt{}}, ops)
 	}
 	if err == nil {
 		err = tx.Commit()
@@ -117,17 +118,27 @@ func (s *sqlite) close() error { return s.db.Close() }
 type transaction interface {
 	exec(ctx context.Context, query string, args ...any) (changed int64, err error)
 	strings(ctx context.Context, query string, args ...any) ([]string, error)
-	nextRev(ctx context.Context) (int64, error)
+	// nextRevs gives out n revisions, in order.
+	nextRevs(ctx context.Context, n int) ([]int64, error)
 }
 
 func writeOps(ctx context.Context, tx transaction, ops []op) error {
-	for _, o := range ops {
+	var revs []int64 // of the bans from here to the next lift: one by one they are most of an import
+	for i, o := range ops {
 		r := o.row
 		if !o.lift {
-			rev, err := tx.nextRev(ctx)
-			if err != nil {
-				return err
+			if len(revs) == 0 {
+				n := slices.IndexFunc(ops[i:], func(o op) bool { return o.lift })
+				if n < 0 {
+					n = len(ops) - i
+				}
+				var err error
+				if revs, err = tx.nextRevs(ctx, n); err != nil {
+					return err
+				}
 			}
+			rev := revs[0]
+			revs = revs[1:]
 			if _, err := tx.exec(ctx, upsert, r.target.String(), r.scope, r.target.Kind(), r.reason, r.note, r.origin, r.actor, r.offences,
 				r.created.UnixMilli(), unixMilli(r.until), rev); err != nil {
 				return err
@@ -138,12 +149,12 @@ func writeOps(ctx context.Context, tx transaction, ops []op) error {
 		if err != nil {
 			return err
 		}
-		for _, scope := range list {
-			rev, err := tx.nextRev(ctx)
-			if err != nil {
-				return err
-			}
-			if _, err := tx.exec(ctx, lift, r.target.String(), scope, r.lifted.UnixMilli(), rev, r.actor); err != nil {
+		lifts, err := tx.nextRevs(ctx, len(list))
+		if err != nil {
+			return err
+		}
+		for i, scope := range list {
+			if _, err := tx.exec(ctx, lift, r.target.String(), scope, r.lifted.UnixMilli(), lifts[i], r.actor); err != nil {
 				return err
 			}
 		}
@@ -151,10 +162,30 @@ func writeOps(ctx context.Context, tx transaction, ops []op) error {
 	return nil
 }
 
-type sqlTx struct{ tx *sql.Tx }
+// sqlTx prepares each statement once: an import runs the same ones a thousand
+// times. They end with the transaction.
+type sqlTx struct {
+	tx       *sql.Tx
+	prepared map[string]*sql.Stmt
+}
+
+func (t sqlTx) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
+	if st := t.prepared[query]; st != nil {
+		return st, nil
+	}
+	st, err := t.tx.PrepareContext(ctx, query)
+	if err == nil {
+		t.prepared[query] = st
+	}
+	return st, err
+}
 
 func (t sqlTx) exec(ctx context.Context, query string, args ...any) (int64, error) {
-	res, err := t.tx.ExecContext(ctx, query, args...)
+	st, err := t.prepare(ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	res, err := st.ExecContext(ctx, args...)
 	if err != nil {
 		return 0, err
 	}
@@ -177,7 +208,14 @@ func (t sqlTx) strings(ctx context.Context, query string, args ...any) (list []s
 	return list, rows.Err()
 }
 
-func (t sqlTx) nextRev(ctx context.Context) (rev int64, err error) {
-	err = t.tx.QueryRowContext(ctx, "UPDATE bans_revision SET rev = rev + 1 RETURNING rev").Scan(&rev)
-	return rev, err
+func (t sqlTx) nextRevs(ctx context.Context, n int) ([]int64, error) {
+	var last int64
+	if err := t.tx.QueryRowContext(ctx, "UPDATE bans_revision SET rev = rev + $1 RETURNING rev", n).Scan(&last); err != nil {
+		return nil, err
+	}
+	revs := make([]int64, n)
+	for i := range revs {
+		revs[i] = last - int64(n-1-i)
+	}
+	return revs, nil
 }
