@@ -92,7 +92,7 @@ func (s *scope) serve(st network.Stream, handle network.StreamHandler) {
 		return
 	}
 	defer s.drop(st, a)
-	if s.unseen(a) { // who asks us lives: it may have a place in our table
+	if s.offerDue(a) { // who asks us lives: it may have a place in our table
 		s.k.newcomers.offer(p)
 	}
 	handle(&guarded{Stream: st, s: s, budget: a.budget})
@@ -120,8 +120,8 @@ func (s *scope) hold(st network.Stream, p peer.ID) (_ *asker, spam bool) {
 	return a, false
 }
 
-// unseen reports, once in a while, that a is to be looked at for the table.
-func (s *scope) unseen(a *asker) bool {
+// offerDue reports, once in a while, that a is to be looked at for the table.
+func (s *scope) offerDue(a *asker) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
