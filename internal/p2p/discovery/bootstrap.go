@@ -156,7 +156,7 @@ func (d *Discovery) visit(ctx context.Context, info peer.AddrInfo, src addrbook.
 	}
 	defer d.visits.leave(info.ID)
 	if k != nil {
-		k.consider(ctx, info.ID)
+		k.newcomers.consider(ctx, info.ID)
 	}
 	if x != nil {
 		return x.ask(ctx, info.ID)

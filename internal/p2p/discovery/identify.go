@@ -52,6 +52,7 @@ func (d *Discovery) hear(ctx context.Context, e ears) {
 			}
 			if done, ok := v.(levent.EvtPeerIdentificationCompleted); ok {
 				d.learn(done)
+				d.identified(done.Peer)
 			}
 		case <-e.bus.Wake():
 			events, _ := e.bus.Take(256)
@@ -125,11 +126,18 @@ func (d *Discovery) origin(p peer.ID, c network.Conn) addrbook.Source {
 	return src
 }
 
+// identified turns to a peer that was ready before it was known what it speaks.
+func (d *Discovery) identified(p peer.ID) {
+	if k, _ := d.parts(); k != nil && k.private() && k.admits(p) {
+		k.newcomers.offer(p)
+	}
+}
+
 // greeted turns to a peer that is ready now.
 func (d *Discovery) greeted(p peer.ID) {
 	k, x := d.parts()
 	if k != nil {
-		k.offer(p)
+		k.newcomers.offer(p)
 	}
 	if x != nil {
 		x.offer(p)

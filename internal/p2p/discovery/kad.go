@@ -26,8 +26,7 @@ import (
 
 const (
 	providerLife = 24 * time.Hour // two rounds of publishing
-	offersQueue  = 256
-	failedOften  = 3 // answers missed in a row before a peer leaves the table
+	failedOften  = 3              // answers missed in a row before a peer leaves the table
 )
 
 // kad is the DHT of one network. The library holds the table and answers
@@ -42,7 +41,7 @@ type kad struct {
 	store     *store
 	values    *records.ValueStore // the same ones that the library serves
 	sizes     sizes
-	offers    chan peer.ID
+	newcomers *newcomers
 
 	mu     sync.Mutex // guards below
 	fails  map[peer.ID]int
@@ -63,11 +62,12 @@ func newKad(d *Discovery, net string) (*kad, error) {
 		return nil, fmt.Errorf("discovery.dht_protocol: %q belongs to the public IPFS network: choose another", prefix)
 	}
 	k := &kad{
-		d: d, net: net, proto: protocol.ID(prefix) + "/kad/1.0.0", offers: make(chan peer.ID, offersQueue),
+		d: d, net: net, proto: protocol.ID(prefix) + "/kad/1.0.0",
 		fails: map[peer.ID]int{}, topics: map[string]bool{}, own: map[string]ownValue{}, keys: map[string]time.Time{},
 		byHand: map[string]time.Time{},
 	}
 	k.scope = newScope(k)
+	k.newcomers = newNewcomers(k)
 	k.store = newStore(d.host.ID(), d.liveGroup)
 	valid := record.NamespacedValidator{valueNamespace: validator{k}}
 	k.values = records.NewValueStore(k.store, valid, valueLife)
@@ -82,7 +82,7 @@ func newKad(d *Discovery, net string) (*kad, error) {
 		dht.ProviderManagerOpts(records.ProvideValidity(providerLife), records.ProviderAddrTTL(providerLife)),
 		dht.DisableAutoRefresh(), // our own lookups keep the table
 		dht.RoutingTablePeerDiversityFilter(newDiversity(d)),
-		dht.RoutingTableFilter(func(_ any, p peer.ID) bool { return k.admits(p) }),
+		dht.RoutingTableFilter(func(lib any, p peer.ID) bool { return k.admits(p) || k.stays(lib, p) }),
 		dht.AddressFilter(func(addrs []ma.Multiaddr) []ma.Multiaddr { return d.dialable("", addrs, netip.Addr{}) }),
 		dht.LookupCheckConcurrency(16),
 		dht.WithCustomMessageSender(func(host.Host, []protocol.ID) pb.MessageSenderWithDisconnect { return send }),
@@ -115,36 +115,20 @@ func (k *kad) admits(p peer.ID) bool {
 	return (!k.private() || k.d.fns.Ready(p)) && !k.d.fns.Banned(p, k.d.peerIP(p))
 }
 
+// stays reports whether a peer that may not ask us keeps its place in the table
+// of the library, which asks that of each that identifies itself: one that comes
+// back has not shaken hands by then. Who does not do it misses our questions.
+func (k *kad) stays(lib any, p peer.ID) bool {
+	l, ok := lib.(*dht.IpfsDHT)
+	return ok && l.RoutingTable().Find(p) != "" && !k.d.fns.Banned(p, k.d.peerIP(p))
+}
+
 // groupOf is the address group of a peer of the table, connected or not.
 func (k *kad) groupOf(p peer.ID) string {
 	if g := k.d.liveGroup(p); g != "" {
 		return g
 	}
 	return k.d.group(k.d.host.Peerstore().Addrs(p))
-}
-
-// offer has a peer looked at for the table.
-func (k *kad) offer(p peer.ID) {
-	select {
-	case k.offers <- p:
-	default: // found again by the next refresh
-	}
-}
-
-// consider asks a connected peer for itself and takes it into the table if it
-// answers.
-func (k *kad) consider(ctx context.Context, p peer.ID) {
-	id, err := k.d.host.Peerstore().FirstSupportedProtocol(p, k.proto)
-	if err != nil || id != k.proto || !k.admits(p) || !k.table().UsefulNewPeer(p) {
-		return
-	}
-	_, err = k.question(ctx, &candidate{id: p}, func(ctx context.Context, p peer.ID) (answer, error) {
-		closer, err := k.messenger.GetClosestPeers(ctx, p, p)
-		return answer{closer: closer}, err
-	})
-	if err != nil {
-		k.d.log.Debug("peer does not serve the DHT", "peer", p, "err", err)
-	}
 }
 
 // question puts one question to one peer, and keeps the table by how it ended.
@@ -182,8 +166,14 @@ func (k *kad) answered(p peer.ID) {
 	k.mu.Lock()
 	delete(k.fails, p)
 	k.mu.Unlock()
-	now := time.Now()
+	now, before := time.Now(), k.table().Size()
 	added, err := k.table().TryAddPeer(p, true, false)
+	if added && before == 0 {
+		select {
+		case k.newcomers.first <- struct{}{}:
+		default:
+		}
+	}
 	if err == nil && !added {
 		k.table().UpdateLastSuccessfulOutboundQueryAt(p, now)
 		k.table().UpdateLastUsefulAt(p, now)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -28,20 +29,19 @@ func (k *kad) run(ctx context.Context) {
 	upkeep := time.NewTicker(time.Minute)
 	defer upkeep.Stop()
 	for _, p := range k.d.host.Network().Peers() {
-		k.offer(p)
+		k.newcomers.offer(p)
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { k.newcomers.run(ctx) })
 	rounds := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case p := <-k.offers:
-			before := k.table().Size()
-			k.consider(ctx, p)
-			if before == 0 && k.table().Size() > 0 {
-				rounds = 0
-				wake.Reset(time.Second) // there is somebody to ask at last
-			}
+		case <-k.newcomers.first:
+			rounds = 0
+			wake.Reset(time.Second) // there is somebody to ask at last
 		case now := <-upkeep.C:
 			k.forget(now)
 			k.publish(ctx, now)
@@ -65,7 +65,7 @@ func (k *kad) run(ctx context.Context) {
 func (k *kad) refresh(ctx context.Context) bool {
 	if k.table().Size() == 0 {
 		for _, p := range k.d.host.Network().Peers() {
-			k.consider(ctx, p)
+			k.newcomers.consider(ctx, p)
 		}
 		if k.table().Size() == 0 {
 			return false
@@ -151,7 +151,7 @@ func (k *kad) ping(ctx context.Context) {
 func (k *kad) seek(ctx context.Context) {
 	if k.table().Size() == 0 {
 		for _, p := range k.d.host.Network().Peers() {
-			k.consider(ctx, p)
+			k.newcomers.consider(ctx, p)
 		}
 	}
 	k.measure(ctx)

@@ -56,6 +56,7 @@ type asker struct {
 	budget  *rate.Limiter
 	refused *rate.Limiter
 	last    time.Time
+	offered time.Time // for the table
 }
 
 func newScope(k *kad) *scope {
@@ -91,6 +92,9 @@ func (s *scope) serve(st network.Stream, handle network.StreamHandler) {
 		return
 	}
 	defer s.drop(st, a)
+	if s.offerDue(a) { // who asks us lives: it may have a place in our table
+		s.k.newcomers.offer(p)
+	}
 	handle(&guarded{Stream: st, s: s, budget: a.budget})
 }
 
@@ -116,6 +120,18 @@ func (s *scope) hold(st network.Stream, p peer.ID) (_ *asker, spam bool) {
 	return a, false
 }
 
+// offerDue reports, once in a while, that a is to be looked at for the table.
+func (s *scope) offerDue(a *asker) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.Sub(a.offered) < offerEvery {
+		return false
+	}
+	a.offered = now
+	return true
+}
+
 func (s *scope) drop(st network.Stream, a *asker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -128,6 +144,7 @@ func (s *scope) drop(st network.Stream, a *asker) {
 // the table: they are not given out either.
 func (k *kad) forget(now time.Time) {
 	k.scope.forget(now)
+	k.newcomers.forget()
 	for _, p := range k.table().ListPeers() {
 		if k.d.fns.Banned(p, k.d.lastIP(p)) {
 			k.table().RemovePeer(p)
