@@ -340,12 +340,20 @@ that nobody attacks, and each newcomer dials them too: no victim can be faster t
 }
 
 const e8Words = `
-The aim: heap bounded, p99 of newcomers at most 1 s. With a few dozen newcomers p99 is the slowest one. One run a row.
+"cut" is how often newcomers had to try again, all together; "victim's cores" is its CPU time while they came. The aim: heap
+bounded, p99 of newcomers at most 1 s. With a few dozen newcomers p99 is the slowest one. One run a row.
 
-Rows where we lose: a node that is asked by peers that finish the handshake of the transport and read nothing lets
-newcomers in late (see the row): its memory is bounded by 12 MiB a connection, the delay is not within the aim, and its
-cause is not found. Slow handshakes from 1,024 groups are printed without a target: no rule of groups tells them from
-newcomers.
+What decides it: a muxer takes and deciphers 256 KiB of each stream that a stranger opens, read or not, so who asks on 32
+streams cost 8 MiB of memory and CPU a connection. A connection over TCP now carries 512 KiB until its peer has greeted. Where one of those in a
+handshake makes room, the parts of the network that lost one in the last minute go first, so that a flood is told from
+newcomers though it comes one by one from many parts. And parts that nobody came from for a minute have a reserve of
+arrivals (1,024 groups).
 
-What this does not show: victim, flood and newcomers share the machine, so times are an upper bound. QUIC is not flooded.
+Rows where we lose: none of these. A machine whose cores are taken by other work is not among the rows: there a flooded
+victim waits for them longer than the hosts beside it, which sleep. A flood that has new groups all the time, more than fifty a second
+that were silent for a minute, uses up the reserve and looks like newcomers; greeted slow readers have places, and hold up
+to 12 MiB each.
+
+What this does not show: victim, flood and newcomers share the machine, so times are an upper bound. QUIC is not flooded:
+its own window bounds what a stranger sends unread to 768 KiB a connection.
 `
