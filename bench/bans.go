@@ -181,7 +181,7 @@ func measureBanList(ctx context.Context, dir string, n int, p bansPlan, say *pro
 	_ = heap() // what pools hold goes with the second collection
 	held := heap()
 	runtime.KeepAlive(bans)
-	bans = nil //nolint:ineffassign,wastedassign // the list is garbage from here on
+	bans = nil //nolint:wastedassign // the list is garbage from here on
 	l.RangeBytes = float64(held-heap()) / float64(n)
 	say.done("bans: a check among %s ranges takes %s ns", number(float64(n)), l.CheckNS.text())
 	return l, nil
