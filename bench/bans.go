@@ -30,7 +30,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/quic-go/quic-go"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/chain"
@@ -66,13 +65,9 @@ type banList struct {
 // arrival is what the node spends on one that comes.
 type arrival struct {
 	Transport string `json:"transport"`
-	RefusedMS figure `json:"refused_ms"` // from a banned address, one after the other: it wakes the node each time
-	CrowdMS   figure `json:"crowd_ms"`   // the same, crowdSize at once
+	RefusedMS figure `json:"refused_ms"` // from a banned address; it wakes the node each time
 	TakenMS   figure `json:"taken_ms"`   // from another one, to the end of the secure handshake
 }
-
-// crowdSize is how many come at once in a crowd.
-const crowdSize = 8
 
 // mostLinear is the longest list that a linear search is measured with.
 const mostLinear = 100_000
@@ -181,7 +176,7 @@ func measureBanList(ctx context.Context, dir string, n int, p bansPlan, say *pro
 	_ = heap() // what pools hold goes with the second collection
 	held := heap()
 	runtime.KeepAlive(bans)
-	bans = nil //nolint:ineffassign,wastedassign // the list is garbage from here on
+	bans = nil //nolint:wastedassign // the list is garbage from here on
 	l.RangeBytes = float64(held-heap()) / float64(n)
 	say.done("bans: a check among %s ranges takes %s ns", number(float64(n)), l.CheckNS.text())
 	return l, nil
@@ -327,17 +322,6 @@ func measureArrivals(ctx context.Context, binary, dir string, p bansPlan, say *p
 				return nil, err
 			}
 			row.RefusedMS.add(refused)
-			crowd, err := t.cost(max(1, p.Arrivals/crowdSize), func() error {
-				var all errgroup.Group
-				for range crowdSize {
-					all.Go(func() error { return knock(ctx, transport, at) })
-				}
-				return all.Wait()
-			})
-			if err != nil {
-				return nil, err
-			}
-			row.CrowdMS.add(crowd / crowdSize)
 			h, err := caller(otherIP)
 			if err != nil {
 				return nil, err
@@ -349,7 +333,7 @@ func measureArrivals(ctx context.Context, binary, dir string, p bansPlan, say *p
 			row.TakenMS.add(taken)
 			say.now("bans: arrivals over %s", transport)
 		}
-		say.done("bans: a refusal over %s takes %s ms of the node's CPU, %s in a crowd", transport, row.RefusedMS.text(), row.CrowdMS.text())
+		say.done("bans: a refusal over %s takes %s ms of the node's CPU", transport, row.RefusedMS.text())
 		rows = append(rows, row)
 	}
 	return rows, nil
@@ -483,7 +467,6 @@ func (r *report) bansTable() string {
 	line("  a bare map under a mutex", row.MapNS.text())
 	for _, a := range row.Arrivals {
 		line("banned address refused, "+a.Transport+", node's CPU ms", a.RefusedMS.text())
-		line(fmt.Sprintf("  %d of them at once, each", crowdSize), a.CrowdMS.text())
 		line("  another one taken and left", a.TakenMS.text())
 	}
 	b.WriteString("aims: a check ≤ 50 ns at 1,000,000 ranges, a refusal ≤ 0.1 ms\n")

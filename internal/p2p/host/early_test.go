@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -91,10 +92,10 @@ func TestEarlyConnCounts(t *testing.T) {
 		a.Close()
 	}()
 	n, err := io.Copy(io.Discard, c)
-	if n != 1000 || err != errEarly || over != 1 {
+	if n != 1000 || !errors.Is(err, errEarly) || over != 1 {
 		t.Errorf("read %d, %v; told %d times", n, err, over)
 	}
-	if _, err := c.Read(make([]byte, 1)); err != errEarly || over != 1 {
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, errEarly) || over != 1 {
 		t.Errorf("again: %v; told %d times", err, over)
 	}
 	c.greeted.Store(true)
