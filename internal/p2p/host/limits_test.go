@@ -73,6 +73,7 @@ func TestConnectionLimits(t *testing.T) {
 	}{
 		"one /32":           {known: true, addr: func(int) string { return "/ip4/20.1.1.1" }, want: 8},
 		"one /56":           {known: true, addr: func(i int) string { return fmt.Sprintf("/ip6/2606::%x", i+1) }, want: 8},
+		"one of a site":     {known: true, addr: func(int) string { return "/ip4/10.1.1.1" }, want: 32},
 		"all":               {peers: 10, known: true, addr: near, want: 202},
 		"QUIC in handshake": {quic: true, addr: far, want: 32},
 		"QUIC of one /16":   {quic: true, addr: func(i int) string { return fmt.Sprintf("/ip4/20.1.%d.1", i) }, want: 8},
