@@ -300,7 +300,10 @@ func (x *pex) leave(p peer.ID) {
 	x.handler.Done()
 }
 
-var errSecond = errors.New("a second request on one connection")
+var (
+	errSecond = errors.New("a second request on one connection")
+	errGone   = errors.New("the connection was closed meanwhile")
+)
 
 func (x *pex) serve(st network.Stream, p peer.ID) error {
 	_ = st.SetDeadline(time.Now().Add(pexTimeout))
@@ -313,6 +316,9 @@ func (x *pex) serve(st network.Stream, p peer.ID) error {
 		return err
 	}
 	if !x.mark(st.Conn(), servedField) {
+		if st.Conn().IsClosed() {
+			return errGone // who asks and leaves does nothing wrong
+		}
 		x.d.metrics.refuse("second_request")
 		x.d.fns.Report(p, chain.Violation, "peer exchange: "+errSecond.Error())
 		return errSecond

@@ -1,6 +1,8 @@
 package discovery
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -290,6 +292,35 @@ func TestExchangeWithOneAtATime(t *testing.T) {
 		time.Sleep(pexTimeout)
 		if a, err := askPEX(t, slow, n.host.ID(), wire.PEXRequest{}.Encode()); err != nil || len(a.Records) == 0 {
 			t.Errorf("%d records for the slow one after its time: %v", len(a.Records), err)
+		}
+	})
+}
+
+// lateStream is a request that is read when its connection is closed.
+type lateStream struct {
+	network.Stream
+	r io.Reader
+}
+
+func (l *lateStream) Read(p []byte) (int, error)  { return l.r.Read(p) }
+func (l *lateStream) SetDeadline(time.Time) error { return nil }
+func (l *lateStream) Conn() network.Conn          { return goneConn{} }
+
+type goneConn struct{ network.Conn }
+
+func (goneConn) IsClosed() bool { return true }
+
+// A peer that asks and is gone before it is served is charged for nothing.
+func TestAskedAndGone(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		n := l.node(options{cfg: onlyPEX})
+		var b bytes.Buffer
+		if err := wire.WriteFrame(&b, wire.PEXRequest{}.Encode()); err != nil {
+			t.Fatal(err)
+		}
+		err := n.pex.serve(&lateStream{r: &b}, "somebody")
+		if !errors.Is(err, errGone) || len(n.offences) > 0 {
+			t.Errorf("%v, charged %v", err, n.offences)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,8 +49,18 @@ func (s *Handshake) Disconnect(ctx context.Context, p peer.ID, code uint64, text
 		case <-ctx.Done():
 		}
 	}
-	if err := s.host.Network().ClosePeer(p); err != nil {
-		s.log.Debug("close failed", "peer", p, "err", err)
+	s.closeAllOf(e)
+}
+
+// closeAllOf closes the connections of e alone: the peer may have come again.
+func (s *Handshake) closeAllOf(e *entry) {
+	s.mu.Lock()
+	links := slices.Clone(e.conns)
+	s.mu.Unlock()
+	for _, l := range links {
+		if err := l.conn.Close(); err != nil {
+			s.log.Debug("close failed", "peer", e.peer.ID, "err", err)
+		}
 	}
 }
 
@@ -107,11 +118,8 @@ func (s *Handshake) hearGoodbye(ctx context.Context, st network.Stream) error {
 	case <-ctx.Done():
 		return nil
 	}
-	s.mu.Lock()
-	still := e != nil && s.peers[p] == e
-	s.mu.Unlock()
-	if still {
-		_ = s.host.Network().ClosePeer(p)
+	if e != nil {
+		s.closeAllOf(e)
 	}
 	return nil
 }

@@ -457,6 +457,41 @@ func TestGreetWhileParting(t *testing.T) {
 	})
 }
 
+// Who parts twice at once closes nothing that came after the first was done.
+func TestPartingSparesWhoComesAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("c", 1)), start(t, nw, 2, statusOf("c", 1))
+		defer a.stop()
+		defer b.stop()
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		a.mu.Lock()
+		e := a.peers[b.host.ID()]
+		a.mu.Unlock()
+		a.Disconnect(t.Context(), b.host.ID(), wire.GoodbyeShutdown, "first")
+		time.Sleep(time.Second)
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		a.closeAllOf(e) // as the second does at its end
+		time.Sleep(time.Second)
+		if !a.IsReady(b.host.ID()) || !b.IsReady(a.host.ID()) {
+			t.Error("the new connection is closed")
+		}
+		a.mu.Lock()
+		e = a.peers[b.host.ID()]
+		a.mu.Unlock()
+		a.closeAllOf(e)
+		time.Sleep(time.Second)
+		if a.IsReady(b.host.ID()) || b.IsReady(a.host.ID()) {
+			t.Error("its own connection is not closed")
+		}
+	})
+}
+
 // A second reason to part does not cut off the goodbye of the first.
 func TestDisconnectTwice(t *testing.T) {
 	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
