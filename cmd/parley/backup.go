@@ -272,10 +272,13 @@ func backupRestoreCommand(g *globals) *cobra.Command {
 				return usage(c, errors.New("--data-dir is missing: name the empty directory to restore into"))
 			}
 			var pin chain.Hash
-			if genesis != "" {
+			if c.Flags().Changed("genesis") { // an unset variable is no wish to go without
 				var err error
 				if pin, err = parseGenesisHash(c, genesis); err != nil {
 					return err
+				}
+				if pin.IsZero() {
+					return usage(c, fmt.Errorf("--genesis %s: no chain has it: parley chain status on a node of the chain shows its own", genesis))
 				}
 			}
 			return g.restoreBackup(c.Context(), args[0], pin)
@@ -306,7 +309,7 @@ func (g *globals) restoreBackup(ctx context.Context, file string, genesis chain.
 		g.say("the chain was taken on trust: compare its genesis hash with that of your other nodes, or restore with --genesis")
 	}
 	if m.WithKeys {
-		g.say("the backup brought the node's key: never run it on two machines; if it is a validator's, its vote waits for the first block after its start")
+		g.say("the backup brought the node's key: never run it on two machines; if it is a validator's, it votes again after two blocks that are committed after its start")
 	} else {
 		g.say("the backup holds no keys: the node makes an identity of its own at its start")
 	}
