@@ -84,8 +84,11 @@ func (s *Handshake) connected(c network.Conn) {
 	if !slices.ContainsFunc(e.conns, func(l *link) bool { return l.conn == c }) {
 		e.conns = append(e.conns, &link{conn: c})
 	}
-	ready := e.peer.Ready
+	ready, parting := e.peer.Ready, e.byUs
 	s.mu.Unlock()
+	if parting { // it goes with the others: on it nobody would ever be greeted
+		s.spawn(func() { _ = c.Close() }) // the swarm waits for us
+	}
 	if ready && s.cfg.Ready != nil {
 		s.cfg.Ready(p)
 	}
