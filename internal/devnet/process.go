@@ -142,20 +142,28 @@ func (n *Net) isUp(node Node) bool {
 	if node.PID <= 0 {
 		return false
 	}
+	pid := strconv.Itoa(node.PID)
 	if c := n.child(node); c != nil { // what runs has no name yet for a moment after its start
 		select {
 		case <-c.done:
 			return false
 		default:
-			return true
+			return !isZombie(pid) // somebody else killed it, and we have not heard
 		}
 	}
-	pid := strconv.Itoa(node.PID)
 	b, err := os.ReadFile(filepath.Join("/proc", pid, "cmdline"))
 	if _, noProc := os.Stat("/proc/self/cmdline"); noProc != nil {
 		b, err = exec.Command("ps", "-p", pid, "-o", "command=").Output() //nolint:noctx // answers at once
 	}
 	return err == nil && strings.Contains(string(b), n.configPath(node.Name))
+}
+
+// isZombie tells that a process has ended and waits for its parent. Without
+// /proc it tells no.
+func isZombie(pid string) bool {
+	b, _ := os.ReadFile(filepath.Join("/proc", pid, "stat")) // none = it is gone, or there is no /proc
+	stat := string(b)                                        // pid (name) state …; see proc(5)
+	return strings.HasPrefix(stat[strings.LastIndex(stat, ")")+1:], " Z")
 }
 
 func (n *Net) running(s *State) []Node {
