@@ -171,8 +171,11 @@ func TestStartTogether(t *testing.T) {
 			r.wrap(f)
 		}})
 		time.Sleep(2500 * time.Millisecond)
-		if names < 4 { // of two sources
-			t.Errorf("a node that is not up was asked for %d times within 2.5 s", names)
+		mu.Lock()
+		asked := names
+		mu.Unlock()
+		if asked < 4 { // of two sources
+			t.Errorf("a node that is not up was asked for %d times within 2.5 s", asked)
 		}
 		if got := r.between(0, time.Hour); got != 1 {
 			t.Errorf("the one that is up was dialled %d times", got)

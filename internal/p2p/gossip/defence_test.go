@@ -452,7 +452,6 @@ func TestLargestMessage(t *testing.T) {
 func TestPlacesAndTimeouts(t *testing.T) {
 	inLab(t, 1, 1, func(t *testing.T, l *lab) {
 		a, evil := l.nodes[0], l.hosts[1]
-		began := map[string]time.Time{}
 		now, most := map[string]int{}, map[string]int{}
 		var ended []string
 		topic := func(name string, hold time.Duration) chain.Topic {
@@ -470,7 +469,6 @@ func TestPlacesAndTimeouts(t *testing.T) {
 				defer a.mu.Unlock()
 				now[name]--
 				if string(m.Data) == "long" {
-					began[name] = start
 					ended = append(ended, fmt.Sprintf("%s %v", name, time.Since(start)))
 				}
 				return ctx.Err()
@@ -491,12 +489,14 @@ func TestPlacesAndTimeouts(t *testing.T) {
 			l.inject(s, name, some...)
 			time.Sleep(5 * time.Second)
 		}
+		a.mu.Lock()
 		if got := strings.Join(ended, ", "); got != "block 2s, record 500ms" {
 			t.Errorf("deadlines: %s", got)
 		}
 		if most["block"] != 4 || most["record"] != 64 {
 			t.Errorf("at once: %v, want 4 blocks and 64 records", most)
 		}
+		a.mu.Unlock()
 		for _, s := range a.Topics() {
 			if s.Ignored["timeout"] == 0 || len(s.Rejected) > 0 {
 				t.Errorf("%s: ignored %v, rejected %v", s.Topic, s.Ignored, s.Rejected)

@@ -385,7 +385,10 @@ func TestQueueOfWhoDoesNotReadIsCut(t *testing.T) {
 		if n.lost("stream") == 0 || len(streams) < 2 {
 			t.Errorf("%d queues were cut, and %d streams opened", n.lost("stream"), len(streams))
 		}
-		if got := len(l.nodes[1].got); got != 200 {
+		other := l.nodes[1]
+		other.mu.Lock()
+		defer other.mu.Unlock()
+		if got := len(other.got); got != 200 {
 			t.Errorf("the other peer heard %d of 200", got)
 		}
 	})
