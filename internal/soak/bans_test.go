@@ -147,7 +147,11 @@ func TestMisbehaviourIsBanned(t *testing.T) {
 
 		send("forger", forger, "block", forged)
 		parted("forger", wire.GoodbyeBanned)
-		if d := points(two.ID); d.Reputation.Standing != "banned" || len(d.Reputation.Reasons) != 1 || d.Reputation.Reasons[0].Reason != chain.ForgedBlock {
+		w.wait(10*time.Second, transport+": its ban is on disk", func() (bool, string) { // the goodbye does not wait for that
+			d := points(two.ID)
+			return d.Reputation.Standing == "banned", fmt.Sprintf("%+v", d.Reputation)
+		})
+		if d := points(two.ID); len(d.Reputation.Reasons) != 1 || d.Reputation.Reasons[0].Reason != chain.ForgedBlock {
 			t.Errorf("%s: %+v", transport, d.Reputation)
 		}
 		away := func(when string) {

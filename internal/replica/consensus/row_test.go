@@ -18,7 +18,7 @@ func TestLeadersInARow(t *testing.T) {
 	for seed := range seeds(1) {
 		synctest.Test(t, func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 17))
-			r := &leaderRow{t: t, seed: seed, tn: newTestNet(t, 4, inVirtualTime, jitter(seed)), over: make(chan struct{})}
+			r := &leaderRow{t: t, seed: seed, tn: newTestNet(t, 4, inVirtualTime, jitter(seed)), order: make(chan struct{}, 1), over: make(chan struct{})}
 			for _, n := range r.tn.nodes {
 				n.ahead = r.tn.aheadOf(n)
 				n.start()
@@ -57,7 +57,7 @@ type leaderRow struct {
 	t     *testing.T
 	seed  uint64
 	tn    *testNet
-	order sync.Mutex // of records, and of the end of a node
+	order chan struct{} // holds one: whose turn it is, to submit or to end a node. Who waits for a mutex would stop the bubble's time, which the end of a node needs
 	load  sync.WaitGroup
 	over  chan struct{}
 
@@ -65,8 +65,8 @@ type leaderRow struct {
 }
 
 func (r *leaderRow) submit() []chain.Hash {
-	r.order.Lock()
-	defer r.order.Unlock()
+	r.order <- struct{}{}
+	defer func() { <-r.order }()
 	return r.tn.submit(1)
 }
 
@@ -104,9 +104,9 @@ func (r *leaderRow) episode(rnd *rand.Rand, atOnce bool) {
 	_, leader, _, _ := r.tn.nodes[0].engine.State()
 	n := r.tn.nodes[leader-1]
 	time.Sleep(time.Duration(rnd.IntN(25_000)) * time.Microsecond)
-	r.order.Lock()
+	r.order <- struct{}{}
 	n.kill()
-	r.order.Unlock()
+	<-r.order
 	if atOnce {
 		time.Sleep(time.Duration(30+rnd.IntN(300)) * time.Millisecond)
 		n.start()
