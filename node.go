@@ -53,6 +53,12 @@ type Env struct {
 	// Reload reads the configuration again, of its files, environment and flags;
 	// nil = it came from a program.
 	Reload func() (*config.Loaded, error)
+	// Values of the configuration that New is given, as people read them; nil =
+	// it came from a program.
+	Values []config.Value
+	// SetLogLevel changes what Log lets through, for a log.level that was read
+	// again; nil = that needs a restart.
+	SetLogLevel func(level string) error
 
 	// For virtual time, where there are no TCP sockets and no disks:
 	NoListeners bool                  // neither API listeners nor a shared port

@@ -69,11 +69,44 @@ func (n *Node) ReloadConfig(ctx context.Context, force bool) (Reloaded, error) {
 	for _, w := range cfg.Warnings {
 		n.log.Warn("configuration", "warning", w)
 	}
-	return n.reload(ctx, cfg.Config, force)
+	r, err := n.reload(ctx, cfg.Config, force)
+	if err == nil {
+		n.noteValues(r.Changed, cfg.Values())
+	}
+	return r, err
+}
+
+// ConfigValues lists every key of the configuration by name, with the value
+// that acts now and where it came from. Secrets are masked.
+func (n *Node) ConfigValues() []config.Value {
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
+	if n.env.Values != nil {
+		return slices.Clone(n.env.Values)
+	}
+	list := (&config.Loaded{Config: n.live}).Values()
+	for i := range list {
+		list[i].Origin = "program"
+	}
+	return list
+}
+
+// noteValues takes over the values of the keys that changed.
+func (n *Node) noteValues(changed []string, next []config.Value) { // reloading held
+	if n.env.Values == nil {
+		return
+	}
+	values := slices.Clone(n.env.Values)
+	for i, v := range values {
+		if at := slices.IndexFunc(next, func(w config.Value) bool { return w.Key == v.Key }); at >= 0 && slices.Contains(changed, v.Key) {
+			values[i] = next[at]
+		}
+	}
+	n.env.Values = values
 }
 
 // Reload takes over what of cfg can change while the node runs, which is
-// p2p.allow_peers and the keys of p2p.shared_key_file. Connections that were
+// log.level, where Env can set it, p2p.allow_peers and the keys of p2p.shared_key_file. Connections that were
 // made under a key that is no more are closed, and those with peers that may
 // not connect any more. A key is kept that somebody's last connection needs,
 // unless force is set: that is a *[KeyInUseError]. After an error nothing has
@@ -101,6 +134,12 @@ func (n *Node) reload(ctx context.Context, cfg config.Config, force bool) (Reloa
 		switch {
 		case key == "p2p.allow_peers":
 			n.setAllowed(ctx, cfg.P2P.AllowPeers)
+			r.Changed = append(r.Changed, key)
+		case key == "log.level" && n.env.SetLogLevel != nil:
+			if err := n.env.SetLogLevel(cfg.Log.Level); err != nil {
+				return r, &ConfigError{err}
+			}
+			n.live.Log.Level = cfg.Log.Level
 			r.Changed = append(r.Changed, key)
 		case strings.HasPrefix(key, "p2p.shared_key") && keys != nil: // it counts what is in it
 		default:

@@ -23,6 +23,7 @@ import (
 type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry // also what /metrics on the ops listener shows
+	Lines    *Log                 // of the process, for those who may read it; nil = it is nobody's business
 }
 
 // Server serves one node. Its event streams work while Run runs.
@@ -39,6 +40,8 @@ type Server struct {
 	dumps   *slots
 	lists   *slots
 	queries *slots       // of the DHT
+	readers *slots       // of the log
+	lines   *Log         // nil = not shown
 	ops     net.Listener // nil = none
 	boot    string       // tells one start of the node from the next
 
@@ -62,6 +65,8 @@ func New(n *parley.Node, o Options) (*Server, error) {
 		dumps:   newSlots(dumpsAtOnce, 0, "as many dumps run as may, or one to this address: try again, or use a token"),
 		lists:   newSlots(listsAtOnce, listWait, "too many large lists are asked for: try again, or use a token"),
 		queries: newSlots(queriesAtOnce, listWait, "as many queries of the DHT run as may: try again"),
+		readers: newSlots(followersAtOnce, 0, "as many read the log as may: try again"),
+		lines:   o.Lines,
 		mux:     http.NewServeMux(), routes: map[string]*route{},
 	}
 	var boot [8]byte
@@ -83,6 +88,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.huma = s.newHuma()
 	s.nodeRoutes()
 	s.configRoutes()
+	s.logRoutes()
 	s.peerRoutes()
 	s.bookRoutes()
 	s.banRoutes()
@@ -91,6 +97,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.recordRoutes()
 	s.proofRoutes()
 	s.backupRoutes()
+	s.bundleRoutes()
 	s.devnetRoutes()
 	s.streamRoutes()
 	s.provchainRoutes()

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"flag"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -93,7 +94,11 @@ func startWith(t *testing.T, c config.Config, reload func() (*config.Loaded, err
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(n, Options{Registry: reg})
+	lines, err := NewLog(slog.DiscardHandler, "info", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(n, Options{Registry: reg, Lines: lines})
 	if err != nil {
 		t.Fatal(err)
 	}

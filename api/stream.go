@@ -251,28 +251,17 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.hub.leave(c.queue, c.ip)
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	rc := http.NewResponseController(w)
-	write := func(text string) bool {
-		_ = rc.SetWriteDeadline(time.Now().Add(streamWrite))
-		_, err := w.Write([]byte(text))
-		return err == nil
-	}
+	out := newSSE(w)
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	frames := c.first
 	for {
 		for _, f := range frames {
-			if !write(f.sse()) {
-				return
-			}
+			out.write(f.sse())
 		}
-		if rc.Flush() != nil {
+		if !out.flush() {
 			return
 		}
-		_ = rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes would end the stream
 		frames = nil
 		slow := false
 		select {
@@ -281,14 +270,12 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		case <-s.hub.stopCh:
 			return
 		case <-tick.C:
-			if !write(": ping\n\n") {
-				return
-			}
+			out.write(": ping\n\n")
 		case <-c.queue.wake:
 			frames, slow = c.queue.take(time.Now())
 		}
 		if slow {
-			write(": too slow\n\n")
+			out.write(": too slow\n\n")
 			return
 		}
 	}
@@ -301,4 +288,35 @@ func (f frame) sse() string {
 		id = "id: " + strconv.FormatUint(f.seq, 10) + "\n"
 	}
 	return id + "event: " + f.name + "\ndata: " + string(f.data) + "\n\n"
+}
+
+// sseWriter writes server-sent events, each within streamWrite.
+type sseWriter struct {
+	w   http.ResponseWriter
+	rc  *http.ResponseController
+	err error
+}
+
+func newSSE(w http.ResponseWriter) *sseWriter {
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	return &sseWriter{w: w, rc: http.NewResponseController(w)}
+}
+
+func (e *sseWriter) write(text string) bool {
+	if e.err == nil {
+		_ = e.rc.SetWriteDeadline(time.Now().Add(streamWrite)) // where there is none, a write cannot be late
+		_, e.err = e.w.Write([]byte(text))
+	}
+	return e.err == nil
+}
+
+// flush sends what was written, and tells whether the client is still there.
+func (e *sseWriter) flush() bool {
+	if e.err == nil {
+		e.err = e.rc.Flush()
+	}
+	_ = e.rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes would end the stream
+	return e.err == nil
 }

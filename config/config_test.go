@@ -292,6 +292,25 @@ func TestAliasesTogether(t *testing.T) {
 	}
 }
 
+// What shows a configuration shows no password of a URL.
+func TestValuesWithoutPasswords(t *testing.T) {
+	for store, want := range map[string]string{
+		"postgres://ann:s:e/c@ret@db/bans":                                     "postgres://ann:s:e/c@ret@db/bans", // no URL, and refused as such
+		"postgres://ann:sec@ret@db:5432/bans":                                  "postgres://ann:***@db:5432/bans",
+		"postgres://ann@db/bans?sslmode=off&password=secret&sslpassword=x&a=b": "postgres://ann@db/bans?sslmode=off&password=***&sslpassword=***&a=b",
+		"postgres://ann@db/bans":                                               "postgres://ann@db/bans",
+		"bans.db":                                                              "bans.db",
+	} {
+		l := Loaded{Config: Default()}
+		l.Config.Bans.Store = store
+		for _, v := range l.Values() {
+			if v.Key == "bans.store" && v.Value != want {
+				t.Errorf("%s is shown as %s, want %s", store, v.Value, want)
+			}
+		}
+	}
+}
+
 func TestSecret(t *testing.T) {
 	const text = "0123456789abcdef0123456789abcdef-secret"
 	l := load(t, LoadArgs{Environ: []string{"JWT_SECRET=" + text}})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -323,14 +324,30 @@ func nodeName(hostname string) string {
 }
 
 // Value is one line of `parley config show --origin`.
-type Value struct{ Key, Value, Origin string }
+type Value struct {
+	Key    string `json:"key"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"`
+}
 
 // Values lists every key by name, its value as text and where it came from. Secrets are masked.
 func (l *Loaded) Values() []Value {
 	values := make([]Value, len(knobs))
 	for i, k := range knobs {
-		values[i] = Value{Key: k.name, Value: format(k.at(&l.Config)), Origin: l.Origins[k.name]}
+		values[i] = Value{Key: k.name, Value: withoutPassword(format(k.at(&l.Config))), Origin: l.Origins[k.name]}
 	}
 	slices.SortFunc(values, func(a, b Value) int { return strings.Compare(a.Key, b.Key) })
 	return values
+}
+
+// passwords of URLs: after the user's name, or as a parameter.
+var (
+	userPassword  = regexp.MustCompile(`(://[^:/?#@]*):[^/?#]*@`)
+	queryPassword = regexp.MustCompile(`(?i)([?&][^=&]*password[^=&]*)=[^&]*`)
+)
+
+// withoutPassword masks the password of a URL, such as that of a shared list of
+// bans.
+func withoutPassword(text string) string {
+	return queryPassword.ReplaceAllString(userPassword.ReplaceAllString(text, "$1:***@"), "$1=***")
 }

@@ -45,6 +45,9 @@ func (g *globals) named() string {
 // client finds the node: --node, the socket of --data-dir or --config,
 // PARLEY_NODE, the socket of the data directory, or the default address.
 func (g *globals) client() (*client, error) {
+	if g.bundle != "" {
+		return bundleClient(g.bundle)
+	}
 	name := g.named()
 	if name == "" {
 		var err error

@@ -96,15 +96,7 @@ func configShowCommand(g *globals) *cobra.Command {
 			return err
 		}
 		g.warn(cfg)
-		type value struct {
-			Key    string `json:"key"`
-			Value  string `json:"value"`
-			Origin string `json:"origin"`
-		}
-		l := list[value]{}
-		for _, v := range cfg.Values() {
-			l.Items = append(l.Items, value(v))
-		}
+		l := list[config.Value]{Items: cfg.Values()}
 		l.Count = len(l.Items)
 		return g.showValue(l, func() *table {
 			t := &table{columns: []column{{name: "KEY"}, {name: "VALUE"}, {name: "ORIGIN", wide: !origin}}}

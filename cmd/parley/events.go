@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -117,8 +118,9 @@ func (g *globals) showEvent(message []byte, e envelope) error {
 	return err
 }
 
-// eventWords shows an event's data as key=value pairs in their order.
-func eventWords(data json.RawMessage) string {
+// eventWords shows an event's data as key=value pairs in their order, without
+// those whose keys are left out.
+func eventWords(data json.RawMessage, without ...any) string {
 	d := json.NewDecoder(strings.NewReader(string(data)))
 	if t, err := d.Token(); err != nil || t != json.Delim('{') {
 		return string(data)
@@ -138,7 +140,7 @@ func eventWords(data json.RawMessage) string {
 		if json.Unmarshal(raw, &s) == nil {
 			text = s
 		}
-		if text != "" && text != "null" {
+		if text != "" && text != "null" && !slices.Contains(without, any(key)) {
 			words = append(words, fmt.Sprintf("%v=%s", key, text))
 		}
 	}

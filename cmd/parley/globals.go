@@ -21,7 +21,7 @@ import (
 // globals are the flags that every command has, and the three streams.
 type globals struct {
 	node, tokenFile, output, color string
-	config, dataDir                string
+	config, dataDir, bundle        string
 	json, quiet, verbose, noInput  bool
 	limit                          int
 	timeout, watch                 time.Duration
@@ -37,6 +37,7 @@ func newGlobals() *globals { return &globals{in: os.Stdin, out: os.Stdout, err: 
 func (g *globals) register(root *cobra.Command) {
 	f := root.PersistentFlags()
 	f.StringVar(&g.node, "node", "", "node to ask: URL, unix:PATH (else PARLEY_NODE, local)")
+	f.StringVar(&g.bundle, "bundle", "", "read this support archive, and ask no node")
 	f.StringVar(&g.tokenFile, "token-file", "", "file with an API token")
 	f.StringVarP(&g.output, "output", "o", "table", "table, wide, json, jsonl, yaml, csv or template=T")
 	f.BoolVar(&g.json, "json", false, "the API's answer as it is (= -o json)")

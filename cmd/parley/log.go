@@ -6,23 +6,19 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/lmittmann/tint"
 
+	"github.com/parley-p2p/parley/api"
 	"github.com/parley-p2p/parley/config"
 )
 
 // newLog makes the log of a node: on stderr, with a level for each room.
-func newLog(cfg config.Log, w io.Writer) (*slog.Logger, error) {
-	root, rooms, err := config.ParseLogLevel(cfg.Level)
-	if err != nil {
-		return nil, err
-	}
-	return slog.New(&roomHandler{Handler: formatHandler(cfg.Format, w), rooms: rooms, level: root}), nil
+func newLog(cfg config.Log, w io.Writer) (*api.Log, error) {
+	return api.NewLog(formatHandler(cfg.Format, w), cfg.Level, plain)
 }
 
 func formatHandler(format string, w io.Writer) slog.Handler {
@@ -35,7 +31,7 @@ func formatHandler(format string, w io.Writer) slog.Handler {
 			format = "journal"
 		}
 	}
-	all := &slog.HandlerOptions{Level: slog.LevelDebug} // roomHandler decides
+	all := &slog.HandlerOptions{Level: slog.LevelDebug} // api.Log decides
 	switch format {
 	case "text":
 		return tint.NewTextHandler(w, &tint.Options{Level: all.Level, TimeFormat: time.TimeOnly + ".000", NoColor: !tty || noColor()})
@@ -55,46 +51,6 @@ func plain(_ []string, a slog.Attr) slog.Attr {
 		a.Value = slog.StringValue(v.String())
 	}
 	return a
-}
-
-// roomHandler lets through what the level of the logger's room asks for. The
-// room is the attribute of that name; p2p stands for p2p.gossip too.
-type roomHandler struct {
-	slog.Handler
-	rooms map[string]slog.Level
-	level slog.Level
-}
-
-func (h *roomHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
-
-func (h *roomHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	next := *h
-	next.Handler = h.Handler.WithAttrs(attrs)
-	for _, a := range attrs {
-		if a.Key == "room" {
-			next.level = h.levelOf(a.Value.String())
-		}
-	}
-	return &next
-}
-
-func (h *roomHandler) WithGroup(name string) slog.Handler {
-	next := *h
-	next.Handler = h.Handler.WithGroup(name)
-	return &next
-}
-
-func (h *roomHandler) levelOf(room string) slog.Level {
-	for {
-		if level, ok := h.rooms[room]; ok {
-			return level
-		}
-		i := strings.LastIndexByte(room, '.')
-		if i < 0 {
-			return h.level
-		}
-		room = room[:i]
-	}
 }
 
 // journalHandler writes lines for the journal of systemd: it reads the level

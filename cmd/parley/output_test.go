@@ -102,10 +102,11 @@ func TestRequestKeepsTheBody(t *testing.T) {
 
 func TestLogLevelsOfRooms(t *testing.T) {
 	var out bytes.Buffer
-	log, err := newLog(config.Log{Level: "warn,p2p=info,p2p.gossip=debug", Format: "json"}, &out)
+	lines, err := newLog(config.Log{Level: "warn,p2p=info,p2p.gossip=debug", Format: "json"}, &out)
 	if err != nil {
 		t.Fatal(err)
 	}
+	log := slog.New(lines.Handler())
 	gossip, dialer, replica := log.With("room", "p2p.gossip"), log.With("room", "p2p.dialer"), log.With("room", "replica")
 	gossip.With("topic", "block").Debug("yes 1")
 	dialer.Debug("no")

@@ -48,11 +48,11 @@ func runCommand(g *globals) *cobra.Command {
 			return err
 		}
 		out, line := onScreen(g.err)
-		log, err := newLog(cfg.Log, out)
+		lines, err := newLog(cfg.Log, out)
 		if err != nil {
 			return err
 		}
-		return runNode(c.Context(), cfg, log, line, func() (*config.Loaded, error) { return g.loadWith(flags) })
+		return runNode(c.Context(), cfg, lines, line, func() (*config.Loaded, error) { return g.loadWith(flags) })
 	}
 	return c
 }
@@ -60,7 +60,8 @@ func runCommand(g *globals) *cobra.Command {
 // runNode runs a node and its API until ctx ends or one of them fails. line,
 // where the log is on a terminal, shows how far a sync is; reload reads the
 // configuration again.
-func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *screen, reload func() (*config.Loaded, error)) error {
+func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *screen, reload func() (*config.Loaded, error)) error {
+	log := slog.New(lines.Handler())
 	signal.Ignore(syscall.SIGHUP) // it is no longer a signal to stop
 	for _, w := range cfg.Warnings {
 		log.Warn("configuration", "warning", w)
@@ -70,12 +71,13 @@ func runNode(ctx context.Context, cfg *config.Loaded, log *slog.Logger, line *sc
 	tuneGC(ctx)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	node, err := parley.New(cfg.Config, parley.Env{Log: log, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload}) //nolint:contextcheck // New waits for nobody
+	env := parley.Env{Log: log, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel}
+	node, err := parley.New(cfg.Config, env) //nolint:contextcheck // New waits for nobody
 	if err != nil {
 		return portFault(err)
 	}
 	parley.KeepPanics(cfg.DataDir, log)
-	server, err := api.New(node, api.Options{Log: log, Registry: reg})
+	server, err := api.New(node, api.Options{Log: log, Registry: reg, Lines: lines})
 	if err != nil {
 		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
 	}

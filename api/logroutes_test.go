@@ -1,0 +1,97 @@
+package api
+
+import (
+	"archive/zip"
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// The log is a stream like others: what was before, then what comes; a bundle
+// has it too, and no secret.
+func TestLogAndBundle(t *testing.T) {
+	h := start(t, nil)
+	admin := h.token("admin")
+	slog.New(h.lines.Handler()).With("room", "test").Info("first", "n", 1)
+
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.base+"/api/v1/logs?last=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+admin)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got := res.Header.Get("Content-Type"); res.StatusCode != 200 || got != "text/event-stream" {
+		t.Fatalf("%d, %s", res.StatusCode, got)
+	}
+	lines := bufio.NewScanner(res.Body)
+	next := func() string {
+		for lines.Scan() {
+			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+				return data
+			}
+		}
+		return fmt.Sprint("the stream ended: ", lines.Err())
+	}
+	if got := next(); !strings.Contains(got, `"msg":"first","room":"test","n":1`) {
+		t.Errorf("the newest line is %s", got)
+	}
+	slog.New(h.lines.Handler()).Warn("second")
+	if got := next(); !strings.Contains(got, `"level":"WARN","msg":"second"`) {
+		t.Errorf("the next line is %s", got)
+	}
+
+	for _, bad := range []string{"x", "-1", "2001", "99999999999999999999"} {
+		if got := h.do("GET", "/api/v1/logs?last="+bad, admin, ""); got.status != 400 {
+			t.Errorf("last=%s: %d", bad, got.status)
+		}
+	}
+	for _, bad := range []string{`{}`, `{"default":"loud"}`, `{"default":"info","a=b":"debug"}`, `{"p2p":"debug"}`} {
+		if got := h.do("PUT", "/api/v1/log-levels", admin, bad); got.status != 422 || h.lines.Level() != "info" {
+			t.Errorf("%s: %d, level %s", bad, got.status, h.lines.Level())
+		}
+	}
+
+	got := h.do("GET", "/api/v1/debug/bundle", admin, "")
+	z, err := zip.NewReader(bytes.NewReader(got.body), int64(len(got.body)))
+	if err != nil || got.header.Get("Content-Type") != bundleType {
+		t.Fatalf("%d %s: %v", got.status, got.header.Get("Content-Type"), err)
+	}
+	files := map[string]string{}
+	for _, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[f.Name] = string(b)
+		for _, secret := range h.secrets {
+			if bytes.Contains(b, secret) || bytes.Contains(b, fmt.Appendf(nil, "%x", secret)) {
+				t.Errorf("%s holds the secret of tokens", f.Name)
+			}
+		}
+	}
+	for _, name := range bundled {
+		if files["api/v1/"+name+".json"] == "" {
+			t.Errorf("no answer to %s: %s", name, files["api/v1/"+name+".error"])
+		}
+	}
+	for name, want := range map[string]string{
+		"metrics.txt": "parley_build_info", "goroutines.txt": "goroutine ", "log.jsonl": `"msg":"second"`, "api/v1/chain/validators.json": `"leader":true`,
+	} {
+		if !strings.Contains(files[name], want) {
+			t.Errorf("%s has no %s: %.300s", name, want, files[name])
+		}
+	}
+}
