@@ -23,7 +23,7 @@ import (
 // is not here is a route that nobody has thought about.
 var classes = map[string]access{
 	"GET /livez": open, "GET /readyz": open, "GET /health": open,
-	"GET /openapi.json": open, "GET /openapi.yaml": open, "GET /openapi-3.0.json": open,
+	"GET /docs": open, "GET /docs/{file}": open, "GET /openapi.json": open, "GET /openapi.yaml": open, "GET /openapi-3.0.json": open,
 	"GET /api/v1/version": open, "GET /eth/v1/node/identity": open,
 
 	"GET /api/v1/status": read, "GET /api/v1/node": read, "GET /api/v1/health": read,

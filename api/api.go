@@ -104,6 +104,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.beaconRoutes()
 	s.probeRoutes()
 	s.documentRoutes()
+	s.docsRoutes()
 	return s, nil
 }
 

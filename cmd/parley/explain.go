@@ -1,0 +1,121 @@
+package main
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// explained is what a code means and what to do. Codes below 100 are of single
+// requests, others are findings about a node.
+type explained struct {
+	Code  string `json:"code"`
+	Title string `json:"title"`
+	Means string `json:"means"`
+	Do    string `json:"do"`
+}
+
+// codes are in their order. A number is never used again for something else.
+var codes = []explained{
+	{"PLY-001", "internal", "The node failed at a request in a way that it did not foresee. HTTP 500.",
+		"Look at the node's log at that time; report it with a support archive: parley debug bundle."},
+	{"PLY-002", "bad-request", "The request cannot be read: a value that has another form, a body that is no JSON. HTTP 400.",
+		"The detail names the value. The routes are described at /docs."},
+	{"PLY-003", "invalid", "The request was read, but values of it are not allowed. HTTP 422.",
+		"errors lists each one, with its place and why."},
+	{"PLY-004", "unauthenticated", "This needs a token, or the token is not good: its signature, its end, or its form. HTTP 401.",
+		"parley token create --scope admin --data-dir DIR on the node's machine, then --token-file FILE, or authorization: Bearer TOKEN. The local socket needs none."},
+	{"PLY-005", "forbidden", "The token's scope is too small, or the request came by a way that may not do this. HTTP 403.",
+		"Use a token of scope admin; for a Host that is refused, see api.allowed_hosts."},
+	{"PLY-006", "not-found", "There is no such thing: peer, ban, block, record, route. HTTP 404.",
+		"The detail names what was looked for; list what there is, for example with parley peers list."},
+	{"PLY-007", "conflict", "The request is against what holds now, such as a ban that would cut off a trusted peer. HTTP 409.",
+		"The detail names the rule. Where it offers force, --force (\"force\": true) overrules it."},
+	{"PLY-008", "too-large", "The body has more bytes than the route takes. HTTP 413.",
+		"1 MiB for most routes, 128 KiB for a record, 4 MiB for records/batch, 16 MiB for an import of bans: send it in parts."},
+	{"PLY-009", "method-or-type", "The route takes another method or another media type, or speaks WebSocket. HTTP 405, 415 or 426.",
+		"See Allow in the answer, and /docs."},
+	{"PLY-010", "rate-limited", "Too many requests came from this address, or as many as may run at once do. HTTP 429.",
+		"Wait as long as Retry-After says, or use a token, which has ten times the rate. See api.rate."},
+	{"PLY-011", "not-on-this-network", "The node's network, or the way it runs, has no such thing. HTTP 501.",
+		"See network in the configuration, and profile."},
+	{"PLY-012", "not-ready", "The node has no chain yet, or stops. HTTP 503.",
+		"parley health says what is missing; try again after Retry-After."},
+	{"PLY-013", "tokens-off", "No secret of at least 32 bytes is there to check tokens with. HTTP 503.",
+		"openssl rand -base64 32 into the file of api.jwt_secret_file, or unset JWT_SECRET; then start the node again."},
+	{"PLY-014", "full", "A place that is bounded is full: clients of the event stream, connections, the ban list. HTTP 503.",
+		"limit in the answer names it; close what is not used, or raise api.max_clients or bans.max_entries."},
+	{"PLY-015", "timeout", "The node did not finish in the time that the request gave it. HTTP 504.",
+		"Ask for more: timeout in the request, or --timeout. A record may be committed all the same: ask for it by its id."},
+	{"PLY-016", "dial-failed", "The peer could not be connected. HTTP 502.",
+		"class says how it failed: refused, timeout, dns, wrong network. Look at its address, its port and its firewall."},
+	{"PLY-017", "record-refused", "The record breaks a rule of the chain, or there is no room for it now.",
+		"reason names the rule. mempool_full, author_limit, rate_limited, disk_low, syncing and shutting_down pass: try again; duplicate is no fault; others need another record."},
+
+	{"PLY-100", "no answer", "The node that was asked does not answer.", "Start it with parley run or parley devnet, or name another with --node."},
+	{"PLY-101", "configuration", "The configuration has faults; the node does not start (exit 78).", "Each fault has its line, key and mend: parley config validate."},
+	{"PLY-102", "peers", "An item of PEERS is empty, there twice, unreadable or this node itself; it is left out.", "Correct the item that the warning names."},
+	{"PLY-103", "clock_skew", "Blocks of others are proposed at times that this node's clock does not know.", "Set the clock, on whichever machine is wrong: timedatectl set-ntp true."},
+	{"PLY-104", "data directory", "The data directory, a file in it or a backup cannot be used: owner, mode, disk, damage.", "The text names the file. parley chain check DIR verifies a chain; a damaged one syncs again from peers or comes from a backup."},
+	{"PLY-105", "disk_low", "The disk of the data directory is nearly full; the node takes no more records before it is too late.", "Make room, or move the data directory. It goes on by itself."},
+	{"PLY-111", "token secret", "The secret of tokens is shorter than 32 bytes; tokens are refused.", "openssl rand -base64 32 > FILE, and name FILE with api.jwt_secret_file."},
+	{"PLY-112", "address_book", "The address book could not be read or written.", "Look at the disk, and at the owner of the file that the text names. The node finds peers anew."},
+	{"PLY-201", "port taken", "A port that the node needs is used by another program.", "The text names the program and a flag for another port."},
+	{"PLY-302", "advertise", "An entry of p2p.advertise cannot be dialled by others and is left out.", "Name an address or a name that others reach."},
+	{"PLY-503", "no_peers_named", "The chain has other validators, and the configuration names no peer.", "Name one in PEERS, or parley peers add HOST:PORT."},
+	{"PLY-505", "no chain at peers", "The peers that were asked have no chain to join.", "Start one of them without PEERS, or give all the same consortium.genesis_file."},
+	{"PLY-507", "dns_no_peers", "A name of discovery.dns leads to no peers.", "Correct the name or its records: A, AAAA, or TXT dnsaddr=."},
+	{"PLY-513", "shared key", "Peers were refused for another shared key, or use an old one.", "Give all nodes the same key: parley key psk show compares."},
+	{"PLY-514", "banned_by_others", "Several peers part with this node and say that it is banned.", "Look at what it sent: versions, clock, another chain behind the same address; ask their operators."},
+	{"PLY-602", "fork", "Two certified blocks of one height exist. The node halts.", "Keep all data. parley chain fraud FILE FILE names who signed both; the operators decide which history holds."},
+	{"PLY-604", "no_quorum", "Fewer validators are connected than are needed to decide: nothing is committed.", "parley chain validators list shows who is missing."},
+	{"PLY-605", "vote_waits", "A validator that came out of a backup does not vote until others have decided two blocks.", "Nothing, where others vote. A sole validator needs consortium.sole_validator once."},
+	{"PLY-606", "engine_held_back", "The consensus engine ended several times in a short time and is started less often.", "The log has its reason; report it with parley debug bundle."},
+	{"PLY-607", "double_vote", "A validator signed two blocks of one height in one view.", "It is faulty or taken over: look at its machine, and remove it with parley chain validators remove."},
+}
+
+func explainCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "explain [CODE]", Short: "What a code like PLY-505 means, and what to do", Args: cobra.MaximumNArgs(1),
+		Example: "parley explain PLY-505\nparley explain 505\nparley explain",
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return g.showValue(list[explained]{Items: codes, Count: len(codes)}, func() *table {
+					t := &table{columns: []column{{name: "CODE"}, {name: "TITLE"}, {name: "MEANS"}}}
+					for _, e := range codes {
+						t.add(e.Code, e.Title, e.Means)
+					}
+					return t
+				})
+			}
+			e, err := explain(args[0])
+			if err != nil {
+				return err
+			}
+			return g.showValue(e, func() *table {
+				t := facts("code", e.Code, "title", e.Title, "means", e.Means, "do", e.Do)
+				t.whole = true
+				return t
+			})
+		},
+	}
+}
+
+var codeForm = regexp.MustCompile(`^(?:\[?[Pp][Ll][Yy]-)?([0-9]{1,3})\]?$`)
+
+// explain finds a code, of which the number alone is enough.
+func explain(text string) (explained, error) {
+	m := codeForm.FindStringSubmatch(strings.TrimSpace(text))
+	if m == nil {
+		return explained{}, fail(exitUsage, "%q is no code: it looks like PLY-505", text)
+	}
+	code := fmt.Sprintf("PLY-%03s", m[1])
+	i := slices.IndexFunc(codes, func(e explained) bool { return e.Code == code })
+	if i < 0 {
+		return explained{}, fail(exitNotFound, "there is no code %s: parley explain lists them", code)
+	}
+	return codes[i], nil
+}

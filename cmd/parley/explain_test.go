@@ -1,0 +1,82 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "rewrite docs/codes.md")
+
+// Every code that the sources say is explained, and no other one.
+func TestCodesAreExplained(t *testing.T) {
+	said := map[string]string{}
+	form := regexp.MustCompile(`PLY-([0-9]{3})|StartError\{Code: ([0-9]{3})`)
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || d.Name() == "explain.go" {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		for _, m := range form.FindAllStringSubmatch(string(b), -1) {
+			said["PLY-"+m[1]+m[2]] = path
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for code, path := range said {
+		if _, err := explain(code); err != nil {
+			t.Errorf("%s says %s: %v", path, code, err)
+		}
+	}
+	for i, e := range codes {
+		if said[e.Code] == "" {
+			t.Errorf("%s is explained, and nothing says it", e.Code)
+		}
+		if e.Title == "" || e.Means == "" || e.Do == "" || i > 0 && codes[i-1].Code >= e.Code {
+			t.Errorf("%s is not whole, or not in its order", e.Code)
+		}
+	}
+}
+
+// docs/codes.md is the same list.
+func TestCodesPage(t *testing.T) {
+	b := strings.Builder{}
+	b.WriteString("# Codes\n\nWhat `parley explain CODE` says. Codes below 100 are of single requests, others are findings about a node.\n\n| code | title | means | what to do |\n|---|---|---|---|\n")
+	for _, e := range codes {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", e.Code, e.Title, e.Means, e.Do)
+	}
+	const page = "../../docs/codes.md"
+	if *update {
+		if err := os.WriteFile(page, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(page)
+	if err != nil || string(got) != b.String() {
+		t.Errorf("docs/codes.md is not what explain says: go test -run CodesPage ./cmd/parley -update (%v)", err)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	for text, want := range map[string]string{"PLY-505": "PLY-505", "505": "PLY-505", "ply-6": "PLY-006", "[PLY-017]": "PLY-017"} {
+		if e, err := explain(text); err != nil || e.Code != want {
+			t.Errorf("%s: %s, %v", text, e.Code, err)
+		}
+	}
+	for _, text := range []string{"", "x", "PLY-", "PLY-1000", "PLY-099"} {
+		if e, err := explain(text); err == nil {
+			t.Errorf("%q is %s", text, e.Code)
+		}
+	}
+	if !slices.IsSortedFunc(codes, func(a, b explained) int { return strings.Compare(a.Code, b.Code) }) {
+		t.Error("not in order")
+	}
+}
