@@ -56,6 +56,15 @@ func (n *Node) sharedKeys(cfg config.Config) ([]host.SharedKey, error) {
 	return keys, nil
 }
 
+// dialsWith is the fingerprint of the shared key with which this node dials, ""
+// where its network is not private.
+func (n *Node) dialsWith() string {
+	if n.private == nil {
+		return ""
+	}
+	return n.private.Keys()[0].String()
+}
+
 // quicPort is [host.NoQUIC] in a private network, and 0 where it is p2p.port.
 func (n *Node) quicPort() int {
 	if n.private != nil {
