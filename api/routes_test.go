@@ -172,6 +172,7 @@ func (p pair) shapes(t *testing.T) {
 		{h, "GET /api/v1/records", "/api/v1/records?subject=s1", ""},
 		{h, "GET /api/v1/records", "/api/v1/records?author=" + author, ""},
 		{h, "POST /api/v1/devnet/heal", "/api/v1/devnet/heal", ""}, {h, "POST /api/v1/config/reload", "/api/v1/config/reload", ""},
+		{h, "GET /api/v1/shared-keys", "/api/v1/shared-keys", ""},
 		{h, "GET /api/peers", "/api/peers", ""}, {h, "GET /api/blockchain/status", "/api/blockchain/status", ""},
 		{h, "GET /api/blockchain/dump", "/api/blockchain/dump", ""}, {h, "GET /api/blockchain/blocks", "/api/blockchain/blocks", ""},
 		{h, "GET /api/blockchain/blocks/{index}", "/api/blockchain/blocks/1", ""}, {h, "GET /api/blockchain/validate", "/api/blockchain/validate", ""},
