@@ -79,7 +79,8 @@ type DHTQuery struct {
 
 // DHTNodes is what a query for peers found, nearest first.
 type DHTNodes struct {
-	Peers []DHTPeer `json:"peers"`
+	Peers  []DHTPeer `json:"peers"`
+	Hashed string    `json:"hashed,omitempty"` // of providers: the CID that stands for a key which is none
 	DHTQuery
 }
 
@@ -153,7 +154,9 @@ func (n *Node) FindProviders(ctx context.Context, text string, limit int) (DHTNo
 		return DHTNodes{}, fmt.Errorf("%w: %w", ErrBadDHT, err)
 	}
 	found, err := n.disc.FindProviders(ctx, key, limit, nil)
-	return viewNodes(found.Peers, found.Query), dhtFault(err)
+	v := viewNodes(found.Peers, found.Query)
+	v.Hashed = hashed(text, key)
+	return v, dhtFault(err)
 }
 
 // Provide tells that this node has what a CID, or any other text, names, now
@@ -164,7 +167,17 @@ func (n *Node) Provide(ctx context.Context, text string) (DHTNodes, error) {
 		return DHTNodes{}, fmt.Errorf("%w: %w", ErrBadDHT, err)
 	}
 	stored, err := n.disc.Provide(ctx, key, nil)
-	return viewNodes(stored.By, stored.Query), dhtFault(err)
+	v := viewNodes(stored.By, stored.Query)
+	v.Hashed = hashed(text, key)
+	return v, dhtFault(err)
+}
+
+// hashed is the CID of key where text is none.
+func hashed(text string, key []byte) string {
+	if discovery.IsCID(text) {
+		return ""
+	}
+	return discovery.CIDOf(key)
 }
 
 // dhtKey reads the key of a value: /parley/KIND/AUTHOR, or KIND alone, of which
@@ -173,7 +186,9 @@ func (n *Node) dhtKey(text string) (key string, author peer.ID, err error) {
 	if key = text; !strings.Contains(text, "/") {
 		key = discovery.Key(text, n.host.ID())
 	}
-	if _, author, err = discovery.ParseKey(key); err != nil {
+	if _, author, err = discovery.ParseKey(key); err != nil && key != text {
+		return "", "", fmt.Errorf("%w: key %.80q: want /parley/KIND/PEER-ID, or KIND alone for a value of this node, KIND being 1 to 32 of a-z, 0-9, _ and -", ErrBadDHT, text)
+	} else if err != nil {
 		return "", "", fmt.Errorf("%w: %w", ErrBadDHT, err)
 	}
 	return key, author, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
@@ -207,12 +208,24 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 	return Peer{
 		ID: p.ID, State: "connected", Ready: p.Ready, Direction: p.Direction, Slot: p.Slot, Source: p.Source,
 		Address: n.peerAddress(p), Addr: p.Addr.String(), Transport: p.Transport, Security: p.Security, Agent: p.Agent, Name: p.Name,
-		BaseURL: p.BaseURL, Services: p.Status.Services.Names(), LatencyMS: inMSF(p.Latency),
+		BaseURL: p.BaseURL, Services: n.servicesOf(p.ID, p.Status.Services).Names(), LatencyMS: inMSF(p.Latency),
 		ConnectedAt: inMS(p.ConnectedAt), LastSeen: inMS(p.LastSeen), BytesIn: traffic.In, BytesOut: traffic.Out, Static: n.dial.Has(p.ID), Trusted: n.dial.Trusted(p.ID),
 		Claimed: headOf(p.Claimed), Validated: headOf(p.Validated), Mesh: n.gossip.MeshOf(p.ID),
 		Score: score.Score, Points: score.Points, Standing: string(score.Standing), GossipScore: n.gossip.Score(p.ID),
 		Group: group, ASN: asnOf(group),
 	}
+}
+
+// servicesOf is what a peer offers, of what it said when it came: who votes is the chain's word, and changes
+// while it is connected.
+func (n *Node) servicesOf(p peer.ID, said chain.Service) chain.Service {
+	if n.replica.Genesis() == nil {
+		return said
+	}
+	if n.replica.IsValidator(p) {
+		return said | chain.Validator
+	}
+	return said &^ chain.Validator
 }
 
 // peerAddress is the host:port by which an operator knows a peer: its host

@@ -56,6 +56,51 @@ func (n *Node) sharedKeys(cfg config.Config) ([]host.SharedKey, error) {
 	return keys, nil
 }
 
+// dialsWith is the fingerprint of the shared key with which this node dials, ""
+// where its network is not private.
+func (n *Node) dialsWith() string {
+	if n.private == nil {
+		return ""
+	}
+	return n.private.Keys()[0].String()
+}
+
+// SharedKeys tells under which shared keys a private network connects: the
+// fingerprints, never the keys.
+type SharedKeys struct {
+	File string          `json:"file"` // "" = no private network, or the configuration holds the key itself
+	Keys []SharedKeyName `json:"keys"` // none = no private network
+}
+
+// SharedKeyName is a key by its fingerprint.
+type SharedKeyName struct {
+	Key   string `json:"key"`
+	Dials bool   `json:"dials"` // the first one; all are accepted
+}
+
+// NameSharedKeys names keys that were read from file.
+func NameSharedKeys(file string, keys []SharedKey) SharedKeys {
+	v := SharedKeys{File: file, Keys: make([]SharedKeyName, len(keys))}
+	for i, k := range keys {
+		v.Keys[i] = SharedKeyName{k.String(), i == 0}
+	}
+	return v
+}
+
+// SharedKeys are those with which the node runs now.
+func (n *Node) SharedKeys() SharedKeys {
+	if n.private == nil {
+		return NameSharedKeys("", nil)
+	}
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
+	file := ""
+	if n.live.P2P.SharedKey == "" {
+		file = n.live.Path(n.live.P2P.SharedKeyFile)
+	}
+	return NameSharedKeys(file, n.private.Keys())
+}
+
 // quicPort is [host.NoQUIC] in a private network, and 0 where it is p2p.port.
 func (n *Node) quicPort() int {
 	if n.private != nil {

@@ -145,7 +145,7 @@ func (s *services) Peers() []chain.Peer {
 	joining := s.replica.ID().Net == ""
 	for i := range peers {
 		p := &peers[i]
-		p.Kept = s.dial.Has(p.ID)
+		p.Kept, p.Services = s.dial.Has(p.ID), s.servicesOf(p.ID, p.Services)
 		p.Named = joining && s.named(p.ID)
 	}
 	return peers

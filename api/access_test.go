@@ -49,6 +49,7 @@ var classes = map[string]access{
 	"POST /api/v1/peers/{id}/trust": admin, "POST /api/v1/peers/{id}/untrust": admin,
 	"POST /api/v1/chain/validators": admin, "POST /api/v1/devnet/partition": admin, "POST /api/v1/devnet/heal": admin, "POST /api/v1/config/reload": admin,
 	"GET /api/v1/config": admin, "GET /api/v1/debug/bundle": admin, "GET /api/v1/log-levels": admin, "PUT /api/v1/log-levels": admin, "GET /api/v1/logs": admin,
+	"GET /api/v1/shared-keys": admin,
 }
 
 func TestEveryRouteIsClassified(t *testing.T) {

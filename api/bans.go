@@ -33,9 +33,7 @@ func banProblem(err error) *problem {
 	var risky *parley.BanConflictError
 	switch {
 	case errors.As(err, &risky):
-		p := conflict.problem(err.Error())
-		p.Reason = "force"
-		return p
+		return caution(&parley.CautionError{Flag: "force", Detail: err.Error()})
 	case errors.Is(err, parley.ErrBansFull):
 		p := full.problem(err.Error())
 		p.Limit = "ban_list"

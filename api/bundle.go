@@ -28,7 +28,7 @@ const (
 var bundled = []string{
 	"version", "status", "node", "health", "config", "log-levels",
 	"peers", "peers/count", "peers/history", "static-peers", "addrbook",
-	"bans", "dht", "dht/table",
+	"bans", "shared-keys", "dht", "dht/table",
 	"chain", "chain/head", "chain/heads", "chain/validators", "chain/blocks",
 }
 

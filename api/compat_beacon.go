@@ -44,6 +44,7 @@ type beaconIdentity struct {
 	P2PAddresses       []string       `json:"p2p_addresses"`
 	DiscoveryAddresses []string       `json:"discovery_addresses"`
 	Metadata           beaconMetadata `json:"metadata"`
+	Private            bool           `json:"private_network,omitempty"` // of ours: who has no shared key need not dial
 }
 
 // beaconIdentity is what a joining node reads to learn the id behind a host's
@@ -51,7 +52,7 @@ type beaconIdentity struct {
 func (s *Server) beaconIdentity(w http.ResponseWriter, _ *http.Request) {
 	i := s.node.Info()
 	id := beaconIdentity{
-		PeerID: i.PeerID, P2PAddresses: i.Advertised, DiscoveryAddresses: []string{},
+		PeerID: i.PeerID, P2PAddresses: i.Advertised, DiscoveryAddresses: []string{}, Private: s.node.Config().P2P.Private(),
 		Metadata: beaconMetadata{SeqNumber: "0", Attnets: "0x0000000000000000", Syncnets: "0x00", CustodyGroupCount: "0"},
 	}
 	if i.ENR != nil {

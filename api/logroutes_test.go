@@ -16,6 +16,9 @@ import (
 // has it too, and no secret.
 func TestLogAndBundle(t *testing.T) {
 	h := start(t, nil)
+	h.waitFor("the leader", func() bool {
+		return bytes.Contains(h.do("GET", "/api/v1/chain/validators", "", "").body, []byte(`"leader":true`)) && h.do("GET", "/api/v1/dht/table", "", "").status == 200
+	})
 	admin := h.token("admin")
 	slog.New(h.lines.Handler()).With("room", "test").Info("first", "n", 1)
 

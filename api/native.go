@@ -114,6 +114,9 @@ func (s *Server) configRoutes() {
 	operation(s, http.MethodGet, "config", admin, "Every key of the configuration, its value and where it came from; secrets are masked", func(context.Context, *none) (*answer[list[config.Value]], error) {
 		return listOf(s.node.ConfigValues(), ""), nil
 	})
+	operation(s, http.MethodGet, "shared-keys", admin, "Fingerprints of the shared keys of a private network with which the node runs", func(context.Context, *none) (*answer[parley.SharedKeys], error) {
+		return &answer[parley.SharedKeys]{s.node.SharedKeys()}, nil
+	})
 	operation(s, http.MethodPost, "config/reload", admin, "Read the configuration again, and take over what can change while the node runs", func(ctx context.Context, in *struct {
 		Force bool `query:"force" doc:"remove a shared key though peers would lose their last connection by that"`
 	}) (*answer[parley.Reloaded], error) {

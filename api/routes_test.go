@@ -174,6 +174,7 @@ func (p pair) shapes(t *testing.T) {
 		{h, "POST /api/v1/devnet/heal", "/api/v1/devnet/heal", ""}, {h, "POST /api/v1/config/reload", "/api/v1/config/reload", ""},
 		{h, "GET /api/v1/config", "/api/v1/config", ""},
 		{h, "GET /api/v1/log-levels", "/api/v1/log-levels", ""}, {h, "PUT /api/v1/log-levels", "/api/v1/log-levels", `{"default":"info","p2p":"debug"}`},
+		{h, "GET /api/v1/shared-keys", "/api/v1/shared-keys", ""},
 		{h, "GET /api/peers", "/api/peers", ""}, {h, "GET /api/blockchain/status", "/api/blockchain/status", ""},
 		{h, "GET /api/blockchain/dump", "/api/blockchain/dump", ""}, {h, "GET /api/blockchain/blocks", "/api/blockchain/blocks", ""},
 		{h, "GET /api/blockchain/blocks/{index}", "/api/blockchain/blocks/1", ""}, {h, "GET /api/blockchain/validate", "/api/blockchain/validate", ""},
@@ -211,6 +212,11 @@ func (p pair) shapes(t *testing.T) {
 		if strings.HasSuffix(c.pattern, "/history") { // what the lines before did is written a moment later
 			c.h.waitFor("the end of the connection", func() bool {
 				return bytes.Contains(c.h.do("GET", "/api/v1/peers/"+hostID+"/history", "", "").body, []byte(`"disconnected"`))
+			})
+		}
+		if c.pattern == "GET /api/v1/addrbook" { // the book hears of a handshake a moment after the table of peers
+			c.h.waitFor("the peer in the book", func() bool {
+				return bytes.Contains(c.h.do("GET", c.path, c.h.token("admin"), "").body, []byte(hostID))
 			})
 		}
 		method, _, _ := strings.Cut(c.pattern, " ")

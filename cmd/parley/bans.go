@@ -34,12 +34,14 @@ func bansCommand(g *globals) *cobra.Command {
 	}
 	c.AddCommand(bansList(g), bansAdd(g),
 		&cobra.Command{
-			Use: "check T", Short: "Is a peer or an address banned, and by which ban? Exit code 1 = no", Args: cobra.ExactArgs(1),
+			Use: "check T", Short: "Is a peer or an address banned, and by which ban? Exit code 1 = no", Args: oneTarget,
+			Long:    targetHelp,
 			Example: "parley bans check 203.0.113.7 && echo banned",
 			RunE:    func(c *cobra.Command, args []string) error { return g.checkBan(c.Context(), args[0]) },
 		},
 		&cobra.Command{
-			Use: "remove T", Short: "Lift a ban; who it was may connect at once, its points are gone", Args: cobra.ExactArgs(1),
+			Use: "remove T", Short: "Lift a ban; who it was may connect at once, its points are gone", Args: oneTarget,
+			Long:    targetHelp + " The ban is named as parley bans list shows it.",
 			Example: "parley bans remove 203.0.113.0/24",
 			RunE: func(c *cobra.Command, args []string) error {
 				return changePeer(c.Context(), g, http.MethodDelete, "bans/"+url.PathEscape(args[0]), nil, func(none) *table {
@@ -55,6 +57,16 @@ func bansCommand(g *globals) *cobra.Command {
 		},
 	)
 	return c
+}
+
+const targetHelp = "T is a peer ID, an IP address or a CIDR; parley peers show tells the peer ID and the address of a peer that you know by its name."
+
+// oneTarget wants one target and says what that is.
+func oneTarget(_ *cobra.Command, args []string) error {
+	if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
+		return fmt.Errorf("want T, a peer ID, an IP address or a CIDR, as parley bans list shows them; have %q", strings.Join(args, " "))
+	}
+	return nil
 }
 
 // none is an answer without a body.
@@ -108,8 +120,8 @@ func banEnds(b parley.Ban) string {
 func bansAdd(g *globals) *cobra.Command {
 	var f banFlags
 	c := &cobra.Command{
-		Use: "add T", Short: "Ban a peer ID, an IP address or a CIDR", Args: cobra.ExactArgs(1),
-		Long: "Connections with it are closed and refused, both ways, at once and after a restart; an address is refused before any handshake.\n" +
+		Use: "add T", Short: "Ban a peer ID, an IP address or a CIDR", Args: oneTarget,
+		Long: targetHelp + "\nConnections with it are closed and refused, both ways, at once and after a restart; an address is refused before any handshake.\n" +
 			"Without an end it is bans.duration from now. Where connected peers are cut off by a range, they are shown first and it asks.\n" +
 			"What covers this node, its static or trusted peers, or more than a /8 (IPv6 /16) is refused without --force.",
 		Example: "parley bans add 12D3KooW… --reason spam\nparley bans add 203.0.113.0/24 --for 48h --note scanner\nparley bans add 2001:db8::/32 --forever --dry-run",
@@ -158,7 +170,7 @@ func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
 		defer cancel()
 		answer, err := c.do(ctx, http.MethodPost, path, jsonMedia, text)
 		if err != nil {
-			return nil, madeBan{}, err
+			return nil, madeBan{}, cautioned(err)
 		}
 		b, err := decode[madeBan](answer)
 		return answer, b, err
@@ -224,7 +236,7 @@ func (g *globals) checkBan(ctx context.Context, target string) error {
 		return facts("banned", "yes", "by the ban of", v.By.Target, "ends", banEnds(*v.By), "reason", v.By.Reason, "origin", v.By.Origin, "note", strings.Map(printable, v.By.Note)), nil
 	})
 	if err == nil && !v.Banned {
-		err = fail(exitFailed, "%s is not banned", target)
+		err = &codeError{exitFailed, errSaid}
 	}
 	return err
 }
@@ -255,8 +267,10 @@ func bansImport(g *globals) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use: "import FILE", Short: "Ban what a list names", Args: cobra.ExactArgs(1),
-		Long: "FILE has a target a line, with a note after #, or is what export writes; - is stdin. Targets without an end are banned for\n" +
-			"bans.duration. Lines that are not good are left out and told.",
+		Long: "FILE has a target a line, with a note after #, or is what export writes; - is stdin. A line that is a target alone is banned for\n" +
+			"bans.duration, 24h unless configured, and the answer says how many are: such a list is to be imported again before they end, or is named in\n" +
+			"bans.import, which is read at each start. Lines of an export have their own end, and without one hold for ever: {\"target\":\"203.0.113.7\"}.\n" +
+			"Lines that are not good are left out and told.",
 		Example: "parley bans import blocklist.txt\nssh node2 parley bans export | parley bans import -",
 		RunE:    func(c *cobra.Command, args []string) error { return g.importBans(c.Context(), args[0], force) },
 	}
@@ -277,7 +291,13 @@ func (g *globals) importBans(ctx context.Context, name string, force bool) error
 		g.sayRefused(l.Line, l.Why)
 	}
 	err = g.show(body, func() (*table, error) {
-		return facts("added", strconv.Itoa(done.Added), "banned already", strconv.Itoa(done.Known), "refused", strconv.Itoa(done.RefusedLines)), nil
+		t := facts("added", strconv.Itoa(done.Added))
+		if d, err := time.ParseDuration(done.For); err == nil && done.Endless > 0 {
+			t.add("without an end", fmt.Sprintf("%d, banned for %s (bans.duration)", done.Endless, age(d)))
+		}
+		t.add("banned already", strconv.Itoa(done.Known))
+		t.add("refused", strconv.Itoa(done.RefusedLines))
+		return t, nil
 	})
 	return g.someRefused(err, len(done.Refused), done.RefusedLines, done.RefusedLines+done.Added+done.Known)
 }

@@ -49,7 +49,7 @@ func devnetCommand(g *globals) *cobra.Command {
 	up := devnetSub("up", "Start the devnet and watch it; Ctrl-C stops it", cobra.NoArgs, d.up)
 	for _, c := range []*cobra.Command{c, up} {
 		c.Flags().IntVar(&d.nodes, "nodes", 0, fmt.Sprintf("validators of a new devnet (default %d)", devnet.DefaultNodes))
-		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("first node's API port, then up (default %d, or as before)", devnet.DefaultBasePort))
+		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("first API port, ops 1010 above (default %d, or as before)", devnet.DefaultBasePort))
 		c.Flags().StringVar(&d.bind, "bind", "", fmt.Sprintf("address of API and p2p (default %s, or as before)", devnet.DefaultBind))
 		c.Flags().BoolVar(&d.detach, "detach", false, "return when all agree; the nodes go on")
 	}
@@ -127,6 +127,7 @@ func (d *devnetFlags) up(c *cobra.Command, _ []string) error {
 		return err
 	}
 	d.say("all agree after %.1f s", time.Since(begin).Seconds())
+	d.tellOps(rows)
 	if d.output == "table" {
 		d.welcome(n, rows)
 	}
@@ -171,6 +172,15 @@ func (d *devnetFlags) create(c *cobra.Command) (*devnet.Net, error) {
 	}
 	o.BasePort = taken.Base
 	return devnet.Create(o)
+}
+
+// tellOps tells of nodes that had to start without a port for their metrics.
+func (d *devnetFlags) tellOps(rows []devnet.Row) {
+	for _, r := range rows {
+		if r.OpsOff != "" {
+			d.say("%s has no ops port, so no metrics: %s; free it, then parley devnet restart %s%s", r.Name, r.OpsOff, r.Name, d.hint())
+		}
+	}
 }
 
 // welcome says where the nodes are and what to try.
@@ -399,7 +409,9 @@ func (d *devnetFlags) only(ctx context.Context, n *devnet.Net, names ...string) 
 	if err != nil {
 		return err
 	}
-	return d.print(slices.DeleteFunc(rows, func(r devnet.Row) bool { return !slices.Contains(names, r.Name) }))
+	rows = slices.DeleteFunc(rows, func(r devnet.Row) bool { return !slices.Contains(names, r.Name) })
+	d.tellOps(rows)
+	return d.print(rows)
 }
 
 func (d *devnetFlags) kill(_ *cobra.Command, args []string) error {
@@ -430,5 +442,6 @@ func (d *devnetFlags) restart(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	d.tellOps(rows)
 	return d.print(rows)
 }

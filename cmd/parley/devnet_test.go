@@ -64,6 +64,14 @@ func TestDevnet(t *testing.T) {
 					}
 				})
 			},
+			"opsports": func(ts *testscript.TestScript, _ bool, args []string) { // BASE OPS puts the ops ports of a base port into OPS, OPS1 …
+				base, err := strconv.Atoi(ts.Getenv(args[0]))
+				ts.Check(err)
+				ts.Setenv(args[1], strconv.Itoa(base+1010))
+				for i := 1; i < 10; i++ {
+					ts.Setenv(args[1]+strconv.Itoa(i), strconv.Itoa(base+1010+i))
+				}
+			},
 			// taken PORT holds it until the script ends.
 			"taken": func(ts *testscript.TestScript, _ bool, args []string) {
 				l, err := net.Listen("tcp", "127.0.0.1:"+args[0])
@@ -94,10 +102,11 @@ func baseport(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// freeBasePort looks below the ports that systems give out by themselves.
+// freeBasePort looks below the ports that systems give out by themselves. The
+// ops ports, 1010 above, are no others' base port.
 func freeBasePort(fatalf func(string, ...any)) int {
 	for range 100 {
-		base := 20000 + 10*rand.IntN(1000)
+		base := 20000 + 20*rand.IntN(500)
 		free := 0
 		for ; free < 10; free++ {
 			l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(base+free))

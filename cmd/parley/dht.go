@@ -52,7 +52,7 @@ func dhtCommand(g *globals) *cobra.Command {
 			}},
 		findProvidersCommand(g),
 		&cobra.Command{Use: "provide CID", Short: "Tell that this node has something, again each 12 h while it runs", Args: cobra.ExactArgs(1),
-			Long:    "CID names it; any other text stands for its SHA-256. The peers that are shown took it.",
+			Long:    "CID names it; any other text is no error, but stands for its SHA-256, which is then told. The peers that are shown took it.",
 			Example: "parley dht provide bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy",
 			RunE: func(c *cobra.Command, args []string) error {
 				return dhtPost(c.Context(), g, "dht/provide", map[string]any{"key": args[0]}, "no peer took it")
@@ -64,7 +64,7 @@ func dhtCommand(g *globals) *cobra.Command {
 
 func findProvidersCommand(g *globals) *cobra.Command {
 	return &cobra.Command{Use: "find-providers CID", Short: "Look for peers that say that they have something", Args: cobra.ExactArgs(1),
-		Long:    "CID names it; any other text stands for its SHA-256. What peers say is where to dial, and no proof.",
+		Long:    "CID names it; any other text is no error, but stands for its SHA-256, which is then told. What peers say is where to dial, and no proof.",
 		Example: "parley dht find-providers bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy --limit 5",
 		RunE: func(c *cobra.Command, args []string) error {
 			in := map[string]any{"key": args[0]}
@@ -156,6 +156,9 @@ func dhtPost(ctx context.Context, g *globals, path string, in map[string]any, em
 		found, err := decode[parley.DHTNodes](body)
 		if err != nil {
 			return nil, err
+		}
+		if found.Hashed != "" {
+			g.say("%q is no CID, so its SHA-256 stands for it: %s", in["key"], found.Hashed)
 		}
 		t := &table{columns: []column{{name: "PEER ID"}, {name: "ADDRESS"}, {name: "MORE", wide: true}}, empty: empty}
 		for _, p := range found.Peers {

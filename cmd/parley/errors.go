@@ -41,6 +41,9 @@ type codeError struct {
 func (e *codeError) Error() string { return e.err.Error() }
 func (e *codeError) Unwrap() error { return e.err }
 
+// errSaid has no text: the command's answer said it all.
+var errSaid = errors.New("")
+
 func fail(code int, format string, args ...any) error {
 	return &codeError{code, fmt.Errorf(format, args...)}
 }

@@ -19,7 +19,9 @@ func fraudCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "fraud A B", Short: "Name who signed two blocks of one height; exit 4 when nobody did", Args: cobra.ExactArgs(2),
 		Long: "A and B are proof files (parley tx prove) or blocks (parley chain block HEIGHT --json), each from another node.\n" +
-			"A proof file brings the validators of its block with it; those of two block files are asked of the node.",
+			"Judged is by the validators that the blocks themselves name, of that height and not of now. A proof file brings them with it;\n" +
+			"those of two block files are asked of the node: the present ones, or where they have changed since, those of a proof of its own\n" +
+			"block of that height.",
 		Example: "parley chain block 812 --json --node http://node1:8080 > a.json\nparley chain block 812 --json --node http://node2:8080 > b.json\nparley chain fraud a.json b.json",
 		RunE: func(c *cobra.Command, args []string) error {
 			return g.fraud(c.Context(), args[0], args[1])
@@ -113,17 +115,62 @@ func (g *globals) findSet(ctx context.Context, f, other *sealedFile) error {
 		f.sealed.Set, f.config = s, other.config
 		return nil
 	}
+	height, missing := f.sealed.Header.Height, "or give a proof file of a record in that block (parley tx prove), which brings them"
 	config, err := g.askSet(ctx)
 	if err != nil {
-		return fmt.Errorf("the validators of %s are not known: %w; or give a proof file of a record in that block", f.name, err)
+		return fmt.Errorf("%s: the validators %s of block %d are not known: %w; %s", f.name, want.Short(), height, err, missing)
 	}
-	set := config.Set()
-	if set.Hash() != want {
-		return fail(exitCheck, "%s names the validators %s, the node's are %s now: give a proof file of a record in that block (parley tx prove), which brings them",
-			f.name, want.Short(), set.Hash().Short())
+	now := config.Set().Hash()
+	if now != want {
+		then, err := g.askSetAt(ctx, f.sealed.Header)
+		switch no, refused := errors.AsType[*apiError](err); {
+		case refused && no.exit() == exitNotFound:
+			return fail(exitCheck, "%s: block %d names the validators %s, the node's are %s now, and it has no block %d: ask one that has with --node, %s",
+				f.name, height, want.Short(), now.Short(), height, missing)
+		case err != nil:
+			return fmt.Errorf("%s: block %d names the validators %s, the node's are %s now, and those of block %d: %w; %s", f.name, height, want.Short(), now.Short(), height, err, missing)
+		case then.Set().Hash() != want:
+			return fail(exitCheck, "%s: block %d names the validators %s, the node's were %s at that height and are %s now: ask another with --node, %s",
+				f.name, height, want.Short(), then.Set().Hash().Short(), now.Short(), missing)
+		}
+		config = then
 	}
-	f.sealed.Set, f.config = set, config
+	f.sealed.Set, f.config = config.Set(), config
 	return nil
+}
+
+// askSetAt asks the node for the validators of its block of h's height, which
+// it proves from the genesis that h names.
+func (g *globals) askSetAt(ctx context.Context, h *consortium.Header) (*consortium.Config, error) {
+	c, err := g.client()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	records, err := fetch[list[parley.Record]](ctx, c, fmt.Sprintf("chain/blocks/%d/records?limit=1", h.Height))
+	if err != nil {
+		return nil, err
+	}
+	if len(records.Items) == 0 {
+		return nil, errors.New("the node's block has no record that could be proven")
+	}
+	raw, err := c.get(ctx, fmt.Sprintf("records/%s/proof", records.Items[0].ID))
+	if err != nil {
+		return nil, err
+	}
+	p, err := consortium.ParseProof(raw)
+	if err != nil {
+		return nil, fmt.Errorf("read the node's proof: %w", err)
+	}
+	proven, err := consortium.VerifyProof(p, h.Genesis)
+	if err != nil {
+		return nil, fmt.Errorf("the node's proof does not hold: %w", err)
+	}
+	if proven.Header.Height != h.Height {
+		return nil, fmt.Errorf("the node proved a block of height %d, not %d", proven.Header.Height, h.Height)
+	}
+	return proven.Config, nil
 }
 
 // askSet asks the node for the present validators, which are believed as far

@@ -59,11 +59,21 @@ func TestFraud(t *testing.T) {
 		}
 		validators.Items = append(validators.Items, parley.Validator{ID: v.ID, Key: v.Key, Name: v.Name, Peer: id})
 	}
+	behind := false // the node has no block 1
+	record := one.Body[0].IDs()[0]
 	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/api/v1/chain/validators" {
+		switch {
+		case r.URL.Path == "/api/v1/chain/validators":
+			_ = json.NewEncoder(w).Encode(validators)
+		case behind:
+			http.Error(w, `{"title":"Not found","code":"PLY-006","detail":"no block 1"}`, http.StatusNotFound)
+		case r.URL.Path == "/api/v1/chain/blocks/1/records":
+			_ = json.NewEncoder(w).Encode(list[parley.Record]{Items: []parley.Record{{ID: record}}})
+		case r.URL.Path == "/api/v1/records/"+record.String()+"/proof":
+			_ = json.NewEncoder(w).Encode(proof(one))
+		default:
 			t.Errorf("asked for %s", r.URL)
 		}
-		_ = json.NewEncoder(w).Encode(validators)
 	}))
 	defer node.Close()
 	for _, test := range []struct{ a, b, node string }{
@@ -85,10 +95,28 @@ func TestFraud(t *testing.T) {
 			}
 		}
 	}
-	validators.Items = validators.Items[:3] // another set than the headers name
-	g := &globals{output: "table", node: node.URL, timeout: 10 * time.Second, out: &bytes.Buffer{}, err: &bytes.Buffer{}}
-	if err := g.fraud(t.Context(), blockA, blockB); exitCode(t.Context(), err) != exitCheck || !strings.Contains(err.Error(), "give a proof file") {
-		t.Errorf("set unknown: %v", err)
+	// The validators have changed since: the node proves those of that height.
+	now := *config
+	now.Validators = now.Validators[:3]
+	validators.Items = validators.Items[:3]
+	var out bytes.Buffer
+	g := &globals{output: "table", node: node.URL, timeout: 10 * time.Second, out: &out, err: &bytes.Buffer{}}
+	if err := g.fraud(t.Context(), blockA, blockB); err != nil || strings.Count(out.String(), "signed both") != 2 {
+		t.Errorf("after a change of the validators: %v, %s", err, out.String())
+	}
+	behind = true
+	want := "block 1 names the validators " + config.Set().Hash().Short() + ", the node's are " + now.Set().Hash().Short() + " now, and it has no block 1"
+	if err := g.fraud(t.Context(), blockA, blockB); exitCode(t.Context(), err) != exitCheck || !strings.Contains(err.Error(), want) {
+		t.Errorf("set unknown: %v, want %q", err, want)
+	}
+	behind = false
+	header := *one.Header // by others, of a set that the node did not have
+	header.Set = now.Set().Hash()
+	forged := &consortium.Block{Header: &header, Certificate: one.Certificate}
+	validators.Items = nil
+	if err := g.fraud(t.Context(), write("forged.json", block(forged)), blockB); exitCode(t.Context(), err) != exitCheck ||
+		!strings.Contains(err.Error(), "the node's were "+config.Set().Hash().Short()+" at that height") {
+		t.Errorf("another set: %v", err)
 	}
 	two.Certificate.Votes = two.Certificate.Votes[1:]
 	if err := g.fraud(t.Context(), proofA, write("cut.json", block(two))); exitCode(t.Context(), err) != exitCheck || !strings.Contains(err.Error(), "2 votes of 4") {

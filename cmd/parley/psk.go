@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"io/fs"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,9 +22,11 @@ func pskCommand(g *globals) *cobra.Command {
 		Example: "parley key psk new --out swarm.key\nparley key psk show swarm.key",
 	}
 	c.AddCommand(pskNewCommand(g), &cobra.Command{
-		Use: "show [FILE]", Short: "Fingerprints of keys (default: p2p.shared_key_file)", Args: cobra.MaximumNArgs(1),
-		Example: "parley key psk show\nparley key psk show swarm.key",
-		RunE:    func(_ *cobra.Command, args []string) error { return g.pskShow(args) },
+		Use: "show [FILE]", Short: "Fingerprints of the keys of the node, or of a file", Args: cobra.MaximumNArgs(1),
+		Long: "Without FILE the node that runs is asked, by its local socket or with an admin's token; where none runs it is\n" +
+			"p2p.shared_key_file of the configuration. Which of the two it was is told. Two nodes connect where one has a key of the other.",
+		Example: "parley key psk show\nparley key psk show --data-dir node1\nparley key psk show swarm.key",
+		RunE:    func(c *cobra.Command, args []string) error { return g.pskShow(c.Context(), args) },
 	})
 	return c
 }
@@ -53,19 +58,49 @@ func pskNewCommand(g *globals) *cobra.Command {
 	return c
 }
 
-func (g *globals) pskShow(args []string) error {
-	var path string
+// pskShow tells the keys of a file, or of the node where one runs: only that
+// one knows with which it was started.
+func (g *globals) pskShow(ctx context.Context, args []string) error {
 	if len(args) > 0 {
-		path = args[0]
-	} else {
-		cfg, err := g.load(nil)
-		if err != nil {
+		return g.pskOf(args[0])
+	}
+	c, err := g.client()
+	if err == nil && (g.named() != "" || strings.HasPrefix(c.name, "unix:")) {
+		err = g.pskOfNode(ctx, c)
+		if err == nil || g.named() != "" {
 			return err
 		}
-		if path = cfg.Path(cfg.P2P.SharedKeyFile); path == "" {
-			return fail(exitNotFound, "p2p.shared_key_file is not set: name a file")
-		}
 	}
+	if err != nil && exitCode(ctx, err) != exitUnreachable {
+		return err
+	}
+	cfg, err := g.load(nil)
+	if err != nil {
+		return err
+	}
+	g.say("no node runs on %s: this is what the configuration says", cfg.DataDir)
+	path := cfg.Path(cfg.P2P.SharedKeyFile)
+	if path == "" {
+		return fail(exitNotFound, "p2p.shared_key_file is not set there: name a file, or the node that runs with --data-dir or --node")
+	}
+	return g.pskOf(path)
+}
+
+func (g *globals) pskOfNode(ctx context.Context, c *client) error {
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	v, err := fetch[parley.SharedKeys](ctx, c, "shared-keys")
+	switch {
+	case err != nil:
+		return err
+	case len(v.Keys) == 0:
+		return fail(exitNotFound, "the node %s runs without a shared key: it is in no private network", c.name)
+	}
+	g.say("the node %s runs with these keys, read from %s", c.name, cmp.Or(v.File, "its configuration"))
+	return g.showKeys(v)
+}
+
+func (g *globals) pskOf(path string) error {
 	keys, err := parley.LoadSharedKeys(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fail(exitNotFound, "%w: make one with parley key psk new --out %s", err, path)
@@ -76,19 +111,19 @@ func (g *globals) pskShow(args []string) error {
 	if err != nil {
 		g.say("%v", err)
 	}
-	type row struct {
-		Key   string `json:"key"`
-		Dials bool   `json:"dials"`
-	}
-	rows := make([]row, len(keys))
-	t := &table{columns: []column{{name: "KEY"}, {name: "USE"}}}
-	for i, k := range keys {
-		rows[i] = row{k.String(), i == 0}
-		use := "accepted"
-		if i == 0 {
-			use = "dials, accepted"
+	return g.showKeys(parley.NameSharedKeys(path, keys))
+}
+
+func (g *globals) showKeys(v parley.SharedKeys) error {
+	return g.showValue(v, func() *table {
+		t := &table{columns: []column{{name: "KEY"}, {name: "USE"}}}
+		for _, k := range v.Keys {
+			use := "accepted"
+			if k.Dials {
+				use = "dials, accepted"
+			}
+			t.add(k.Key, use)
 		}
-		t.add(k.String(), use)
-	}
-	return g.showValue(map[string]any{"file": path, "keys": rows}, func() *table { return t })
+		return t
+	})
 }

@@ -32,6 +32,10 @@ type changeFlags struct {
 	adminsToAdd, adminsToDrop []string // of validators admins
 }
 
+const whichNode = "ID is a peer ID, a key (ed25519:…), self for the node that is asked, or, where you are asked, the name of it or of one connected with it."
+
+const selfWord = "self"
+
 func validatorsCommand(g *globals) *cobra.Command {
 	f := &changeFlags{globals: g}
 	list := func(c *cobra.Command, _ []string) error {
@@ -45,12 +49,12 @@ func validatorsCommand(g *globals) *cobra.Command {
 	}
 	add := &cobra.Command{
 		Use: "add ID…", Short: "Make connected nodes validators, all in one record", Args: cobra.MinimumNArgs(1), RunE: f.add,
-		Long:    "ID is a peer ID, a key (ed25519:…) or, where you are asked, the name of a connected node. Its name and addresses are those that it tells its peers.",
-		Example: "parley chain validators add node2 node3\nparley chain validators add 12D3KooW… --add-admin 12D3KooW…",
+		Long:    whichNode + " Its name and addresses are those that it tells its peers.",
+		Example: "parley chain validators add node2 node3\nparley chain validators add self\nparley chain validators add 12D3KooW… --add-admin 12D3KooW…",
 	}
 	remove := &cobra.Command{
 		Use: "remove ID…", Short: "Make validators followers, all in one record", Args: cobra.MinimumNArgs(1), RunE: f.remove,
-		Long:    "ID is the number or the name of a validator, its peer ID or its key. The leader may go, and so may this node.",
+		Long:    "ID is the number or the name of a validator, its peer ID or its key; self is the node that is asked. The leader may go, and so may this node.",
 		Example: "parley chain validators remove 4\nparley chain validators remove node2 node3",
 	}
 	apply := &cobra.Command{
@@ -62,7 +66,7 @@ func validatorsCommand(g *globals) *cobra.Command {
 	admins := &cobra.Command{
 		Use: "admins", Short: "Whose approvals change the validators; with flags, change that", Args: cobra.NoArgs, RunE: f.admins,
 		Long: "Have two admins or more: a lost sole key freezes the set of validators for ever.\n" +
-			"ID is a peer ID, a key (ed25519:…) or, where you are asked, the name of a connected node.",
+			whichNode,
 		Example: "parley chain validators admins\nparley chain validators admins --add 12D3KooW… --add 12D3KooW… --threshold 2",
 	}
 	for _, c := range []*cobra.Command{add, remove, apply, admins} {
@@ -72,8 +76,8 @@ func validatorsCommand(g *globals) *cobra.Command {
 		c.Flags().IntVar(&f.threshold, "threshold", 0, "how many admins must approve from then on")
 	}
 	for _, c := range []*cobra.Command{add, remove} {
-		c.Flags().StringArrayVar(&f.addAdmins, "add-admin", nil, "peer ID or key of a new admin, in the same record")
-		c.Flags().StringArrayVar(&f.removeAdmins, "remove-admin", nil, "peer ID or key of an admin that is to go")
+		c.Flags().StringArrayVar(&f.addAdmins, "add-admin", nil, "ID of a new admin, in the same record")
+		c.Flags().StringArrayVar(&f.removeAdmins, "remove-admin", nil, "ID of an admin that is to go")
 	}
 	admins.Flags().StringArrayVar(&f.adminsToAdd, "add", nil, "ID of a new admin, repeatable")
 	admins.Flags().StringArrayVar(&f.adminsToDrop, "remove", nil, "ID of an admin that is to go, repeatable")
@@ -142,7 +146,10 @@ func (f *changeFlags) add(c *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	req := parley.ChangeRequest{AddAdmins: f.addAdmins, RemoveAdmins: f.removeAdmins, Threshold: f.threshold}
+	req, err := f.withAdmins(c.Context(), cl)
+	if err != nil {
+		return err
+	}
 	keys, err := f.keysOf(c.Context(), cl, args)
 	if err != nil {
 		return err
@@ -151,6 +158,15 @@ func (f *changeFlags) add(c *cobra.Command, args []string) error {
 		req.Add = append(req.Add, parley.Candidate{Key: key})
 	}
 	return f.change(c.Context(), cl, req, "")
+}
+
+// withAdmins begins a change with what the flags say of admins.
+func (f *changeFlags) withAdmins(ctx context.Context, cl *client) (req parley.ChangeRequest, err error) {
+	req.Threshold = f.threshold
+	if req.AddAdmins, err = f.keysOf(ctx, cl, f.addAdmins); err == nil {
+		req.RemoveAdmins, err = f.keysOf(ctx, cl, f.removeAdmins)
+	}
+	return req, err
 }
 
 // keysOf finds what nodeOf finds, for each.
@@ -166,26 +182,37 @@ func (f *changeFlags) keysOf(ctx context.Context, cl *client, ids []string) ([]s
 	return keys, nil
 }
 
-// nodeOf finds the connected node that calls itself so. Anybody may take a
-// name, so somebody has to look at what it stands for.
+// nodeOf finds the node that calls itself so: the one that is asked, or one
+// connected with it. Anybody may take a name, so somebody has to look at what it
+// stands for.
 func (f *changeFlags) nodeOf(ctx context.Context, cl *client, id string) (string, error) {
 	if isKey(id) {
 		return id, nil
 	}
-	if f.yes {
-		return "", fail(exitUsage, "%q is a name, which any peer may give itself: with --yes name the node by its peer ID, see parley peers list -o wide", id)
-	}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	body, err := cl.get(ctx, "peers?limit=1000")
+	asked, err := fetch[parley.Status](ctx, cl, "status")
 	if err != nil {
 		return "", err
 	}
-	peers, err := decode[list[parley.Peer]](body)
+	if id == selfWord {
+		return asked.PeerID.String(), nil
+	}
+	if f.yes {
+		mend := "name the node by its peer ID, see parley peers list -o wide"
+		if id == asked.Name {
+			mend = "say self for the node that is asked, or give its peer ID, " + asked.PeerID.String() + ", see parley status"
+		}
+		return "", fail(exitUsage, "%q is a name, which any peer may give itself: with --yes %s", id, mend)
+	}
+	peers, err := fetch[list[parley.Peer]](ctx, cl, "peers?limit=1000")
 	if err != nil {
 		return "", err
 	}
 	var found []string
+	if id == asked.Name {
+		found = append(found, asked.PeerID.String())
+	}
 	for _, p := range peers.Items {
 		if p.Name == id {
 			found = append(found, p.ID.String())
@@ -195,9 +222,9 @@ func (f *changeFlags) nodeOf(ctx context.Context, cl *client, id string) (string
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", fail(exitNotFound, "no connected peer has the name %q: see parley peers list, or give a peer ID", id)
+		return "", fail(exitNotFound, "neither this node, %q, nor a connected peer has the name %q: see parley peers list, or give a peer ID", asked.Name, id)
 	}
-	return "", fail(exitUsage, "%d peers call themselves %q: give the peer ID of one: %s", len(found), id, strings.Join(found, ", "))
+	return "", fail(exitUsage, "%d nodes call themselves %q: give the peer ID of one: %s", len(found), id, strings.Join(found, ", "))
 }
 
 func isKey(id string) bool {
@@ -215,16 +242,20 @@ func (f *changeFlags) remove(c *cobra.Command, args []string) error {
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), f.timeout)
 	defer cancel()
-	body, err := cl.get(ctx, "chain/validators")
+	validators, err := fetch[list[parley.Validator]](ctx, cl, "chain/validators")
 	if err != nil {
 		return err
 	}
-	validators, err := decode[list[parley.Validator]](body)
+	req, err := f.withAdmins(c.Context(), cl)
 	if err != nil {
 		return err
 	}
-	req := parley.ChangeRequest{AddAdmins: f.addAdmins, RemoveAdmins: f.removeAdmins, Threshold: f.threshold}
 	for _, a := range args {
+		if a == selfWord {
+			if a, err = f.nodeOf(c.Context(), cl, a); err != nil {
+				return err
+			}
+		}
 		var found []uint64
 		for _, v := range validators.Items {
 			if slices.Contains([]string{strconv.FormatUint(v.ID, 10), v.Name, v.Peer.String(), v.Key.String()}, a) {

@@ -26,7 +26,7 @@ const (
 	DefaultBasePort = 8080
 	DefaultBind     = "127.0.0.1"
 
-	opsPort  = 9090 // of the first node
+	opsAbove = 1010 // the first node's ops port is so far above its API's: 9090 by default
 	maxNodes = 31   // validators of a genesis
 )
 
@@ -76,7 +76,8 @@ type Node struct {
 	PID     int     `json:"pid"`                 // of its last process, 0 = stopped by us
 	PeerID  peer.ID `json:"peer_id,omitempty"`
 	APIPort int     `json:"api_port"`
-	OpsPort int     `json:"ops_port"` // 0 = none, the port was taken
+	OpsPort int     `json:"ops_port"`          // 0 = none
+	OpsOff  string  `json:"ops_off,omitempty"` // why there is none
 }
 
 // State is devnet.json.

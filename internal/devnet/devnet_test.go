@@ -166,11 +166,32 @@ func TestTakenPort(t *testing.T) {
 // TestPortsOfNodes: no port of a node's metrics is one that another node needs
 // for its API, no two APIs have one, and none is above all ports.
 func TestPortsOfNodes(t *testing.T) {
-	s := &State{Bind: DefaultBind, Nodes: []Node{{Name: "node1", APIPort: opsPort + 1}, {Name: "node2", APIPort: opsPort + 2}, {Name: "node3", APIPort: opsPort}}}
-	for _, node := range s.Nodes {
-		if port := s.opsPort(node.Name); port != 0 {
-			t.Errorf("%s has metrics at %d, where an API is to be", node.Name, port)
+	const ops = DefaultBasePort + opsAbove
+	if ops != 9090 {
+		t.Errorf("the metrics of the default devnet begin at %d", ops)
+	}
+	s := &State{Bind: DefaultBind, Nodes: []Node{{Name: "node1", APIPort: DefaultBasePort}, {Name: "node2", APIPort: ops + 2}, {Name: "node3", APIPort: ops}}}
+	for name, want := range map[string]string{"node1": "port 9090 is the API's of node3", "node3": "port 9092 is the API's of node2"} {
+		if port, off := s.opsPort(name); port != 0 || off != want {
+			t.Errorf("%s has metrics at %d, %q: want none, for %s", name, port, off, want)
 		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := l.Addr().(*net.TCPAddr).Port
+	moved := &State{Bind: DefaultBind, Nodes: []Node{{Name: "node1", APIPort: taken - opsAbove - 1}, {Name: "node2", APIPort: taken - opsAbove}}}
+	if port, off := moved.opsPort("node2"); port != 0 || !strings.HasPrefix(off, "port "+itoa(taken)+" is taken by pid "+itoa(os.Getpid())) {
+		t.Errorf("a taken port: %d, %q", port, off)
+	}
+	_ = l.Close()
+	if port, off := moved.opsPort("node2"); port != taken || off != "" {
+		t.Errorf("a base port of %d: metrics of the second node at %d, %q; want %d", taken-opsAbove-1, port, off, taken)
+	}
+	high := &State{Bind: DefaultBind, Nodes: []Node{{Name: "node1", APIPort: 65000}}}
+	if port, off := high.opsPort("node1"); port != 0 || !strings.Contains(off, "--base-port of at most 64525") {
+		t.Errorf("a port above all: %d, %q", port, off)
 	}
 	s.Nodes[1].APIPort = 1 << 16
 	if err := s.checkPorts(""); err == nil || !strings.Contains(err.Error(), "--base-port of at most 65533") {

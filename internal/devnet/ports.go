@@ -55,14 +55,19 @@ func (s *State) checkPorts(dir string) error {
 	return nil
 }
 
-// opsPort is the port for the metrics of a node, 0 where it is taken or a node
-// needs it for its API.
-func (s *State) opsPort(name string) int {
-	port := opsPort + slices.IndexFunc(s.Nodes, func(o Node) bool { return o.Name == name })
-	if slices.ContainsFunc(s.Nodes, func(o Node) bool { return o.APIPort == port }) || !isFree(s.Bind, port) {
-		return 0
+// opsPort is the port for the metrics of a node, or 0 and why there is none.
+func (s *State) opsPort(name string) (port int, off string) {
+	port = s.Nodes[0].APIPort + opsAbove + slices.IndexFunc(s.Nodes, func(o Node) bool { return o.Name == name })
+	api := slices.IndexFunc(s.Nodes, func(o Node) bool { return o.APIPort == port })
+	switch {
+	case port >= 1<<16:
+		return 0, fmt.Sprintf("it would be %d: with a --base-port of at most %d there is one", port, 1<<16-opsAbove-len(s.Nodes))
+	case api >= 0:
+		return 0, fmt.Sprintf("port %d is the API's of %s", port, s.Nodes[api].Name)
+	case !isFree(s.Bind, port):
+		return 0, fmt.Sprintf("port %d is taken by %s", port, or(parley.PortHolder(port), "another process"))
 	}
-	return port
+	return port, ""
 }
 
 // isFree tells whether a process could listen there now.

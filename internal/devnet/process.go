@@ -88,7 +88,7 @@ func (n *Net) start(ctx context.Context, s *State, node *Node) error {
 	wait, cancel := context.WithTimeout(ctx, portGone)
 	defer cancel()
 	poll(wait, 10*time.Millisecond, func() bool { return isFree(s.Bind, node.APIPort) && (last == 0 || isFree(s.Bind, last)) })
-	node.OpsPort = s.opsPort(node.Name)
+	node.OpsPort, node.OpsOff = s.opsPort(node.Name)
 	if !isFree(s.Bind, node.APIPort) {
 		return &PortError{Port: node.APIPort, Holder: parley.PortHolder(node.APIPort)}
 	}

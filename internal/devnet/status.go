@@ -32,6 +32,7 @@ type Row struct {
 	API       string      `json:"api"`
 	Socket    string      `json:"socket"`
 	Ops       string      `json:"ops,omitempty"`
+	OpsOff    string      `json:"ops_off,omitempty"` // why there is none
 	DataDir   string      `json:"data_dir"`
 	Peers     int         `json:"peers"` // ready ones
 	Height    uint64      `json:"height"`
@@ -91,7 +92,7 @@ func (n *Net) row(ctx context.Context, s *State, node Node) Row {
 	if !n.isUp(node) {
 		return r
 	}
-	r.PID, r.State = node.PID, "starting"
+	r.PID, r.State, r.OpsOff = node.PID, "starting", node.OpsOff
 	if node.OpsPort != 0 {
 		r.Ops = fmt.Sprintf("http://%s", s.API(Node{APIPort: node.OpsPort}))
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -309,6 +310,25 @@ func (r *Replica) Role() string {
 		return RoleValidator
 	}
 	return RoleFollower
+}
+
+// IsValidator reports whether the node of p signs the next block, as the chain
+// says; false while that is not known. What a peer said of itself in the
+// handshake is of the time when it came.
+func (r *Replica) IsValidator(p peer.ID) bool {
+	if r.live.Load() == nil {
+		return false
+	}
+	pub, err := p.ExtractPublicKey()
+	if err != nil {
+		return false
+	}
+	raw, err := pub.Raw()
+	if err != nil || len(raw) != len(consortium.PublicKey{}) || pub.Type() != crypto.Ed25519 {
+		return false
+	}
+	_, ok := r.ledger.Tip().Set.ByKey(consortium.PublicKey(raw))
+	return ok
 }
 
 // Sync tells how far the replica is behind what it knows to exist.

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -30,6 +31,7 @@ type outcome struct {
 	dialled []ma.Multiaddr
 	given   int  // how many of dialled are at the host that was given; 0 = all
 	learned bool // id was not given: it can be pinned
+	private bool // its API says that it is in a private network
 	err     error
 }
 
@@ -80,13 +82,14 @@ func (d *Dialer) attempt(ctx context.Context, j job) outcome {
 	}
 	who := d.learn(ctx, j.item, at, pin)
 	if who.err != nil {
+		who.err = d.aboutKey(j.item, who, who.err)
 		return who
 	}
 	if who.id == d.host.ID() {
 		who.err = errSelf
 		return who
 	}
-	who.err = d.alone(ctx, j.slot, who)
+	who.err = d.aboutKey(j.item, who, d.alone(ctx, j.slot, who))
 	return who
 }
 
@@ -104,7 +107,7 @@ func (d *Dialer) learn(ctx context.Context, it *item, at target, pin peer.ID) ou
 		}
 		who, err := d.fns.Identity(ctx, hostport)
 		if err == nil {
-			out := outcome{id: who.ID, learned: true, dialled: given}
+			out := outcome{id: who.ID, learned: true, private: who.Private, dialled: given}
 			for _, a := range who.Addrs { // the given host with these ports comes first
 				if moved, err := atIP(at.ip, a); err == nil && !ma.Contains(out.dialled, moved) {
 					out.dialled = append(out.dialled, moved)
@@ -253,23 +256,10 @@ func (d *Dialer) single(ctx context.Context, p peer.ID, f func() error) error {
 
 // connect dials and greets.
 func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
-	d.clearBackoff(who.id)
-	var err error
-	if who.given > 0 { // where we were sent comes before where it says it is
-		err = d.dial(ctx, who.id, who.dialled[:who.given])
+	if err := d.dialBoth(ctx, s, who); err != nil {
+		return err
 	}
-	if who.given == 0 || err != nil {
-		err = d.dial(ctx, who.id, append(slices.Clone(who.dialled), d.otherAddrs(s, who.id)...))
-	}
-	if have, ok := actual(err, who.dialled); ok && have == d.host.ID() {
-		return errSelf
-	} else if ok {
-		return &mismatchError{want: who.id, have: have, mend: d.mend(s.item)}
-	}
-	if err != nil {
-		return fmt.Errorf("dial: %w", err)
-	}
-	err = d.fns.Greet(ctx, who.id)
+	err := d.fns.Greet(ctx, who.id)
 	var refusal Refusal
 	if err == nil || errors.As(err, &refusal) { // after a refusal it is closed already
 		return err
@@ -282,6 +272,29 @@ func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
 	}
 	_ = d.host.Network().ClosePeer(who.id)
 	return err
+}
+
+// dialBoth dials where it was sent, and then wherever the peer may be.
+func (d *Dialer) dialBoth(ctx context.Context, s *slot, who outcome) error {
+	d.clearBackoff(who.id)
+	var first error
+	if who.given > 0 { // where we were sent comes before where it says it is
+		if first = d.dial(ctx, who.id, who.dialled[:who.given]); first == nil {
+			return nil
+		}
+	}
+	err := d.dial(ctx, who.id, append(slices.Clone(who.dialled), d.otherAddrs(s, who.id)...))
+	if err == nil {
+		return nil
+	}
+	for _, err := range []error{first, err} {
+		if have, ok := actual(err, who.dialled); ok && have == d.host.ID() {
+			return errSelf
+		} else if ok {
+			return &mismatchError{want: who.id, have: have, mend: d.mend(s.item)}
+		}
+	}
+	return fmt.Errorf("dial: %w", errors.Join(first, err)) // the second says of those of the first that they were just tried
 }
 
 // mend says what to do where another id answers for it than expected.
@@ -303,6 +316,7 @@ func (d *Dialer) mend(it *item) string {
 func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	addrs = d.dialable(addrs)
 	if d.cfg.OptimiseRetries {
 		addrs = d.awake(p, addrs)
 	}
@@ -311,6 +325,22 @@ func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) erro
 		d.noteDial(p, err)
 	}
 	return err
+}
+
+// dialable leaves out the addresses for which this node has no transport, such
+// as QUIC in a private network; all of them where none is left.
+func (d *Dialer) dialable(addrs []ma.Multiaddr) []ma.Multiaddr {
+	n, ok := d.host.Network().(interface {
+		TransportForDialing(ma.Multiaddr) transport.Transport
+	})
+	if !ok {
+		return addrs
+	}
+	can := slices.DeleteFunc(slices.Clone(addrs), func(a ma.Multiaddr) bool { return n.TransportForDialing(a) == nil && !hasCode(a, ma.P_DNSADDR) })
+	if len(can) == 0 {
+		return addrs
+	}
+	return can
 }
 
 // otherAddrs is where other items and the address book know the same peer to

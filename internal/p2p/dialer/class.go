@@ -77,7 +77,10 @@ func classify(err error) Class {
 	var refusal Refusal
 	var dns *net.DNSError
 	var key pnet.Error
+	var shared *sharedKeyError
 	switch {
+	case errors.As(err, &shared):
+		return shared.class
 	case errors.Is(err, errSelf):
 		return ClassSelf
 	case errors.As(err, &mismatch):

@@ -63,6 +63,9 @@ type Functions struct {
 	Identity func(ctx context.Context, hostport string) (Identity, error)
 	// Known lists where others say that a peer is; nil = nobody says so.
 	Known func(p peer.ID) []ma.Multiaddr
+	// SharedKey names the key of a private network with which this node dials, as
+	// people know it; "" or nil = it is in none.
+	SharedKey func() string
 	// Greet makes a connected peer ready. An error that is a [Refusal] is
 	// classified by its code.
 	Greet func(ctx context.Context, p peer.ID) error

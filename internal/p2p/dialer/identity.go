@@ -36,6 +36,8 @@ var ErrNotHTTP = errors.New("no node's API answers there")
 type Identity struct {
 	ID    peer.ID
 	Addrs []ma.Multiaddr // without /p2p, at most 32
+
+	Private bool // it takes nobody without the shared key of its network
 }
 
 // FetchIdentity asks GET /eth/v1/node/identity at hostport, host:port or a URL
@@ -87,6 +89,7 @@ func decodeIdentity(body []byte) (Identity, error) {
 		Data struct {
 			PeerID    string   `json:"peer_id"`
 			Addresses []string `json:"p2p_addresses"`
+			Private   bool     `json:"private_network"`
 		} `json:"data"`
 	}
 	if err := json.Unmarshal(body, &answer); err != nil {
@@ -96,7 +99,7 @@ func decodeIdentity(body []byte) (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("peer_id: %w", err)
 	}
-	node := Identity{ID: id}
+	node := Identity{ID: id, Private: answer.Data.Private}
 	for _, text := range answer.Data.Addresses {
 		if len(node.Addrs) == identityAddrs {
 			break

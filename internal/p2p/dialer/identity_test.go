@@ -44,6 +44,14 @@ func TestFetchIdentity(t *testing.T) {
 			t.Errorf("%s: %+v, %v", at, who, err)
 		}
 	}
+	private := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"data":{"peer_id":%q,"private_network":true}}`, someID)
+	})
+	for at, want := range map[string]bool{good: false, private: true} {
+		if who, err := dialer.FetchIdentity(t.Context(), nil, at); err != nil || who.Private != want {
+			t.Errorf("private %v, %v: want %v", who.Private, err, want)
+		}
+	}
 	for name, f := range map[string]http.HandlerFunc{
 		"not found": http.NotFound,
 		"no json":   func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },

@@ -61,7 +61,7 @@ func (d *Dialer) Connect(ctx context.Context, text string) (peer.ID, error) {
 		if who.err == nil {
 			return who.id, nil
 		}
-		err = who.err
+		err = d.aboutKey(it, who, who.err)
 		if ctx.Err() != nil {
 			break
 		}

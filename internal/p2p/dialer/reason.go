@@ -32,7 +32,10 @@ type failure struct {
 // reason says in a few plain words why an attempt failed: the failure that
 // decided over its class, without the ids that we made up to ask.
 func reason(err error) string {
-	class, all := classify(err), failures(err, nil)
+	if shared, ok := errors.AsType[*sharedKeyError](err); ok {
+		return oneLine(shared.text, maxReason)
+	}
+	class, all := classify(err), telling(failures(err, nil))
 	best := failure{err: err}
 	if _, told := errors.AsType[Refusal](err); !told {
 		for _, f := range all {
@@ -84,6 +87,29 @@ func failures(err error, at ma.Multiaddr) (out []failure) {
 	return out
 }
 
+// telling leaves out what was not tried, for lack of a transport or because it
+// just had been, and what else is said of one address than first; where only
+// such is left, it stays.
+func telling(all []failure) (list []failure) {
+	seen := map[string]bool{}
+	for _, f := range all {
+		if errors.Is(f.err, swarm.ErrNoTransport) || errors.Is(f.err, swarm.ErrDialBackoff) {
+			continue
+		}
+		if f.addr != nil && seen[f.addr.String()] {
+			continue
+		}
+		if f.addr != nil {
+			seen[f.addr.String()] = true
+		}
+		list = append(list, f)
+	}
+	if len(list) == 0 {
+		return all
+	}
+	return list
+}
+
 // addrError is an error of one address that we chose.
 type addrError struct {
 	addr ma.Multiaddr
@@ -126,7 +152,7 @@ func (f failure) words(class Class) string {
 	case errors.Is(f.err, syscall.EHOSTUNREACH), errors.Is(f.err, syscall.ENETUNREACH):
 		return "no route to " + where
 	case errors.Is(f.err, syscall.ECONNRESET), errors.Is(f.err, network.ErrReset), errors.Is(f.err, io.EOF), errors.Is(f.err, io.ErrUnexpectedEOF):
-		return where + " hung up"
+		return where + " hung up before the handshake: it is full, or wants the shared key of a private network"
 	case class == ClassTimeout:
 		return "no answer from " + where
 	}

@@ -142,7 +142,8 @@ func (d *Dialer) noteDial(p peer.ID, err error) {
 	}
 	now := time.Now()
 	for _, e := range dial.DialErrors {
-		if errors.Is(e.Cause, context.Canceled) || errors.Is(e.Cause, swarm.ErrDialBackoff) || errors.Is(e.Cause, swarm.ErrGaterDisallowedConnection) {
+		if errors.Is(e.Cause, context.Canceled) || errors.Is(e.Cause, swarm.ErrDialBackoff) || errors.Is(e.Cause, swarm.ErrNoTransport) ||
+			errors.Is(e.Cause, swarm.ErrGaterDisallowedConnection) {
 			continue // says nothing of the address
 		}
 		bare, _ := peer.SplitAddr(e.Address)

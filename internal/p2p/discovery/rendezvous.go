@@ -23,8 +23,9 @@ const (
 // ProviderKey turns text into the key of a provider record: a CID stands for
 // its multihash, any other text for its SHA-256.
 func ProviderKey(text string) ([]byte, error) {
-	if c, err := cid.Decode(text); err == nil {
-		return c.Hash(), nil
+	if IsCID(text) {
+		c, err := cid.Decode(text)
+		return c.Hash(), err
 	}
 	if text == "" {
 		return nil, errors.New("an empty key: give a CID or any text")
@@ -32,6 +33,15 @@ func ProviderKey(text string) ([]byte, error) {
 	sum := sha256.Sum256([]byte(text))
 	return mh.Encode(sum[:], mh.SHA2_256)
 }
+
+// IsCID tells a CID from any other text.
+func IsCID(text string) bool {
+	_, err := cid.Decode(text)
+	return err == nil
+}
+
+// CIDOf writes the key of a provider record as the CID that stands for it.
+func CIDOf(key []byte) string { return cid.NewCidV1(cid.Raw, key).String() }
 
 func checkProviderKey(key []byte) error {
 	if len(key) == 0 || len(key) > maxKeyBytes {

@@ -46,10 +46,10 @@ func Key(kind string, author peer.ID) string {
 func ParseKey(key string) (kind string, author peer.ID, err error) {
 	parts := strings.Split(key, "/")
 	if len(key) > 256 || len(parts) != 4 || parts[0] != "" || parts[1] != valueNamespace || !kindName.MatchString(parts[2]) {
-		return "", "", fmt.Errorf("key %.80q: want /%s/KIND/PEER-ID, KIND of a-z, 0-9, _ and -", key, valueNamespace)
+		return "", "", fmt.Errorf("key %.80q: want /%s/KIND/PEER-ID, KIND being 1 to 32 of a-z, 0-9, _ and -", key, valueNamespace)
 	}
 	if author, err = peer.Decode(parts[3]); err != nil {
-		return "", "", fmt.Errorf("key %.80q: its last part is no peer id: %w", key, err)
+		return "", "", fmt.Errorf("key %.80q: its last part %.80q is no peer id: want base58 such as 12D3KooW…, as parley peers list -o wide shows", key, parts[3])
 	}
 	if Key(parts[2], author) != key {
 		return "", "", fmt.Errorf("key %.80q: write the peer id as %s", key, author)

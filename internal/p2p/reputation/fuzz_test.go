@@ -18,7 +18,7 @@ func FuzzBanLine(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		r, ok, err := b.line(text, "somebody")
+		r, _, ok, err := b.line(text, "somebody")
 		if ok && err != nil {
 			t.Fatalf("a ban and an error: %v", err)
 		}

@@ -20,6 +20,8 @@ const (
 // Import tells what came of a list.
 type Import struct {
 	Added        int           `json:"added"`
+	Endless      int           `json:"without_end"`   // of them, targets for which the list says no end: they hold for For
+	For          string        `json:"for"`           // bans.duration
 	Known        int           `json:"known"`         // there already, and for as long
 	RefusedLines int           `json:"refused_lines"` // all of them
 	Refused      []RefusedLine `json:"refused"`       // the first 1000
@@ -35,12 +37,12 @@ type RefusedLine struct {
 // a ban as JSON. Empty lines and what follows a # are left out. What comes
 // before an error holds. An import makes no room in a full list.
 func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force bool) (Import, error) {
-	in := importing{Bans: b, ctx: ctx, sum: Import{Refused: []RefusedLine{}}, taken: map[Target]bool{}}
+	in := importing{Bans: b, ctx: ctx, sum: Import{Refused: []RefusedLine{}, For: b.cfg.Duration.String()}, taken: map[Target]bool{}}
 	protected := b.protected()
 	lines := bufio.NewScanner(list)
 	lines.Buffer(nil, maxImportLine)
 	for n := 1; lines.Scan(); n++ {
-		row, ok, err := b.line(lines.Text(), actor)
+		row, ends, ok, err := b.line(lines.Text(), actor)
 		if ok && !force {
 			err = protected.allow(row.target)
 		}
@@ -49,7 +51,7 @@ func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force b
 			in.refuse(n, err)
 		case !ok:
 		default:
-			if err := in.add(row); err != nil {
+			if err := in.add(row, ends); err != nil {
 				return in.sum, err
 			}
 		}
@@ -69,12 +71,17 @@ type importing struct {
 }
 
 func (in *importing) refuse(line int, err error) {
+	why := err.Error()
+	if _, risky := errors.AsType[*ConflictError](err); risky {
+		why += "; parley bans import --force takes it too"
+	}
 	if in.sum.RefusedLines++; len(in.sum.Refused) < maxRefusedLines {
-		in.sum.Refused = append(in.sum.Refused, RefusedLine{line, err.Error()})
+		in.sum.Refused = append(in.sum.Refused, RefusedLine{line, why})
 	}
 }
 
-func (in *importing) add(r row) error {
+// add takes a ban; ends means that the list says until when.
+func (in *importing) add(r row, ends bool) error {
 	have, holds := in.list.holds(r.target)
 	if holds && !r.later(&have) {
 		in.sum.Known++
@@ -88,6 +95,9 @@ func (in *importing) add(r row) error {
 	}
 	in.ops = append(in.ops, op{row: r})
 	in.sum.Added++
+	if !ends {
+		in.sum.Endless++
+	}
 	if len(in.ops) >= importBatch {
 		return in.flush()
 	}
@@ -107,23 +117,25 @@ func (in *importing) flush() error {
 	return err
 }
 
-// line reads one line; not ok = there is nothing in it.
-func (b *Bans) line(text, actor string) (r row, ok bool, err error) {
+// line reads one line; not ok = there is nothing in it. ends means that it says
+// until when, or for ever.
+func (b *Bans) line(text, actor string) (r row, ends, ok bool, err error) {
 	q := BanRequest{Origin: OriginImport, Actor: actor, Reason: "import"}
 	if text = strings.TrimSpace(text); strings.HasPrefix(text, "{") {
 		if err := q.fromJSON(text); err != nil {
-			return row{}, false, err
+			return row{}, false, false, err
 		}
+		ends = true
 	} else {
 		target, note, _ := strings.Cut(text, "#")
 		if q.Target = strings.TrimSpace(target); q.Target == "" {
-			return row{}, false, nil
+			return row{}, false, false, nil
 		}
 		note = strings.TrimSpace(note)
 		q.Note = note[:min(maxNote, len(note))]
 	}
 	r, err = b.check(q, time.Now())
-	return r, err == nil, err
+	return r, ends, err == nil, err
 }
 
 // fromJSON reads a ban of an export.

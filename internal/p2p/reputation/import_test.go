@@ -27,6 +27,9 @@ func TestImport(t *testing.T) {
 	if sum.Added != 2501 || sum.Known != 0 || sum.RefusedLines != 1501 || len(sum.Refused) != maxRefusedLines || sum.Refused[0].Line != 2503 {
 		t.Errorf("added %d, known %d, refused %d, of these told %d, first %+v", sum.Added, sum.Known, sum.RefusedLines, len(sum.Refused), sum.Refused[0])
 	}
+	if sum.Endless != 2500 || sum.For != b.cfg.Duration.String() || !strings.HasSuffix(sum.Refused[0].Why, "; parley bans import --force takes it too") {
+		t.Errorf("%d without an end, for %s; refused: %s", sum.Endless, sum.For, sum.Refused[0].Why)
+	}
 	if b.Count() != 2501 || b.Banned("", friend) || !b.Banned("", netip.MustParseAddr("10.0.9.195")) {
 		t.Errorf("%d banned", b.Count())
 	}

@@ -36,7 +36,8 @@ type BanRequest struct {
 	Force   bool   // although it covers protected peers or very much
 }
 
-// ConflictError refuses a ban that is likely a mistake. Force overrides it.
+// ConflictError refuses a ban that is likely a mistake. Force overrides it; how
+// that is said is the affair of whoever asked.
 type ConflictError struct{ Rule string }
 
 func (e *ConflictError) Error() string { return e.Rule }
@@ -129,17 +130,17 @@ func (all Protected) allow(t Target) error {
 	case t.Peer != "" && t.Peer == all.Self:
 		return &ConflictError{"that is this node itself"}
 	case t.Peer != "" && slices.Contains(all.Peers, t.Peer):
-		return &ConflictError{fmt.Sprintf("%s is a static or trusted peer: take it off the list first, or use force", t)}
+		return &ConflictError{fmt.Sprintf("%s is a static or trusted peer: take it off the list first", t)}
 	case t.Peer != "":
 		return nil
 	case t.Prefix.Addr().Is4() && t.Prefix.Bits() < shortest4:
-		return &ConflictError{fmt.Sprintf("%s covers more than a /%d: give a smaller range, or use force", t, shortest4)}
+		return &ConflictError{fmt.Sprintf("%s covers more than a /%d: give a smaller range", t, shortest4)}
 	case t.Prefix.Addr().Is6() && t.Prefix.Bits() < shortest6:
-		return &ConflictError{fmt.Sprintf("%s covers more than a /%d: give a smaller range, or use force", t, shortest6)}
+		return &ConflictError{fmt.Sprintf("%s covers more than a /%d: give a smaller range", t, shortest6)}
 	}
 	for _, a := range all.Addrs {
 		if t.Covers("", a) {
-			return &ConflictError{fmt.Sprintf("%s covers %s, an address of this node or of a static or trusted peer: use force if it must be", t, a)}
+			return &ConflictError{fmt.Sprintf("%s covers %s, an address of this node or of a static or trusted peer", t, a)}
 		}
 	}
 	return nil

@@ -69,7 +69,7 @@ func parseTarget(s string) (Target, error) {
 	if p, err := peer.Decode(s); err == nil {
 		return Target{Peer: p}, nil
 	}
-	return Target{}, fmt.Errorf("target %q is no peer id, IP address or CIDR: host names are not banned, give the address", s)
+	return Target{}, fmt.Errorf("target %q is no peer id, IP address or CIDR: host names are not banned, give the address; of a peer that you know by its name, parley peers show tells the id", s)
 }
 
 func multiaddrTarget(s string) (Target, error) {
