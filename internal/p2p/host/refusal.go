@@ -54,8 +54,8 @@ func parseInitial(p []byte) (i initial, ok bool) {
 	return i, i.to.n >= minClientCID
 }
 
-// refusal is the packet that closes the attempt with CONNECTION_REFUSED. A tenth
-// of what the library does for it is enough: the keys of one direction.
+// refusal is the packet that closes the attempt with CONNECTION_REFUSED, as the
+// library would say it. The keys of one direction are enough for it.
 func (i *initial) refusal() []byte {
 	key, iv, mask, err := serverKeys(i.to.bytes())
 	if err != nil {
