@@ -70,6 +70,8 @@ type Env struct {
 	Clock       func() time.Time      // of the validator; nil = time.Now
 	Outgoing    consensus.Outgoing    // nil = an honest validator
 	Listen      []multiaddr.Multiaddr // nil = by configuration
+	// ListenUDP opens the sockets of QUIC; nil = those of the machine.
+	ListenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
 }
 
 // Node is one node. All methods are safe for concurrent use.
@@ -273,7 +275,7 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	}
 	o := host.Options{
 		Key: key, Listen: listen, Advertise: advertise, Gater: n.gate,
-		MaxPeers: n.cfg.P2P.MaxPeers, Refused: n.limited, Banned: n.rep.RefuseAddr, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
+		MaxPeers: n.cfg.P2P.MaxPeers, Refused: n.limited, Banned: n.rep.RefuseAddr, BannedIP: n.rep.BannedIP, ListenUDP: n.env.ListenUDP, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
 		Private: n.private, Keyless: n.keyless, Greets: true, Registerer: n.env.Registry, Log: n.room("p2p.host"), Extra: n.env.Host,
 	}
 	if shared != nil {

@@ -66,7 +66,15 @@ func TestBan(t *testing.T) {
 			t.Fatalf("%v %v", closes, err)
 		}
 		s.Until("who is at a banned address is gone", 5*time.Second, func() bool { return !connected(a, c.ID()) })
-		time.Sleep(time.Hour + time.Second)
+		time.Sleep(10 * time.Second) // its connection lingers
+		hits := a.Bans("", "", false)[0].Hits
+		if _, err := c.ConnectPeer(context.Background(), a.Addr()); err == nil {
+			t.Error("who is at a banned address came in")
+		}
+		if now := a.Bans("", "", false)[0].Hits; now <= hits {
+			t.Errorf("%d refusals after %d", now, hits)
+		}
+		time.Sleep(time.Hour)
 		s.Until("and back when the ban is over", 15*time.Minute, func() bool { return ready(a, c.ID()) })
 	})
 }

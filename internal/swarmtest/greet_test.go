@@ -65,7 +65,7 @@ func TestRestartGreetsOnce(t *testing.T) {
 		slow := stalling{slog.NewTextHandler(b.Log, nil), "serving the chain", 10 * time.Second, make(chan struct{}, 1)}
 		l := &life{node: b}
 		run, err := parley.New(b.cfg, parley.Env{Log: slog.New(slow), NoListeners: true, Resolve: resolve,
-			Host: []libp2p.Option{l.quic(), libp2p.ResourceManager(b.limits)}, LedgerFS: b.disk, MemoryWAL: b.wal, Listen: []multiaddr.Multiaddr{listen}})
+			ListenUDP: l.listenUDP, Host: []libp2p.Option{libp2p.ResourceManager(b.limits)}, LedgerFS: b.disk, MemoryWAL: b.wal, Listen: []multiaddr.Multiaddr{listen}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -86,7 +86,7 @@ func TestRestartGreetsOnce(t *testing.T) {
 			}
 		}
 		cancel()
-		if err := errors.Join(<-done, run.Close(), l.sockets.Close()); err != nil {
+		if err := errors.Join(<-done, run.Close()); err != nil {
 			t.Error(err)
 		}
 	})

@@ -26,7 +26,7 @@ import (
 type life struct {
 	node    *Node
 	run     *parley.Node
-	sockets *quicreuse.ConnManager
+	sockets *quicreuse.ConnManager // of a host that is no node
 	cancel  context.CancelFunc
 	done    chan error
 	ending  chan struct{} // closed when the run is asked to end
@@ -167,11 +167,7 @@ func (l *life) settle() {
 
 func (l *life) close(err error) error {
 	l.settle()
-	err = errors.Join(err, l.run.Close())
-	if l.sockets != nil {
-		err = errors.Join(err, l.sockets.Close())
-	}
-	return err
+	return errors.Join(err, l.run.Close())
 }
 
 // Kill cuts the power. Of what was not synced, unsynced percent survives. It

@@ -191,10 +191,18 @@ type sourceIP struct{ ip net.IP }
 
 func (s sourceIP) PreferredSourceIPForDestination(*net.UDPAddr) (net.IP, error) { return s.ip, nil }
 
-// quic lets libp2p use the simulated network.
-func (l *life) quic() libp2p.Option {
+// listenUDP opens a socket in the simulated network.
+func (l *life) listenUDP(_ string, at *net.UDPAddr) (net.PacketConn, error) {
 	s := l.node.swarm
+	if !at.IP.Equal(net.ParseIP(l.node.ip)) {
+		return nil, errors.New("listen on " + at.String() + ": not an address of this node")
+	}
 	rate := simnet.LinkSettings{BitsPerSecond: l.node.mbps * 1_000_000}
+	return &socket{s.nw.NewEndpoint(at, simnet.NodeBiDiLinkSettings{Downlink: rate, Uplink: rate}), l, portOf(at)}, nil
+}
+
+// quic lets a libp2p host that is no node use the simulated network.
+func (l *life) quic() libp2p.Option {
 	return libp2p.QUICReuse(
 		func(reset quic.StatelessResetKey, token quic.TokenGeneratorKey, o ...quicreuse.Option) (*quicreuse.ConnManager, error) {
 			m, err := quicreuse.NewConnManager(reset, token, o...)
@@ -204,10 +212,5 @@ func (l *life) quic() libp2p.Option {
 		quicreuse.OverrideSourceIPSelector(func() (quicreuse.SourceIPSelector, error) {
 			return sourceIP{net.ParseIP(l.node.ip).To4()}, nil
 		}),
-		quicreuse.OverrideListenUDP(func(_ string, a *net.UDPAddr) (net.PacketConn, error) {
-			if !a.IP.Equal(net.ParseIP(l.node.ip)) {
-				return nil, errors.New("listen on " + a.String() + ": not an address of this node")
-			}
-			return &socket{s.nw.NewEndpoint(a, simnet.NodeBiDiLinkSettings{Downlink: rate, Uplink: rate}), l, portOf(a)}, nil
-		}))
+		quicreuse.OverrideListenUDP(l.listenUDP))
 }

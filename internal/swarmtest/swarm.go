@@ -191,7 +191,7 @@ func (n *Node) Start() {
 	env := parley.Env{
 		Registry: prometheus.NewRegistry(),
 		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, NoHistory: true, NoBans: !n.KeepBans, Resolve: resolve,
-		Host:     []libp2p.Option{l.quic(), libp2p.ResourceManager(n.limits)},
+		ListenUDP: l.listenUDP, Host: []libp2p.Option{libp2p.ResourceManager(n.limits)},
 		LedgerFS: n.disk, MemoryWAL: n.wal, Outgoing: n.outgoing, Listen: []multiaddr.Multiaddr{listen},
 	}
 	if n.swarm.PowerCuts {

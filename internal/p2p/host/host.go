@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"syscall"
 
@@ -23,6 +24,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcpreuse"
 	ws "github.com/libp2p/go-libp2p/p2p/transport/websocket"
 	ma "github.com/multiformats/go-multiaddr"
@@ -49,6 +51,12 @@ type Options struct {
 	// Banned is asked of each inbound connection before any handshake, and
 	// tells of those that it refuses. It MUST be quick. Nil = none is.
 	Banned func(remote ma.Multiaddr) bool
+	// BannedIP is the same question, which tells of nothing. It is asked of each
+	// packet of QUIC and MUST NOT wait for anything. Nil = none is.
+	BannedIP func(ip netip.Addr) bool
+	// ListenUDP opens the sockets of QUIC; nil = [net.ListenUDP]. Tests give the
+	// simulated network here.
+	ListenUDP func(network string, at *net.UDPAddr) (net.PacketConn, error)
 	// Greets means that peers which do not greet soon are none: Greeted is told
 	// of those that did, and the others may send little.
 	Greets bool
@@ -63,7 +71,7 @@ type Options struct {
 	QUICOnly   bool                  // for virtual time: TCP would dial for real
 	Registerer prometheus.Registerer // nil: no metrics
 	Log        *slog.Logger          // nil: silent
-	Extra      []libp2p.Option       // wins over ours; tests give the simulated network here
+	Extra      []libp2p.Option       // wins over ours; other sockets of QUIC than ours let banned addresses in
 }
 
 // Host is a libp2p host that listens. It is safe for concurrent use.
@@ -74,6 +82,7 @@ type Host struct {
 	private   *PrivateNetwork // may be nil
 	advertise []ma.Multiaddr
 	bandwidth *bandwidth
+	udp       *quicreuse.ConnManager // nil without QUIC, or with sockets of Options.Extra
 	reg       prometheus.Registerer
 	collector prometheus.Collector
 }
@@ -132,6 +141,9 @@ func build(o Options) (*Host, error) {
 	}
 	b := base{o: o, host: h, metrics: m}
 	b.lobby = newLobby(b.limited, o.Greets)
+	if o.BannedIP != nil {
+		b.turnstile = newTurnstile(o.BannedIP, b.banned, m.unread)
+	}
 	if o.Private != nil {
 		o.Private.told = b.keyless
 		if pnet.ForcePrivateNetwork { // the library does not see our key, and would refuse
@@ -140,7 +152,7 @@ func build(o Options) (*Host, error) {
 	}
 	lib, err := libp2p.New(append(slices.Clone(o.Extra), b.network, b.behaviour, b.transports)...)
 	if err != nil {
-		return nil, fmt.Errorf("build host: %w", err)
+		return nil, errors.Join(fmt.Errorf("build host: %w", err), h.closeUDP())
 	}
 	h.Host = lib
 	h.SetStreamHandler(ping.ID, (&pinger{busy: map[peer.ID]struct{}{}}).handle)
@@ -156,20 +168,24 @@ func build(o Options) (*Host, error) {
 // base is our part of libp2p's configuration. Its options come last and leave
 // alone what Options.Extra has set.
 type base struct {
-	o       Options
-	host    *Host
-	metrics *metrics
-	lobby   *lobby
+	o         Options
+	host      *Host
+	metrics   *metrics
+	lobby     *lobby
+	turnstile *turnstile // nil where nobody is banned
 }
 
 // network sets who and how many may connect.
 func (b base) network(c *config.Config) error {
 	if c.ResourceManager == nil {
-		limits, err := newLimits(b.o.MaxPeers, b.limited, b.o.Banned)
+		limits, err := newLimits(b.o.MaxPeers, b.limited, b.banned)
 		if err != nil {
 			return fmt.Errorf("resource limits: %w", err)
 		}
 		c.ResourceManager = limits
+	}
+	if b.turnstile != nil {
+		c.ResourceManager = b.turnstile.guard(c.ResourceManager)
 	}
 	if c.ConnManager == nil {
 		// Above every limit of ours: it keeps tags and protections and never
@@ -191,6 +207,15 @@ func (b base) network(c *config.Config) error {
 		c.Reporter = b.host.bandwidth
 	}
 	return nil
+}
+
+// banned refuses an inbound connection by its address, and counts it.
+func (b base) banned(remote ma.Multiaddr) bool {
+	if b.o.Banned == nil || !b.o.Banned(remote) {
+		return false
+	}
+	b.metrics.count(network.DirInbound, remote, resultRefused)
+	return true
 }
 
 // limited counts an inbound connection above a limit and tells of it.
@@ -248,6 +273,9 @@ func (b base) transports(c *config.Config) error {
 	opts := []libp2p.Option{libp2p.DefaultSecurity, libp2p.DefaultMuxers}
 	if private == nil {
 		opts = append(opts, libp2p.Transport(quic.NewTransport))
+		if c.QUICReuse == nil {
+			opts = append(opts, b.sockets(c))
+		}
 	}
 	if !b.o.QUICOnly {
 		opts = append(opts, libp2p.Transport(func(u transport.Upgrader, limits network.ResourceManager, shared *tcpreuse.ConnMgr) (*sharedTCP, error) {
@@ -307,12 +335,21 @@ func (h *Host) HTTP() net.Listener {
 	return h.sorter.http
 }
 
+// closeUDP closes the sockets of QUIC, once, after all that is on them.
+func (h *Host) closeUDP() error {
+	m := h.udp
+	if h.udp = nil; m == nil {
+		return nil
+	}
+	return m.Close()
+}
+
 // Close closes all listeners and connections, the API's listener too. When it
 // returns, every goroutine of the host has ended or is about to.
 func (h *Host) Close() error {
 	var errs []error
 	if h.Host != nil {
-		errs = append(errs, h.Host.Close())
+		errs = append(errs, h.Host.Close(), h.closeUDP())
 	}
 	if h.sorter != nil {
 		errs = append(errs, h.sorter.close())

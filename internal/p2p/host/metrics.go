@@ -80,16 +80,17 @@ func (c *counter) stats() libmetrics.Stats {
 
 // metrics collects what is known of a host at each scrape.
 type metrics struct {
-	host  *Host
-	conns *prometheus.CounterVec
-	peers *prometheus.Desc
-	bytes *prometheus.Desc
+	host   *Host
+	conns  *prometheus.CounterVec
+	unread prometheus.Counter
+	peers  *prometheus.Desc
+	bytes  *prometheus.Desc
 }
 
 // Results of parley_host_connections_total.
 const (
 	resultOK      = "ok"
-	resultRefused = "refused" // by the gater
+	resultRefused = "refused" // by the gater, or before by address
 	resultLimited = "limited" // above a limit of connections
 	resultKeyless = "keyless" // proved no shared key of a private network
 	resultDropped = "dropped" // on the API's port, before it was known what it is
@@ -99,8 +100,11 @@ func newMetrics(h *Host) *metrics {
 	m := &metrics{
 		host: h,
 		conns: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "parley_host_connections_total", Help: "Connections opened, refused by the gater, above a limit, without the shared key of a private network, or dropped unsorted on the API's port.",
+			Name: "parley_host_connections_total", Help: "Connections opened, refused by address or peer, above a limit, without the shared key of a private network, or dropped unsorted on the API's port.",
 		}, []string{"direction", "transport", "result"}),
+		unread: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "parley_host_unread_packets_total", Help: "Packets of QUIC that were not read, for their address is banned.",
+		}),
 		peers: prometheus.NewDesc("parley_host_peers", "Connected peers by direction of their first connection.", []string{"direction"}, nil),
 		bytes: prometheus.NewDesc("parley_host_bytes_total", "Bytes of stream data.", []string{"direction"}, nil),
 	}
@@ -130,6 +134,7 @@ func (m *metrics) register(reg prometheus.Registerer) error {
 // Describe implements [prometheus.Collector].
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.conns.Describe(ch)
+	m.unread.Describe(ch)
 	ch <- m.peers
 	ch <- m.bytes
 }
@@ -137,6 +142,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.conns.Collect(ch)
+	m.unread.Collect(ch)
 	in, out := m.host.PeerCount()
 	ch <- prometheus.MustNewConstMetric(m.peers, prometheus.GaugeValue, float64(in), "inbound")
 	ch <- prometheus.MustNewConstMetric(m.peers, prometheus.GaugeValue, float64(out), "outbound")

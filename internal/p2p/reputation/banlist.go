@@ -155,6 +155,18 @@ func (l *banlist) find(p peer.ID, a netip.Addr, hit bool) (row, bool) {
 	return *b.held, true
 }
 
+// hit counts a refusal of a. It does not wait for a change of a long list, since
+// whoever reads packets would wait with it: what comes meanwhile is not counted.
+func (l *banlist) hit(a netip.Addr) {
+	if !l.mu.TryRLock() {
+		return
+	}
+	defer l.mu.RUnlock()
+	if b := l.cover("", a); b != nil {
+		b.hits.Add(1)
+	}
+}
+
 func (l *banlist) cover(p peer.ID, a netip.Addr) *banned { // mu held
 	if b := l.targets[Target{Peer: p}]; p != "" && b != nil && b.held != nil {
 		return b

@@ -131,15 +131,18 @@ func AddrOf(a ma.Multiaddr) netip.Addr {
 // bannedAddr reports whether connections with a are refused, and counts that
 // one is.
 func (b *Book) bannedAddr(a ma.Multiaddr) bool {
-	if b.bans == nil {
-		return false
-	}
 	ip := AddrOf(a)
-	if !ip.IsValid() || !b.bans.list.addr(ip) {
+	if !b.BannedIP(ip) {
 		return false
 	}
-	b.bans.list.find("", ip, true)
+	b.bans.list.hit(ip)
 	return true
+}
+
+// BannedIP reports whether connections with ip are refused. It is asked of each
+// packet of QUIC: it takes no lock and no memory, and counts nothing.
+func (b *Book) BannedIP(ip netip.Addr) bool {
+	return b.bans != nil && ip.IsValid() && b.bans.list.addr(ip)
 }
 
 // InterceptPeerDial refuses our own dials, which is counted and no event.
@@ -178,10 +181,8 @@ func (b *Book) RefuseAddr(a ma.Multiaddr) bool {
 
 // RefusedConn says why a connection that stands is to be closed, "" = it is not.
 func (b *Book) RefusedConn(c network.Conn) string {
-	if b.bans != nil {
-		if ip := AddrOf(c.RemoteMultiaddr()); ip.IsValid() && b.bans.list.addr(ip) {
-			return string(Banned)
-		}
+	if b.BannedIP(AddrOf(c.RemoteMultiaddr())) {
+		return string(Banned)
 	}
 	return b.refusal(c.RemotePeer())
 }
