@@ -76,6 +76,7 @@ type Node struct {
 	started time.Time
 
 	listeners []Listener
+	ipc       net.Listener // nil = none
 	host      *host.Host
 	private   *host.PrivateNetwork // nil = an open network
 	history   *history.History
@@ -376,6 +377,11 @@ func (n *Node) Close() error {
 	}
 	if n.history != nil { // no connection is left to tell of
 		errs = append(errs, n.history.Close())
+	}
+	if n.ipc != nil {
+		if err := n.ipc.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
 	}
 	for _, l := range n.listeners {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {

@@ -14,6 +14,7 @@ import (
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
@@ -91,6 +92,9 @@ func (n *Node) Info() Info {
 	slices.Sort(i.Protocols)
 	return i
 }
+
+// Services is what the node offers to others.
+func (n *Node) Services() chain.Service { return n.replica.Status().Services }
 
 // inMS is t as the API shows times.
 func inMS(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }

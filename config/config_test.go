@@ -226,6 +226,8 @@ func TestAliases(t *testing.T) {
 		{"p2p_dht_use_private", "false", "discovery.dht_scope", "public"},
 		{"p2p_httpListenAddress", ":9906", "api.listen", ":8080,127.0.0.1:3500?,127.0.0.1:8545?,:9906"},
 		{"p2p_grpcListenAddress", ":8080", "api.listen", ":8080,127.0.0.1:3500?,127.0.0.1:8545?"},
+		{"server_certFile", "", "api.tls_cert", ""}, // set, they need each other: TestTLS
+		{"server_keyFile", "", "api.tls_key", ""},
 		{"asset_httpAddress", "http://localhost:8090/api", "node.base_url", "http://localhost:8090/api"},
 		{"p2p_block_topic", "b", "gossip.topics.block", "b"},
 		{"p2p_block_topic", "", "gossip.topics.block", "block"},
@@ -332,7 +334,7 @@ func TestSecret(t *testing.T) {
 // A node whose owner asked for a guard that is not there must not start without it.
 func TestGuardsOfTeranode(t *testing.T) {
 	for _, pair := range []string{
-		"p2p_private_key=c0ffee", "securityLevelHTTP=1", "server_certFile=/c0ffee", "server_keyFile=/c0ffee",
+		"p2p_private_key=c0ffee",
 	} {
 		_, err := loadIn(t, LoadArgs{Environ: []string{pair}})
 		name, _, _ := strings.Cut(pair, "=")
@@ -342,6 +344,50 @@ func TestGuardsOfTeranode(t *testing.T) {
 			t.Errorf("%s: the fault shows the value: %v", name, err)
 		}
 		load(t, LoadArgs{Environ: []string{name + "="}})
+	}
+}
+
+// A certificate needs its key, and who asks for HTTPS gets no plain HTTP.
+func TestTLS(t *testing.T) {
+	for text, want := range map[string]string{
+		"securityLevelHTTP=1":              "env securityLevelHTTP: api.tls_cert: HTTPS needs a certificate",
+		"securityLevelHTTP=2":              `env securityLevelHTTP: api.tls_cert: "2" is neither 0 nor 1`,
+		"server_certFile=c.pem":            "env server_certFile: api.tls_cert: is set without api.tls_key",
+		"server_keyFile=k.pem":             "env server_keyFile: api.tls_key: is set without api.tls_cert",
+		"PARLEY_API__TLS_CERT=c.pem":       "env PARLEY_API__TLS_CERT: api.tls_cert: is set without api.tls_key",
+		"PARLEY_API__TLS_KEY=-----BEGIN\n": "[PLY-101 secret_value]",
+		"securityLevelHTTP=0":              "",
+		"securityLevelHTTP=1 server_certFile=c.pem server_keyFile=k.pem":      "",
+		"securityLevelHTTP=1 PARLEY_API__TLS_CERT=c.pem server_keyFile=k.pem": "",
+	} {
+		l, err := loadIn(t, LoadArgs{Environ: strings.Split(text, " ")})
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %s", text, err, want)
+		case want == "" && strings.Contains(text, "server_keyFile") && (l.API.TLSCert != "c.pem" || l.API.TLSKey != "k.pem"):
+			t.Errorf("%s: %+v", text, l.API)
+		}
+	}
+}
+
+func TestCORS(t *testing.T) {
+	for text, want := range map[string]string{
+		"PARLEY_API__CORS=https://a.example,http://localhost:5173": "",
+		"PARLEY_API__CORS=*": "",
+		"PARLEY_API__CORS=* PARLEY_API__PUBLIC_READ=false": "[PLY-101 range]",
+		"PARLEY_API__CORS=a.example":                       "is no origin",
+		"PARLEY_API__CORS=https://a.example/":              "is no origin",
+		"PARLEY_API__CORS=https://*.a.example":             "is no origin",
+		"PARLEY_API__CORS=ftp://a.example":                 "is no origin",
+		"PARLEY_API__COMPAT=jsonrpc,beacon":                "",
+		"PARLEY_API__COMPAT=":                              "",
+		"PARLEY_API__COMPAT=jsonrpc,soap":                  `"soap" is none of provchain, teranode, beacon, prysm, jsonrpc`,
+	} {
+		if _, err := loadIn(t, LoadArgs{Environ: strings.Split(text, " ")}); (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
 	}
 }
 

@@ -108,6 +108,14 @@ var knobs = []knob{
 	{name: "api.event_buffer", unit: "events", help: "events kept for clients that come back",
 		at: func(c *Config) any { return &c.API.EventBuffer }, low: 1, high: 1 << 20},
 
+	{name: "api.compat", help: "other systems whose routes are served: provchain, teranode, beacon, prysm, jsonrpc; empty = none",
+		at: func(c *Config) any { return &c.API.Compat }, check: checkCompat},
+	{name: "api.cors", help: "origins, like https://app.example.org, whose pages may call the API; * = all, only together with api.public_read",
+		at: func(c *Config) any { return &c.API.CORS }, check: checkCORS},
+	{name: tlsCertKey, help: "PEM file of certificates, the node's own first; set = HTTPS alone on every TCP listener",
+		at: func(c *Config) any { return &c.API.TLSCert }},
+	{name: tlsKeyKey, help: "PEM file of that certificate's key", at: func(c *Config) any { return &c.API.TLSKey }, check: checkTLSKey},
+
 	{name: "p2p.port", flag: "p2p-port", help: "port of libp2p over TCP", at: func(c *Config) any { return &c.P2P.Port }, check: checkP2PPort},
 	{name: "p2p.quic_port", help: "UDP port of libp2p; 0 = p2p.port", at: func(c *Config) any { return &c.P2P.QUICPort }, low: 0, high: 65535},
 	{name: "p2p.listen", help: "multiaddrs, IPs or IP:port; empty = TCP and QUIC on all IPv4 and IPv6",
@@ -172,6 +180,9 @@ const (
 	topicsPrefix   = "gossip.topics."
 
 	bootstrapPeersKey = "p2p.bootstrap_peers"
+
+	tlsCertKey = "api.tls_cert"
+	tlsKeyKey  = "api.tls_key"
 )
 
 func topicKnob(name, about string, at func(*Config) *string) knob {

@@ -307,10 +307,34 @@ func (l *loader) finish(env map[string]string, hostname string) {
 		found["p2p.target_peers"] = problem{RuleRange, fmt.Sprintf("%d is more than p2p.max_peers, %d: leave room for inbound and static peers too", c.TargetPeers, c.MaxPeers)}
 	}
 	maps.Copy(found, checkTopics(&l.cfg))
+	l.checkTLS(env, found)
+	if l.cfg.API.AllOrigins() && !l.cfg.API.PublicRead {
+		found["api.cors"] = problem{RuleRange, "* lets every page read what api.public_read = false keeps to tokens: name the origins"}
+	}
 	for _, k := range knobs {
 		if p, ok := found[k.name]; ok {
 			l.fault(entry{where: l.wheres[k.name]}, k.name, p)
 		}
+	}
+}
+
+// checkTLS finds a certificate without its key, and none where Teranode's
+// setting asks for HTTPS.
+func (l *loader) checkTLS(env map[string]string, found map[string]problem) {
+	cert, key := l.cfg.API.TLSCert, l.cfg.API.TLSKey
+	if level := env[securityLevel]; level != "" && level != "0" {
+		switch where := (entry{where: "env " + securityLevel}); {
+		case level != "1":
+			l.fault(where, tlsCertKey, problem{RuleRange, quote(level) + " is neither 0 nor 1"})
+		case cert == "" && key == "":
+			l.fault(where, tlsCertKey, problem{RuleTLSPair, "HTTPS needs a certificate: set server_certFile and server_keyFile, or api.tls_cert and api.tls_key"})
+		}
+	}
+	switch {
+	case cert != "" && key == "":
+		found[tlsCertKey] = problem{RuleTLSPair, "is set without api.tls_key, the file of its key"}
+	case cert == "" && key != "":
+		found[tlsKeyKey] = problem{RuleTLSPair, "is set without api.tls_cert, the file of its certificate"}
 	}
 }
 
