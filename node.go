@@ -150,16 +150,9 @@ func (n *Node) open() error {
 	if err := openDataDir(n.cfg.DataDir, n.cfg.Network); err != nil {
 		return err
 	}
-	key, created, err := host.LoadOrCreateKey(n.keyPath())
-	if errors.Is(err, host.ErrKeyMode) && key != nil && filepath.IsAbs(n.cfg.Node.KeyFile) {
-		n.log.Warn("others may read the key", "file", n.keyPath(), "err", err) // a mounted secret has the mode it has
-		err = nil
-	}
+	key, created, err := n.identity()
 	if err != nil {
-		return &StartError{Code: 104, Err: err}
-	}
-	if created {
-		n.log.Info("identity made", "file", n.keyPath())
+		return err
 	}
 	if err := n.openPrivate(); err != nil {
 		return err

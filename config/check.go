@@ -78,6 +78,18 @@ func notEmpty(value func(*Config) string) func(*checker, *Config) []problem {
 	}
 }
 
+func checkPeerID(_ *checker, c *Config) []problem {
+	if c.Node.PeerID == "" {
+		return nil
+	}
+	id, err := peer.Decode(c.Node.PeerID)
+	if err != nil {
+		return one(RuleRange, "%s is no peer id like 12D3KooW…: parley key show tells a node's own", quote(c.Node.PeerID))
+	}
+	c.Node.PeerID = id.String()
+	return nil
+}
+
 func checkBaseURL(_ *checker, c *Config) []problem {
 	if c.Node.BaseURL == "" {
 		return nil

@@ -48,6 +48,8 @@ type Config struct {
 type Node struct {
 	Name    string // at most 64 bytes; Load puts the host name where nothing is set
 	KeyFile string // see Config.Path
+	Key     Secret // by value, only from p2p_private_key; kept in KeyFile, and another key there is a fault of the start
+	PeerID  string // that the key must have, "" = any
 	BaseURL string // public URL of our API, "" = not told to peers
 }
 

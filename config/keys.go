@@ -47,6 +47,10 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.Node.Name }, check: checkNodeName},
 	{name: "node.key_file", help: "identity key, in data_dir; made at first run",
 		at: func(c *Config) any { return &c.Node.KeyFile }, check: notEmpty(func(c *Config) string { return c.Node.KeyFile })},
+	{name: nodeKeyKey, help: "that key by value: only as p2p_private_key, 64 or 128 hex digits; saved in node.key_file",
+		at: func(c *Config) any { return &c.Node.Key }},
+	{name: "node.peer_id", help: "peer id that the key must have; another one is a fault of the start; empty = any",
+		at: func(c *Config) any { return &c.Node.PeerID }, check: checkPeerID},
 	{name: "node.base_url", help: "public URL of our API, told to peers",
 		at: func(c *Config) any { return &c.Node.BaseURL }, check: checkBaseURL},
 
@@ -172,6 +176,7 @@ var knobs = []knob{
 }
 
 const (
+	nodeKeyKey     = "node.key"
 	jwtSecretKey   = "api.jwt_secret"
 	jwtFileKey     = "api.jwt_secret_file"
 	staticPeersKey = "p2p.static_peers"

@@ -42,12 +42,6 @@ func Load(args LoadArgs) (*Loaded, error) {
 		layers = append(layers, entries)
 	}
 	layers = append(layers, envEntries(env), flagEntries(args.Flags))
-	l.faults = append(l.faults, unguarded(env)...)
-	for _, name := range idleEnv {
-		if v := env[name]; v != "" && v != "0" && v != "false" {
-			l.warnings = append(l.warnings, "env "+name+": has no effect in this version")
-		}
-	}
 	return l.load(layers, env, args.Hostname)
 }
 
@@ -188,9 +182,13 @@ func firstOf(prefix string) string {
 }
 
 // secrets can be given by value, and only from a variable that is no key.
-var secrets = []struct{ key, fileKey, env string }{
-	{jwtSecretKey, jwtFileKey, "JWT_SECRET"},
-	{sharedKeyKey, sharedFileKey, "p2p_shared_key"},
+var secrets = []struct {
+	key, fileKey, env string
+	both              bool // the file is where the value is kept
+}{
+	{jwtSecretKey, jwtFileKey, "JWT_SECRET", false},
+	{sharedKeyKey, sharedFileKey, "p2p_shared_key", false},
+	{nodeKeyKey, "node.key_file", "p2p_private_key", true},
 }
 
 func (l *loader) native(rank int, k knob, e entry) {
@@ -281,7 +279,7 @@ func (l *loader) fault(e entry, key string, p problem) {
 // finish fills in what depends on the machine and tests what depends on several keys.
 func (l *loader) finish(env map[string]string, hostname string) {
 	for _, s := range secrets {
-		if l.ranks[s.fileKey] > l.ranks[s.key] { // the stronger source named a file
+		if !s.both && l.ranks[s.fileKey] > l.ranks[s.key] { // the stronger source named a file
 			k, _ := find(s.key)
 			*k.at(&l.cfg).(*Secret) = ""
 			l.origins[s.key] = "default"
