@@ -165,7 +165,7 @@ func (s *Server) teranodeSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q := newQueue("teranode", f, s.metrics)
-	q.size, q.strict = teranodeQueue, true
+	q.size, q.strict, q.owner = teranodeQueue, true, callerOf(r.Context()).local
 	ip := clientIP(r)
 	_, crowd := s.hub.join(q, ip)
 	if crowd == nil {

@@ -130,7 +130,7 @@ func (h *hub) join(q *queue, ip string) (seq uint64, err error) {
 	switch {
 	case h.stopped:
 		return 0, errStopped
-	case len(h.clients) >= h.most, ip != "" && h.byIP[ip] >= perIP:
+	case !q.owner && (len(h.clients) >= h.most || ip != "" && h.byIP[ip] >= perIP):
 		return 0, errFull
 	}
 	h.clients[q] = struct{}{}
@@ -247,6 +247,7 @@ type queue struct {
 	wake    chan struct{}
 	size    int  // frames
 	strict  bool // flat frames, and who misses one is too slow
+	owner   bool // by a local socket: strangers that fill the hub are not in its way
 
 	mu       sync.Mutex // guards below
 	filter   *filter

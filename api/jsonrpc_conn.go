@@ -159,6 +159,7 @@ func (x *rpcSession) subscription(ctx context.Context, m rpcMessage) (answer []b
 		return rpcErrorBody(m.ID, &rpcError{rpcBadParams, err.Error(), rpcErrorData{Code: badRequest.code}}), nothing
 	}
 	q := newQueue("rpc", f, x.s.metrics)
+	q.owner = callerOf(ctx).local
 	x.mu.Lock()
 	many := len(x.subs) >= rpcSubs
 	x.mu.Unlock()
@@ -264,8 +265,9 @@ func rpcResultBody(id json.RawMessage, result any) []byte {
 
 // joinRPC counts a connection among the clients of the event stream; it gets
 // no events by that.
-func (s *Server) joinRPC(ip string) (leave func(), err error) {
+func (s *Server) joinRPC(c caller, ip string) (leave func(), err error) {
 	q := newQueue("rpc", &filter{}, s.metrics)
+	q.owner = c.local
 	if _, err := s.hub.join(q, ip); err != nil {
 		return nil, err
 	}
@@ -283,7 +285,7 @@ func (s *Server) rpcSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	addr, ip := remoteAddr(r), clientIP(r)
-	leave, crowd := s.joinRPC(ip)
+	leave, crowd := s.joinRPC(callerOf(r.Context()), ip)
 	if crowd == nil {
 		defer leave()
 	}
@@ -347,7 +349,7 @@ func (s *Server) serveIPC(ctx context.Context, l net.Listener) error {
 		}
 		wg.Go(func() {
 			defer func() { _ = conn.Close() }()
-			leave, err := s.joinRPC("")
+			leave, err := s.joinRPC(who, "")
 			if err != nil {
 				s.metrics.refused.WithLabelValues("clients").Inc()
 				return

@@ -79,6 +79,7 @@ func (s *Server) enter(r *http.Request, stream, since string) (*client, *problem
 		}
 	}
 	c := &client{queue: newQueue(stream, f, s.metrics), ip: clientIP(r)}
+	c.queue.owner = callerOf(r.Context()).local
 	seq, err := s.hub.join(c.queue, c.ip)
 	if err != nil {
 		p := full.problem(err.Error())

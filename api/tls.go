@@ -113,6 +113,7 @@ func (s *Server) clearHandler(h http.Handler) http.Handler {
 		p := methodOrType.problem("this node speaks HTTPS alone: write https:// for http://")
 		p.Status = http.StatusUpgradeRequired
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
 		w.Header().Set("Upgrade", "TLS/1.2, HTTP/1.1")
 		w.Header().Set("Connection", "Upgrade")
 		s.refuse(w, r, p)
