@@ -66,10 +66,10 @@ func (o *origins) check(r *http.Request) *problem {
 	return p
 }
 
-// acceptOptions lets in pages of this host and of api.cors.
-func (s *Server) acceptOptions(protocols ...string) *websocket.AcceptOptions {
-	o := s.origins.Load()
-	return &websocket.AcceptOptions{Subprotocols: protocols, OriginPatterns: o.list, InsecureSkipVerify: o.all}
+// acceptOptions lets in pages of this host, which the library knows by itself,
+// and those of api.cors, which it would read as patterns.
+func (s *Server) acceptOptions(r *http.Request, protocols ...string) *websocket.AcceptOptions {
+	return &websocket.AcceptOptions{Subprotocols: protocols, InsecureSkipVerify: s.origins.Load().allow(r.Header.Get("Origin"))}
 }
 
 // follow takes over what of the configuration was read again, until ctx ends.

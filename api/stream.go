@@ -111,7 +111,7 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	conn, err := websocket.Accept(w, r, s.acceptOptions(subProtocol))
+	conn, err := websocket.Accept(w, r, s.acceptOptions(r, subProtocol))
 	if err != nil {
 		return // Accept has answered
 	}
@@ -136,7 +136,7 @@ func (s *Server) noUpgrade(w http.ResponseWriter, r *http.Request, instead strin
 // accept makes a WebSocket of r, nil = the client has been answered. With crowd,
 // why there is no place, it is closed at once.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, crowd error) *websocket.Conn {
-	conn, err := websocket.Accept(w, r, s.acceptOptions())
+	conn, err := websocket.Accept(w, r, s.acceptOptions(r))
 	if err != nil {
 		return nil
 	}

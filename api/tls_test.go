@@ -253,7 +253,7 @@ func TestCORS(t *testing.T) {
 	if got := h.do("GET", "/api/v1/status", "", "", "Origin", page); got.status != 200 || got.header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("a page may not read: %d %v", got.status, got.header)
 	}
-	c.API.CORS = []string{page}
+	c.API.CORS = []string{"http://[::1]:5173", page}
 	next.Store(&config.Loaded{Config: c})
 	if got := h.do("POST", "/api/v1/config/reload", "unix", ""); !bytes.Contains(got.body, []byte(`"changed":["api.cors"]`)) {
 		t.Fatalf("%d %s", got.status, got.body)
@@ -286,8 +286,10 @@ func TestCORS(t *testing.T) {
 		}
 		return res.StatusCode
 	}
-	if got := dial(page); got != 101 {
-		t.Errorf("an allowed page's WebSocket: %d", got)
+	for _, origin := range []string{page, "http://[::1]:5173", h.base} {
+		if got := dial(origin); got != 101 {
+			t.Errorf("%s: WebSocket of an allowed page: %d", origin, got)
+		}
 	}
 	if got := dial("https://evil.example"); got != 403 {
 		t.Errorf("a page's WebSocket: %d", got)
