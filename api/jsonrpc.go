@@ -18,6 +18,7 @@ import (
 const (
 	maxRPCBody   = 1 << 20        // bytes of one message
 	maxRPCBatch  = 100            // calls in one message
+	maxRPCName   = 128            // bytes of a method's name, of which more are not looked at
 	maxRPCAnswer = 8 << 20        // bytes of the answers to one batch
 	rpcSpare     = 64 << 10       // bytes by which a message may grow when names are made whole
 	bitcoin      = "bitcoin"      // service of the methods whose names have no service
@@ -232,9 +233,12 @@ func readRPCMessage(b []byte) (m rpcMessage, ok bool) {
 		return rpcMessage{Version: "2.0"}, true
 	}
 	switch m.Version {
-	case "", "1.0", "1.1":
+	case "", "1.0", "1.1", "2.0":
 		m.Version = "2.0"
+	default:
+		m.Version = "unknown"
 	}
+	m.Method = m.Method[:min(len(m.Method), maxRPCName)] // no method is so long; what is no UTF-8 would grow
 	if m.Method != "" && !strings.Contains(m.Method, "_") {
 		m.Method = bitcoin + "_" + m.Method
 	}

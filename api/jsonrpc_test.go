@@ -203,7 +203,8 @@ func TestRPCAbuse(t *testing.T) {
 		{"a bomb", batch(500_000, `1`), 200, []int{-32600}},
 		{"deep", strings.Repeat("[", 1<<20), 200, []int{-32700}},
 		{"deep parameters", `{"id":1,"method":"net_listening","params":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `}`, 200, []int{-32602}},
-		{"a long name", `{"id":1,"method":"` + strings.Repeat("x", 100_000) + `_y"}`, 200, []int{-32600}},
+		{"a long name", `{"id":1,"method":"` + strings.Repeat("x", 100_000) + `_y"}`, 200, []int{-32601}},
+		{"a name that grows", `{"id":1,"jsonrpc":"` + strings.Repeat("\xff", 1<<19-100) + `","method":"` + strings.Repeat("\xff", 1<<19-100) + `"}`, 200, []int{-32600}},
 		{"too large", `{"id":1,"method":"` + strings.Repeat("x", 1<<20) + `"}`, 413, []int{-32600}},
 		{"signs that grow", `{"id":1,"method":"net_listening","params":["` + strings.Repeat("<", 1<<20-100) + `"]}`, 200, []int{-32602}},
 	} {
