@@ -1,4 +1,4 @@
-# make test    what CI runs: build, vet, every test (without the race detector)
+# make test    what CI runs: build, vet, every test (without the race detector), and other people's programs in interop/
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
 # make proto   the Go code of the services in api/proto anew
@@ -46,6 +46,7 @@ test: build
 	$(GO) vet ./...
 	$(GO) vet -tags attack ./internal/swarmtest/attack
 	$(GO) test -timeout 20m ./...
+	cd interop && $(GO) vet ./... && $(GO) test -timeout 20m ./...
 
 check: tidy lint race vuln
 

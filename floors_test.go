@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -78,6 +79,8 @@ var outside = map[string][]string{
 	"github.com/pressly/goose/v3":               {"internal/p2p/history", "internal/p2p/reputation"},
 	"github.com/coder/websocket":                {"api", "cmd/parley"},
 	"github.com/danielgtaylor/huma/v2":          {"api"},
+	"github.com/ethereum/go-ethereum":           {"api"}, // rpc alone, of which the licence is LGPL-3.0: unmodified, by its version in go.mod
+	"github.com/gorilla/websocket":              {},      // comes with it, and is nobody's
 	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "bench"},
 	"github.com/libp2p/go-libp2p/core/network":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "", "internal/swarmtest", "bench"},
 	"github.com/libp2p/go-libp2p/core/connmgr":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/discovery"},
@@ -171,5 +174,24 @@ func packages(t *testing.T) []goPackage {
 			t.Fatal(err)
 		}
 		list = append(list, p)
+	}
+}
+
+// TestNotice holds NOTICE to what is linked: the LGPL asks for the version.
+func TestNotice(t *testing.T) {
+	notice, err := os.ReadFile("NOTICE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"github.com/ethereum/go-ethereum"} {
+		_, rest, ok := strings.Cut(string(mod), "\t"+name+" ")
+		version, _, _ := strings.Cut(rest, "\n")
+		if !ok || !strings.Contains(string(notice), name+" "+version+",") {
+			t.Errorf("NOTICE does not name %s %s", name, version)
+		}
 	}
 }

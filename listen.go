@@ -91,7 +91,13 @@ func (n *Node) listen() ([]Listener, error) {
 	if err != nil {
 		return closeAll(err)
 	}
-	return append(ls, l), nil
+	ls = append(ls, l)
+	if slices.Contains(n.cfg.API.Compat, config.CompatJSONRPC) {
+		if n.ipc, err = listenUnix(IPCPath(n.cfg.DataDir)); err != nil {
+			return closeAll(err)
+		}
+	}
+	return ls, nil
 }
 
 func openListener(addr string) (Listener, error) {
@@ -165,15 +171,21 @@ const (
 // SocketPath is the local socket of the node on a data directory. A path that
 // is too long for a socket moves to the run time directory, or to a directory
 // of this user alone, under a name made from it.
-func SocketPath(dataDir string) string {
+func SocketPath(dataDir string) string { return localPath(dataDir, ".sock") }
+
+// IPCPath is the local socket of JSON-RPC, in the same directory under the same
+// name.
+func IPCPath(dataDir string) string { return localPath(dataDir, ".ipc") }
+
+func localPath(dataDir, ending string) string {
 	path := filepath.Join(dataDir, socketName)
 	if abs, err := filepath.Abs(path); err == nil {
 		path = abs
 	}
 	if len(path) <= maxSocketPath {
-		return path
+		return strings.TrimSuffix(path, ".sock") + ending
 	}
-	name := fmt.Sprintf("parley-%s.sock", shortDigest(path))
+	name := fmt.Sprintf("parley-%s%s", shortDigest(path), ending)
 	if run := os.Getenv("XDG_RUNTIME_DIR"); run != "" {
 		return filepath.Join(run, name)
 	}
@@ -223,6 +235,10 @@ func (n *Node) apiPort() int {
 
 // Listeners are where the API is served: HTTP connections only.
 func (n *Node) Listeners() []Listener { return n.listeners }
+
+// IPC is the local socket of JSON-RPC, nil = none: one JSON value a message, and
+// who may open it is admin.
+func (n *Node) IPC() net.Listener { return n.ipc }
 
 // Config is the configuration that the node runs with.
 func (n *Node) Config() config.Config { return n.cfg }
@@ -294,7 +310,7 @@ func checkForeign(dir string) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case "node.key", "swarm.key", "jwt.hex", "parley.sock", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json", "dht.json",
+		case "node.key", "swarm.key", "jwt.hex", "parley.sock", "parley.ipc", "genesis.json", "parley.toml", "lost+found", "ledger", "wal", "static-peers.json", "dht.json",
 			"history.db", "history.db-wal", "history.db-shm", "history.db.broken",
 			"bans.db", "bans.db-wal", "bans.db-shm": // a start that failed leaves these
 		default:

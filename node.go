@@ -84,6 +84,7 @@ type Node struct {
 	started time.Time
 
 	listeners []Listener
+	ipc       net.Listener // nil = none
 	host      *host.Host
 	private   *host.PrivateNetwork // nil = an open network
 	history   *history.History
@@ -157,16 +158,9 @@ func (n *Node) open() error {
 	if err := openDataDir(n.cfg.DataDir, n.cfg.Network); err != nil {
 		return err
 	}
-	key, created, err := host.LoadOrCreateKey(n.keyPath())
-	if errors.Is(err, host.ErrKeyMode) && key != nil && filepath.IsAbs(n.cfg.Node.KeyFile) {
-		n.log.Warn("others may read the key", "file", n.keyPath(), "err", err) // a mounted secret has the mode it has
-		err = nil
-	}
+	key, created, err := n.identity()
 	if err != nil {
-		return &StartError{Code: 104, Err: err}
-	}
-	if created {
-		n.log.Info("identity made", "file", n.keyPath())
+		return err
 	}
 	if err := n.openPrivate(); err != nil {
 		return err
@@ -384,6 +378,11 @@ func (n *Node) Close() error {
 	}
 	if n.history != nil { // no connection is left to tell of
 		errs = append(errs, n.history.Close())
+	}
+	if n.ipc != nil {
+		if err := n.ipc.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
 	}
 	for _, l := range n.listeners {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {

@@ -93,6 +93,9 @@ func (n *Node) Info() Info {
 	return i
 }
 
+// Services is what the node offers to others.
+func (n *Node) Services() chain.Service { return n.replica.Status().Services }
+
 // inMS is t as the API shows times.
 func inMS(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
 

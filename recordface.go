@@ -73,6 +73,19 @@ func (n *Node) BlockRecordsPage(ref string, r Range) ([]Record, string, error) {
 	return records, "", nil
 }
 
+// BlockRecordIDs lists the ids of a block's records in their order.
+func (n *Node) BlockRecordIDs(ref string) ([]chain.Hash, error) {
+	height, err := n.heightOf(ref)
+	if err != nil || height == 0 {
+		return nil, err
+	}
+	b, err := n.replica.Ledger().Block(height)
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", height, err)
+	}
+	return b.Body.RecordIDs(), nil
+}
+
 // Submit signs the draft where it is not signed, and hands it to the chain.
 // With Committed it waits for the block; when ctx ends or the node stops first,
 // the record is answered as pending. A pending record is in this node's journal

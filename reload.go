@@ -2,6 +2,7 @@ package parley
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"slices"
@@ -106,7 +107,8 @@ func (n *Node) noteValues(changed []string, next []config.Value) { // reloading 
 }
 
 // Reload takes over what of cfg can change while the node runs, which is
-// log.level, where Env can set it, p2p.allow_peers and the keys of p2p.shared_key_file. Connections that were
+// log.level where Env can set it, api.cors, the files of api.tls_cert and
+// api.tls_key, p2p.allow_peers and the keys of p2p.shared_key_file. Connections that were
 // made under a key that is no more are closed, and those with peers that may
 // not connect any more. A key is kept that somebody's last connection needs,
 // unless force is set: that is a *[KeyInUseError]. After an error nothing has
@@ -115,6 +117,14 @@ func (n *Node) Reload(ctx context.Context, cfg config.Config, force bool) (Reloa
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
 	return n.reload(ctx, cfg, force)
+}
+
+// LiveConfig is the configuration that the node started with, with what was
+// taken over since. It waits for a reload to end.
+func (n *Node) LiveConfig() config.Config {
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
+	return n.live
 }
 
 func (n *Node) reload(ctx context.Context, cfg config.Config, force bool) (Reloaded, error) { // reloading held
@@ -130,6 +140,11 @@ func (n *Node) reload(ctx context.Context, cfg config.Config, force bool) (Reloa
 			return r, err
 		}
 	}
+	if cfg.API.TLSCert != "" {
+		if _, err := tls.LoadX509KeyPair(cfg.Path(cfg.API.TLSCert), cfg.Path(cfg.API.TLSKey)); err != nil {
+			return r, &ConfigError{fmt.Errorf("api.tls_cert and api.tls_key: %w [PLY-101 %s]", err, config.RuleTLSPair)}
+		}
+	}
 	for _, key := range config.Changed(n.live, cfg) {
 		switch {
 		case key == "p2p.allow_peers":
@@ -141,10 +156,18 @@ func (n *Node) reload(ctx context.Context, cfg config.Config, force bool) (Reloa
 			}
 			n.live.Log.Level = cfg.Log.Level
 			r.Changed = append(r.Changed, key)
+		case key == "api.cors":
+			n.live.API.CORS = cfg.API.CORS
+			r.Changed = append(r.Changed, key)
+		case strings.HasPrefix(key, "api.tls_") && n.live.API.TLSCert != "" && cfg.API.TLSCert != "": // to begin or end needs other listeners
+			r.Changed = append(r.Changed, key)
 		case strings.HasPrefix(key, "p2p.shared_key") && keys != nil: // it counts what is in it
 		default:
 			r.NeedsRestart = append(r.NeedsRestart, key)
 		}
+	}
+	if n.live.API.TLSCert != "" && cfg.API.TLSCert != "" {
+		n.live.API.TLSCert, n.live.API.TLSKey = cfg.API.TLSCert, cfg.API.TLSKey
 	}
 	if keys != nil {
 		n.live.P2P.SharedKeyFile, n.live.P2P.SharedKey = cfg.P2P.SharedKeyFile, cfg.P2P.SharedKey

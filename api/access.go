@@ -37,6 +37,8 @@ type caller struct {
 	free  bool   // of limits per address: loopback or a unix socket
 	local bool   // by a unix socket: the node's own user
 	sub   string // of the token
+
+	until time.Time // end of the token, zero = none
 }
 
 // actor names the caller in what outlives the request.
@@ -227,9 +229,9 @@ func (s *Server) parseToken(text string) (caller, error) {
 	}
 	switch {
 	case c.Scope == "admin", c.Scope == "" && c.Role == "admin":
-		return caller{token: true, admin: true, sub: c.Subject}, nil
+		return caller{token: true, admin: true, sub: c.Subject, until: c.ExpiresAt.Time}, nil
 	case c.Scope == "read", c.Scope == "" && c.Role != "":
-		return caller{token: true, sub: c.Subject}, nil
+		return caller{token: true, sub: c.Subject, until: c.ExpiresAt.Time}, nil
 	}
 	return caller{}, errors.New("the token has neither scope read nor admin")
 }

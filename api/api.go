@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/ethereum/go-ethereum/rpc"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/parley-p2p/parley"
@@ -45,6 +47,11 @@ type Server struct {
 	ops     net.Listener // nil = none
 	boot    string       // tells one start of the node from the next
 
+	origins atomic.Pointer[origins]
+	cert    *certificate // nil = plain HTTP
+	rpc     *rpc.Server  // nil = not served
+	rpcFrom uint64       // the head when the node started
+
 	mux    *http.ServeMux
 	routes map[string]*route // by pattern
 	huma   huma.API
@@ -76,6 +83,10 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	if s.secrets, err = loadSecrets(s.cfg, s.log); err != nil {
 		return nil, &parley.StartError{Code: 101, Err: err}
 	}
+	if s.cert, err = openCertificate(s.cfg, s.log); err != nil {
+		return nil, &parley.StartError{Code: 101, Err: err}
+	}
+	s.origins.Store(newOrigins(s.cfg.API))
 	s.limits = newLimiter(int(s.cfg.API.Rate))
 	if s.metrics, err = newMetrics(s.reg); err != nil {
 		return nil, fmt.Errorf("metrics of the api: %w", err)
@@ -85,6 +96,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 		return nil, err
 	}
 	s.hub = newHub(n.Events(), s.cfg.API.MaxClients, s.metrics)
+	s.hub.flatten = s.teranodeFrame
 	s.huma = s.newHuma()
 	s.nodeRoutes()
 	s.configRoutes()
@@ -100,8 +112,9 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.bundleRoutes()
 	s.devnetRoutes()
 	s.streamRoutes()
-	s.provchainRoutes()
-	s.beaconRoutes()
+	if err := s.compatRoutes(); err != nil {
+		return nil, err
+	}
 	s.probeRoutes()
 	s.documentRoutes()
 	s.docsRoutes()

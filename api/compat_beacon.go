@@ -1,11 +1,14 @@
 package api
 
 import (
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley"
 )
 
 // beaconError is the body of an error on the Beacon API's routes.
@@ -17,11 +20,11 @@ type beaconError struct {
 const beaconPrefix = "/eth/v1/node/"
 
 func (s *Server) beaconRoutes() {
-	s.get(beaconPrefix+"identity", open, s.beaconIdentity)
-	s.get(beaconPrefix+"peers", read, s.beaconPeers)
+	s.getLarge(beaconPrefix+"peers", s.lists, s.beaconPeers) // all that are known
 	s.get(beaconPrefix+"peers/{peer_id}", read, s.beaconPeer)
 	s.get(beaconPrefix+"peer_count", read, s.beaconPeerCount)
 	s.get(beaconPrefix+"version", read, s.beaconVersion)
+	s.get("/eth/v2/node/version", read, s.beaconVersionV2)
 	s.get(beaconPrefix+"syncing", read, s.beaconSyncing)
 	s.get(beaconPrefix+"health", read, s.beaconHealth)
 }
@@ -69,26 +72,43 @@ type beaconPeer struct {
 	Direction string  `json:"direction"`
 }
 
-// knownPeers lists those that are connected, and static ones that are not.
-func (s *Server) knownPeers() []beaconPeer {
-	list := []beaconPeer{}
-	seen := map[peer.ID]bool{}
-	for _, p := range s.node.Peers() {
-		seen[p.ID] = true
-		list = append(list, beaconPeer{PeerID: p.ID, Address: p.Addr, State: "connected", Direction: p.Direction})
+// beaconPeerOf shows a peer that is not connected as one that we would dial.
+func beaconPeerOf(p parley.Peer) beaconPeer {
+	v := beaconPeer{PeerID: p.ID, Address: p.Addr, State: "connected", Direction: p.Direction}
+	if p.State != "connected" {
+		v.State, v.Direction = "disconnected", "outbound"
 	}
-	for _, p := range s.node.StaticPeers() {
-		if p.ID == "" || seen[p.ID] {
-			continue
+	return v
+}
+
+// knownPeers lists those that are connected, and then those that are known.
+func (s *Server) knownPeers(keep func(beaconPeer) bool) []beaconPeer {
+	list := []beaconPeer{}
+	for _, p := range s.node.Peers() {
+		if v := beaconPeerOf(p); keep(v) {
+			list = append(list, v)
 		}
-		seen[p.ID] = true
-		address := ""
-		if len(p.Addresses) > 0 {
-			address = p.Addresses[0]
-		}
-		list = append(list, beaconPeer{PeerID: p.ID, Address: address, State: "disconnected", Direction: "outbound"})
+	}
+	away, _ := s.node.KnownPeers("", math.MaxInt, func(p parley.Peer) bool { return keep(beaconPeerOf(p)) })
+	for _, p := range away {
+		list = append(list, beaconPeerOf(p))
 	}
 	return list
+}
+
+// beaconPeerBy finds a peer by its id as text.
+func (s *Server) beaconPeerBy(text string) (beaconPeer, *problem) {
+	id, err := peer.Decode(text)
+	if err != nil {
+		return beaconPeer{}, badRequest.problem("Invalid peer ID")
+	}
+	if p, ok := s.node.Peer(id); ok {
+		return beaconPeerOf(p), nil
+	}
+	if d, ok := s.node.PeerDetail(id); ok {
+		return beaconPeerOf(d.Peer), nil
+	}
+	return beaconPeer{}, notFound.problem("Peer not found")
 }
 
 func (s *Server) beaconPeers(w http.ResponseWriter, r *http.Request) {
@@ -105,32 +125,24 @@ func (s *Server) beaconPeers(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	list := slices.DeleteFunc(s.knownPeers(), func(p beaconPeer) bool {
-		return len(states) > 0 && !slices.Contains(states, p.State) || len(directions) > 0 && !slices.Contains(directions, p.Direction)
+	list := s.knownPeers(func(p beaconPeer) bool {
+		return (len(states) == 0 || slices.Contains(states, p.State)) && (len(directions) == 0 || slices.Contains(directions, p.Direction))
 	})
 	writeJSON(w, http.StatusOK, beaconData{Data: list, Meta: map[string]int{"count": len(list)}})
 }
 
 func (s *Server) beaconPeer(w http.ResponseWriter, r *http.Request) {
-	id, err := peer.Decode(r.PathValue("peer_id"))
-	if err != nil {
-		s.refuse(w, r, badRequest.problem("Invalid peer ID"))
+	p, bad := s.beaconPeerBy(r.PathValue("peer_id"))
+	if bad != nil {
+		s.refuse(w, r, bad)
 		return
 	}
-	for _, p := range s.knownPeers() {
-		if p.PeerID == id {
-			writeJSON(w, http.StatusOK, beaconData{Data: p})
-			return
-		}
-	}
-	s.refuse(w, r, notFound.problem("Peer not found"))
+	writeJSON(w, http.StatusOK, beaconData{Data: p})
 }
 
 func (s *Server) beaconPeerCount(w http.ResponseWriter, _ *http.Request) {
-	count := map[string]int{}
-	for _, p := range s.knownPeers() {
-		count[p.State]++
-	}
+	count := map[string]int{"connected": len(s.node.Peers())}
+	s.node.KnownPeers("", 0, func(parley.Peer) bool { count["disconnected"]++; return false })
 	data := map[string]string{}
 	for _, state := range []string{"disconnected", "connecting", "connected", "disconnecting"} {
 		data[state] = strconv.Itoa(count[state])
@@ -140,6 +152,14 @@ func (s *Server) beaconPeerCount(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) beaconVersion(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, beaconData{Data: map[string]string{"version": s.node.Info().Agent}})
+}
+
+// beaconVersionV2 is the newer form, by parts.
+func (s *Server) beaconVersionV2(w http.ResponseWriter, _ *http.Request) {
+	v := s.node.Version()
+	writeJSON(w, http.StatusOK, beaconData{Data: map[string]any{"beacon_node": map[string]string{
+		"code": "PA", "name": v.Name, "version": v.Version, "commit": v.Commit[:min(8, len(v.Commit))],
+	}}})
 }
 
 func (s *Server) beaconSyncing(w http.ResponseWriter, _ *http.Request) {

@@ -2,6 +2,7 @@ package api
 
 import (
 	linked "container/list"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync"
@@ -130,11 +131,27 @@ func (c *countedConn) Close() error {
 
 // noteState is the ConnState of a server: it learns who is idle.
 func noteState(conn net.Conn, state http.ConnState) {
-	c, ok := conn.(*countedConn)
-	if !ok {
+	c := countedOf(conn)
+	if c == nil {
 		return // of a listener that is not counted
 	}
 	c.count.mu.Lock()
 	defer c.count.mu.Unlock()
 	c.count.setIdle(c, state == http.StateIdle)
+}
+
+// countedOf is the counted connection below conn, nil = none.
+func countedOf(conn net.Conn) *countedConn {
+	for {
+		switch c := conn.(type) {
+		case *countedConn:
+			return c
+		case *tls.Conn:
+			conn = c.NetConn()
+		case *begunConn:
+			conn = c.Conn
+		default:
+			return nil
+		}
+	}
 }

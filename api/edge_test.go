@@ -30,7 +30,7 @@ func TestJoining(t *testing.T) {
 		if rt.stream {
 			continue
 		}
-		path := strings.NewReplacer("{id}", strings.Repeat("ab", 32), "{ref}", "0", "{index}", "0", "{peer_id}", "x").Replace(rt.pattern)
+		path := strings.NewReplacer("{id}", strings.Repeat("ab", 32), "{ref}", "0", "{index}", "0", "{peer_id}", "x", "{$}", "").Replace(rt.pattern)
 		body := ""
 		switch {
 		case pattern == "GET /api/v1/records":

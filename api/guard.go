@@ -30,6 +30,12 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		shared := s.origins.Load().share(h, r)
+		if shared && r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
+			preflight(h)
+			rec.WriteHeader(http.StatusNoContent)
+			return
+		}
 		c, p := s.admit(l, r, rt)
 		if p != nil {
 			if p.Status == http.StatusUnauthorized {
@@ -53,6 +59,9 @@ func (s *Server) admit(l parley.Listener, r *http.Request, rt *route) (caller, *
 	if l.Loopback && !hostAllowed(r.Host, s.cfg.API.AllowedHosts) {
 		p := forbidden.problem("the Host of a request to a loopback address must be an IP address, localhost or in api.allowed_hosts")
 		p.refused = "host"
+		return caller{}, p
+	}
+	if p := s.origins.Load().check(r); p != nil {
 		return caller{}, p
 	}
 	if l.Admin {
@@ -180,9 +189,26 @@ func newLimiter(perSecond int) *limiter {
 }
 
 func (l *limiter) allow(a netip.Addr, token bool, now time.Time) bool {
+	return l.rate == 0 || l.bucket(a, token, now).AllowN(now, 1)
+}
+
+// wait blocks until the address may make n more requests.
+func (l *limiter) wait(ctx context.Context, a netip.Addr, token bool, n int) error {
 	if l.rate == 0 {
-		return true
+		return nil
 	}
+	b := l.bucket(a, token, time.Now())
+	for n > 0 {
+		part := min(n, b.Burst())
+		if err := b.WaitN(ctx, part); err != nil {
+			return err
+		}
+		n -= part
+	}
+	return nil
+}
+
+func (l *limiter) bucket(a netip.Addr, token bool, now time.Time) *rate.Limiter {
 	key := limitKey{group(a), token}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -200,7 +226,7 @@ func (l *limiter) allow(a netip.Addr, token bool, now time.Time) bool {
 		}
 		l.now[key] = b
 	}
-	return b.AllowN(now, 1)
+	return b
 }
 
 // recorder remembers the status of an answer.

@@ -29,6 +29,7 @@ type frame struct {
 	seq  uint64 // 0 = no event: an answer to this client alone
 	name string
 	data []byte
+	flat []byte // as Teranode tells it, nil = it does not, or nobody asks
 }
 
 // sampled tells of events of which a slow client wants only the newest.
@@ -40,11 +41,13 @@ type hub struct {
 	bus     *event.Bus
 	most    int // clients
 	metrics *metrics
+	flatten func(event.Envelope) []byte // see frame.flat
 
 	mu      sync.Mutex // guards below
 	seq     uint64     // of the last event given out
 	clients map[*queue]struct{}
 	byIP    map[string]int
+	flats   int // clients that want flat frames
 	stopped bool
 	stopCh  chan struct{}
 	running sync.WaitGroup // clients
@@ -70,7 +73,8 @@ func (h *hub) run(ctx context.Context) error {
 }
 
 func (h *hub) give(events []event.Envelope, lost int) {
-	if h.skip(events) {
+	skip, flat := h.skip(events)
+	if skip {
 		return
 	}
 	frames := make([]frame, 0, len(events))
@@ -78,6 +82,9 @@ func (h *hub) give(events []event.Envelope, lost int) {
 		f, err := encodeEvent(e)
 		if err != nil {
 			continue // an event that is no JSON is a fault that its golden file shows
+		}
+		if flat {
+			f.flat = h.flatten(e)
 		}
 		frames = append(frames, f)
 	}
@@ -94,14 +101,14 @@ func (h *hub) give(events []event.Envelope, lost int) {
 	}
 }
 
-// skip passes over events that nobody waits for.
-func (h *hub) skip(events []event.Envelope) bool {
+// skip passes over events that nobody waits for; flat = somebody wants them so.
+func (h *hub) skip(events []event.Envelope) (skip, flat bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.clients) == 0 && len(events) > 0 {
 		h.seq = events[len(events)-1].Seq
 	}
-	return len(h.clients) == 0
+	return len(h.clients) == 0, h.flats > 0
 }
 
 func encodeEvent(e event.Envelope) (frame, error) {
@@ -123,10 +130,13 @@ func (h *hub) join(q *queue, ip string) (seq uint64, err error) {
 	switch {
 	case h.stopped:
 		return 0, errStopped
-	case len(h.clients) >= h.most, ip != "" && h.byIP[ip] >= perIP:
+	case !q.owner && (len(h.clients) >= h.most || ip != "" && h.byIP[ip] >= perIP):
 		return 0, errFull
 	}
 	h.clients[q] = struct{}{}
+	if q.strict {
+		h.flats++
+	}
 	if ip != "" {
 		h.byIP[ip]++
 	}
@@ -139,6 +149,9 @@ func (h *hub) leave(q *queue, ip string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.clients, q)
+	if q.strict {
+		h.flats--
+	}
 	if ip != "" {
 		if h.byIP[ip]--; h.byIP[ip] == 0 {
 			delete(h.byIP, ip)
@@ -232,6 +245,9 @@ type queue struct {
 	stream  string // ws | sse
 	metrics *metrics
 	wake    chan struct{}
+	size    int  // frames
+	strict  bool // flat frames, and who misses one is too slow
+	owner   bool // by a local socket: strangers that fill the hub are not in its way
 
 	mu       sync.Mutex // guards below
 	filter   *filter
@@ -243,7 +259,7 @@ type queue struct {
 }
 
 func newQueue(stream string, f *filter, m *metrics) *queue {
-	return &queue{stream: stream, metrics: m, filter: f, wake: make(chan struct{}, 1)}
+	return &queue{stream: stream, metrics: m, filter: f, wake: make(chan struct{}, 1), size: queueSize}
 }
 
 func (q *queue) push(frames ...frame) {
@@ -254,7 +270,7 @@ func (q *queue) push(frames ...frame) {
 			continue
 		}
 		switch {
-		case len(q.frames) < queueSize && q.dropped == 0:
+		case len(q.frames) < q.size && q.dropped == 0:
 			q.frames = append(q.frames, f)
 		case f.sampled():
 			q.samples = slices.DeleteFunc(q.samples, func(o frame) bool { return o.name == f.name })
@@ -310,6 +326,9 @@ func (q *queue) take(now time.Time) (frames []frame, tooSlow bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	frames, q.frames = q.frames, nil
+	if q.dropped > 0 && q.strict {
+		return nil, true
+	}
 	if q.dropped > 0 {
 		frames = append(frames, message("lagged", lagged{q.dropped, q.from, q.to}))
 		q.dropped = 0

@@ -19,8 +19,8 @@ type metrics struct {
 
 // Labels from closed sets.
 var (
-	streams  = []string{"ws", "sse"}
-	refusals = []string{"token", "scope", "tokens_off", "rate", "host", "clients", "connections", "busy"}
+	streams  = []string{"ws", "sse", "rpc", "teranode"}
+	refusals = []string{"token", "scope", "tokens_off", "rate", "host", "origin", "clients", "connections", "busy"}
 )
 
 const noRoute = "other" // label of requests that meet no route
@@ -30,7 +30,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parley_api_requests_total", Help: "Answered requests."}, []string{"route", "method", "status"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "parley_api_request_seconds", Help: "Time to answer; streams are left out.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}}, []string{"route"}),
-		clients: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "parley_api_clients", Help: "Clients of the event stream."}, []string{"stream"}),
+		clients: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "parley_api_clients", Help: "Clients that stay connected: of the event stream, of JSON-RPC, of the frames of Teranode."}, []string{"stream"}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parley_api_events_dropped_total", Help: "Events that a slow client did not get."}, []string{"stream"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parley_api_refused_total", Help: "Requests and connections that were turned away."}, []string{"reason"}),
 	}

@@ -203,7 +203,11 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *problem) {
 	}
 	maps.Copy(w.Header(), p.GetHeaders())
 	switch path := r.URL.Path; {
-	case strings.HasPrefix(path, "/eth/"):
+	case isRPC(r):
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(p.Status)
+		_, _ = w.Write(rpcErrorBody(nil, rpcErrorOf(p)))
+	case strings.HasPrefix(path, "/eth/"), strings.HasPrefix(path, "/prysm/"):
 		writeJSON(w, p.Status, beaconError{Code: p.Status, Message: p.Detail})
 	case !strings.HasPrefix(path, "/api/v1/") && (strings.HasPrefix(path, "/api/") || path == "/health"):
 		writeJSON(w, p.Status, provchainError{

@@ -132,12 +132,15 @@ func TestRoutes(t *testing.T) {
 	p := pair{h, follower, id}
 	t.Run("shapes", p.shapes)
 	t.Run("errors", p.errors)
+	t.Run("rpc", p.rpc)
+	t.Run("rpc clients", p.rpcClients)
 	t.Run("records", p.records)
 	t.Run("signed", p.signed)
 	t.Run("batch", p.batch)
 	t.Run("pages", p.pages)
 	t.Run("seed", p.seed)
 	t.Run("stream", p.stream)
+	t.Run("teranode", p.teranode)
 	t.Run("sse", p.sse)
 	t.Run("http2", p.http2)
 	t.Run("wire", p.wire)
@@ -148,6 +151,7 @@ func TestRoutes(t *testing.T) {
 func (p pair) shapes(t *testing.T) {
 	h, follower, id := p.h, p.follower, p.id
 	peerID, hostID := follower.node.Info().PeerID.String(), h.node.Info().PeerID.String()
+	hostAddr := h.node.Info().Advertised[0]
 	author := hex.EncodeToString(make([]byte, 32))
 	var b bytes.Buffer
 	seen := map[string]bool{}
@@ -183,6 +187,13 @@ func (p pair) shapes(t *testing.T) {
 		{h, "GET /eth/v1/node/peers/{peer_id}", "/eth/v1/node/peers/" + peerID, ""}, {h, "GET /eth/v1/node/peer_count", "/eth/v1/node/peer_count", ""},
 		{h, "GET /eth/v1/node/version", "/eth/v1/node/version", ""}, {h, "GET /eth/v1/node/syncing", "/eth/v1/node/syncing", ""},
 		{h, "GET /eth/v1/node/health", "/eth/v1/node/health", ""},
+		{h, "GET /eth/v2/node/version", "/eth/v2/node/version", ""}, {h, "GET /eth/v1alpha1/node/peers", "/eth/v1alpha1/node/peers", ""},
+		{h, "GET /eth/v1alpha1/node/peer", "/eth/v1alpha1/node/peer?peer_id=" + peerID, ""}, {h, "GET /eth/v1alpha1/node/p2p", "/eth/v1alpha1/node/p2p", ""},
+		{h, "GET /eth/v1alpha1/node/version", "/eth/v1alpha1/node/version", ""}, {h, "GET /eth/v1alpha1/node/syncing", "/eth/v1alpha1/node/syncing", ""},
+		{follower, "POST /prysm/v1/node/trusted_peers", "/prysm/v1/node/trusted_peers", `{"addr":"` + hostAddr + `"}`},
+		{follower, "GET /prysm/v1/node/trusted_peers", "/prysm/v1/node/trusted_peers", ""},
+		{follower, "DELETE /prysm/v1/node/trusted_peers/{peer_id}", "/prysm/v1/node/trusted_peers/" + hostID, ""},
+		{h, "POST /rpc", "/rpc", `{"id":1,"method":"net_version"}`}, {h, "POST /{$}", "/", `[{"id":1,"method":"web3_clientVersion"},{"id":2,"method":"net_nothing"}]`},
 		{follower, "GET /api/v1/dht", "/api/v1/dht", ""}, {follower, "GET /api/v1/dht/table", "/api/v1/dht/table", ""},
 		{follower, "POST /api/v1/dht/find-node", "/api/v1/dht/find-node", `{"peer":"` + hostID + `"}`},
 		{follower, "POST /api/v1/dht/provide", "/api/v1/dht/provide", `{"key":"a thing"}`},
@@ -393,6 +404,13 @@ func (p pair) errors(t *testing.T) {
 		{"GET", "/eth/v1/node/peers/x", "", "", 400, "400", nil},
 		{"GET", "/eth/v1/node/peers?state=odd", "", "", 400, "400", nil},
 		{"GET", "/eth/v1/nothing", "", "", 404, "404", nil},
+		{"GET", "/eth/v1alpha1/node/peer", "", "", 400, "400", nil},
+		{"GET", "/eth/v1alpha1/node/peer?peer_id=12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR", "", "", 404, "404", nil},
+		{"POST", "/prysm/v1/node/trusted_peers", admin, `{"addr":"127.0.0.1:1"}`, 400, "400", nil},
+		{"POST", "/prysm/v1/node/trusted_peers", admin, `{`, 400, "400", nil},
+		{"POST", "/prysm/v1/node/trusted_peers", h.token("read"), `{}`, 403, "403", nil},
+		{"DELETE", "/prysm/v1/node/trusted_peers/x", admin, "", 400, "400", nil},
+		{"GET", "/ws", "", "", 426, "PLY-009", nil},
 		{"GET", "/", "", "", 404, "PLY-006", nil},
 		{"GET", "/metrics", "", "", 404, "PLY-006", nil},
 		{"GET", "/debug/pprof/", "", "", 404, "PLY-006", nil},

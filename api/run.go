@@ -34,9 +34,15 @@ func (s *Server) Run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	serve := func(l net.Listener, name string, h http.Handler) {
 		server := s.newServer(h)
+		begin := server.Serve
+		if part, ok := l.(side); ok && part.from == part.secure {
+			server.TLSConfig = s.cert.config()
+			server.Protocols.SetHTTP2(true)
+			begin = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+		}
 		servers = append(servers, server)
 		g.Go(func() error {
-			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) && gctx.Err() == nil {
+			if err := begin(l); !errors.Is(err, http.ErrServerClosed) && gctx.Err() == nil {
 				return fmt.Errorf("serve %s: %w", name, err)
 			}
 			return nil
@@ -45,15 +51,34 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	for _, l := range s.node.Listeners() {
 		h := s.Handler(l)
-		if !l.Admin { // who may use the socket could stop the node anyway
-			l.Listener = s.conns.wrap(l.Listener)
+		if l.Admin { // who may use the socket could stop the node anyway
+			serve(l.Listener, l.Name, h)
+			continue
 		}
-		serve(l.Listener, l.Name, h)
+		l.Listener = s.conns.wrap(l.Listener)
+		if s.cert == nil {
+			serve(l.Listener, l.Name, h)
+			continue
+		}
+		split := splitTLS(l.Listener)
+		g.Go(func() error {
+			if err := split.run(); gctx.Err() == nil {
+				return fmt.Errorf("serve %s: %w", l.Name, err)
+			}
+			return nil
+		})
+		serve(side{split, split.plain}, l.Name, s.clearHandler(h))
+		serve(side{split, split.secure}, l.Name+" (TLS)", h)
 	}
 	if s.ops != nil { // counted apart: probes are answered however many clients there are
 		serve(newConnCount(maxOpsConns, s.metrics).wrap(s.ops), "ops", s.opsHandler(isLoopback(s.ops.Addr())))
 	}
+	if l := s.node.IPC(); l != nil && s.rpc != nil {
+		g.Go(func() error { return s.serveIPC(gctx, l) })
+		s.log.Info("listening", "addr", l.Addr(), "name", "JSON-RPC")
+	}
 	g.Go(func() error { return s.hub.run(gctx) })
+	g.Go(func() error { return s.follow(gctx) })
 	<-gctx.Done()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()

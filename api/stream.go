@@ -78,10 +78,8 @@ func (s *Server) enter(r *http.Request, stream, since string) (*client, *problem
 			return nil, badRequest.problem("since: want the seq of an event")
 		}
 	}
-	c := &client{queue: newQueue(stream, f, s.metrics)}
-	if who := callerOf(r.Context()); !who.token && !who.free {
-		c.ip = group(remoteAddr(r)).String()
-	}
+	c := &client{queue: newQueue(stream, f, s.metrics), ip: clientIP(r)}
+	c.queue.owner = callerOf(r.Context()).local
 	seq, err := s.hub.join(c.queue, c.ip)
 	if err != nil {
 		p := full.problem(err.Error())
@@ -102,10 +100,7 @@ func (s *Server) enter(r *http.Request, stream, since string) (*client, *problem
 
 func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") == "" {
-		p := methodOrType.problem("this route speaks WebSocket; " + prefix + "events has the same events for plain HTTP")
-		p.Status = http.StatusUpgradeRequired
-		w.Header().Set("Upgrade", "websocket")
-		s.refuse(w, r, p)
+		s.noUpgrade(w, r, prefix+"events has the same events for plain HTTP")
 		return
 	}
 	c, p := s.enter(r, "ws", r.URL.Query().Get("since"))
@@ -116,7 +111,7 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{subProtocol}})
+	conn, err := websocket.Accept(w, r, s.acceptOptions(r, subProtocol))
 	if err != nil {
 		return // Accept has answered
 	}
@@ -127,6 +122,38 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.serveWebSocket(context.WithoutCancel(r.Context()), conn, c)
+}
+
+// noUpgrade refuses a request for a WebSocket that is none, and says what there
+// is instead.
+func (s *Server) noUpgrade(w http.ResponseWriter, r *http.Request, instead string) {
+	p := methodOrType.problem("this route speaks WebSocket; " + instead)
+	p.Status = http.StatusUpgradeRequired
+	w.Header().Set("Upgrade", "websocket")
+	s.refuse(w, r, p)
+}
+
+// accept makes a WebSocket of r, nil = the client has been answered. With crowd,
+// why there is no place, it is closed at once.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request, crowd error) *websocket.Conn {
+	conn, err := websocket.Accept(w, r, s.acceptOptions(r))
+	if err != nil {
+		return nil
+	}
+	if crowd != nil {
+		s.metrics.refused.WithLabelValues("clients").Inc()
+		_ = conn.Close(websocket.StatusTryAgainLater, crowd.Error())
+		return nil
+	}
+	return conn
+}
+
+// clientIP is what a client counts by, "" = it does not.
+func clientIP(r *http.Request) string {
+	if callerOf(r.Context()).limited() {
+		return group(remoteAddr(r)).String()
+	}
+	return ""
 }
 
 // serveWebSocket works until the client goes, is too slow, or the node stops.

@@ -53,6 +53,10 @@ var aliases = []alias{
 	{name: "p2p_dht_use_private", key: "discovery.dht_scope", envOnly: true, convert: dhtScope},
 	{name: "p2p_httpListenAddress", key: "api.listen", envOnly: true, edits: true, convert: addListener},
 	{name: "p2p_grpcListenAddress", key: "api.listen", envOnly: true, edits: true, convert: addListener},
+	{name: "p2p_peer_id", key: "node.peer_id", envOnly: true, convert: unlessEmpty},
+	{name: "p2p_private_key", key: nodeKeyKey, envOnly: true, convert: unlessEmpty},
+	{name: "server_certFile", key: tlsCertKey, envOnly: true, convert: unlessEmpty},
+	{name: "server_keyFile", key: tlsKeyKey, envOnly: true, convert: unlessEmpty},
 	{name: "asset_httpAddress", key: "node.base_url", envOnly: true, convert: unlessEmpty},
 	{name: "p2p_block_topic", key: topicsPrefix + "block", envOnly: true, convert: unlessEmpty},
 	{name: "p2p_subtree_topic", key: topicsPrefix + "subtree", envOnly: true, convert: unlessEmpty},
@@ -68,32 +72,8 @@ var aliases = []alias{
 	{name: "bootstrap-node", key: bootstrapPeersKey, fileOnly: true},
 }
 
-// idleEnv are Teranode's settings that this version cannot follow. Whoever sets one hears so once.
-var idleEnv = []string{
-	"p2p_peer_id",
-}
-
-// guardEnv are Teranode's settings that guard a node and that this version cannot follow, and why it does not start with
-// one of them: it would run less guarded than its owner believes.
-var guardEnv = []struct{ name, why string }{
-	{"p2p_private_key", "this version takes no identity from the environment and would run with another one: import it with parley key import, and unset this"},
-	{"securityLevelHTTP", "this version serves no TLS and would answer in the clear: set it to 0, and put a TLS proxy before the API"},
-	{"server_certFile", noTLS},
-	{"server_keyFile", noTLS},
-}
-
-const noTLS = "this version serves no TLS and would answer in the clear: unset it, and put a TLS proxy before the API"
-
-// unguarded are the faults of such settings.
-func unguarded(env map[string]string) []Fault {
-	var faults []Fault
-	for _, g := range guardEnv {
-		if v := env[g.name]; v != "" && (g.name != "securityLevelHTTP" || v != "0") {
-			faults = append(faults, Fault{Where: "env " + g.name, Rule: RuleUnknownKey, Text: g.why})
-		}
-	}
-	return faults
-}
+// securityLevel is Teranode's switch: 1 = HTTPS alone. A certificate is used without it, too.
+const securityLevel = "securityLevelHTTP"
 
 // findAlias also knows OpenTelemetry's variables, all of which are accepted without effect.
 func findAlias(name string) (alias, bool) {

@@ -78,6 +78,18 @@ func notEmpty(value func(*Config) string) func(*checker, *Config) []problem {
 	}
 }
 
+func checkPeerID(_ *checker, c *Config) []problem {
+	if c.Node.PeerID == "" {
+		return nil
+	}
+	id, err := peer.Decode(c.Node.PeerID)
+	if err != nil {
+		return one(RuleRange, "%s is no peer id like 12D3KooW…: parley key show tells a node's own", quote(c.Node.PeerID))
+	}
+	c.Node.PeerID = id.String()
+	return nil
+}
+
 func checkBaseURL(_ *checker, c *Config) []problem {
 	if c.Node.BaseURL == "" {
 		return nil
@@ -164,6 +176,38 @@ func checkAllowedHosts(_ *checker, c *Config) []problem {
 		}
 	}
 	return out
+}
+
+func checkCompat(_ *checker, c *Config) []problem {
+	var out []problem
+	for _, name := range c.API.Compat {
+		if !slices.Contains(compats, name) {
+			out = append(out, problem{RuleRange, quote(name) + " is none of " + strings.Join(compats, ", ")})
+		}
+	}
+	return out
+}
+
+// checkCORS takes origins as browsers write them.
+func checkCORS(_ *checker, c *Config) []problem {
+	var out []problem
+	for _, origin := range c.API.CORS {
+		if origin == "*" {
+			continue
+		}
+		u, err := url.Parse(origin)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.String() != u.Scheme+"://"+u.Host || strings.ContainsRune(u.Host, '*') {
+			out = append(out, problem{RuleRange, quote(origin) + " is no origin: write scheme and host, and a port that is not the scheme's, like https://app.example.org"})
+		}
+	}
+	return out
+}
+
+func checkTLSKey(_ *checker, c *Config) []problem {
+	if strings.ContainsRune(c.API.TLSKey, '\n') {
+		return one(RuleSecretValue, "looks like the key itself: give the name of a file that holds it")
+	}
+	return nil
 }
 
 func checkStaticPeers(k *checker, c *Config) []problem {

@@ -3,6 +3,7 @@ package config
 
 import (
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -47,6 +48,8 @@ type Config struct {
 type Node struct {
 	Name    string // at most 64 bytes; Load puts the host name where nothing is set
 	KeyFile string // see Config.Path
+	Key     Secret // by value, only from p2p_private_key; kept in KeyFile, and another key there is a fault of the start
+	PeerID  string // that the key must have, "" = any
 	BaseURL string // public URL of our API, "" = not told to peers
 }
 
@@ -99,7 +102,15 @@ type API struct {
 	Rate          Rate // per IP without token
 	MaxClients    int  // WebSocket and SSE together
 	EventBuffer   int  // events kept for resume
+	// Compat names the other systems whose routes are served: see CompatProvChain and its like.
+	Compat  []string
+	CORS    []string // origins whose pages may call; "*" = all
+	TLSCert string   // PEM files, both or none; see Config.Path
+	TLSKey  string
 }
+
+// AllOrigins says whether pages of every origin may call.
+func (a API) AllOrigins() bool { return slices.Contains(a.CORS, "*") }
 
 // P2P is the libp2p side.
 type P2P struct {
@@ -149,6 +160,17 @@ const (
 	DHTScopePublic  = "public"
 )
 
+// Values of API.Compat.
+const (
+	CompatProvChain = "provchain"
+	CompatTeranode  = "teranode"
+	CompatBeacon    = "beacon"
+	CompatPrysm     = "prysm"
+	CompatJSONRPC   = "jsonrpc"
+)
+
+var compats = []string{CompatProvChain, CompatTeranode, CompatBeacon, CompatPrysm, CompatJSONRPC}
+
 // Values of P2P.Addresses.
 const (
 	AddressesAuto    = "auto"   // as private, for a node that does not know where it is reached
@@ -184,6 +206,7 @@ func Default() Config {
 		API: API{
 			Listen:     []string{":8080", "127.0.0.1:3500?", "127.0.0.1:8545?"},
 			PublicRead: true, JWTSecretFile: "jwt.hex", Rate: 50, MaxClients: 1000, EventBuffer: 16384,
+			Compat: slices.Clone(compats),
 		},
 		P2P:       P2P{Port: 9906, OnAPIPort: true, MinPeers: 1, MaxPeers: 100, TargetPeers: 8, Addresses: AddressesAuto, OptimiseRetries: true},
 		Discovery: Discovery{DHT: DHTAuto, DHTScope: DHTScopePrivate, Rendezvous: true, PEX: true},

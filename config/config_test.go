@@ -87,7 +87,7 @@ func TestKeysCoverConfig(t *testing.T) {
 // TestDefaultsAreLegal sets each default as text: it must pass its own check and come back the same.
 func TestDefaultsAreLegal(t *testing.T) {
 	for _, k := range Keys() {
-		if k.Name == jwtSecretKey || k.Name == sharedKeyKey {
+		if k.Name == jwtSecretKey || k.Name == sharedKeyKey || k.Name == nodeKeyKey {
 			continue
 		}
 		l := load(t, LoadArgs{Flags: map[string]string{k.Name: k.Default}})
@@ -226,6 +226,11 @@ func TestAliases(t *testing.T) {
 		{"p2p_dht_use_private", "false", "discovery.dht_scope", "public"},
 		{"p2p_httpListenAddress", ":9906", "api.listen", ":8080,127.0.0.1:3500?,127.0.0.1:8545?,:9906"},
 		{"p2p_grpcListenAddress", ":8080", "api.listen", ":8080,127.0.0.1:3500?,127.0.0.1:8545?"},
+		{"p2p_private_key", strings.Repeat("ab", 32), "node.key", "***"},
+		{"p2p_private_key", "", "node.key", ""},
+		{"p2p_peer_id", "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR", "node.peer_id", "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR"},
+		{"server_certFile", "", "api.tls_cert", ""}, // set, they need each other: TestTLS
+		{"server_keyFile", "", "api.tls_key", ""},
 		{"asset_httpAddress", "http://localhost:8090/api", "node.base_url", "http://localhost:8090/api"},
 		{"p2p_block_topic", "b", "gossip.topics.block", "b"},
 		{"p2p_block_topic", "", "gossip.topics.block", "block"},
@@ -263,14 +268,14 @@ func TestAliases(t *testing.T) {
 func TestAliasesTogether(t *testing.T) {
 	l := load(t, LoadArgs{Environ: []string{
 		"PROVCHAIN_PORT=8081", "PROVCHAIN_BIND_ADDRESS=127.0.0.1", "p2p_grpcListenAddress=:9906", "PEERS=a", "PROVCHAIN_PEERS=b",
-		"p2p_peer_id=Qm", "p2p_dht_use_private=false", "securityLevelHTTP=0",
+		"p2p_dht_use_private=false", "securityLevelHTTP=0",
 	}})
 	want := Value{"api.listen", "127.0.0.1:8081,127.0.0.1:3500?,127.0.0.1:8545?,:9906",
 		"env PROVCHAIN_BIND_ADDRESS, env PROVCHAIN_PORT, env p2p_grpcListenAddress"}
 	if got := value(l, "api.listen"); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	warnings := []string{"env p2p_peer_id: has no effect in this version", "env PROVCHAIN_PEERS: has no effect, because PEERS is set too"}
+	warnings := []string{"env PROVCHAIN_PEERS: has no effect, because PEERS is set too"}
 	if diff := cmp.Diff(warnings, l.Warnings); diff != "" {
 		t.Error(diff)
 	}
@@ -348,19 +353,61 @@ func TestSecret(t *testing.T) {
 	}
 }
 
-// A node whose owner asked for a guard that is not there must not start without it.
-func TestGuardsOfTeranode(t *testing.T) {
-	for _, pair := range []string{
-		"p2p_private_key=c0ffee", "securityLevelHTTP=1", "server_certFile=/c0ffee", "server_keyFile=/c0ffee",
-	} {
-		_, err := loadIn(t, LoadArgs{Environ: []string{pair}})
-		name, _, _ := strings.Cut(pair, "=")
-		if err == nil || !strings.HasPrefix(err.Error(), "env "+name+": this version ") || !strings.HasSuffix(err.Error(), " [PLY-101 unknown_key]") {
+// A private key is given by value alone, and a peer id is one.
+func TestIdentityOfTeranode(t *testing.T) {
+	key := strings.Repeat("ab", 32)
+	for _, pair := range []string{"PARLEY_NODE__KEY=" + key, "p2p_peer_id=Qm"} {
+		if _, err := loadIn(t, LoadArgs{Environ: []string{pair}}); err == nil || strings.Contains(err.Error(), key) {
 			t.Errorf("%s: %v", pair, err)
-		} else if strings.Contains(err.Error(), "c0ffee") {
-			t.Errorf("%s: the fault shows the value: %v", name, err)
 		}
-		load(t, LoadArgs{Environ: []string{name + "="}})
+	}
+	l := load(t, LoadArgs{Environ: []string{"p2p_private_key=" + key, "PARLEY_NODE__KEY_FILE=other.key"}})
+	if string(l.Node.Key) != key || l.Node.KeyFile != "other.key" {
+		t.Errorf("%+v", l.Node)
+	}
+}
+
+// A certificate needs its key, and who asks for HTTPS gets no plain HTTP.
+func TestTLS(t *testing.T) {
+	for text, want := range map[string]string{
+		"securityLevelHTTP=1":              "env securityLevelHTTP: api.tls_cert: HTTPS needs a certificate",
+		"securityLevelHTTP=2":              `env securityLevelHTTP: api.tls_cert: "2" is neither 0 nor 1`,
+		"server_certFile=c.pem":            "env server_certFile: api.tls_cert: is set without api.tls_key",
+		"server_keyFile=k.pem":             "env server_keyFile: api.tls_key: is set without api.tls_cert",
+		"PARLEY_API__TLS_CERT=c.pem":       "env PARLEY_API__TLS_CERT: api.tls_cert: is set without api.tls_key",
+		"PARLEY_API__TLS_KEY=-----BEGIN\n": "[PLY-101 secret_value]",
+		"securityLevelHTTP=0":              "",
+		"securityLevelHTTP=1 server_certFile=c.pem server_keyFile=k.pem":      "",
+		"securityLevelHTTP=1 PARLEY_API__TLS_CERT=c.pem server_keyFile=k.pem": "",
+	} {
+		l, err := loadIn(t, LoadArgs{Environ: strings.Split(text, " ")})
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", text, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %s", text, err, want)
+		case want == "" && strings.Contains(text, "server_keyFile") && (l.API.TLSCert != "c.pem" || l.API.TLSKey != "k.pem"):
+			t.Errorf("%s: %+v", text, l.API)
+		}
+	}
+}
+
+func TestCORS(t *testing.T) {
+	for text, want := range map[string]string{
+		"PARLEY_API__CORS=https://a.example,http://localhost:5173": "",
+		"PARLEY_API__CORS=*": "",
+		"PARLEY_API__CORS=* PARLEY_API__PUBLIC_READ=false": "[PLY-101 range]",
+		"PARLEY_API__CORS=a.example":                       "is no origin",
+		"PARLEY_API__CORS=https://a.example/":              "is no origin",
+		"PARLEY_API__CORS=https://*.a.example":             "is no origin",
+		"PARLEY_API__CORS=ftp://a.example":                 "is no origin",
+		"PARLEY_API__COMPAT=jsonrpc,beacon":                "",
+		"PARLEY_API__COMPAT=":                              "",
+		"PARLEY_API__COMPAT=jsonrpc,soap":                  `"soap" is none of provchain, teranode, beacon, prysm, jsonrpc`,
+	} {
+		if _, err := loadIn(t, LoadArgs{Environ: strings.Split(text, " ")}); (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	RuleNetwork        = "network"
 	RuleChainID        = "chain_id"     // chain id or genesis hash not well formed
 	RulePSKQUIC        = "psk_quic"     // a shared key together with an address of QUIC, WebTransport or WebRTC
+	RuleTLSPair        = "tls_pair"     // a certificate without its key, or files that do not fit together
 	RuleSecretValue    = "secret_value" // a secret where only a file is allowed
 )
 

@@ -47,6 +47,10 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.Node.Name }, check: checkNodeName},
 	{name: "node.key_file", help: "identity key, in data_dir; made at first run",
 		at: func(c *Config) any { return &c.Node.KeyFile }, check: notEmpty(func(c *Config) string { return c.Node.KeyFile })},
+	{name: nodeKeyKey, help: "that key by value: only as p2p_private_key, 64 or 128 hex digits; saved in node.key_file",
+		at: func(c *Config) any { return &c.Node.Key }},
+	{name: "node.peer_id", help: "peer id that the key must have; another one is a fault of the start; empty = any",
+		at: func(c *Config) any { return &c.Node.PeerID }, check: checkPeerID},
 	{name: "node.base_url", help: "public URL of our API, told to peers",
 		at: func(c *Config) any { return &c.Node.BaseURL }, check: checkBaseURL},
 
@@ -108,6 +112,14 @@ var knobs = []knob{
 	{name: "api.event_buffer", unit: "events", help: "events kept for clients that come back",
 		at: func(c *Config) any { return &c.API.EventBuffer }, low: 1, high: 1 << 20},
 
+	{name: "api.compat", help: "other systems whose routes are served: provchain, teranode, beacon, prysm, jsonrpc; empty = none",
+		at: func(c *Config) any { return &c.API.Compat }, check: checkCompat},
+	{name: "api.cors", help: "origins, like https://app.example.org, whose pages may call the API; * = all, only together with api.public_read",
+		at: func(c *Config) any { return &c.API.CORS }, check: checkCORS},
+	{name: tlsCertKey, help: "PEM file of certificates, the node's own first; set = HTTPS alone on every TCP listener",
+		at: func(c *Config) any { return &c.API.TLSCert }},
+	{name: tlsKeyKey, help: "PEM file of that certificate's key", at: func(c *Config) any { return &c.API.TLSKey }, check: checkTLSKey},
+
 	{name: "p2p.port", flag: "p2p-port", help: "port of libp2p over TCP", at: func(c *Config) any { return &c.P2P.Port }, check: checkP2PPort},
 	{name: "p2p.quic_port", help: "UDP port of libp2p; 0 = p2p.port", at: func(c *Config) any { return &c.P2P.QUICPort }, low: 0, high: 65535},
 	{name: "p2p.listen", help: "multiaddrs, IPs or IP:port; empty = TCP and QUIC on all IPv4 and IPv6",
@@ -164,6 +176,7 @@ var knobs = []knob{
 }
 
 const (
+	nodeKeyKey     = "node.key"
 	jwtSecretKey   = "api.jwt_secret"
 	jwtFileKey     = "api.jwt_secret_file"
 	staticPeersKey = "p2p.static_peers"
@@ -172,6 +185,9 @@ const (
 	topicsPrefix   = "gossip.topics."
 
 	bootstrapPeersKey = "p2p.bootstrap_peers"
+
+	tlsCertKey = "api.tls_cert"
+	tlsKeyKey  = "api.tls_key"
 )
 
 func topicKnob(name, about string, at func(*Config) *string) knob {

@@ -43,12 +43,6 @@ func Load(args LoadArgs) (*Loaded, error) {
 		layers = append(layers, entries)
 	}
 	layers = append(layers, envEntries(env), flagEntries(args.Flags))
-	l.faults = append(l.faults, unguarded(env)...)
-	for _, name := range idleEnv {
-		if v := env[name]; v != "" && v != "0" && v != "false" {
-			l.warnings = append(l.warnings, "env "+name+": has no effect in this version")
-		}
-	}
 	return l.load(layers, env, args.Hostname)
 }
 
@@ -189,9 +183,13 @@ func firstOf(prefix string) string {
 }
 
 // secrets can be given by value, and only from a variable that is no key.
-var secrets = []struct{ key, fileKey, env string }{
-	{jwtSecretKey, jwtFileKey, "JWT_SECRET"},
-	{sharedKeyKey, sharedFileKey, "p2p_shared_key"},
+var secrets = []struct {
+	key, fileKey, env string
+	both              bool // the file is where the value is kept
+}{
+	{jwtSecretKey, jwtFileKey, "JWT_SECRET", false},
+	{sharedKeyKey, sharedFileKey, "p2p_shared_key", false},
+	{nodeKeyKey, "node.key_file", "p2p_private_key", true},
 }
 
 func (l *loader) native(rank int, k knob, e entry) {
@@ -282,7 +280,7 @@ func (l *loader) fault(e entry, key string, p problem) {
 // finish fills in what depends on the machine and tests what depends on several keys.
 func (l *loader) finish(env map[string]string, hostname string) {
 	for _, s := range secrets {
-		if l.ranks[s.fileKey] > l.ranks[s.key] { // the stronger source named a file
+		if !s.both && l.ranks[s.fileKey] > l.ranks[s.key] { // the stronger source named a file
 			k, _ := find(s.key)
 			*k.at(&l.cfg).(*Secret) = ""
 			l.origins[s.key] = "default"
@@ -308,10 +306,34 @@ func (l *loader) finish(env map[string]string, hostname string) {
 		found["p2p.target_peers"] = problem{RuleRange, fmt.Sprintf("%d is more than p2p.max_peers, %d: leave room for inbound and static peers too", c.TargetPeers, c.MaxPeers)}
 	}
 	maps.Copy(found, checkTopics(&l.cfg))
+	l.checkTLS(env, found)
+	if l.cfg.API.AllOrigins() && !l.cfg.API.PublicRead {
+		found["api.cors"] = problem{RuleRange, "* lets every page read what api.public_read = false keeps to tokens: name the origins"}
+	}
 	for _, k := range knobs {
 		if p, ok := found[k.name]; ok {
 			l.fault(entry{where: l.wheres[k.name]}, k.name, p)
 		}
+	}
+}
+
+// checkTLS finds a certificate without its key, and none where Teranode's
+// setting asks for HTTPS.
+func (l *loader) checkTLS(env map[string]string, found map[string]problem) {
+	cert, key := l.cfg.API.TLSCert, l.cfg.API.TLSKey
+	if level := env[securityLevel]; level != "" && level != "0" {
+		switch where := (entry{where: "env " + securityLevel}); {
+		case level != "1":
+			l.fault(where, tlsCertKey, problem{RuleRange, quote(level) + " is neither 0 nor 1"})
+		case cert == "" && key == "":
+			l.fault(where, tlsCertKey, problem{RuleTLSPair, "HTTPS needs a certificate: set server_certFile and server_keyFile, or api.tls_cert and api.tls_key"})
+		}
+	}
+	switch {
+	case cert != "" && key == "":
+		found[tlsCertKey] = problem{RuleTLSPair, "is set without api.tls_key, the file of its key"}
+	case cert == "" && key != "":
+		found[tlsKeyKey] = problem{RuleTLSPair, "is set without api.tls_cert, the file of its certificate"}
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,13 +38,25 @@ type client struct {
 // --data-dir or --config the node is that of the directory.
 func (g *globals) named() string {
 	if g.node == "" && g.dataDir == "" && g.config == "" {
-		return os.Getenv("PARLEY_NODE")
+		return cmp.Or(os.Getenv("PARLEY_NODE"), teranodeNode())
 	}
 	return g.node
 }
 
+// teranodeNode is where Teranode's settings say that the node is, "" = they do
+// not.
+func teranodeNode() string {
+	for _, name := range []string{"p2p_httpAddress", "p2p_grpcAddress"} { // one port serves both
+		host, port, err := net.SplitHostPort(os.Getenv(name))
+		if err == nil {
+			return "http://" + net.JoinHostPort(cmp.Or(host, "localhost"), port)
+		}
+	}
+	return ""
+}
+
 // client finds the node: --node, the socket of --data-dir or --config,
-// PARLEY_NODE, the socket of the data directory, or the default address.
+// PARLEY_NODE or Teranode's settings, the socket of the data directory, or the default address.
 func (g *globals) client() (*client, error) {
 	if g.bundle != "" {
 		return bundleClient(g.bundle)
