@@ -50,8 +50,9 @@ var floors = map[string][]string{
 		"internal/replica", "internal/replica/ledger", "internal/replica/consensus", "internal/p2p/discovery"},
 
 	// roof
-	"api":        {""},
-	"cmd/parley": {"", "api", "internal/devnet"},
+	"api/proto/parley/v1": {},
+	"api":                 {""},
+	"cmd/parley":          {"", "api", "internal/devnet"},
 
 	// labs
 	"internal/devnet":            {""},
