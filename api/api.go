@@ -98,7 +98,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.provchainRoutes()
 	s.beaconRoutes()
 	s.probeRoutes()
-	s.rpcServices()
+	s.grpcServices()
 	s.documentRoutes()
 	return s, nil
 }
@@ -109,8 +109,8 @@ type route struct {
 	pattern string
 	access  access
 	maxBody int64  // bytes, or noBodyLimit
-	stream  bool   // never ends by itself: not timed, and but for rpcs a token may stand in the query
-	rpc     bool   // a remote call, by gRPC and its like
+	stream  bool   // never ends by itself: not timed, and but for remote calls a token may stand in the query
+	grpc    bool   // a remote call, by gRPC and its like
 	places  *slots // bound of large answers, nil = none
 	serve   http.HandlerFunc
 }

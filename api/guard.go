@@ -64,7 +64,7 @@ func (s *Server) admit(l parley.Listener, r *http.Request, rt *route) (caller, *
 	var c caller
 	var bad *problem
 	if rt != nil && rt.access != open {
-		c, bad = s.authenticate(r, rt.stream && !rt.rpc)
+		c, bad = s.authenticate(r, rt.stream && !rt.grpc)
 	}
 	addr := remoteAddr(r)
 	c.free = addr.IsLoopback()
@@ -110,7 +110,7 @@ func (s *Server) noRoute(h http.Header, r *http.Request) *problem {
 			allow = append(allow, method)
 		}
 	}
-	if len(allow) == 0 && isRPC(r) {
+	if len(allow) == 0 && isGRPC(r) {
 		return noProcedure(r.URL.Path)
 	}
 	if len(allow) == 0 {

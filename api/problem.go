@@ -202,8 +202,8 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *problem) {
 		s.metrics.refused.WithLabelValues(p.refused).Inc()
 	}
 	maps.Copy(w.Header(), p.GetHeaders())
-	if isRPC(r) {
-		s.refuseRPC(w, r, p)
+	if isGRPC(r) {
+		s.refuseGRPC(w, r, p)
 		return
 	}
 	switch path := r.URL.Path; {

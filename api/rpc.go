@@ -11,14 +11,14 @@ import (
 	"connectrpc.com/connect"
 )
 
-// rpcServices are all services of remote calls.
-func (s *Server) rpcServices() {
+// grpcServices are all services of remote calls.
+func (s *Server) grpcServices() {
 	s.standardServices()
 }
 
-// rpc is what one remote call asks of its caller, and what it may take. The
+// grpcRule is what one remote call asks of its caller, and what it may take. The
 // same call comes by gRPC, gRPC-Web and Connect.
-type rpc struct {
+type grpcRule struct {
 	access  access
 	maxBody int           // bytes of one message, 0 = defaultMaxBody
 	places  *slots        // bound of large answers and of what is open to all, nil = none
@@ -30,10 +30,10 @@ type rpc struct {
 // adds to what does not get smaller.
 const frameSpare = 4 << 10 // bytes
 
-// service adds the calls of one service. Each is a route of its own, so that
+// grpcService adds the calls of one service. Each is a route of its own, so that
 // access, limits and counters are those of every route; a call without a rule
 // does not exist.
-func service[T any](s *Server, build func(T, ...connect.HandlerOption) (string, http.Handler), impl T, rules map[string]rpc) {
+func grpcService[T any](s *Server, build func(T, ...connect.HandlerOption) (string, http.Handler), impl T, rules map[string]grpcRule) {
 	limits := connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
 		rule := rules[spec.Procedure[strings.LastIndexByte(spec.Procedure, '/')+1:]]
 		return []connect.HandlerOption{connect.WithReadMaxBytes(rule.limit())}
@@ -47,31 +47,31 @@ func service[T any](s *Server, build func(T, ...connect.HandlerOption) (string, 
 		}
 		s.handle(route{
 			method: http.MethodPost, pattern: prefix + name, access: rule.access, maxBody: maxBody, places: rule.places,
-			stream: rule.stream, rpc: true, serve: s.serveRPC(h, rule),
+			stream: rule.stream, grpc: true, serve: s.serveGRPC(h, rule),
 		})
 	}
 }
 
-func (r rpc) limit() int {
+func (r grpcRule) limit() int {
 	if r.maxBody == 0 {
 		return defaultMaxBody
 	}
 	return r.maxBody
 }
 
-// rpcCall is what an rpc knows of the request that carries it.
-type rpcCall struct {
+// grpcCall is what an rpc knows of the request that carries it.
+type grpcCall struct {
 	rc     *http.ResponseController
 	status int // of the answer as REST would have it; 0 = no handler was reached
 }
 
 type callKey struct{}
 
-func callOf(ctx context.Context) *rpcCall { return ctx.Value(callKey{}).(*rpcCall) }
+func callOf(ctx context.Context) *grpcCall { return ctx.Value(callKey{}).(*grpcCall) }
 
-func (s *Server) serveRPC(h http.Handler, rule rpc) http.HandlerFunc {
+func (s *Server) serveGRPC(h http.Handler, rule grpcRule) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		c := &rpcCall{rc: http.NewResponseController(w)}
+		c := &grpcCall{rc: http.NewResponseController(w)}
 		ctx := context.WithValue(r.Context(), callKey{}, c)
 		if rule.stream {
 			var end func()
@@ -180,7 +180,7 @@ func (s calls) ended(ctx context.Context, err error) error {
 		s.metrics.refused.WithLabelValues(p.refused).Inc()
 	}
 	c.status = p.Status
-	return p.rpc()
+	return p.grpc()
 }
 
 // send sends one message of a stream; a client that does not take it in time
@@ -196,18 +196,18 @@ func send[T any](ctx context.Context, to interface{ Send(*T) error }, m *T) erro
 // procedure is the form of a path that names a remote call.
 var procedure = regexp.MustCompile(`^/[a-z][a-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+/[A-Za-z][A-Za-z0-9_]*$`)
 
-// isRPC tells who wants an answer in the form of a remote call.
-func isRPC(r *http.Request) bool {
+// isGRPC tells who wants an answer in the form of a remote call.
+func isGRPC(r *http.Request) bool {
 	t := r.Header.Get("Content-Type")
 	return strings.HasPrefix(t, "application/grpc") || strings.HasPrefix(t, "application/connect+") || procedure.MatchString(r.URL.Path)
 }
 
-var rpcErrors = connect.NewErrorWriter()
+var grpcErrors = connect.NewErrorWriter()
 
-// refuseRPC answers, in the client's protocol, what no handler has seen.
-func (s *Server) refuseRPC(w http.ResponseWriter, r *http.Request, p *problem) {
+// refuseGRPC answers, in the client's protocol, what no handler has seen.
+func (s *Server) refuseGRPC(w http.ResponseWriter, r *http.Request, p *problem) {
 	if rec := recorderOf(w); rec != nil {
 		rec.counted = p.Status
 	}
-	_ = rpcErrors.Write(w, r, p.rpc()) // the client is gone
+	_ = grpcErrors.Write(w, r, p.grpc()) // the client is gone
 }

@@ -20,14 +20,14 @@ import (
 	"github.com/parley-p2p/parley/config"
 )
 
-// rpcClasses is what each remote call asks of its caller, by INTERFACES 5.
-var rpcClasses = map[string]access{
+// grpcClasses is what each remote call asks of its caller, by INTERFACES 5.
+var grpcClasses = map[string]access{
 	"POST /grpc.health.v1.Health/Check": open, "POST /grpc.health.v1.Health/Watch": open,
 	"POST /grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      open,
 	"POST /grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": open,
 }
 
-func init() { maps.Copy(classes, rpcClasses) }
+func init() { maps.Copy(classes, grpcClasses) }
 
 // h2c speaks HTTP/2 without TLS, as gRPC clients do.
 func h2c(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {

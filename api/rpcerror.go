@@ -15,10 +15,10 @@ import (
 // errorDomain says whose codes those of an ErrorInfo are.
 const errorDomain = "parley"
 
-// rpc is the problem as the error of a remote call: its PLY code, and what else
+// grpc is the problem as the error of a remote call: its PLY code, and what else
 // REST tells, is in the details of google.rpc.
-func (p *problem) rpc() *connect.Error {
-	err := connect.NewError(p.rpcCode(), errors.New(p.Detail))
+func (p *problem) grpc() *connect.Error {
+	err := connect.NewError(p.grpcCode(), errors.New(p.Detail))
 	info := &errdetails.ErrorInfo{Reason: p.Code, Domain: errorDomain, Metadata: map[string]string{"type": p.Type}}
 	for key, value := range map[string]string{"reason": p.Reason, "limit": p.Limit, "class": p.Class} {
 		if value != "" {
@@ -47,8 +47,8 @@ func (p *problem) rpc() *connect.Error {
 	return err
 }
 
-// rpcCode is the code of gRPC for a status of HTTP.
-func (p *problem) rpcCode() connect.Code {
+// grpcCode is the code of gRPC for a status of HTTP.
+func (p *problem) grpcCode() connect.Code {
 	switch p.Status {
 	case http.StatusBadRequest, http.StatusUnprocessableEntity:
 		return connect.CodeInvalidArgument

@@ -23,14 +23,14 @@ const (
 func (s *Server) standardServices() {
 	watchers := newSlots(watchersAtOnce, listWait, "too many watch the health, or one does from this address: use Check")
 	readers := newSlots(reflectsAtOnce, listWait, "too many read the description of the services, or one does from this address: try again")
-	service(s, grpchealth.NewHandler, grpchealth.Checker(health{s}), map[string]rpc{
+	grpcService(s, grpchealth.NewHandler, grpchealth.Checker(health{s}), map[string]grpcRule{
 		"Check": {access: open, maxBody: 4 << 10},
 		"Watch": {access: open, maxBody: 4 << 10, places: watchers, stream: true},
 	})
 	reflector := grpcreflect.NewReflector(namer{s})
-	ask := map[string]rpc{"ServerReflectionInfo": {access: open, maxBody: 16 << 10, places: readers, stream: true, atMost: reflectLimit}}
-	service(s, grpcreflect.NewHandlerV1, reflector, ask)
-	service(s, grpcreflect.NewHandlerV1Alpha, reflector, ask)
+	ask := map[string]grpcRule{"ServerReflectionInfo": {access: open, maxBody: 16 << 10, places: readers, stream: true, atMost: reflectLimit}}
+	grpcService(s, grpcreflect.NewHandlerV1, reflector, ask)
+	grpcService(s, grpcreflect.NewHandlerV1Alpha, reflector, ask)
 }
 
 type namer struct{ *Server }
