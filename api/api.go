@@ -89,6 +89,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.bookRoutes()
 	s.banRoutes()
 	s.dhtRoutes()
+	s.gossipRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()

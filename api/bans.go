@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"time"
 
@@ -177,11 +178,18 @@ func (s *Server) importBans(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	sum, err := s.node.ImportBans(r.Context(), body, callerOf(r.Context()).actor(), r.URL.Query().Get("force") == "true")
+	sum, err := s.takeBans(r.Context(), body, r.URL.Query().Get("force") == "true")
 	if err != nil {
 		s.refuse(w, r, s.problemOf(err))
 		return
 	}
-	s.log.Info("bans imported", "added", sum.Added, "known", sum.Known, "refused", sum.RefusedLines)
 	writeJSON(w, http.StatusOK, sum)
+}
+
+func (s *Server) takeBans(ctx context.Context, list io.Reader, force bool) (parley.BanImport, error) {
+	sum, err := s.node.ImportBans(ctx, list, callerOf(ctx).actor(), force)
+	if err == nil {
+		s.log.Info("bans imported", "added", sum.Added, "known", sum.Known, "refused", sum.RefusedLines)
+	}
+	return sum, err
 }

@@ -31,6 +31,22 @@ func (s *Server) peerRoutes() {
 	operation(s, http.MethodPost, "peers/{id}/disconnect", admin, "Close the connection with a peer", s.disconnectPeer)
 	operation(s, http.MethodPost, "peers/{id}/trust", admin, "Never evict a peer nor ban it for points", s.trustPeer)
 	operation(s, http.MethodPost, "peers/{id}/untrust", admin, "Take the trust back", s.untrustPeer)
+	operation(s, http.MethodPost, "peers/{id}/penalize", admin, "Give a peer points by hand; they lead where all points lead", s.penalizePeer)
+}
+
+type penalty struct {
+	PeerPath
+	Body struct {
+		Points int    `json:"points" minimum:"1" maximum:"100"`
+		Reason string `json:"reason,omitempty" enum:"manual"`
+		Note   string `json:"note,omitempty" maxLength:"256" doc:"why"`
+	}
+}
+
+func (s *Server) penalizePeer(_ context.Context, in *penalty) (*answer[parley.PeerNote], error) {
+	return s.onPeer(&in.PeerPath, true, func(id peer.ID) (parley.PeerNote, error) {
+		return s.node.PenalizePeer(id, in.Body.Points, in.Body.Note)
+	})
 }
 
 // onPeer does something with the peer that a path names; strict is for what a

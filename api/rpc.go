@@ -9,11 +9,19 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 )
 
 // grpcServices are all services of remote calls.
 func (s *Server) grpcServices() {
 	s.standardServices()
+	s.nodeService()
+	s.peerService()
+	s.banService()
+	s.dhtService()
+	s.gossipService()
+	s.chainService()
+	s.teranodeService()
 }
 
 // grpcRule is what one remote call asks of its caller, and what it may take. The
@@ -61,6 +69,7 @@ func (r grpcRule) limit() int {
 
 // grpcCall is what an rpc knows of the request that carries it.
 type grpcCall struct {
+	r      *http.Request
 	rc     *http.ResponseController
 	status int // of the answer as REST would have it; 0 = no handler was reached
 }
@@ -71,7 +80,7 @@ func callOf(ctx context.Context) *grpcCall { return ctx.Value(callKey{}).(*grpcC
 
 func (s *Server) serveGRPC(h http.Handler, rule grpcRule) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		c := &grpcCall{rc: http.NewResponseController(w)}
+		c := &grpcCall{r: r, rc: http.NewResponseController(w)}
 		ctx := context.WithValue(r.Context(), callKey{}, c)
 		if rule.stream {
 			var end func()
@@ -181,6 +190,36 @@ func (s calls) ended(ctx context.Context, err error) error {
 	}
 	c.status = p.Status
 	return p.grpc()
+}
+
+// asked answers a remote call by what serves the native route.
+func asked[M, I, O any, P interface {
+	*M
+	proto.Message
+}](ctx context.Context, serve func(context.Context, *I) (*answer[O], error), in *I) (*connect.Response[M], error) {
+	if err := fits(in); err != nil {
+		return nil, err
+	}
+	a, err := serve(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return answered[M, P](a.Body, nil)
+}
+
+// answered makes the answer of a view.
+func answered[M any, P interface {
+	*M
+	proto.Message
+}](view any, err error) (*connect.Response[M], error) {
+	if err != nil {
+		return nil, err
+	}
+	m, err := shown[M, P](view)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(m), nil
 }
 
 // send sends one message of a stream; a client that does not take it in time
