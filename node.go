@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -99,7 +100,8 @@ type Node struct {
 	disc      *discovery.Discovery
 	gossip    *gossip.Gossip
 	replica   *replica.Replica
-	backing   sync.Mutex // held while a backup is written
+	backing   sync.Mutex                         // held while a backup is written
+	lastStats atomic.Pointer[event.StatsSampled] // nil = none yet
 
 	reloading sync.Mutex    // guards live
 	live      config.Config // cfg, with what was reloaded

@@ -55,6 +55,8 @@ type Server struct {
 	mux    *http.ServeMux
 	routes map[string]*route // by pattern
 	huma   huma.API
+
+	services []string // of remote calls
 }
 
 // New reads or makes the token secret, opens the ops listener and lays out the
@@ -105,6 +107,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.bookRoutes()
 	s.banRoutes()
 	s.dhtRoutes()
+	s.gossipRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()
@@ -116,6 +119,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 		return nil, err
 	}
 	s.probeRoutes()
+	s.grpcServices()
 	s.documentRoutes()
 	s.docsRoutes()
 	return s, nil
@@ -126,20 +130,27 @@ type route struct {
 	method  string
 	pattern string
 	access  access
-	maxBody int64  // bytes
-	stream  bool   // never ends by itself: not timed, and a token may stand in the query
+	maxBody int64  // bytes, or noBodyLimit
+	stream  bool   // never ends by itself: not timed, and but for remote calls a token may stand in the query
+	grpc    bool   // a remote call, by gRPC and its like
 	places  *slots // bound of large answers, nil = none
 	serve   http.HandlerFunc
 }
 
-const defaultMaxBody = 1 << 20
+const (
+	defaultMaxBody = 1 << 20
+	noBodyLimit    = -1 // each message of the body has its own
+)
 
 // handle adds a route. Every route enters here.
 func (s *Server) handle(r route) {
 	if r.maxBody == 0 {
 		r.maxBody = defaultMaxBody
 	}
-	if r.places != nil {
+	switch {
+	case r.places != nil && r.grpc && r.stream:
+		r.serve = s.inPlace(r.places, r.serve)
+	case r.places != nil:
 		r.serve = s.within(r.places, r.serve)
 	}
 	key := r.method + " " + r.pattern

@@ -23,6 +23,7 @@ func (s *Server) compatRoutes() error {
 	}
 	if has(config.CompatTeranode) {
 		s.teranodeRoutes()
+		s.teranodeService()
 	}
 	if has(config.CompatJSONRPC) {
 		if err := s.rpcRoutes(); err != nil {

@@ -19,7 +19,7 @@ type metrics struct {
 
 // Labels from closed sets.
 var (
-	streams  = []string{"ws", "sse", "rpc", "teranode"}
+	streams  = []string{"ws", "sse", "rpc", "teranode", "grpc"}
 	refusals = []string{"token", "scope", "tokens_off", "rate", "host", "origin", "clients", "connections", "busy"}
 )
 

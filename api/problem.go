@@ -202,6 +202,10 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *problem) {
 		s.metrics.refused.WithLabelValues(p.refused).Inc()
 	}
 	maps.Copy(w.Header(), p.GetHeaders())
+	if isGRPC(r) {
+		s.refuseGRPC(w, r, p)
+		return
+	}
 	switch path := r.URL.Path; {
 	case isRPC(r):
 		w.Header().Set("Content-Type", "application/json")

@@ -307,7 +307,8 @@ func TestCORS(t *testing.T) {
 func TestCompat(t *testing.T) {
 	s := idleServer(t, func(c *config.Config) { c.API.Compat = nil })
 	for pattern, rt := range s.routes {
-		if !strings.HasPrefix(rt.pattern, prefix) && !strings.Contains(rt.pattern, "openapi") && !strings.HasPrefix(rt.pattern, "/docs") && rt.pattern != "/livez" && rt.pattern != "/readyz" && pattern != "GET /eth/v1/node/identity" {
+		own := strings.HasPrefix(rt.pattern, prefix) || rt.grpc && !strings.HasPrefix(rt.pattern, "/p2p_api.")
+		if !own && !strings.Contains(rt.pattern, "openapi") && !strings.HasPrefix(rt.pattern, "/docs") && rt.pattern != "/livez" && rt.pattern != "/readyz" && pattern != "GET /eth/v1/node/identity" {
 			t.Errorf("%s is there", pattern)
 		}
 	}
@@ -321,6 +322,9 @@ func TestCompat(t *testing.T) {
 			if got := call(s, parley.Listener{}, stranger, "GET", path, ""); (got.status != 404) != (other == name) {
 				t.Errorf("with %s alone, %s: %d", name, path, got.status)
 			}
+		}
+		if s.routes["POST /p2p_api.PeerService/GetPeers"] != nil != (name == "teranode") {
+			t.Errorf("with %s alone: Teranode's peer service", name)
 		}
 	}
 }
