@@ -45,9 +45,11 @@ var floors = map[string][]string{
 	"internal/replica": {"internal/replica/ledger", "internal/replica/mempool", "internal/replica/chainsync",
 		"internal/replica/consensus"},
 
+	"internal/sidecar": {},
+
 	// the node: the only place where rooms are wired
 	"": {"internal/p2p/addrbook", "internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip", "internal/p2p/history",
-		"internal/replica", "internal/replica/ledger", "internal/replica/consensus", "internal/p2p/discovery"},
+		"internal/replica", "internal/replica/ledger", "internal/replica/consensus", "internal/replica/mempool", "internal/sidecar", "internal/p2p/discovery"},
 
 	// roof
 	"api":        {""},

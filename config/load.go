@@ -307,6 +307,7 @@ func (l *loader) finish(env map[string]string, hostname string) {
 		found["p2p.target_peers"] = problem{RuleRange, fmt.Sprintf("%d is more than p2p.max_peers, %d: leave room for inbound and static peers too", c.TargetPeers, c.MaxPeers)}
 	}
 	maps.Copy(found, checkTopics(&l.cfg))
+	maps.Copy(found, checkSidecar(&l.cfg))
 	for _, k := range knobs {
 		if p, ok := found[k.name]; ok {
 			l.fault(entry{where: l.wheres[k.name]}, k.name, p)
