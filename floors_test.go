@@ -52,8 +52,12 @@ var floors = map[string][]string{
 		"internal/replica", "internal/replica/ledger", "internal/replica/consensus", "internal/replica/mempool", "internal/sidecar", "internal/p2p/discovery"},
 
 	// roof
-	"api":        {""},
-	"cmd/parley": {"", "api", "internal/devnet"},
+	"api/proto/parley/v1":                 {},
+	"api/proto/parley/v1/parleyv1connect": {"api/proto/parley/v1"},
+	"api/proto/p2p_api":                   {},
+	"api/proto/p2p_api/p2papiconnect":     {"api/proto/p2p_api"},
+	"api":                                 {"", "api/proto/parley/v1", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api", "api/proto/p2p_api/p2papiconnect"},
+	"cmd/parley":                          {"", "api", "internal/devnet"},
 
 	// labs
 	"internal/devnet":            {""},
@@ -79,6 +83,9 @@ var outside = map[string][]string{
 	"github.com/pressly/goose/v3":               {"internal/p2p/history", "internal/p2p/reputation"},
 	"github.com/coder/websocket":                {"api", "cmd/parley"},
 	"github.com/danielgtaylor/huma/v2":          {"api"},
+	"connectrpc.com/connect":                    {"api", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api/p2papiconnect"},
+	"connectrpc.com/grpchealth":                 {"api"},
+	"connectrpc.com/grpcreflect":                {"api"},
 	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "bench"},
 	"github.com/libp2p/go-libp2p/core/network":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "", "internal/swarmtest", "bench"},
 	"github.com/libp2p/go-libp2p/core/connmgr":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/discovery"},

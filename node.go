@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -90,10 +91,11 @@ type Node struct {
 	slots     *dialer.Slots
 	disc      *discovery.Discovery
 	gossip    *gossip.Gossip
-	network   chain.Network    // one of the next two
-	replica   *replica.Replica // nil on other networks
-	sidecar   *sidecar.Sidecar // nil on other networks
-	backing   sync.Mutex       // held while a backup is written
+	network   chain.Network                      // one of the next two
+	replica   *replica.Replica                   // nil on other networks
+	sidecar   *sidecar.Sidecar                   // nil on other networks
+	backing   sync.Mutex                         // held while a backup is written
+	lastStats atomic.Pointer[event.StatsSampled] // nil = none yet
 
 	reloading sync.Mutex    // guards live
 	live      config.Config // cfg, with what was reloaded

@@ -394,7 +394,9 @@ func (n *Node) sample(ctx context.Context) error {
 			return ctx.Err()
 		case now := <-tick.C:
 			next := n.counters(now)
-			n.bus.Publish(n.stats(last, next))
+			e := n.stats(last, next)
+			n.lastStats.Store(&e)
+			n.bus.Publish(e)
 			last = next
 		}
 	}

@@ -345,6 +345,19 @@ func (n *Node) UntrustPeer(id peer.ID) (PeerNote, error) {
 	return n.noted(id, ""), nil
 }
 
+// PenalizePeer gives a peer points by hand, 1 to 100, which lead where all
+// points lead. note says why.
+func (n *Node) PenalizePeer(id peer.ID, points int, note string) (PeerNote, error) {
+	switch {
+	case id == n.host.ID():
+		return PeerNote{}, fmt.Errorf("%w: %s is this node itself", ErrBadPeer, id)
+	case points < 1 || points > reputation.MostByHand:
+		return PeerNote{}, fmt.Errorf("%w: %d points: want 1 to %d", ErrBadPeer, points, reputation.MostByHand)
+	}
+	n.rep.PenalizeByHand(id, points, note)
+	return n.noted(id, ""), nil
+}
+
 // noted is a peer as it is now, known or not.
 func (n *Node) noted(id peer.ID, note string) PeerNote {
 	if p, ok := n.Peer(id); ok {

@@ -45,6 +45,8 @@ type Server struct {
 	mux    *http.ServeMux
 	routes map[string]*route // by pattern
 	huma   huma.API
+
+	services []string // of remote calls
 }
 
 // New reads or makes the token secret, opens the ops listener and lays out the
@@ -87,6 +89,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.bookRoutes()
 	s.banRoutes()
 	s.dhtRoutes()
+	s.gossipRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()
@@ -96,6 +99,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.provchainRoutes()
 	s.beaconRoutes()
 	s.probeRoutes()
+	s.grpcServices()
 	s.documentRoutes()
 	return s, nil
 }
@@ -105,13 +109,17 @@ type route struct {
 	method  string
 	pattern string
 	access  access
-	maxBody int64  // bytes
-	stream  bool   // never ends by itself: not timed, and a token may stand in the query
+	maxBody int64  // bytes, or noBodyLimit
+	stream  bool   // never ends by itself: not timed, and but for remote calls a token may stand in the query
+	grpc    bool   // a remote call, by gRPC and its like
 	places  *slots // bound of large answers, nil = none
 	serve   http.HandlerFunc
 }
 
-const defaultMaxBody = 1 << 20
+const (
+	defaultMaxBody = 1 << 20
+	noBodyLimit    = -1 // each message of the body has its own
+)
 
 // handle adds a route. Every route enters here.
 func (s *Server) handle(r route) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"time"
 
@@ -48,12 +49,14 @@ func banProblem(err error) *problem {
 	return nil
 }
 
-func (s *Server) bans(_ context.Context, in *struct {
+type bansQuery struct {
 	Page
 	Kind   string `query:"kind" enum:"peer,cidr"`
 	Origin string `query:"origin" enum:"operator,auto,import"`
 	All    bool   `query:"all" doc:"also bans that ended"`
-}) (*answer[list[parley.Ban]], error) {
+}
+
+func (s *Server) bans(_ context.Context, in *bansQuery) (*answer[list[parley.Ban]], error) {
 	return pageOf(s.node.Bans(in.Kind, in.Origin, in.All), in.Page)
 }
 
@@ -66,7 +69,7 @@ type madeBan struct {
 	}
 }
 
-func (s *Server) ban(ctx context.Context, in *struct {
+type newBan struct {
 	DryRun bool `query:"dry_run" doc:"change nothing: 200 and what would be"`
 	Body   struct {
 		Target  string     `json:"target" maxLength:"512" doc:"peer id, IP address or CIDR"`
@@ -77,7 +80,9 @@ func (s *Server) ban(ctx context.Context, in *struct {
 		Note    string     `json:"note,omitempty" maxLength:"256"`
 		Force   bool       `json:"force,omitempty" doc:"although it covers static or trusted peers, this node or very much"`
 	}
-}) (*madeBan, error) {
+}
+
+func (s *Server) ban(ctx context.Context, in *newBan) (*madeBan, error) {
 	r := parley.BanRequest{
 		Target: in.Body.Target, Forever: in.Body.Forever, Reason: in.Body.Reason, Note: in.Body.Note, Force: in.Body.Force, Actor: callerOf(ctx).actor(),
 	}
@@ -103,9 +108,11 @@ func (s *Server) ban(ctx context.Context, in *struct {
 	return out, nil
 }
 
-func (s *Server) clearBans(ctx context.Context, in *struct {
+type bansOrigin struct {
 	Origin string `query:"origin" required:"true" enum:"auto,operator,import,all"`
-}) (*answer[removedBans], error) {
+}
+
+func (s *Server) clearBans(ctx context.Context, in *bansOrigin) (*answer[removedBans], error) {
 	n, err := s.node.ClearBans(ctx, in.Origin, callerOf(ctx).actor())
 	return &answer[removedBans]{removedBans{n}}, err
 }
@@ -120,9 +127,11 @@ type banCheck struct {
 	By     *parley.Ban `json:"by"` // null = not banned
 }
 
-func (s *Server) checkBan(_ context.Context, in *struct {
+type banTarget struct {
 	Target string `query:"target" required:"true" maxLength:"512"`
-}) (*answer[banCheck], error) {
+}
+
+func (s *Server) checkBan(_ context.Context, in *banTarget) (*answer[banCheck], error) {
 	b, err := s.node.BanOf(in.Target)
 	return &answer[banCheck]{banCheck{b != nil, b}}, err
 }
@@ -169,11 +178,18 @@ func (s *Server) importBans(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	sum, err := s.node.ImportBans(r.Context(), body, callerOf(r.Context()).actor(), r.URL.Query().Get("force") == "true")
+	sum, err := s.takeBans(r.Context(), body, r.URL.Query().Get("force") == "true")
 	if err != nil {
 		s.refuse(w, r, s.problemOf(err))
 		return
 	}
-	s.log.Info("bans imported", "added", sum.Added, "known", sum.Known, "refused", sum.RefusedLines)
 	writeJSON(w, http.StatusOK, sum)
+}
+
+func (s *Server) takeBans(ctx context.Context, list io.Reader, force bool) (parley.BanImport, error) {
+	sum, err := s.node.ImportBans(ctx, list, callerOf(ctx).actor(), force)
+	if err == nil {
+		s.log.Info("bans imported", "added", sum.Added, "known", sum.Known, "refused", sum.RefusedLines)
+	}
+	return sum, err
 }

@@ -10,38 +10,44 @@ import (
 
 func (s *Server) chainRoutes() {
 	operation(s, http.MethodGet, "chain", read, "The chain in short", func(context.Context, *none) (*answer[parley.Chain], error) {
-		c, err := s.node.Chain()
-		return &answer[parley.Chain]{c}, err
+		return answerOf(s.node.Chain())
 	})
-	operation(s, http.MethodGet, "chain/head", read, "The tip", func(context.Context, *none) (*answer[parley.StatusHead], error) {
-		c, err := s.node.Chain()
-		return &answer[parley.StatusHead]{c.Head}, err
-	})
-	operation(s, http.MethodGet, "chain/heads", read, "Each peer's tip beside ours", func(_ context.Context, p *Page) (*answer[list[parley.PeerHead]], error) {
-		return pageOf(s.node.Heads(), *p)
-	})
+	operation(s, http.MethodGet, "chain/head", read, "The tip", s.head)
+	operation(s, http.MethodGet, "chain/heads", read, "Each peer's tip beside ours", s.heads)
 	s.validatorRoutes()
 	operation(s, http.MethodGet, "chain/blocks", read, "Blocks, genesis included", s.blocks, s.large)
-	operation(s, http.MethodGet, "chain/blocks/{ref}", read, "One block, by height or hash", func(_ context.Context, in *blockRef) (*answer[parley.Block], error) {
-		b, err := s.node.Block(in.Ref)
-		return &answer[parley.Block]{b}, err
-	})
-	operation(s, http.MethodGet, "chain/blocks/{ref}/records", read, "The records of a block in their order", func(_ context.Context, in *blockRecordsQuery) (*answer[list[parley.Record]], error) {
-		rs, next, err := s.node.BlockRecordsPage(in.Ref, parley.Range{Limit: in.Limit, After: in.Cursor})
-		if err != nil {
-			return nil, err
-		}
-		return listOf(rs, next), nil
-	}, s.large)
+	operation(s, http.MethodGet, "chain/blocks/{ref}", read, "One block, by height or hash", s.block)
+	operation(s, http.MethodGet, "chain/blocks/{ref}/records", read, "The records of a block in their order", s.blockRecords, s.large)
+}
+
+func (s *Server) head(context.Context, *none) (*answer[parley.StatusHead], error) {
+	c, err := s.node.Chain()
+	return answerOf(c.Head, err)
+}
+
+func (s *Server) heads(_ context.Context, p *Page) (*answer[list[parley.PeerHead]], error) {
+	return pageOf(s.node.Heads(), *p)
 }
 
 type blockRef struct {
 	Ref string `path:"ref" maxLength:"64" doc:"height or hash"`
 }
 
+func (s *Server) block(_ context.Context, in *blockRef) (*answer[parley.Block], error) {
+	return answerOf(s.node.Block(in.Ref))
+}
+
 type blockRecordsQuery struct {
 	Page
 	Ref string `path:"ref" maxLength:"64" doc:"height or hash"`
+}
+
+func (s *Server) blockRecords(_ context.Context, in *blockRecordsQuery) (*answer[list[parley.Record]], error) {
+	rs, next, err := s.node.BlockRecordsPage(in.Ref, parley.Range{Limit: in.Limit, After: in.Cursor})
+	if err != nil {
+		return nil, err
+	}
+	return listOf(rs, next), nil
 }
 
 type blocksQuery struct {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
@@ -43,7 +44,9 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 			return
 		}
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
-		r.Body = http.MaxBytesReader(rec, r.Body, rt.maxBody)
+		if rt.maxBody != noBodyLimit {
+			r.Body = http.MaxBytesReader(rec, r.Body, rt.maxBody)
+		}
 		s.mux.ServeHTTP(rec, r)
 	})
 }
@@ -61,7 +64,7 @@ func (s *Server) admit(l parley.Listener, r *http.Request, rt *route) (caller, *
 	var c caller
 	var bad *problem
 	if rt != nil && rt.access != open {
-		c, bad = s.authenticate(r, rt.stream)
+		c, bad = s.authenticate(r, rt.stream && !rt.grpc)
 	}
 	addr := remoteAddr(r)
 	c.free = addr.IsLoopback()
@@ -106,6 +109,9 @@ func (s *Server) noRoute(h http.Header, r *http.Request) *problem {
 		if s.routeOf(probe) != nil {
 			allow = append(allow, method)
 		}
+	}
+	if len(allow) == 0 && isGRPC(r) {
+		return noProcedure(r.URL.Path)
 	}
 	if len(allow) == 0 {
 		return notFound.problem("no such route: see /openapi.json")
@@ -206,7 +212,8 @@ func (l *limiter) allow(a netip.Addr, token bool, now time.Time) bool {
 // recorder remembers the status of an answer.
 type recorder struct {
 	http.ResponseWriter
-	status int
+	status  int
+	counted int // the status that counts, 0 = status: that of gRPC is always 200
 }
 
 func (w *recorder) WriteHeader(status int) {
@@ -227,8 +234,5 @@ func (w *recorder) Write(b []byte) (int, error) {
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *recorder) code() int {
-	if w.status == 0 {
-		return http.StatusOK
-	}
-	return w.status
+	return cmp.Or(w.counted, w.status, http.StatusOK)
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
 	"github.com/parley-p2p/parley/event"
 )
 
@@ -29,6 +30,7 @@ type frame struct {
 	seq  uint64 // 0 = no event: an answer to this client alone
 	name string
 	data []byte
+	grpc func() (*pb.Watched, error) // as the streams of remote calls tell it, made once for all of them
 }
 
 // sampled tells of events of which a slow client wants only the newest.
@@ -107,7 +109,7 @@ func (h *hub) skip(events []event.Envelope) bool {
 func encodeEvent(e event.Envelope) (frame, error) {
 	e.TS = e.TS.Truncate(time.Millisecond)
 	b, err := json.Marshal(e)
-	return frame{seq: e.Seq, name: e.Type, data: b}, err
+	return newFrame(e.Seq, e.Type, b), err
 }
 
 var (
@@ -329,5 +331,5 @@ func message(name string, data any) frame {
 	if err != nil {
 		b = []byte(`{"type":"` + name + `","data":null}`)
 	}
-	return frame{name: name, data: b}
+	return newFrame(0, name, b)
 }

@@ -19,7 +19,7 @@ type metrics struct {
 
 // Labels from closed sets.
 var (
-	streams  = []string{"ws", "sse"}
+	streams  = []string{"ws", "sse", "grpc"}
 	refusals = []string{"token", "scope", "tokens_off", "rate", "host", "clients", "connections", "busy"}
 )
 

@@ -51,6 +51,13 @@ func (s *Server) large(op *huma.Operation) { op.Metadata[placesKey] = s.lists }
 // answer is a body.
 type answer[T any] struct{ Body T }
 
+func answerOf[T any](v T, err error) (*answer[T], error) {
+	if err != nil {
+		return nil, err
+	}
+	return &answer[T]{v}, nil
+}
+
 // list is the body of every native list.
 type list[T any] struct {
 	Items      []T     `json:"items"`
@@ -111,15 +118,19 @@ func (s *Server) nodeRoutes() {
 }
 
 func (s *Server) configRoutes() {
-	operation(s, http.MethodPost, "config/reload", admin, "Read the configuration again, and take over what can change while the node runs", func(ctx context.Context, in *struct {
-		Force bool `query:"force" doc:"remove a shared key though peers would lose their last connection by that"`
-	}) (*answer[parley.Reloaded], error) {
-		r, err := s.node.ReloadConfig(ctx, in.Force)
-		if err != nil {
-			return nil, reloadProblem(err)
-		}
-		return &answer[parley.Reloaded]{r}, nil
-	})
+	operation(s, http.MethodPost, "config/reload", admin, "Read the configuration again, and take over what can change while the node runs", s.reload)
+}
+
+type reloadQuery struct {
+	Force bool `query:"force" doc:"remove a shared key though peers would lose their last connection by that"`
+}
+
+func (s *Server) reload(ctx context.Context, in *reloadQuery) (*answer[parley.Reloaded], error) {
+	r, err := s.node.ReloadConfig(ctx, in.Force)
+	if err != nil {
+		return nil, reloadProblem(err)
+	}
+	return &answer[parley.Reloaded]{r}, nil
 }
 
 // reloadProblem tells each fault of a configuration by itself.

@@ -21,53 +21,85 @@ func (s *Server) peerRoutes() {
 		return &answer[parley.PeerCount]{s.node.PeerCount()}, nil
 	})
 	operation(s, http.MethodGet, "peers/{id}", read, "All about one peer", s.peer)
-	operation(s, http.MethodGet, "static-peers", read, "Peers that are kept for ever, and how trying goes", func(_ context.Context, p *Page) (*answer[list[parley.StaticPeer]], error) {
-		return pageOf(s.node.StaticPeers(), *p)
-	})
-	operation(s, http.MethodGet, "peers/history", read, "How connections ended and who was refused, newest first", func(ctx context.Context, p *Page) (*answer[list[parley.HistoryEntry]], error) {
-		return s.peerHistory(ctx, "", *p)
-	})
-	operation(s, http.MethodGet, "peers/{id}/history", read, "What happened with one peer's connections, newest first", func(ctx context.Context, in *struct {
-		PeerPath
-		Page
-	}) (*answer[list[parley.HistoryEntry]], error) {
-		id, err := s.node.FindPast(ctx, in.ID)
-		if err != nil {
-			return nil, err
-		}
-		return s.peerHistory(ctx, id, in.Page)
-	})
+	operation(s, http.MethodGet, "static-peers", read, "Peers that are kept for ever, and how trying goes", s.staticPeers)
+	operation(s, http.MethodGet, "peers/history", read, "How connections ended and who was refused, newest first", s.wholeHistory)
+	operation(s, http.MethodGet, "peers/{id}/history", read, "What happened with one peer's connections, newest first", s.historyOf)
 
 	operation(s, http.MethodPost, "peers", admin, "Connect once, or with static keep a peer for ever; 202 while who it is is not known", s.addPeer)
 	operation(s, http.MethodDelete, "peers/{id}", admin, "End that a peer, or a static peer by its text, is kept, and close the connection; 200 where there is something to know", s.removePeer)
-	act := func(verb, summary string, f func(context.Context, peer.ID) (parley.PeerNote, error)) {
-		operation(s, http.MethodPost, "peers/{id}/"+verb, admin, summary, func(ctx context.Context, in *PeerPath) (*answer[parley.PeerNote], error) {
-			id, err := s.peerOf(*in, verb == "trust")
-			if err != nil {
-				return nil, err
-			}
-			p, err := f(ctx, id)
-			return &answer[parley.PeerNote]{p}, err
-		})
+	operation(s, http.MethodPost, "peers/{id}/connect", admin, "Connect once with a peer whose address is known", s.connectPeer)
+	operation(s, http.MethodPost, "peers/{id}/disconnect", admin, "Close the connection with a peer", s.disconnectPeer)
+	operation(s, http.MethodPost, "peers/{id}/trust", admin, "Never evict a peer nor ban it for points", s.trustPeer)
+	operation(s, http.MethodPost, "peers/{id}/untrust", admin, "Take the trust back", s.untrustPeer)
+	operation(s, http.MethodPost, "peers/{id}/penalize", admin, "Give a peer points by hand; they lead where all points lead", s.penalizePeer)
+}
+
+type penalty struct {
+	PeerPath
+	Body struct {
+		Points int    `json:"points" minimum:"1" maximum:"100"`
+		Reason string `json:"reason,omitempty" enum:"manual"`
+		Note   string `json:"note,omitempty" maxLength:"256" doc:"why"`
 	}
-	act("connect", "Connect once with a peer whose address is known", func(ctx context.Context, id peer.ID) (parley.PeerNote, error) {
-		return s.node.ConnectPeer(ctx, id.String())
+}
+
+func (s *Server) penalizePeer(_ context.Context, in *penalty) (*answer[parley.PeerNote], error) {
+	return s.onPeer(&in.PeerPath, true, func(id peer.ID) (parley.PeerNote, error) {
+		return s.node.PenalizePeer(id, in.Body.Points, in.Body.Note)
 	})
-	act("disconnect", "Close the connection with a peer", s.node.DisconnectPeer)
-	act("trust", "Never evict a peer nor ban it for points", func(_ context.Context, id peer.ID) (parley.PeerNote, error) { return s.node.TrustPeer(id) })
-	act("untrust", "Take the trust back", func(_ context.Context, id peer.ID) (parley.PeerNote, error) { return s.node.UntrustPeer(id) })
+}
+
+// onPeer does something with the peer that a path names; strict is for what a
+// stranger who takes a name must not get.
+func (s *Server) onPeer(p *PeerPath, strict bool, f func(peer.ID) (parley.PeerNote, error)) (*answer[parley.PeerNote], error) {
+	id, err := s.node.FindPeer(p.ID, strict)
+	if err != nil {
+		return nil, err
+	}
+	return answerOf(f(id))
+}
+
+func (s *Server) connectPeer(ctx context.Context, p *PeerPath) (*answer[parley.PeerNote], error) {
+	return s.onPeer(p, false, func(id peer.ID) (parley.PeerNote, error) { return s.node.ConnectPeer(ctx, id.String()) })
+}
+
+func (s *Server) disconnectPeer(ctx context.Context, p *PeerPath) (*answer[parley.PeerNote], error) {
+	return s.onPeer(p, false, func(id peer.ID) (parley.PeerNote, error) { return s.node.DisconnectPeer(ctx, id) })
+}
+
+func (s *Server) trustPeer(_ context.Context, p *PeerPath) (*answer[parley.PeerNote], error) {
+	return s.onPeer(p, true, s.node.TrustPeer)
+}
+
+func (s *Server) untrustPeer(_ context.Context, p *PeerPath) (*answer[parley.PeerNote], error) {
+	return s.onPeer(p, false, s.node.UntrustPeer)
+}
+
+func (s *Server) staticPeers(_ context.Context, p *Page) (*answer[list[parley.StaticPeer]], error) {
+	return pageOf(s.node.StaticPeers(), *p)
+}
+
+func (s *Server) wholeHistory(ctx context.Context, p *Page) (*answer[list[parley.HistoryEntry]], error) {
+	return s.peerHistory(ctx, "", *p)
+}
+
+type peerHistoryQuery struct {
+	PeerPath
+	Page
+}
+
+func (s *Server) historyOf(ctx context.Context, in *peerHistoryQuery) (*answer[list[parley.HistoryEntry]], error) {
+	id, err := s.node.FindPast(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return s.peerHistory(ctx, id, in.Page)
 }
 
 // PeerPath is the peer that a path names. Only an exported name is seen where
 // it is embedded.
 type PeerPath struct {
 	ID string `path:"id" maxLength:"1024" doc:"peer id, the end or the beginning of one, address or name; several that fit are 409"`
-}
-
-// peerOf finds the peer of a path; strict is for what a stranger who takes a
-// name must not get.
-func (s *Server) peerOf(p PeerPath, strict bool) (peer.ID, error) {
-	return s.node.FindPeer(p.ID, strict)
 }
 
 // peerHistory pages by the numbers of the entries, so that new ones shift nothing.
@@ -99,13 +131,15 @@ type addedPeer struct {
 	Body   parley.AddedPeer
 }
 
-func (s *Server) addPeer(ctx context.Context, in *struct {
+type newPeer struct {
 	Body struct {
 		Address string `json:"address" minLength:"1" maxLength:"1024" doc:"host[:port], http(s)://host:port or a multiaddr"`
 		Static  bool   `json:"static,omitempty" doc:"keep it for ever; else the connection is once"`
 		Trusted bool   `json:"trusted,omitempty" doc:"never evict it nor ban it for points"`
 	}
-}) (*addedPeer, error) {
+}
+
+func (s *Server) addPeer(ctx context.Context, in *newPeer) (*addedPeer, error) {
 	if b := in.Body; b.Static {
 		p, err := s.node.AddPeer(ctx, b.Address, b.Trusted)
 		if err != nil {
@@ -143,7 +177,7 @@ func (s *Server) removePeer(ctx context.Context, in *PeerPath) (*removedPeer, er
 }
 
 func (s *Server) peer(_ context.Context, in *PeerPath) (*answer[parley.PeerDetail], error) {
-	id, err := s.peerOf(*in, false)
+	id, err := s.node.FindPeer(in.ID, false)
 	if err != nil {
 		return nil, err
 	}

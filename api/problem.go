@@ -202,6 +202,10 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *problem) {
 		s.metrics.refused.WithLabelValues(p.refused).Inc()
 	}
 	maps.Copy(w.Header(), p.GetHeaders())
+	if isGRPC(r) {
+		s.refuseGRPC(w, r, p)
+		return
+	}
 	switch path := r.URL.Path; {
 	case strings.HasPrefix(path, "/eth/"):
 		writeJSON(w, p.Status, beaconError{Code: p.Status, Message: p.Detail})

@@ -59,11 +59,13 @@ type submitted struct {
 	Body     parley.Record
 }
 
-func (s *Server) submit(ctx context.Context, in *struct {
+type newRecord struct {
 	Ack     string `query:"ack" enum:"accepted,committed" default:"committed"`
 	Timeout string `query:"timeout" maxLength:"16" default:"10s"`
 	Body    parley.Draft
-}) (*submitted, error) {
+}
+
+func (s *Server) submit(ctx context.Context, in *newRecord) (*submitted, error) {
 	w, err := parseWait(in.Ack, in.Timeout)
 	if err != nil {
 		return nil, err
@@ -103,9 +105,11 @@ func rejected(r parley.Record) *problem {
 	return p
 }
 
-func (s *Server) record(_ context.Context, in *struct {
+type recordPath struct {
 	ID string `path:"id" maxLength:"64"`
-}) (*answer[parley.Record], error) {
+}
+
+func (s *Server) record(_ context.Context, in *recordPath) (*answer[parley.Record], error) {
 	id, err := chain.ParseHash(in.ID)
 	if err != nil {
 		return nil, badRequest.problem("record id: want 64 hex digits")
@@ -120,12 +124,14 @@ func (s *Server) record(_ context.Context, in *struct {
 	return &answer[parley.Record]{r}, nil
 }
 
-func (s *Server) history(_ context.Context, in *struct {
+type recordsQuery struct {
 	Page
 	Subject string `query:"subject" maxLength:"1024"`
 	Author  string `query:"author" maxLength:"72"`
 	Order   string `query:"order" enum:"asc,desc" default:"desc"`
-}) (*answer[list[parley.Record]], error) {
+}
+
+func (s *Server) history(_ context.Context, in *recordsQuery) (*answer[list[parley.Record]], error) {
 	if (in.Subject == "") == (in.Author == "") {
 		return nil, badRequest.problem("give one of subject and author")
 	}

@@ -82,6 +82,7 @@ func (s *Server) newServer(h http.Handler) *http.Server {
 		Handler: h, Protocols: &protocols, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		WriteTimeout: writeTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ConnState: noteState,
+		HTTP2:     &http.HTTP2Config{SendPingTimeout: pingEvery, PingTimeout: pongWithin}, // a stream that is quiet has a client
 	}
 }
 

@@ -65,10 +65,10 @@ type client struct {
 	first []frame // hello, and what was missed
 }
 
-// enter reads the query of a stream and joins the hub. A client that has
+// enter reads what a stream asks for and joins the hub. A client that has
 // entered MUST leave the hub.
-func (s *Server) enter(r *http.Request, stream, since string) (*client, *problem) {
-	f, err := newFilter(r.URL.Query().Get("types"))
+func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *problem) {
+	f, err := newFilter(types)
 	if err != nil {
 		return nil, badRequest.problem(err.Error())
 	}
@@ -108,7 +108,7 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	c, p := s.enter(r, "ws", r.URL.Query().Get("since"))
+	c, p := s.enter(r, "ws", r.URL.Query().Get("types"), r.URL.Query().Get("since"))
 	if c != nil {
 		defer s.hub.leave(c.queue, c.ip)
 	}
@@ -245,7 +245,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		since = id
 	}
-	c, p := s.enter(r, "sse", since)
+	c, p := s.enter(r, "sse", r.URL.Query().Get("types"), since)
 	if p != nil {
 		s.refuse(w, r, p)
 		return

@@ -8,11 +8,13 @@ import (
 )
 
 func (s *Server) validatorRoutes() {
-	operation(s, http.MethodGet, "chain/validators", read, "Who signs the next block", func(_ context.Context, p *Page) (*answer[list[parley.Validator]], error) {
-		return pageOf(s.node.Validators(), *p)
-	})
+	operation(s, http.MethodGet, "chain/validators", read, "Who signs the next block", s.validators)
 	operation(s, http.MethodPost, "chain/validators", admin,
 		"Change who signs the blocks: by what to add and remove, or by a change that was prepared; 202 while approvals or the block are missing", s.changeValidators)
+}
+
+func (s *Server) validators(_ context.Context, p *Page) (*answer[list[parley.Validator]], error) {
+	return pageOf(s.node.Validators(), *p)
 }
 
 type changed struct {
@@ -20,10 +22,12 @@ type changed struct {
 	Body   parley.Change
 }
 
-func (s *Server) changeValidators(ctx context.Context, in *struct {
+type validatorsChange struct {
 	Timeout string `query:"timeout" maxLength:"16" default:"10s" doc:"to wait for the block"`
 	Body    parley.ChangeRequest
-}) (*changed, error) {
+}
+
+func (s *Server) changeValidators(ctx context.Context, in *validatorsChange) (*changed, error) {
 	w, err := parseWait("", in.Timeout)
 	if err != nil {
 		return nil, err

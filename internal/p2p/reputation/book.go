@@ -186,6 +186,16 @@ func (b *Book) Penalize(p peer.ID, o chain.Offence, detail string) (disconnect b
 	return b.charge(p, o, n, detail)
 }
 
+// MostByHand is how many points an operator gives at once: with it alone a peer
+// is banned.
+const MostByHand = 100
+
+// PenalizeByHand charges p with n points, 1 to MostByHand, for what an operator
+// knows of it. See Penalize.
+func (b *Book) PenalizeByHand(p peer.ID, n int, detail string) (disconnect bool) {
+	return b.charge(p, chain.Manual, max(1, min(n, MostByHand)), detail)
+}
+
 func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconnect bool) {
 	exempt := b.isExempt(p)
 	now := time.Now()

@@ -1,0 +1,252 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+)
+
+// grpcServices are all services of remote calls.
+func (s *Server) grpcServices() {
+	s.standardServices()
+	s.nodeService()
+	s.peerService()
+	s.banService()
+	s.dhtService()
+	s.gossipService()
+	s.chainService()
+	s.teranodeService()
+}
+
+// grpcRule is what one remote call asks of its caller, and what it may take. The
+// same call comes by gRPC, gRPC-Web and Connect.
+type grpcRule struct {
+	access  access
+	maxBody int           // bytes of one message, 0 = defaultMaxBody
+	places  *slots        // bound of large answers and of what is open to all, nil = none
+	stream  bool          // has no end of its own, or many messages: not timed, and ended when the node stops
+	atMost  time.Duration // of a stream, 0 = no limit
+}
+
+// frameSpare is what may come beside a message: its head, and what compression
+// adds to what does not get smaller.
+const frameSpare = 4 << 10 // bytes
+
+// grpcService adds the calls of one service. Each is a route of its own, so that
+// access, limits and counters are those of every route; a call without a rule
+// does not exist.
+func grpcService[T any](s *Server, build func(T, ...connect.HandlerOption) (string, http.Handler), impl T, rules map[string]grpcRule) {
+	limits := connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
+		rule := rules[spec.Procedure[strings.LastIndexByte(spec.Procedure, '/')+1:]]
+		return []connect.HandlerOption{connect.WithReadMaxBytes(rule.limit())}
+	})
+	prefix, h := build(impl, limits, connect.WithInterceptors(calls{s}), connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}))
+	s.services = append(s.services, strings.Trim(prefix, "/"))
+	for name, rule := range rules {
+		maxBody := int64(rule.limit() + frameSpare)
+		if rule.stream {
+			maxBody = noBodyLimit
+		}
+		s.handle(route{
+			method: http.MethodPost, pattern: prefix + name, access: rule.access, maxBody: maxBody, places: rule.places,
+			stream: rule.stream, grpc: true, serve: s.serveGRPC(h, rule),
+		})
+	}
+}
+
+func (r grpcRule) limit() int {
+	if r.maxBody == 0 {
+		return defaultMaxBody
+	}
+	return r.maxBody
+}
+
+// grpcCall is what an rpc knows of the request that carries it.
+type grpcCall struct {
+	r      *http.Request
+	rc     *http.ResponseController
+	status int // of the answer as REST would have it; 0 = no handler was reached
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) *grpcCall { return ctx.Value(callKey{}).(*grpcCall) }
+
+func (s *Server) serveGRPC(h http.Handler, rule grpcRule) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c := &grpcCall{r: r, rc: http.NewResponseController(w)}
+		ctx := context.WithValue(r.Context(), callKey{}, c)
+		if rule.stream {
+			var end func()
+			ctx, end = s.untilStop(ctx, c.rc)
+			defer end()
+			if rule.atMost > 0 {
+				_ = c.rc.SetReadDeadline(time.Now().Add(rule.atMost)) // not every connection has one
+			}
+			_ = c.rc.SetWriteDeadline(time.Time{}) // each message has its own
+		} else {
+			_ = c.rc.SetReadDeadline(time.Now().Add(bodyTimeout))
+		}
+		h.ServeHTTP(flushWriter{w, c.rc}, r.WithContext(ctx))
+		if rec := recorderOf(w); rec != nil {
+			switch {
+			case c.status != 0:
+				rec.counted = c.status
+			case rec.code() == http.StatusOK: // gRPC says it in the trailer alone
+				rec.counted = http.StatusBadRequest
+			}
+		}
+	}
+}
+
+// untilStop ends a stream when the node stops, also one that waits for its
+// client. end MUST be called.
+func (s *Server) untilStop(ctx context.Context, rc *http.ResponseController) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-s.hub.stopCh:
+			cancel(errStopped)
+			_ = rc.SetReadDeadline(time.Now())
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		cancel(nil)
+		<-done // rc must not be used when the request is over
+	}
+}
+
+// flushWriter is what connect asks of a writer that streams.
+type flushWriter struct {
+	http.ResponseWriter
+	rc *http.ResponseController
+}
+
+func (w flushWriter) Flush() { _ = w.rc.Flush() } // the client is gone
+
+// Unwrap lets [http.ResponseController] through.
+func (w flushWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func recorderOf(w http.ResponseWriter) *recorder {
+	for {
+		switch v := w.(type) {
+		case *recorder:
+			return v
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = v.Unwrap()
+		default:
+			return nil
+		}
+	}
+}
+
+// calls gives every error of a handler the form that REST has, and notes how
+// the call ended.
+type calls struct{ *Server }
+
+func (s calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		_ = callOf(ctx).rc.SetReadDeadline(time.Time{}) // the message is here: past it the client would be taken for gone
+		res, err := next(ctx, r)
+		return res, s.ended(ctx, err)
+	}
+}
+
+func (s calls) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		return s.ended(ctx, next(ctx, conn))
+	}
+}
+
+func (s calls) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+func (s calls) ended(ctx context.Context, err error) error {
+	c := callOf(ctx)
+	if errors.Is(context.Cause(ctx), errStopped) {
+		err = notReady.problem(errStopped.Error())
+	}
+	if c.status = http.StatusOK; err == nil {
+		return nil
+	}
+	var wire *connect.Error
+	if errors.As(err, &wire) { // of connect itself: the message does not decode, is too large, or cannot be sent
+		c.status = statusOf(wire.Code())
+		return err
+	}
+	p := s.problemOf(err)
+	if p.refused != "" {
+		s.metrics.refused.WithLabelValues(p.refused).Inc()
+	}
+	c.status = p.Status
+	return p.grpc()
+}
+
+// asked answers a remote call by what serves the native route.
+func asked[M, I, O any, P interface {
+	*M
+	proto.Message
+}](ctx context.Context, serve func(context.Context, *I) (*answer[O], error), in *I) (*connect.Response[M], error) {
+	if err := fits(in); err != nil {
+		return nil, err
+	}
+	a, err := serve(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return answered[M, P](a.Body, nil)
+}
+
+// answered makes the answer of a view.
+func answered[M any, P interface {
+	*M
+	proto.Message
+}](view any, err error) (*connect.Response[M], error) {
+	if err != nil {
+		return nil, err
+	}
+	m, err := shown[M, P](view)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(m), nil
+}
+
+// send sends one message of a stream; a client that does not take it in time
+// is cut off.
+func send[T any](ctx context.Context, to interface{ Send(*T) error }, m *T) error {
+	rc := callOf(ctx).rc
+	_ = rc.SetWriteDeadline(time.Now().Add(streamWrite)) // not every connection has one
+	err := to.Send(m)
+	_ = rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes would end the stream
+	return err
+}
+
+// procedure is the form of a path that names a remote call.
+var procedure = regexp.MustCompile(`^/[a-z][a-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+/[A-Za-z][A-Za-z0-9_]*$`)
+
+// isGRPC tells who wants an answer in the form of a remote call.
+func isGRPC(r *http.Request) bool {
+	t := r.Header.Get("Content-Type")
+	return strings.HasPrefix(t, "application/grpc") || strings.HasPrefix(t, "application/connect+") || procedure.MatchString(r.URL.Path)
+}
+
+var grpcErrors = connect.NewErrorWriter()
+
+// refuseGRPC answers, in the client's protocol, what no handler has seen.
+func (s *Server) refuseGRPC(w http.ResponseWriter, r *http.Request, p *problem) {
+	if rec := recorderOf(w); rec != nil {
+		rec.counted = p.Status
+	}
+	_ = grpcErrors.Write(w, r, p.grpc()) // the client is gone
+}

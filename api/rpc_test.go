@@ -1,0 +1,202 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+
+	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
+)
+
+// grpcClasses is what each remote call asks of its caller, by INTERFACES 5.
+var grpcClasses = map[string]access{
+	"POST /grpc.health.v1.Health/Check": open, "POST /grpc.health.v1.Health/Watch": open,
+	"POST /grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      open,
+	"POST /grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": open,
+}
+
+func init() { maps.Copy(classes, grpcClasses) }
+
+// h2c speaks HTTP/2 without TLS, as gRPC clients do.
+func h2c(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	return &http.Client{Transport: &http.Transport{Protocols: &p, DialContext: dial}}
+}
+
+// bearer sends a token with each call.
+func bearer(token string) connect.ClientOption {
+	return connect.WithInterceptors(tokenSender(token))
+}
+
+type tokenSender string
+
+func (t tokenSender) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		if t != "" {
+			r.Header().Set("Authorization", "Bearer "+string(t))
+		}
+		return next(ctx, r)
+	}
+}
+
+func (t tokenSender) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		if t != "" {
+			conn.RequestHeader().Set("Authorization", "Bearer "+string(t))
+		}
+		return conn
+	}
+}
+
+func (t tokenSender) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+// plyCode is the code in an error's ErrorInfo.
+func plyCode(err error) string {
+	var e *connect.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	for _, d := range e.Details() {
+		if v, err := d.Value(); err == nil {
+			if info, ok := v.(*errdetails.ErrorInfo); ok {
+				return info.Reason
+			}
+		}
+	}
+	return ""
+}
+
+func TestRPCStandard(t *testing.T) {
+	h := start(t, nil)
+	h.waitFor("readiness", func() bool { return h.node.Health().Status == "ready" })
+	client := h2c(nil)
+	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for name, option := range map[string]connect.ClientOption{"gRPC": connect.WithGRPC(), "gRPC-Web": connect.WithGRPCWeb(), "Connect": connect.WithProtoJSON()} {
+		c := grpchealth.NewClient(client, h.base, option)
+		got, err := c.Check(ctx, &grpchealth.CheckRequest{})
+		if err != nil || got.Status != grpchealth.StatusServing {
+			t.Errorf("%s: health %v %v", name, got, err)
+		}
+		if _, err := c.Check(ctx, &grpchealth.CheckRequest{Service: "x.Y"}); connect.CodeOf(err) != connect.CodeNotFound {
+			t.Errorf("%s: health of an unknown service: %v", name, err)
+		}
+	}
+	watch, stop := context.WithCancel(ctx)
+	for e := range grpchealth.NewClient(client, h.base, connect.WithGRPC()).Watch(watch, &grpchealth.CheckRequest{}) {
+		if e.Err != nil || e.Response.Status != grpchealth.StatusServing {
+			t.Errorf("watched: %+v", e)
+		}
+		break
+	}
+	stop()
+	stream := grpcreflect.NewClient(client, h.base, connect.WithGRPC()).NewStream(ctx)
+	names, err := stream.ListServices()
+	if err != nil || len(names) != len(h.services) {
+		t.Errorf("reflection lists %v, want %v: %v", names, h.services, err)
+	}
+	if _, err := stream.Close(); err != nil {
+		t.Error(err)
+	}
+	if got := h.do("POST", "/grpc.health.v1.Health/Check", "", "{}"); got.status != 200 || !bytes.Contains(got.body, []byte("SERVING")) {
+		t.Errorf("curl: %d %s", got.status, got.body)
+	}
+}
+
+// TestRPCStop ends the node while a client watches: it must not wait for it.
+func TestRPCStop(t *testing.T) {
+	h := start(t, nil)
+	h.waitFor("the chain", func() bool { _, err := h.node.Chain(); return err == nil })
+	client := h2c(nil)
+	defer client.CloseIdleConnections()
+	events := grpchealth.NewClient(client, h.base, connect.WithGRPC()).Watch(t.Context(), &grpchealth.CheckRequest{})
+	stream := grpcreflect.NewClient(client, h.base, connect.WithGRPC()).NewStream(t.Context())
+	if _, err := stream.ListServices(); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-events; e.Err != nil {
+		t.Fatal(e.Err)
+	}
+	began := time.Now()
+	h.stop()
+	if took := time.Since(began); took > drainTimeout/2 {
+		t.Errorf("the streams held the node up for %s", took)
+	}
+	var last error
+	for e := range events {
+		last = e.Err
+	}
+	if connect.CodeOf(last) != connect.CodeUnavailable || plyCode(last) != notReady.code {
+		t.Errorf("the watch ended with %v", last)
+	}
+	if _, err := stream.ListServices(); err == nil {
+		t.Error("reflection goes on after the end")
+	}
+	_, _ = stream.Close()
+}
+
+// TestRPCRefusals asks, as every kind of client, for what the guard refuses
+// before a service is met.
+func TestRPCRefusals(t *testing.T) {
+	s := idleServer(t, func(c *config.Config) { c.API.Rate = 1000 })
+	for _, c := range []struct {
+		path, mediaType, body string
+		status                int
+		grpc                  string // status in the header or trailer
+		code                  string // of Connect JSON
+	}{
+		{"/parley.v1.NoService/Do", "application/json", "{}", 501, "", "unimplemented"},
+		{"/grpc.health.v1.Health/Do", "application/json", "{}", 501, "", "unimplemented"},
+		{"/grpc.health.v1.Health/Do", "application/grpc", "", 200, "12", ""},
+		{"/grpc.health.v1.Health/Do", "application/grpc-web+proto", "", 200, "12", ""},
+		{"/no/such/path", "application/grpc", "", 200, "12", ""},
+		{"/grpc.health.v1.Health/Check", "application/json", "{", 400, "", "invalid_argument"},
+		{"/grpc.health.v1.Health/Check", "application/json", `{"colour":1}`, 400, "", "invalid_argument"},
+		{"/grpc.health.v1.Health/Check", "application/json", "", 400, "", "invalid_argument"},
+		{"/grpc.health.v1.Health/Check", "application/json", `{"service":"` + strings.Repeat("x", 5000) + `"}`, 429, "", "resource_exhausted"},
+		{"/grpc.health.v1.Health/Check", "application/json", strings.Repeat("x", 10000), 429, "", "resource_exhausted"},
+		{"/grpc.health.v1.Health/Check", "application/proto", "\xff\xff\xff\xff\xff\xff", 400, "", "invalid_argument"},
+		{"/grpc.health.v1.Health/Check", "application/grpc", "\x00\x00\x00\x00\x02\xff\xff", 200, "3", ""},
+		{"/grpc.health.v1.Health/Check", "application/grpc", "\x00\xff\xff\xff\xff\xff", 200, "8", ""},
+		{"/grpc.health.v1.Health/Check", "application/grpc", "\x00\x00", 200, "13", ""},
+		{"/grpc.health.v1.Health/Check", "text/plain", "{}", 415, "", ""},
+		{"/grpc.health.v1.Health/Check", "application/x-www-form-urlencoded", "a=b", 415, "", ""},
+	} {
+		got := call(s, parley.Listener{}, stranger, "POST", c.path, c.body, "Content-Type", c.mediaType)
+		grpc := got.header.Get("Grpc-Status") + got.header.Get(http.TrailerPrefix+"Grpc-Status")
+		if got.status != c.status || grpc != c.grpc || c.code != "" && got.json(t)["code"] != c.code {
+			t.Errorf("%s as %s, %.30q: %d, gRPC status %q, %.300s; want %d %q %q", c.path, c.mediaType, c.body, got.status, grpc, got.body, c.status, c.grpc, c.code)
+		}
+		if len(got.body) > 2000 {
+			t.Errorf("%s: an error of %d bytes", c.path, len(got.body))
+		}
+	}
+	shut := idleServer(t, func(c *config.Config) { c.API.Rate = 1 })
+	for range 10 {
+		call(shut, parley.Listener{}, stranger, "GET", "/api/v1/version", "")
+	}
+	got := call(shut, parley.Listener{}, stranger, "POST", "/grpc.health.v1.Health/Check", "{}", "Content-Type", "application/json")
+	if got.status != 429 || got.header.Get("Retry-After") != "1" || !bytes.Contains(got.body, []byte("google.rpc.ErrorInfo")) {
+		t.Errorf("over the rate: %d %v %s", got.status, got.header, got.body)
+	}
+	if got := call(shut, parley.Listener{Loopback: true}, "127.0.0.1:1", "POST", "/grpc.health.v1.Health/Check", "{}", "Content-Type", "application/json", "Host", "evil.example"); got.status != 403 {
+		t.Errorf("foreign Host: %d %s", got.status, got.body)
+	}
+}
