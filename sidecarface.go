@@ -40,11 +40,12 @@ type (
 
 // What a program and a node say to each other.
 const (
-	VerdictAccept  = sidecar.Accept
-	VerdictIgnore  = sidecar.Ignore
-	VerdictReject  = sidecar.Reject
-	ProgramAPI     = sidecar.APIVersion
-	MaxProgramPart = sidecar.MaxChunk // bytes of a part of an answer
+	VerdictAccept     = sidecar.Accept
+	VerdictIgnore     = sidecar.Ignore
+	VerdictReject     = sidecar.Reject
+	ProgramAPI        = sidecar.APIVersion
+	MaxProgramPart    = sidecar.MaxChunk   // bytes of a part of an answer
+	MaxProgramRequest = sidecar.MaxRequest // bytes
 )
 
 // Why a program, a reader or a request is ended.

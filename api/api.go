@@ -90,6 +90,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.banRoutes()
 	s.dhtRoutes()
 	s.gossipRoutes()
+	s.messageRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()

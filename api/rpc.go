@@ -21,6 +21,7 @@ func (s *Server) grpcServices() {
 	s.dhtService()
 	s.gossipService()
 	s.chainService()
+	s.sidecarService()
 	s.teranodeService()
 }
 
