@@ -46,7 +46,8 @@ var classes = map[string]access{
 	"POST /api/v1/records": anybody, "POST /api/v1/records/batch": anybody,
 
 	"POST /api/v1/peers": admin, "DELETE /api/v1/peers/{id}": admin, "POST /api/v1/peers/{id}/connect": admin, "POST /api/v1/peers/{id}/disconnect": admin,
-	"POST /api/v1/peers/{id}/trust": admin, "POST /api/v1/peers/{id}/untrust": admin,
+	"POST /api/v1/peers/{id}/trust": admin, "POST /api/v1/peers/{id}/untrust": admin, "POST /api/v1/peers/{id}/penalize": admin,
+	"GET /api/v1/gossip/topics": read, "GET /api/v1/gossip/mesh": read,
 	"POST /api/v1/chain/validators": admin, "POST /api/v1/devnet/partition": admin, "POST /api/v1/devnet/heal": admin, "POST /api/v1/config/reload": admin,
 }
 

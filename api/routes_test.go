@@ -26,6 +26,8 @@ func shape(v any) any {
 			m[k] = shape(e)
 		}
 		delete(m, "mesh") // what gossip brings takes its time
+		delete(m, "ignored")
+		delete(m, "rejected")
 		delete(m, "claimed")
 		delete(m, "validated")
 		return m
@@ -129,6 +131,7 @@ func TestRoutes(t *testing.T) {
 		x.waitFor("the table of the DHT", func() bool { return x.node.DHT().Peers == 1 })
 	}
 
+	h.waitFor("the mesh", func() bool { m, err := h.node.GossipMesh("block"); return err == nil && len(m) == 1 })
 	p := pair{h, follower, id}
 	t.Run("shapes", p.shapes)
 	t.Run("errors", p.errors)
@@ -141,6 +144,13 @@ func TestRoutes(t *testing.T) {
 	t.Run("sse", p.sse)
 	t.Run("http2", p.http2)
 	t.Run("wire", p.wire)
+	t.Run("grpc views", p.grpcViews)
+	t.Run("grpc calls", p.grpcCalls)
+	t.Run("grpc faults", p.grpcFaults)
+	t.Run("grpc bans", p.grpcBans)
+	t.Run("grpc events", p.grpcEvents)
+	t.Run("grpc blocks", p.grpcBlocks)
+	t.Run("teranode", p.teranode)
 	t.Run("metrics", p.metricsPage)
 	t.Run("stop", p.stop)
 }
@@ -180,6 +190,8 @@ func (p pair) shapes(t *testing.T) {
 		{h, "GET /eth/v1/node/peers/{peer_id}", "/eth/v1/node/peers/" + peerID, ""}, {h, "GET /eth/v1/node/peer_count", "/eth/v1/node/peer_count", ""},
 		{h, "GET /eth/v1/node/version", "/eth/v1/node/version", ""}, {h, "GET /eth/v1/node/syncing", "/eth/v1/node/syncing", ""},
 		{h, "GET /eth/v1/node/health", "/eth/v1/node/health", ""},
+		{h, "GET /api/v1/gossip/topics", "/api/v1/gossip/topics", ""}, {h, "GET /api/v1/gossip/mesh", "/api/v1/gossip/mesh?topic=block", ""},
+		{follower, "POST /api/v1/peers/{id}/penalize", "/api/v1/peers/" + hostID + "/penalize", `{"points":1,"note":"late"}`},
 		{follower, "GET /api/v1/dht", "/api/v1/dht", ""}, {follower, "GET /api/v1/dht/table", "/api/v1/dht/table", ""},
 		{follower, "POST /api/v1/dht/find-node", "/api/v1/dht/find-node", `{"peer":"` + hostID + `"}`},
 		{follower, "POST /api/v1/dht/provide", "/api/v1/dht/provide", `{"key":"a thing"}`},
@@ -343,6 +355,11 @@ func (p pair) errors(t *testing.T) {
 		{"POST", "/api/v1/peers", admin, `{"address":"/ip4/127.0.0.1/tcp/1"}`, 502, "PLY-016", nil},
 		{"POST", "/api/v1/peers", admin, `{"address":"` + strings.TrimPrefix(h.base, "http://") + `"}`, 502, "PLY-016", nil},
 		{"POST", "/api/v1/peers", admin, `{"address":"` + strings.TrimPrefix(h.base, "http://") + `","static":true}`, 400, "PLY-002", nil},
+		{"GET", "/api/v1/gossip/mesh?topic=odd", "", "", 404, "PLY-006", nil},
+		{"POST", "/api/v1/peers/" + p.follower.node.ID().String() + "/penalize", admin, `{"points":0}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/peers/" + p.follower.node.ID().String() + "/penalize", admin, `{"points":101}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/peers/" + p.follower.node.ID().String() + "/penalize", admin, `{"points":1,"reason":"spam"}`, 422, "PLY-003", nil},
+		{"POST", "/api/v1/peers/" + h.node.ID().String() + "/penalize", admin, `{"points":1}`, 400, "PLY-002", nil},
 		{"POST", "/api/v1/peers/x/connect", admin, "", 404, "PLY-006", nil},
 		{"POST", "/api/v1/peers/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR/connect", admin, "", 404, "PLY-006", nil},
 		{"POST", "/api/v1/peers/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR/disconnect", admin, "", 404, "PLY-006", nil},

@@ -208,6 +208,9 @@ func (c chainCalls) WatchBlocks(ctx context.Context, r *connect.Request[pb.Watch
 	if next > math.MaxInt64 {
 		return badRequest.problem("from: want a height")
 	}
+	if err := send[pb.Block](ctx, to, nil); err != nil { // the header alone: it says that from here on none is missed
+		return err
+	}
 	for {
 		if next, err = c.sendBlocks(ctx, to, next); err != nil {
 			return err

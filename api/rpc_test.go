@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"maps"
+	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,19 +16,82 @@ import (
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
 )
 
 // grpcClasses is what each remote call asks of its caller, by INTERFACES 5.
-var grpcClasses = map[string]access{
-	"POST /grpc.health.v1.Health/Check": open, "POST /grpc.health.v1.Health/Watch": open,
-	"POST /grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      open,
-	"POST /grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": open,
+var grpcClasses = map[access]string{
+	open: `grpc.health.v1.Health: Check Watch
+		grpc.reflection.v1.ServerReflection: ServerReflectionInfo
+		grpc.reflection.v1alpha.ServerReflection: ServerReflectionInfo`,
+	read: `parley.v1.NodeService: GetStatus GetNode GetHealth WatchEvents
+		parley.v1.PeerService: ListPeers GetPeer CountPeers ListStaticPeers GetHistory WatchPeers
+		parley.v1.BanService: ListBans CheckBan WatchBans
+		parley.v1.DhtService: GetDht GetTable GetValue
+		parley.v1.GossipService: ListTopics GetMesh
+		parley.v1.ChainService: GetChain GetHead ListHeads GetBlock ListBlocks ListValidators GetRecord ListRecords GetProof WatchBlocks
+		p2p_api.PeerService: GetPeers IsBanned ListBanned`,
+	anybody: `parley.v1.ChainService: SubmitRecord`,
+	admin: `parley.v1.NodeService: ReloadConfig
+		parley.v1.PeerService: AddPeer RemovePeer Connect Disconnect SetTrusted Penalize
+		parley.v1.BanService: AddBan RemoveBan ClearBans ImportBans
+		parley.v1.DhtService: FindNode FindProviders Provide PutValue
+		parley.v1.ChainService: ChangeValidators
+		p2p_api.PeerService: BanPeer UnbanPeer ClearBanned AddBanScore ConnectPeer DisconnectPeer`,
 }
 
-func init() { maps.Copy(classes, grpcClasses) }
+func init() {
+	for a, text := range grpcClasses {
+		for line := range strings.Lines(text) {
+			service, names, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			for _, name := range strings.Fields(names) {
+				classes["POST /"+service+"/"+name] = a
+			}
+		}
+	}
+}
+
+// TestGRPCIsWhole looks whether every call of our services is served, and pins
+// the list of them.
+func TestGRPCIsWhole(t *testing.T) {
+	s := idleServer(t, nil)
+	names := map[access]string{open: "open", read: "read", anybody: "token", admin: "admin"}
+	var b strings.Builder
+	for _, service := range slices.Sorted(slices.Values(s.services)) {
+		if strings.HasPrefix(service, "grpc.") {
+			continue
+		}
+		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
+		if err != nil {
+			t.Fatal(err)
+		}
+		methods := d.(protoreflect.ServiceDescriptor).Methods()
+		for i := range methods.Len() {
+			m := methods.Get(i)
+			rt := s.routes[fmt.Sprintf("POST /%s/%s", service, m.Name())]
+			if rt == nil {
+				t.Errorf("%s is not served", m.FullName())
+				continue
+			}
+			if streams := m.IsStreamingClient() || m.IsStreamingServer(); rt.stream != streams {
+				t.Errorf("%s: a stream = %v, its route says %v", m.FullName(), streams, rt.stream)
+			}
+			mark := func(stream bool) string {
+				if stream {
+					return "stream "
+				}
+				return ""
+			}
+			fmt.Fprintf(&b, "%s(%s%s) %s%s  %s\n", m.FullName(), mark(m.IsStreamingClient()), m.Input().FullName(),
+				mark(m.IsStreamingServer()), m.Output().FullName(), names[rt.access])
+		}
+	}
+	golden(t, "grpc.golden", []byte(b.String()))
+}
 
 // h2c speaks HTTP/2 without TLS, as gRPC clients do.
 func h2c(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Client {
@@ -82,7 +146,7 @@ func plyCode(err error) string {
 	return ""
 }
 
-func TestRPCStandard(t *testing.T) {
+func TestGRPCStandard(t *testing.T) {
 	h := start(t, nil)
 	h.waitFor("readiness", func() bool { return h.node.Health().Status == "ready" })
 	client := h2c(nil)
@@ -120,8 +184,8 @@ func TestRPCStandard(t *testing.T) {
 	}
 }
 
-// TestRPCStop ends the node while a client watches: it must not wait for it.
-func TestRPCStop(t *testing.T) {
+// TestGRPCStop ends the node while a client watches: it must not wait for it.
+func TestGRPCStop(t *testing.T) {
 	h := start(t, nil)
 	h.waitFor("the chain", func() bool { _, err := h.node.Chain(); return err == nil })
 	client := h2c(nil)
@@ -152,9 +216,9 @@ func TestRPCStop(t *testing.T) {
 	_, _ = stream.Close()
 }
 
-// TestRPCRefusals asks, as every kind of client, for what the guard refuses
+// TestGRPCRefusals asks, as every kind of client, for what the guard refuses
 // before a service is met.
-func TestRPCRefusals(t *testing.T) {
+func TestGRPCRefusals(t *testing.T) {
 	s := idleServer(t, func(c *config.Config) { c.API.Rate = 1000 })
 	for _, c := range []struct {
 		path, mediaType, body string

@@ -351,7 +351,7 @@ func (x *Event) GetData() *structpb.Struct {
 // = from - 1, or read what is now.
 type Lagged struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Dropped       uint64                 `protobuf:"varint,1,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	Dropped       int64                  `protobuf:"varint,1,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	From          uint64                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
 	To            uint64                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -388,7 +388,7 @@ func (*Lagged) Descriptor() ([]byte, []int) {
 	return file_parley_v1_events_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *Lagged) GetDropped() uint64 {
+func (x *Lagged) GetDropped() int64 {
 	if x != nil {
 		return x.Dropped
 	}
@@ -437,7 +437,7 @@ const file_parley_v1_events_proto_rawDesc = "" +
 	"\x04type\x18\x04 \x01(\tR\x04type\x12+\n" +
 	"\x04data\x18\x05 \x01(\v2\x17.google.protobuf.StructR\x04data\"F\n" +
 	"\x06Lagged\x12\x18\n" +
-	"\adropped\x18\x01 \x01(\x04R\adropped\x12\x12\n" +
+	"\adropped\x18\x01 \x01(\x03R\adropped\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\x04R\x02toB;Z9github.com/parley-p2p/parley/api/proto/parley/v1;parleyv1b\x06proto3"
 

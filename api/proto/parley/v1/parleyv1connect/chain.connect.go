@@ -85,7 +85,8 @@ type ChainServiceClient interface {
 	GetProof(context.Context, *connect.Request[v1.GetProofRequest]) (*connect.Response[v1.ProofFile], error)
 	// WatchBlocks sends the blocks from a height on, and each new one as soon as
 	// it is on disk. None is left out: a slow client is behind, and one that
-	// takes no block in 10 s is cut off.
+	// takes no block in 10 s is cut off. The header comes at once: what is new
+	// from then on comes.
 	WatchBlocks(context.Context, *connect.Request[v1.WatchBlocksRequest]) (*connect.ServerStreamForClient[v1.Block], error)
 }
 
@@ -270,7 +271,8 @@ type ChainServiceHandler interface {
 	GetProof(context.Context, *connect.Request[v1.GetProofRequest]) (*connect.Response[v1.ProofFile], error)
 	// WatchBlocks sends the blocks from a height on, and each new one as soon as
 	// it is on disk. None is left out: a slow client is behind, and one that
-	// takes no block in 10 s is cut off.
+	// takes no block in 10 s is cut off. The header comes at once: what is new
+	// from then on comes.
 	WatchBlocks(context.Context, *connect.Request[v1.WatchBlocksRequest], *connect.ServerStream[v1.Block]) error
 }
 
