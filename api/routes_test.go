@@ -191,6 +191,7 @@ func (p pair) shapes(t *testing.T) {
 		{h, "GET /eth/v1/node/version", "/eth/v1/node/version", ""}, {h, "GET /eth/v1/node/syncing", "/eth/v1/node/syncing", ""},
 		{h, "GET /eth/v1/node/health", "/eth/v1/node/health", ""},
 		{h, "GET /api/v1/gossip/topics", "/api/v1/gossip/topics", ""}, {h, "GET /api/v1/gossip/mesh", "/api/v1/gossip/mesh?topic=block", ""},
+		{h, "POST /api/v1/gossip/topics/{topic}/messages", "/api/v1/gossip/topics/block/messages", "x"},
 		{follower, "POST /api/v1/peers/{id}/penalize", "/api/v1/peers/" + hostID + "/penalize", `{"points":1,"note":"late"}`},
 		{follower, "GET /api/v1/dht", "/api/v1/dht", ""}, {follower, "GET /api/v1/dht/table", "/api/v1/dht/table", ""},
 		{follower, "POST /api/v1/dht/find-node", "/api/v1/dht/find-node", `{"peer":"` + hostID + `"}`},
