@@ -67,7 +67,7 @@ func (n *Node) program() (*sidecar.Sidecar, error) {
 }
 
 // Attach makes the caller the program of this node; the one before is ended.
-// The caller MUST Close it.
+// It waits for Run to begin. The caller MUST Close it.
 func (n *Node) Attach(ctx context.Context, h ProgramHello) (*Program, error) {
 	s, err := n.program()
 	if err != nil {

@@ -67,11 +67,16 @@ type Session struct {
 }
 
 // Attach makes this the program of the node, once what it declares is served.
-// The one that was attached before is ended with ErrReplaced. The caller MUST
-// Close it.
+// It waits for Run to begin. The one that was attached before is ended with
+// ErrReplaced. The caller MUST Close it.
 func (s *Sidecar) Attach(ctx context.Context, h Hello) (*Session, error) {
 	if err := s.check(h); err != nil {
 		return nil, err
+	}
+	select {
+	case <-s.started:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	services, err := s.wing()
 	if err != nil {

@@ -47,6 +47,7 @@ type Sidecar struct {
 	metrics *metrics
 	orders  chan order    // to the loop of Run
 	left    chan struct{} // a program has left
+	started chan struct{} // closed when Run begins
 	ended   chan struct{} // closed when Run returns
 
 	// loop goroutine only
@@ -90,7 +91,7 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 	}
 	return &Sidecar{
 		cfg: cfg, id: chain.NetworkID{Kind: Kind, Name: cfg.NetworkName, Net: NetOf(cfg.NetworkName)},
-		bus: bus, log: log, metrics: m, orders: make(chan order), left: make(chan struct{}, 1), ended: make(chan struct{}),
+		bus: bus, log: log, metrics: m, orders: make(chan order), left: make(chan struct{}, 1), started: make(chan struct{}), ended: make(chan struct{}),
 		served: newServed(), told: map[peer.ID]chain.Peer{}, gone: map[peer.ID]string{},
 		topics: map[string]topic{}, asks: map[uint64]*ask{}, incoming: map[uint64]*incoming{}, readers: map[*Reader]struct{}{},
 	}, nil
@@ -209,6 +210,7 @@ func (s *Sidecar) Run(ctx context.Context, services chain.Services) error {
 	s.mu.Lock()
 	s.services = services
 	s.mu.Unlock()
+	close(s.started)
 	defer close(s.ended)
 	defer s.stop()
 	if err := s.serve(ctx, Hello{}); err != nil {
