@@ -127,7 +127,10 @@ func (s *Server) handle(r route) {
 	if r.maxBody == 0 {
 		r.maxBody = defaultMaxBody
 	}
-	if r.places != nil {
+	switch {
+	case r.places != nil && r.grpc && r.stream:
+		r.serve = s.inPlace(r.places, r.serve)
+	case r.places != nil:
 		r.serve = s.within(r.places, r.serve)
 	}
 	key := r.method + " " + r.pattern

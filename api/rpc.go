@@ -164,7 +164,7 @@ func (s calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 
 func (s calls) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		return s.ended(ctx, next(ctx, conn))
+		return s.ended(ctx, next(ctx, timedConn{conn, callOf(ctx).rc}))
 	}
 }
 
@@ -223,13 +223,16 @@ func answered[M any, P interface {
 	return connect.NewResponse(m), nil
 }
 
-// send sends one message of a stream; a client that does not take it in time
-// is cut off.
-func send[T any](ctx context.Context, to interface{ Send(*T) error }, m *T) error {
-	rc := callOf(ctx).rc
-	_ = rc.SetWriteDeadline(time.Now().Add(streamWrite)) // not every connection has one
-	err := to.Send(m)
-	_ = rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes would end the stream
+// timedConn cuts off a client that does not take a message in time.
+type timedConn struct {
+	connect.StreamingHandlerConn
+	rc *http.ResponseController
+}
+
+func (c timedConn) Send(m any) error {
+	_ = c.rc.SetWriteDeadline(time.Now().Add(streamWrite)) // not every connection has one
+	err := c.StreamingHandlerConn.Send(m)
+	_ = c.rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes would end the stream
 	return err
 }
 

@@ -208,11 +208,11 @@ func (c chainCalls) WatchBlocks(ctx context.Context, r *connect.Request[pb.Watch
 	if next > math.MaxInt64 {
 		return badRequest.problem("from: want a height")
 	}
-	if err := send[pb.Block](ctx, to, nil); err != nil { // the header alone: it says that from here on none is missed
+	if err := to.Send(nil); err != nil { // the header alone: it says that from here on none is missed
 		return err
 	}
 	for {
-		if next, err = c.sendBlocks(ctx, to, next); err != nil {
+		if next, err = c.sendBlocks(to, next); err != nil {
 			return err
 		}
 		for stored := false; !stored; {
@@ -228,7 +228,7 @@ func (c chainCalls) WatchBlocks(ctx context.Context, r *connect.Request[pb.Watch
 }
 
 // sendBlocks sends what there is from height next on, and tells what comes next.
-func (c chainCalls) sendBlocks(ctx context.Context, to *connect.ServerStream[pb.Block], next uint64) (uint64, error) {
+func (c chainCalls) sendBlocks(to *connect.ServerStream[pb.Block], next uint64) (uint64, error) {
 	for {
 		chain, err := c.s.node.Chain()
 		if err != nil || next > chain.Height {
@@ -243,7 +243,7 @@ func (c chainCalls) sendBlocks(ctx context.Context, to *connect.ServerStream[pb.
 			if err != nil {
 				return next, err
 			}
-			if err := send(ctx, to, m); err != nil {
+			if err := to.Send(m); err != nil {
 				return next, err
 			}
 			next = b.Height + 1

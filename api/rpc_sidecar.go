@@ -177,7 +177,7 @@ func hear(st *connect.BidiStream[pb.FromApp, pb.ToApp], program *parley.Program)
 func tell(ctx context.Context, st *connect.BidiStream[pb.FromApp, pb.ToApp], program *parley.Program) error {
 	m := &pb.ToApp{Msg: &pb.ToApp_Welcome{Welcome: &pb.Welcome{Net: program.Net(), Peer: program.Self().String()}}}
 	for {
-		if err := send(ctx, st, m); err != nil {
+		if err := st.Send(m); err != nil {
 			return err
 		}
 		item, err := program.Next(ctx)
@@ -275,7 +275,7 @@ func (c sidecarCalls) Subscribe(ctx context.Context, r *connect.Request[pb.Subsc
 		if err != nil {
 			return err
 		}
-		if err := send(ctx, to, messageOf(m)); err != nil {
+		if err := to.Send(messageOf(m)); err != nil {
 			return err
 		}
 	}
@@ -295,7 +295,7 @@ func (c sidecarCalls) Request(ctx context.Context, r *connect.Request[pb.Request
 		return err
 	}
 	return c.s.node.RequestPeer(ctx, id, r.Msg.GetProtocol(), r.Msg.GetData(), func(part []byte) error {
-		return send(ctx, to, &pb.Chunk{Data: part})
+		return to.Send(&pb.Chunk{Data: part})
 	})
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/hex"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -97,6 +98,11 @@ func (p pair) grpcEvents(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
+			client := client
+			if name == "Connect JSON" || name == "gRPC-Web" { // browsers may have HTTP/1.1 alone
+				client = &http.Client{Transport: &http.Transport{}}
+				defer client.CloseIdleConnections()
+			}
 			nodes := parleyv1connect.NewNodeServiceClient(client, h.base, option)
 			open := func(types []string, since *uint64) *connect.ServerStreamForClient[pb.Watched] {
 				t.Helper()

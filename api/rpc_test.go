@@ -20,6 +20,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/parley-p2p/parley"
+	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
+	"github.com/parley-p2p/parley/api/proto/parley/v1/parleyv1connect"
 	"github.com/parley-p2p/parley/config"
 )
 
@@ -178,6 +180,14 @@ func TestGRPCStandard(t *testing.T) {
 	}
 	if _, err := stream.Close(); err != nil {
 		t.Error(err)
+	}
+	local := h2c(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", h.unix)
+	})
+	defer local.CloseIdleConnections()
+	admin := parleyv1connect.NewBanServiceClient(local, "http://parley", connect.WithGRPC())
+	if _, err := admin.AddBan(ctx, connect.NewRequest(&pb.AddBanRequest{Target: "192.0.2.1", DryRun: true})); err != nil {
+		t.Errorf("by the local socket, without a token: %v", err)
 	}
 	if got := h.do("POST", "/grpc.health.v1.Health/Check", "", "{}"); got.status != 200 || !bytes.Contains(got.body, []byte("SERVING")) {
 		t.Errorf("curl: %d %s", got.status, got.body)

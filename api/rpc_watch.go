@@ -58,7 +58,7 @@ func (s *Server) watch(ctx context.Context, types []string, since *uint64, to *c
 			if err != nil {
 				return err
 			}
-			if err := send(ctx, to, m); err != nil {
+			if err := to.Send(m); err != nil {
 				return err
 			}
 		}

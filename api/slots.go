@@ -83,15 +83,34 @@ func (s *slots) leave(c caller, addr netip.Addr) {
 // limited tells whether what c does counts by its address.
 func (c caller) limited() bool { return !c.token && !c.free }
 
+// inPlace serves a route that keeps a place for as long as it lasts; how fast
+// its reader must be is its own affair.
+func (s *Server) inPlace(places *slots, serve http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if leave := s.takePlace(places, w, r); leave != nil {
+			defer leave()
+			serve(w, r)
+		}
+	}
+}
+
+// takePlace waits for a place; nil = there is none, and the client is told.
+func (s *Server) takePlace(places *slots, w http.ResponseWriter, r *http.Request) (leave func()) {
+	leave = places.take(r.Context(), callerOf(r.Context()), remoteAddr(r))
+	if leave == nil {
+		p := rateLimited.problem(places.busy)
+		p.refused = "busy"
+		s.refuse(w, r, p)
+	}
+	return leave
+}
+
 // within serves a route that makes large answers. The place is kept until the
 // answer is written, and a reader that is too slow is cut off.
 func (s *Server) within(places *slots, serve http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		leave := places.take(r.Context(), callerOf(r.Context()), remoteAddr(r))
+		leave := s.takePlace(places, w, r)
 		if leave == nil {
-			p := rateLimited.problem(places.busy)
-			p.refused = "busy"
-			s.refuse(w, r, p)
 			return
 		}
 		paced := &pacedWriter{ResponseWriter: w}
