@@ -57,6 +57,8 @@ var floors = map[string][]string{
 	"api/proto/p2p_api":                   {},
 	"api/proto/p2p_api/p2papiconnect":     {"api/proto/p2p_api"},
 	"api":                                 {"", "api/proto/parley/v1", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api", "api/proto/p2p_api/p2papiconnect"},
+	"examples/library":                    {""},
+	"examples/sidecar-node":               {}, // its test runs the binary
 	"cmd/parley":                          {"", "api", "internal/devnet"},
 
 	// labs
