@@ -2,6 +2,7 @@ package parley
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -56,6 +57,8 @@ var (
 	ErrNoPeer   = sidecar.ErrNoPeer
 	ErrNoTopic  = sidecar.ErrNoTopic
 	ErrCutOff   = sidecar.ErrCutOff
+	// ErrNoHead means that the program has not told of its chain.
+	ErrNoHead = errors.New("no head is known yet: the program tells it by SetHead")
 )
 
 // program is the sidecar network, or ErrOtherNetwork.
@@ -136,7 +139,7 @@ func (n *Node) ProgramPeers() ([]chain.Peer, error) {
 func (n *Node) sidecarChain() (Chain, error) {
 	h, ok := n.sidecar.Head()
 	if !ok {
-		return Chain{}, ErrNoChain
+		return Chain{}, ErrNoHead
 	}
 	return Chain{
 		ChainID: n.cfg.NetworkName, GenesisHash: n.sidecar.Status().Genesis, Height: h.Height, BlockCount: h.BlockCount,

@@ -88,7 +88,7 @@ func programProblem(err error) *problem {
 		p := full.problem(err.Error())
 		p.Limit = "queue"
 		return p
-	case errors.Is(err, parley.ErrNoPeer), errors.Is(err, parley.ErrCutOff), errors.Is(err, parley.ErrStopped):
+	case errors.Is(err, parley.ErrNoPeer), errors.Is(err, parley.ErrCutOff), errors.Is(err, parley.ErrStopped), errors.Is(err, parley.ErrNoHead):
 		return notReady.problem(err.Error())
 	}
 	return nil

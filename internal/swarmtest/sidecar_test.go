@@ -438,7 +438,7 @@ func TestNotOnThisNetwork(t *testing.T) {
 				t.Errorf("%d: %v", i, err)
 			}
 		}
-		if _, err := side.Chain(); !errors.Is(err, parley.ErrNoChain) {
+		if _, err := side.Chain(); !errors.Is(err, parley.ErrNoHead) {
 			t.Errorf("chain without a head: %v", err)
 		}
 		if v := side.Validators(); v != nil || len(side.Heads()) != 0 || side.Health().Status != "not_ready" {
