@@ -29,8 +29,8 @@ var ErrBackupRuns = errors.New("a backup is being written already: wait until it
 // stands, and what the node keeps beside it. The keys come along only with
 // withKeys; the log of votes never does. One runs at a time.
 func (n *Node) Backup(ctx context.Context, w io.Writer, withKeys bool) (*Manifest, error) {
-	if n.replica.Genesis() == nil {
-		return nil, ErrNoChain
+	if _, err := n.genesis(); err != nil {
+		return nil, err
 	}
 	if !n.backing.TryLock() {
 		return nil, ErrBackupRuns

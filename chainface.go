@@ -31,9 +31,12 @@ const (
 
 // Chain sums up the chain, or answers ErrNoChain while joining.
 func (n *Node) Chain() (Chain, error) {
-	g := n.replica.Genesis()
-	if g == nil {
-		return Chain{}, ErrNoChain
+	if n.sidecar != nil {
+		return n.sidecarChain()
+	}
+	g, err := n.genesis()
+	if err != nil {
+		return Chain{}, err
 	}
 	tip := n.replica.Ledger().Tip()
 	return Chain{
@@ -45,6 +48,9 @@ func (n *Node) Chain() (Chain, error) {
 
 // head is nil until the chain is known.
 func (n *Node) head() *StatusHead {
+	if n.sidecar != nil {
+		return n.sidecarHead()
+	}
 	g := n.replica.Genesis()
 	if g == nil {
 		return nil
@@ -62,7 +68,7 @@ func fromMS(ms uint64) time.Time { return time.UnixMilli(int64(ms)).UTC() }
 
 // Heads lists each ready peer's head beside ours.
 func (n *Node) Heads() []PeerHead {
-	own := int64(n.replica.Status().Head.Height)
+	own := int64(n.network.Status().Head.Height)
 	heads := []PeerHead{}
 	for _, p := range n.shake.Peers() {
 		if !p.Ready {
@@ -85,9 +91,8 @@ func headOf(h chain.Head) *chain.Head {
 // Blocks lists a page of blocks, genesis included, and the cursor of the next
 // page, "" at the end.
 func (n *Node) Blocks(r Range) ([]Block, string, error) {
-	g := n.replica.Genesis()
-	if g == nil {
-		return nil, "", ErrNoChain
+	if _, err := n.genesis(); err != nil {
+		return nil, "", err
 	}
 	tip := n.replica.Ledger().Tip().Head.Height
 	at := uint64(0)
@@ -137,9 +142,9 @@ func (n *Node) Block(ref string) (Block, error) {
 }
 
 func (n *Node) heightOf(ref string) (uint64, error) {
-	g := n.replica.Genesis()
-	if g == nil {
-		return 0, ErrNoChain
+	g, err := n.genesis()
+	if err != nil {
+		return 0, err
 	}
 	if hash, err := chain.ParseHash(ref); err == nil {
 		if hash == g.Hash() {

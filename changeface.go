@@ -104,9 +104,9 @@ type Tolerance struct {
 // as a config record, and the answer waits for its block until ctx ends. A
 // refusal is a *consortium.RecordError, a *CautionError or ErrBadChange.
 func (n *Node) ChangeValidators(ctx context.Context, req ChangeRequest) (Change, error) {
-	g := n.replica.Genesis()
-	if g == nil {
-		return Change{}, ErrNoChain
+	g, err := n.genesis()
+	if err != nil {
+		return Change{}, err
 	}
 	current := n.replica.Ledger().Tip().Config
 	change, err := n.draft(current, g.Hash(), req)

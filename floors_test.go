@@ -46,9 +46,11 @@ var floors = map[string][]string{
 	"internal/replica": {"internal/replica/ledger", "internal/replica/mempool", "internal/replica/chainsync",
 		"internal/replica/consensus"},
 
+	"internal/sidecar": {},
+
 	// the node: the only place where rooms are wired
 	"": {"internal/p2p/addrbook", "internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/gossip", "internal/p2p/history",
-		"internal/replica", "internal/replica/ledger", "internal/replica/consensus", "internal/p2p/discovery"},
+		"internal/replica", "internal/replica/ledger", "internal/replica/consensus", "internal/replica/mempool", "internal/sidecar", "internal/p2p/discovery"},
 
 	// roof
 	"api/proto/parley/v1":                 {},
@@ -56,6 +58,8 @@ var floors = map[string][]string{
 	"api/proto/p2p_api":                   {},
 	"api/proto/p2p_api/p2papiconnect":     {"api/proto/p2p_api"},
 	"api":                                 {"", "api/proto/parley/v1", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api", "api/proto/p2p_api/p2papiconnect"},
+	"examples/library":                    {""},
+	"examples/sidecar-node":               {}, // its test runs the binary
 	"cmd/parley":                          {"", "api", "internal/devnet"},
 
 	// labs

@@ -324,7 +324,7 @@ func checkForeign(dir string) error {
 
 // writeMeta records what the directory holds, by temporary file and rename.
 func (n *Node) writeMeta() error {
-	b, err := json.Marshal(dirMeta{Schema: schema, WrittenBy: n.Version().Version, Network: n.cfg.Network, ChainID: n.replica.Status().ChainID})
+	b, err := json.Marshal(dirMeta{Schema: schema, WrittenBy: n.Version().Version, Network: n.cfg.Network, ChainID: n.network.Status().ChainID})
 	if err != nil {
 		return err
 	}

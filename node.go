@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -26,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
@@ -39,6 +39,7 @@ import (
 	"github.com/parley-p2p/parley/internal/replica"
 	"github.com/parley-p2p/parley/internal/replica/consensus"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/sidecar"
 )
 
 // Env is what a node takes from outside. The zero Env is that of a process.
@@ -99,7 +100,9 @@ type Node struct {
 	slots     *dialer.Slots
 	disc      *discovery.Discovery
 	gossip    *gossip.Gossip
-	replica   *replica.Replica
+	network   chain.Network                      // one of the next two
+	replica   *replica.Replica                   // nil on other networks
+	sidecar   *sidecar.Sidecar                   // nil on other networks
 	backing   sync.Mutex                         // held while a backup is written
 	lastStats atomic.Pointer[event.StatsSampled] // nil = none yet
 
@@ -135,11 +138,11 @@ func New(cfg config.Config, env Env) (*Node, error) {
 // startFault makes a *StartError of the faults of other rooms that a restart
 // will not mend.
 func startFault(err error) error {
-	var chain *replica.StartError
+	var start *replica.StartError
 	var format *ledger.FormatError
 	var corrupt *ledger.CorruptError
 	switch {
-	case errors.As(err, &chain):
+	case errors.As(err, &start):
 		return &StartError{Code: 101, Err: err}
 	case errors.As(err, &format):
 		return &StartError{Code: 104, Err: err}
@@ -182,16 +185,9 @@ func (n *Node) open() error {
 	if n.host, err = n.newHost(key); err != nil {
 		return err
 	}
-	n.replica, err = replica.New(replica.Config{
-		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
-		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers), Seeds: len(n.cfg.P2P.BootstrapPeers) + len(n.cfg.Discovery.DNS),
-		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL, Outgoing: n.env.Outgoing,
-		Clock: n.env.Clock, End: n.env.End,
-	}, n.bus, n.log, n.env.Registry)
-	if err != nil {
+	if err := n.openNetwork(key, created); err != nil {
 		return err
 	}
-	sweepCheckpoints(n.cfg.DataDir) // the store is locked: no other node makes one
 	if err := n.writeMeta(); err != nil {
 		return err
 	}
@@ -205,8 +201,8 @@ func (n *Node) open() error {
 		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
 		Arrive: func(p peer.ID) (peer.ID, string) { return n.slots.Arrive(p) },
 		Ready:  n.host.Greeted,
-	}, n.host, n.rep, n.replica, n.bus, n.room("p2p.handshake"), n.env.Registry)
-	if n.gossip, err = gossip.New(gossip.Config{Names: topicNames(n.cfg.Gossip.Topics), Key: key, Takes: n.takes}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
+	}, n.host, n.rep, n.network, n.bus, n.room("p2p.handshake"), n.env.Registry)
+	if n.gossip, err = gossip.New(gossip.Config{Names: n.topicNames(), Key: key, Takes: n.takes}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
 		return err
 	}
 	trusted, err := peerIDs(n.cfg.P2P.TrustedPeers)
@@ -326,8 +322,8 @@ func (n *Node) advertised(key crypto.PrivKey) ([]multiaddr.Multiaddr, error) {
 // more, calls Close. It may be called once.
 func (n *Node) Run(ctx context.Context) error {
 	n.bus.Publish(event.NodeStarted{Version: n.Version().Version, Network: n.cfg.Network, Peer: n.host.ID()})
-	n.log.Info("node started", "version", n.Version().Version, "peer", n.host.ID(), "name", n.cfg.Node.Name, "chain", n.replica.Status().ChainID)
-	s := &services{Node: n, unborn: n.replica.Genesis() == nil}
+	n.log.Info("node started", "version", n.Version().Version, "peer", n.host.ID(), "name", n.cfg.Node.Name, "chain", n.network.Status().ChainID)
+	s := &services{Node: n, unborn: n.network.ID().Net == ""}
 	g, gctx := errgroup.WithContext(ctx)
 	run := func(room string, f func(context.Context) error) {
 		g.Go(func() error {
@@ -346,7 +342,7 @@ func (n *Node) Run(ctx context.Context) error {
 	run("p2p.dialer", n.dial.Run)
 	run("p2p.slots", n.slots.Run)
 	run("p2p.discovery", n.disc.Run)
-	run("replica", func(ctx context.Context) error { return n.replica.Run(ctx, s) })
+	run(n.networkRoom(), func(ctx context.Context) error { return n.network.Run(ctx, s) })
 	run("findings", n.watchPeers)
 	run("goodbyes", n.watchGoodbyes)
 	run("sampler", n.sample)
@@ -430,21 +426,6 @@ func (n *Node) fullAddrs() []multiaddr.Multiaddr {
 		return nil
 	}
 	return full
-}
-
-func topicNames(t config.Topics) map[string]string {
-	return map[string]string{
-		"block": t.Block, "subtree": t.Subtree, "record": t.Record, "mining_on": t.MiningOn, "rejected_tx": t.RejectedTx,
-		"best_block": t.BestBlock, "node_status": t.NodeStatus, "handshake": t.Handshake,
-	}
-}
-
-func hostName() string {
-	name, err := os.Hostname()
-	if err != nil {
-		return ""
-	}
-	return name
 }
 
 func (v Version) agent() string { return fmt.Sprintf("parley/%s/%s-%s", v.Version, v.OS, v.Arch) }

@@ -34,17 +34,17 @@ func (n *Node) ID() peer.ID { return n.host.ID() }
 // Status is one screen about the node.
 func (n *Node) Status() Status {
 	s := Status{
-		Version: n.Version().Version, Network: n.cfg.Network, NetworkName: n.cfg.NetworkName, ChainID: n.replica.Status().ChainID,
-		PeerID: n.host.ID(), Name: n.cfg.Node.Name, Role: n.replica.Role(), Verdict: "healthy", Reasons: []string{},
+		Version: n.Version().Version, Network: n.cfg.Network, NetworkName: n.cfg.NetworkName, ChainID: n.network.Status().ChainID,
+		PeerID: n.host.ID(), Name: n.cfg.Node.Name, Role: n.role(), Verdict: "healthy", Reasons: []string{},
 		UptimeS: time.Since(n.started).Seconds(), Head: n.head(), Sync: n.syncState(), TransportsOff: n.transportsOff(),
 	}
 	c := n.PeerCount()
 	s.Peers = StatusPeers{Inbound: c.Inbound, Outbound: c.Outbound, Known: c.Known, Target: n.slots.Target()}
 	s.Bans, s.Alarms = n.bans.Count(), n.alarms.List()
-	if p := n.replica.Pool(); p != nil {
+	if p := n.pool(); p != nil {
 		s.Mempool = MempoolState{Records: p.Len(), Bytes: p.Bytes()}
 	}
-	if v := n.replica.Verification(); v.State != "" {
+	if v := n.verification(); v.State != "" {
 		s.Verification = &Verification{State: v.State, Done: v.Done, Total: v.Total, ETAS: v.ETA.Seconds(), Detail: v.Detail}
 		if v.State == replica.Damaged {
 			s.Verdict = "degraded"
@@ -67,6 +67,9 @@ func (n *Node) Status() Status {
 		s.Verdict = "waiting"
 		return s
 	}
+	if n.replica == nil {
+		return s
+	}
 	v := n.validatorsN()
 	if s.Validators = &v; v.Connected < v.Quorum && !told {
 		s.Verdict = "degraded"
@@ -76,6 +79,9 @@ func (n *Node) Status() Status {
 }
 
 func (n *Node) syncState() Sync {
+	if n.sidecar != nil {
+		return n.sidecarSync()
+	}
 	y := n.replica.Sync()
 	return Sync{State: y.State, Target: y.Target, LagBlocks: y.LagBlocks, ETAS: y.ETAS, BlocksS: y.BlocksS, BytesS: y.BytesS}
 }
@@ -94,7 +100,7 @@ func (n *Node) Info() Info {
 }
 
 // Services is what the node offers to others.
-func (n *Node) Services() chain.Service { return n.replica.Status().Services }
+func (n *Node) Services() chain.Service { return n.network.Status().Services }
 
 // inMS is t as the API shows times.
 func inMS(t time.Time) time.Time { return t.UTC().Truncate(time.Millisecond) }
@@ -109,8 +115,8 @@ func texts(addrs []multiaddr.Multiaddr) []string {
 
 // Live tells whether the node can do its work at all. It never looks at peers.
 func (n *Node) Live() error {
-	if n.replica.Genesis() == nil {
-		return nil // joining is work
+	if _, err := n.genesis(); err != nil {
+		return nil // joining is work, and other networks have no store of ours
 	}
 	tip := n.replica.Ledger().Tip().Head
 	if tip.Height == 0 {
@@ -156,6 +162,9 @@ func (n *Node) Health() Health {
 	}
 	found.Note = strings.Join(notes, "; ")
 	bans := n.bansCheck()
+	if n.sidecar != nil {
+		lag = n.programCheck()
+	}
 	h.Checks = []Check{store, peers, lag, bans, found}
 	if h.Status == "ready" && !(peers.OK && lag.OK && bans.OK && found.OK) {
 		h.Status = "not_ready"
@@ -169,6 +178,8 @@ func (n *Node) foreign() string {
 	c := n.cfg.Consortium
 	mend := "name nodes of this chain in PEERS, or start on another --data-dir to join theirs"
 	switch {
+	case n.sidecar != nil:
+		mend = "name nodes of network " + n.cfg.NetworkName + " in PEERS, or correct network_name here or there"
 	case n.replica.Genesis() != nil:
 	case c.GenesisHash != "":
 		mend = "correct consortium.genesis_hash, or PEERS; parley config show --origin tells where each was set"
@@ -220,9 +231,9 @@ func (n *Node) viewPeer(p handshake.Peer) Peer {
 }
 
 // servicesOf is what a peer offers, of what it said when it came: who votes is the chain's word, and changes
-// while it is connected.
+// while it is connected. Other networks than the embedded chain take its word.
 func (n *Node) servicesOf(p peer.ID, said chain.Service) chain.Service {
-	if n.replica.Genesis() == nil {
+	if _, err := n.genesis(); err != nil {
 		return said
 	}
 	if n.replica.IsValidator(p) {
@@ -343,7 +354,7 @@ func (n *Node) StaticPeers() []StaticPeer {
 
 // NodeStatus is what this node tells everybody each status interval.
 func (n *Node) NodeStatus() wire.NodeStatus {
-	st := n.replica.Status()
+	st := n.network.Status()
 	y := n.syncState()
 	s := wire.NodeStatus{
 		ClientName: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, Version: n.Version().Version,
@@ -351,7 +362,7 @@ func (n *Node) NodeStatus() wire.NodeStatus {
 		StartTime: uint64(n.started.Unix()), UptimeMS: uint64(time.Since(n.started).Milliseconds()), MinerName: n.cfg.Node.Name,
 		ListenMode: "full", ConnectedPeers: uint32(len(n.shake.Ready())), Storage: "full",
 	}
-	if p := n.replica.Pool(); p != nil {
+	if p := n.pool(); p != nil {
 		s.TxCount = uint64(p.Len())
 	}
 	switch y.State {
@@ -367,7 +378,7 @@ func (n *Node) NodeStatus() wire.NodeStatus {
 func (n *Node) announce(ctx context.Context) error {
 	sub := n.bus.Subscribe()
 	defer sub.Close()
-	for n.replica.ID().Net == "" {
+	for n.network.ID().Net == "" {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -411,7 +422,7 @@ func (n *Node) counters(now time.Time) rates {
 	c := rates{at: now, messages: map[string]uint64{}}
 	total, _ := n.host.Bandwidth()
 	c.in, c.out = total.In, total.Out
-	if n.replica.Genesis() != nil {
+	if _, err := n.genesis(); err == nil {
 		c.records = n.replica.Ledger().Tip().Records
 	}
 	for _, t := range n.gossip.Topics() {
@@ -430,7 +441,7 @@ func (n *Node) stats(last, next rates) event.StatsSampled {
 	for topic, m := range next.messages {
 		e.MessagesS[topic] = float64(m-last.messages[topic]) / s
 	}
-	if p := n.replica.Pool(); p != nil {
+	if p := n.pool(); p != nil {
 		e.Mempool = p.Len()
 	}
 	return e

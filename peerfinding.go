@@ -20,6 +20,9 @@ const findEvery = 5 * time.Second
 func (n *Node) Findings() []Finding {
 	n.foundMu.Lock()
 	defer n.foundMu.Unlock()
+	if n.replica == nil {
+		return slices.Clone(n.found)
+	}
 	return append(n.replica.Findings(), n.found...)
 }
 
@@ -87,7 +90,7 @@ func (n *Node) peerFindings() (list []Finding) {
 func (n *Node) othersUnnamed() (others int) {
 	c := n.cfg
 	asked := len(c.P2P.StaticPeers) + len(c.P2P.BootstrapPeers) + len(c.Discovery.DNS)
-	if n.replica.Genesis() == nil || asked > 0 || c.Discovery.MDNS || n.dial.Configured() > 0 || n.book.Len() > 0 || len(n.shake.Ready()) > 0 {
+	if _, err := n.genesis(); err != nil || asked > 0 || c.Discovery.MDNS || n.dial.Configured() > 0 || n.book.Len() > 0 || len(n.shake.Ready()) > 0 {
 		return 0
 	}
 	for _, v := range n.Validators() {

@@ -13,6 +13,9 @@ import (
 // knows nothing but the genesis hash: see [consortium.VerifyProof]. A record
 // that waits or was rejected is an ErrNotFound that says so.
 func (n *Node) Proof(id chain.Hash) (*consortium.Proof, error) {
+	if _, err := n.embedded(); err != nil {
+		return nil, err
+	}
 	p, err := n.replica.Ledger().Proof(id)
 	if !errors.Is(err, ledger.ErrNotFound) {
 		return p, err

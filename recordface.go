@@ -92,9 +92,9 @@ func (n *Node) BlockRecordIDs(ref string) ([]chain.Hash, error) {
 // on disk: it will be committed, or get one final rejection. A refusal is a
 // *consortium.RecordError.
 func (n *Node) Submit(ctx context.Context, d Draft, ack Ack) (Record, error) {
-	g := n.replica.Genesis()
-	if g == nil {
-		return Record{}, ErrNoChain
+	g, err := n.genesis()
+	if err != nil {
+		return Record{}, err
 	}
 	raw, err := n.encodeDraft(d, g)
 	if err != nil {
@@ -190,6 +190,9 @@ func randomNonce() uint64 {
 // Record finds a record in the chain, in the pool, in the journal, or among
 // those rejected lately.
 func (n *Node) Record(id chain.Hash) (Record, error) {
+	if _, err := n.embedded(); err != nil {
+		return Record{}, err
+	}
 	r, err := n.committed(id)
 	if !errors.Is(err, ErrNotFound) {
 		return r, err
@@ -281,15 +284,19 @@ func viewOf(id chain.Hash, raw []byte) (Record, error) {
 // History lists the records of a subject, and the cursor of the next page. A
 // page ends at 4 MiB of records, too.
 func (n *Node) History(subject string, r Range) ([]Record, string, error) {
-	return n.records(r, func(q ledger.Query) ([]ledger.Place, error) { return n.replica.Ledger().History(subject, q) })
+	return n.records(r, func(l *ledger.Ledger, q ledger.Query) ([]ledger.Place, error) { return l.History(subject, q) })
 }
 
 // ByAuthor lists the records that a key signed, and the cursor of the next page.
 func (n *Node) ByAuthor(author consortium.PublicKey, r Range) ([]Record, string, error) {
-	return n.records(r, func(q ledger.Query) ([]ledger.Place, error) { return n.replica.Ledger().ByAuthor(author, q) })
+	return n.records(r, func(l *ledger.Ledger, q ledger.Query) ([]ledger.Place, error) { return l.ByAuthor(author, q) })
 }
 
-func (n *Node) records(r Range, find func(ledger.Query) ([]ledger.Place, error)) ([]Record, string, error) {
+func (n *Node) records(r Range, find func(*ledger.Ledger, ledger.Query) ([]ledger.Place, error)) ([]Record, string, error) {
+	embedded, err := n.embedded()
+	if err != nil {
+		return nil, "", err
+	}
 	q := ledger.Query{Desc: r.Desc, Limit: r.size() + 1} // one more tells whether a page follows
 	if r.After != "" {
 		at, err := parsePosition(r.After)
@@ -298,7 +305,7 @@ func (n *Node) records(r Range, find func(ledger.Query) ([]ledger.Place, error))
 		}
 		q.After = at
 	}
-	places, err := find(q)
+	places, err := find(embedded.Ledger(), q)
 	if err != nil {
 		return nil, "", err
 	}

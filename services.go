@@ -25,7 +25,8 @@ type services struct {
 	unborn bool // the chain was not known at the start
 
 	mu       sync.Mutex // guards below
-	served   []protocol.ID
+	joined   bool       // the rooms that wait for <net> have it
+	served   map[protocol.ID]struct{}
 	ended    bool
 	requests sync.WaitGroup // served now; grows only while ended is false
 }
@@ -34,7 +35,7 @@ type services struct {
 func (s *services) end() {
 	s.mu.Lock()
 	s.ended = true
-	for _, p := range s.served {
+	for p := range s.served {
 		s.host.RemoveStreamHandler(p)
 	}
 	s.mu.Unlock()
@@ -56,23 +57,34 @@ var _ chain.Services = (*services)(nil)
 func (s *services) Self() peer.ID { return s.host.ID() }
 
 func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []chain.Protocol) error {
-	s.log.Debug("serving the chain", "chain", s.replica.Status().ChainID, "topics", len(topics), "protocols", len(protocols))
+	s.log.Debug("serving the chain", "chain", s.network.Status().ChainID, "topics", len(topics), "protocols", len(protocols))
+	s.mu.Lock()
+	if s.served == nil {
+		s.served = map[protocol.ID]struct{}{}
+	}
+	first := !s.joined
+	s.joined = true
+	s.mu.Unlock()
 	for _, p := range protocols {
 		s.host.SetStreamHandler(protocol.ID(p.ID), s.handler(ctx, p))
 		s.mu.Lock()
-		s.served = append(s.served, protocol.ID(p.ID))
+		s.served[protocol.ID(p.ID)] = struct{}{}
 		s.mu.Unlock()
+	}
+	net := s.network.ID().Net
+	if !first {
+		return s.gossip.Serve(net, topics)
 	}
 	if err := s.writeMeta(); err != nil {
 		return err
 	}
-	if err := s.book.Start(s.replica.ID().Net); err != nil {
+	if err := s.book.Start(net); err != nil {
 		return err
 	}
-	if err := s.disc.Start(s.replica.ID().Net); err != nil {
+	if err := s.disc.Start(net); err != nil {
 		return err
 	}
-	if err := s.gossip.Serve(s.replica.ID().Net, append(topics, s.shake.Topics()...)); err != nil {
+	if err := s.gossip.Serve(net, append(topics, s.shake.Topics()...)); err != nil {
 		return err
 	}
 	if s.unborn { // else every greeting told of it, and another one would be too many
@@ -80,6 +92,22 @@ func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []
 	}
 	return nil
 }
+
+func (s *services) Withdraw(topics, protocols []string) error {
+	for _, p := range protocols {
+		s.host.RemoveStreamHandler(protocol.ID(p))
+		s.mu.Lock()
+		delete(s.served, protocol.ID(p))
+		s.mu.Unlock()
+	}
+	var errs []error
+	for _, t := range topics {
+		errs = append(errs, s.gossip.Leave(t))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *services) Greet() { s.shake.ChainKnown() }
 
 // handler serves one protocol to ready peers, a few streams of each at once.
 func (s *services) handler(ctx context.Context, p chain.Protocol) network.StreamHandler {
@@ -142,7 +170,7 @@ func (s *services) Open(ctx context.Context, p peer.ID, proto string) (chain.Str
 
 func (s *services) Peers() []chain.Peer {
 	peers := s.shake.Ready()
-	joining := s.replica.ID().Net == ""
+	joining := s.network.ID().Net == ""
 	for i := range peers {
 		p := &peers[i]
 		p.Kept, p.Services = s.dial.Has(p.ID), s.servicesOf(p.ID, p.Services)

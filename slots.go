@@ -13,7 +13,6 @@ import (
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
-	"github.com/parley-p2p/parley/internal/replica"
 )
 
 // bannedAt tells the address book and discovery whom to leave out.
@@ -33,7 +32,7 @@ func (n *Node) loadASMap() (err error) {
 // not known yet.
 func (n *Node) openBook() (err error) {
 	n.book, err = addrbook.Open(addrbook.Config{
-		Dir: filepath.Join(n.cfg.DataDir, "addrbook"), Net: n.replica.ID().Net, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
+		Dir: filepath.Join(n.cfg.DataDir, "addrbook"), Net: n.network.ID().Net, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
 		ASMap: n.asMap, Sources: n.sourceKinds(), Banned: n.bannedAt, Self: n.host.ID(),
 	}, n.bus, n.room("p2p.addrbook"), n.env.Registry)
 	if err != nil {
@@ -45,11 +44,11 @@ func (n *Node) openBook() (err error) {
 // openSlots wires the slots that are filled from the book.
 func (n *Node) openSlots() (err error) {
 	fns := dialer.SlotsFunctions{
-		Peers: n.slotPeers, Head: func() chain.Head { return n.replica.Status().Head },
+		Peers: n.slotPeers, Head: func() chain.Head { return n.network.Status().Head },
 		Syncing: func() bool { return n.syncState().State == "syncing" }, Gave: n.gossip.Gave, Disconnect: n.shake.Disconnect,
 		Need: func() { n.disc.Need() }, Refused: n.rep.Refusals, Alarms: n.alarms, Reachable: n.listensInPublic,
 	}
-	if c, ok := chain.Network(n.replica).(chain.Clocked); ok {
+	if c, ok := n.network.(chain.Clocked); ok {
 		fns.Interval = c.Interval
 	}
 	cfg := dialer.Places(n.cfg.P2P.TargetPeers, n.cfg.P2P.MaxPeers)
@@ -65,8 +64,6 @@ func (n *Node) listensInPublic() bool {
 		return ip.IsValid() && addrbook.Public(ip)
 	})
 }
-
-var _ chain.Network = (*replica.Replica)(nil)
 
 // slotPeers is the table of peers as the slots see it.
 func (n *Node) slotPeers() []dialer.Peer {
@@ -84,7 +81,7 @@ func (n *Node) slotPeers() []dialer.Peer {
 // takes says which topics a peer is sent: one that is there for blocks alone
 // gets no records, so that it does not show which ones are ours.
 func (n *Node) takes(p peer.ID, topic string) bool {
-	return topic != "record" && topic != "rejected_tx" || !n.blocksAlone(p)
+	return topic != "record" && topic != "rejected_tx" || n.replica == nil || !n.blocksAlone(p)
 }
 
 func (n *Node) blocksAlone(p peer.ID) bool {

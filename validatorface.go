@@ -16,9 +16,10 @@ import (
 	"github.com/parley-p2p/parley/internal/replica"
 )
 
-// Validators lists the set that signs the next block.
+// Validators lists the set that signs the next block; none on a node of another
+// network.
 func (n *Node) Validators() []Validator {
-	if n.replica.Genesis() == nil {
+	if _, err := n.genesis(); err != nil {
 		return nil
 	}
 	leader := n.replica.Leader()

@@ -108,6 +108,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.banRoutes()
 	s.dhtRoutes()
 	s.gossipRoutes()
+	s.messageRoutes()
 	s.chainRoutes()
 	s.recordRoutes()
 	s.proofRoutes()

@@ -87,13 +87,13 @@ func (s *Server) provchainStatus(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	genesis, err := s.node.Block("0")
-	if err != nil {
+	if err != nil && !errors.Is(err, parley.ErrOtherNetwork) { // else no block is kept here
 		s.refuse(w, r, s.problemOf(err))
 		return
 	}
 	st := s.node.Status()
 	interval, rate := 0.0, 0.0 // of blocks in s, of records in 1/s, over the chain's life
-	if life := c.Head.Time.Sub(genesis.Time).Seconds(); c.Height > 0 && life > 0 {
+	if life := c.Head.Time.Sub(genesis.Time).Seconds(); c.Height > 0 && life > 0 && err == nil {
 		interval, rate = life/float64(c.Height), float64(c.RecordCount)/life
 	}
 	peers := st.Peers.Inbound + st.Peers.Outbound
@@ -183,6 +183,9 @@ func (s *Server) provchainDump(w http.ResponseWriter, r *http.Request) {
 	if errors.Join(err1, err2) != nil {
 		s.refuse(w, r, badRequest.problem("from and limit: want numbers"))
 		return
+	}
+	if s.cfg.Network != config.NetworkConsortium {
+		c.BlockCount = 0 // none is kept here
 	}
 	w.Header().Set("X-Total-Count", strconv.FormatUint(c.BlockCount, 10))
 	w.Header().Set("Content-Type", "application/json")

@@ -73,7 +73,7 @@ func TestPeersByHand(t *testing.T) {
 	want(n.do("GET", "/api/v1/peers/"+id, "", ""), 200, `"source":"operator"`, `"slot":"outbound"`, `"direction":"outbound"`, `"static":false`)
 	want(n.do("POST", "/api/v1/peers/"+id+"/disconnect", admin, ""), 200, `"state":"known"`)
 	n.waitFor("the end", gone)
-	want(n.do("POST", "/api/v1/peers/"+id+"/disconnect", admin, ""), 404)
+	n.waitFor("the last connection to close, behind the goodbye", func() bool { return n.do("POST", "/api/v1/peers/"+id+"/disconnect", admin, "").status == 404 })
 	path := "/api/v1/peers/" + id + "/history"
 	n.waitFor("the history", func() bool { return len(n.do("GET", path, "", "").items(t)) >= 2 })
 	if got := n.do("GET", path, "", "").items(t, "event", "direction", "by", "reason", "goodbye"); !slices.Equal(got, []string{

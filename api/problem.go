@@ -168,6 +168,8 @@ func (s *Server) problemOf(err error) *problem {
 		return peerProblem(err)
 	case dhtProblem(err) != nil:
 		return dhtProblem(err)
+	case programProblem(err) != nil:
+		return programProblem(err)
 	case banProblem(err) != nil:
 		return banProblem(err)
 	case errors.As(err, &risky):

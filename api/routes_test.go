@@ -205,6 +205,7 @@ func (p pair) shapes(t *testing.T) {
 		{follower, "DELETE /prysm/v1/node/trusted_peers/{peer_id}", "/prysm/v1/node/trusted_peers/" + hostID, ""},
 		{h, "POST /rpc", "/rpc", `{"id":1,"method":"net_version"}`}, {h, "POST /{$}", "/", `[{"id":1,"method":"web3_clientVersion"},{"id":2,"method":"net_nothing"}]`},
 		{h, "GET /api/v1/gossip/topics", "/api/v1/gossip/topics", ""}, {h, "GET /api/v1/gossip/mesh", "/api/v1/gossip/mesh?topic=block", ""},
+		{h, "POST /api/v1/gossip/topics/{topic}/messages", "/api/v1/gossip/topics/block/messages", "x"},
 		{follower, "POST /api/v1/peers/{id}/penalize", "/api/v1/peers/" + hostID + "/penalize", `{"points":1,"note":"late"}`},
 		{follower, "GET /api/v1/dht", "/api/v1/dht", ""}, {follower, "GET /api/v1/dht/table", "/api/v1/dht/table", ""},
 		{follower, "POST /api/v1/dht/find-node", "/api/v1/dht/find-node", `{"peer":"` + hostID + `"}`},

@@ -22,6 +22,7 @@ func (s *Server) grpcServices() {
 	s.dhtService()
 	s.gossipService()
 	s.chainService()
+	s.sidecarService()
 }
 
 // grpcRule is what one remote call asks of its caller, and what it may take. The

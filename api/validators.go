@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
 )
 
 func (s *Server) validatorRoutes() {
@@ -14,6 +15,9 @@ func (s *Server) validatorRoutes() {
 }
 
 func (s *Server) validators(_ context.Context, p *Page) (*answer[list[parley.Validator]], error) {
+	if s.cfg.Network != config.NetworkConsortium {
+		return nil, notOnThisNetwork.problem("who makes blocks is for the program to know on a node of a " + s.cfg.Network + " network")
+	}
 	return pageOf(s.node.Validators(), *p)
 }
 

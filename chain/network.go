@@ -76,10 +76,16 @@ type Clocked interface {
 type Services interface {
 	// Self is this node's own id.
 	Self() peer.ID
-	// Serve starts topics and protocols, until ctx ends. A network calls it when
-	// it knows its chain, for their names carry <net>, and not again for the
-	// same names.
+	// Serve starts topics and protocols, until ctx ends or Withdraw names them.
+	// A network calls it when it knows its chain, for their names carry <net>,
+	// and may call it again with others, though not at once.
 	Serve(ctx context.Context, topics []Topic, protocols []Protocol) error
+	// Withdraw ends topics, by their names, and protocols, by their ids. What is
+	// served of them at the moment goes on.
+	Withdraw(topics, protocols []string) error
+	// Greet has the ready peers greeted again, for they were told of no genesis
+	// and there is one now.
+	Greet()
 	// Publish sends data to all. It returns ErrBusy when queues are full and
 	// the error of the topic's own Validate when that refuses.
 	Publish(ctx context.Context, topic string, data []byte) error
@@ -103,11 +109,12 @@ type Services interface {
 type Peer struct {
 	ID        peer.ID
 	Services  Service
-	Kept      bool // we were told to keep it: a static peer, or a member
-	Named     bool // the operator named it, or a name that leads to it: bootstrap peers and DNS
-	Genesis   Hash // zero: it has no chain yet
-	Claimed   Head // what it says; steers nothing
-	Validated Head // what it proved; zero = nothing yet
+	Kept      bool   // we were told to keep it: a static peer, or a member
+	Named     bool   // the operator named it, or a name that leads to it: bootstrap peers and DNS
+	Genesis   Hash   // zero: it has no chain yet
+	Claimed   Head   // what it says; steers nothing
+	Validated Head   // what it proved; zero = nothing yet
+	App       []byte // [Status.App] of its last handshake; MUST NOT be changed
 }
 
 // Topic is a stream of messages to everybody.
@@ -119,6 +126,10 @@ type Topic struct {
 	Claim bool
 	// Rate is how many claims a second one origin may send; 0 means 1.
 	Rate int
+	// Timeout of one Validate, waiting for a place included; 0 = 500 ms.
+	Timeout time.Duration
+	// AtOnce is how many Validate run at once; 0 = 64.
+	AtOnce int
 	// Validate decides what is relayed: nil → accepted, which is the relay;
 	// *InvalidError → rejected and charged; anything else → dropped. It is
 	// called by several goroutines, for our own messages too (From is Self),

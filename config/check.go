@@ -33,16 +33,16 @@ func one(rule, format string, args ...any) []problem {
 }
 
 // otherNetworks are names that later versions know.
-var otherNetworks = []string{"sidecar", "mainnet", "sepolia", "hoodi", "lukso", "lukso-testnet"}
+var otherNetworks = []string{"mainnet", "sepolia", "hoodi", "lukso", "lukso-testnet"}
 
 func checkNetwork(_ *checker, c *Config) []problem {
-	if c.Network == NetworkConsortium {
+	if c.Network == NetworkConsortium || c.Network == NetworkSidecar {
 		return nil
 	}
 	if slices.Contains(otherNetworks, c.Network) {
-		return one(RuleNetwork, "%s is not in this version, which has only consortium", quote(c.Network))
+		return one(RuleNetwork, "%s is not in this version, which has consortium and sidecar", quote(c.Network))
 	}
-	return one(RuleNetwork, "%s is no network: this version has only consortium", quote(c.Network))
+	return one(RuleNetwork, "%s is no network: this version has consortium and sidecar", quote(c.Network))
 }
 
 var (

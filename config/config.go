@@ -23,8 +23,11 @@ const (
 	RoleFollower      = "follower"
 )
 
-// NetworkConsortium is the only value of Config.Network in this version.
-const NetworkConsortium = "consortium"
+// Values of Config.Network.
+const (
+	NetworkConsortium = "consortium" // the embedded chain
+	NetworkSidecar    = "sidecar"    // a chain whose program is attached over gRPC
+)
 
 // Config is the whole configuration. Rooms get their own section by value, never the whole.
 type Config struct {
@@ -38,6 +41,7 @@ type Config struct {
 	History     History
 	Bans        Bans
 	Consortium  Consortium
+	Sidecar     Sidecar
 	API         API
 	P2P         P2P
 	Discovery   Discovery
@@ -203,6 +207,7 @@ func Default() Config {
 		Consortium: Consortium{
 			Bootstrap: BootstrapAuto, Role: RoleAuto, MempoolRecords: 50_000, MempoolBytes: 64 << 20,
 		},
+		Sidecar: Sidecar{ValidateTimeout: 500 * time.Millisecond, OnTimeout: SidecarIgnore, OnDetached: SidecarIgnore, MaxMessage: 1 << 20},
 		API: API{
 			Listen:     []string{":8080", "127.0.0.1:3500?", "127.0.0.1:8545?"},
 			PublicRead: true, JWTSecretFile: "jwt.hex", Rate: 50, MaxClients: 1000, EventBuffer: 16384,

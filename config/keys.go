@@ -34,9 +34,9 @@ type knob struct {
 }
 
 var knobs = []knob{
-	{name: "network", flag: "network", help: "kind of chain: consortium is the only one in this version",
+	{name: "network", flag: "network", help: "kind of chain: consortium, or sidecar = your own by gRPC",
 		at: func(c *Config) any { return &c.Network }, check: checkNetwork},
-	{name: "network_name", help: "label of the network, [a-z0-9-], 1 to 32 characters",
+	{name: "network_name", help: "label of the network, [a-z0-9-], 1 to 32 characters; a sidecar network is told by it",
 		at: func(c *Config) any { return &c.NetworkName }, check: checkNetworkName},
 	{name: "data_dir", flag: "data-dir", help: "where the node keeps everything; default by machine: service, image, else $XDG_DATA_HOME/parley",
 		at: func(c *Config) any { return &c.DataDir }},
@@ -95,6 +95,19 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.Consortium.MempoolRecords }, low: 1, high: 10_000_000},
 	{name: "consortium.mempool_bytes", unit: "bytes", help: "their bytes at most",
 		at: func(c *Config) any { return &c.Consortium.MempoolBytes }, low: 1 << 20, high: 1 << 40}, // low: room for several records of 64 KiB
+
+	{name: "sidecar.topics", help: "topics that are served though the program declares none, each { name = \"tx\", max = \"64KiB\", validate = true } or tx:64KiB",
+		at: func(c *Config) any { return &c.Sidecar.Topics }, check: checkSidecarTopics},
+	{name: "sidecar.protocols", help: "names of requests that are served though the program declares none",
+		at: func(c *Config) any { return &c.Sidecar.Protocols }, check: checkSidecarProtocols},
+	{name: "sidecar.validate_timeout", help: "for the program's verdict on a message",
+		at: func(c *Config) any { return &c.Sidecar.ValidateTimeout }, low: int64(10 * time.Millisecond), high: int64(10 * time.Second)},
+	{name: "sidecar.on_timeout", help: "what becomes of a message without a verdict: ignore drops it, accept relays it",
+		at: func(c *Config) any { return &c.Sidecar.OnTimeout }, oneOf: []string{SidecarIgnore, SidecarAccept}},
+	{name: "sidecar.on_detached", help: "what becomes of messages while no program is attached",
+		at: func(c *Config) any { return &c.Sidecar.OnDetached }, oneOf: []string{SidecarIgnore, SidecarAccept}},
+	{name: "sidecar.max_message", unit: "bytes", help: "of one message of any topic, at most 1MiB in this version",
+		at: func(c *Config) any { return &c.Sidecar.MaxMessage }, low: 1 << 10, high: maxSidecarBytes, check: checkMaxMessage},
 
 	{name: "api.listen", flag: "api-listen", help: "host:port, unix:PATH; ? = skip if taken",
 		at: func(c *Config) any { return &c.API.Listen }, check: checkAPIListen},
@@ -229,7 +242,7 @@ func typeOf(field any) string {
 		return "bool"
 	case *int:
 		return "int"
-	case *[]string:
+	case *[]string, *SidecarTopics:
 		return "list"
 	case *time.Duration:
 		return "duration"
@@ -256,7 +269,7 @@ func format(field any) string {
 		return strings.Join(*p, ",")
 	case *time.Duration:
 		return formatDuration(*p)
-	case fmt.Stringer: // Size, Rate, Secret
+	case fmt.Stringer: // Size, Rate, Secret, SidecarTopics
 		return p.String()
 	}
 	panic(fmt.Sprintf("config: no text for %T", field))
@@ -289,6 +302,8 @@ func setText(field any, text string) (err error) {
 		*p, err = ParseSize(text)
 	case *Rate:
 		*p, err = ParseRate(text)
+	case *SidecarTopics:
+		err = p.setText(text)
 	}
 	return err
 }
@@ -302,7 +317,7 @@ func setValue(field, value any) error {
 			return errors.New("is text: write true or false without quotes")
 		case *int:
 			return errors.New("is text: write a number without quotes")
-		case *[]string:
+		case *[]string, *SidecarTopics:
 			return errors.New("is text: write a list like [\"a\", \"b\"]")
 		}
 		return setText(field, v)
@@ -331,8 +346,19 @@ func setValue(field, value any) error {
 			return nil
 		}
 	case []any:
-		if p, ok := field.(*[]string); ok {
+		switch p := field.(type) {
+		case *[]string:
 			return setList(p, v)
+		case *SidecarTopics:
+			return p.setItems(v)
+		}
+	case []map[string]any:
+		if p, ok := field.(*SidecarTopics); ok {
+			items := make([]any, len(v))
+			for i := range v {
+				items[i] = v[i]
+			}
+			return p.setItems(items)
 		}
 	}
 	return fmt.Errorf("is no %s", typeOf(field))

@@ -310,6 +310,7 @@ func (l *loader) finish(env map[string]string, hostname string) {
 	if l.cfg.API.AllOrigins() && !l.cfg.API.PublicRead {
 		found["api.cors"] = problem{RuleRange, "* lets every page read what api.public_read = false keeps to tokens: name the origins"}
 	}
+	maps.Copy(found, checkSidecar(&l.cfg))
 	for _, k := range knobs {
 		if p, ok := found[k.name]; ok {
 			l.fault(entry{where: l.wheres[k.name]}, k.name, p)

@@ -89,6 +89,8 @@ func (w *world) Peers() []chain.Peer {
 	return slices.Clone(w.peers)
 }
 func (w *world) Keep([]peer.AddrInfo)                  {}
+func (w *world) Withdraw([]string, []string) error     { return nil }
+func (w *world) Greet()                                {}
 func (w *world) Validated(peer.ID, chain.Head)         {}
 func (w *world) Report(peer.ID, chain.Offence, string) {}
 func (w *world) Credit(peer.ID, chain.Credit)          {}

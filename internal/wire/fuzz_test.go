@@ -68,6 +68,8 @@ func FuzzSubtreeAnswer(f *testing.F)     { fuzz(f, "SubtreeAnswer") }
 func FuzzConfigAnswer(f *testing.F)      { fuzz(f, "ConfigAnswer") }
 func FuzzPEXRequest(f *testing.F)        { fuzz(f, "PEXRequest") }
 func FuzzPEXAnswer(f *testing.F)         { fuzz(f, "PEXAnswer") }
+func FuzzAppRequest(f *testing.F)        { fuzz(f, "AppRequest") }
+func FuzzAppAnswer(f *testing.F)         { fuzz(f, "AppAnswer") }
 func FuzzDHTValue(f *testing.F)          { fuzz(f, "DHTValue") }
 
 func FuzzRecords(f *testing.F) {

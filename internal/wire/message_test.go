@@ -110,6 +110,8 @@ func messages(t testing.TB) []message {
 		of(MaxSyncAnswer, ConfigAnswer{maxNumber, make([]byte, MaxConfig)}, DecodeConfigAnswer),
 		of(MaxPEXRequest, PEXRequest{MaxPEXRecords}, DecodePEXRequest),
 		of(MaxPEXAnswer, PEXAnswer{fullPEX()}, DecodePEXAnswer),
+		of(MaxAppRequest, AppRequest{make([]byte, MaxAppData)}, DecodeAppRequest),
+		of(MaxAppAnswer, AppAnswer{make([]byte, MaxAppChunk), true, text(MaxText)}, DecodeAppAnswer),
 		of(MaxDHTValue, DHTValue{text(MaxDHTKind), math.MaxUint64, maxNumber, make([]byte, MaxDHTData)}, DecodeDHTValue),
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // Config is what gossip needs to know beside its topics.
@@ -203,7 +204,7 @@ func (g *Gossip) join(net string, ct chain.Topic) error {
 	case ct.MaxBytes <= 0 || ct.MaxBytes > g.cfg.MaxBytes:
 		return fmt.Errorf("at most %d bytes: want 1 to %d", ct.MaxBytes, g.cfg.MaxBytes)
 	}
-	t := newTopic(g, ct, "/parley/"+net+"/"+last, last)
+	t := newTopic(g, ct, wire.TopicName(net, last), last)
 	g.mu.Lock()
 	taken := g.byName[ct.Name] != nil || g.byWire[t.wire] != nil
 	if !taken {
@@ -215,6 +216,27 @@ func (g *Gossip) join(net string, ct chain.Topic) error {
 	}
 	g.guard.serve(net)
 	return t.open(g.ps)
+}
+
+// Leave ends a topic that is served: the peers are told, and nothing of it is
+// judged any more but what is at the moment. It may be joined again.
+func (g *Gossip) Leave(name string) error {
+	t := g.topic(name)
+	if t == nil {
+		return nil
+	}
+	if !g.wait(nil) {
+		return nil // it ended with all others
+	}
+	err := t.close(g.ps)
+	g.mu.Lock()
+	delete(g.byName, name)
+	delete(g.byWire, t.wire)
+	g.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("leave topic %q: %w", name, err)
+	}
+	return nil
 }
 
 // element reports whether s can be one element of a topic's wire name.

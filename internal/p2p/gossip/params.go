@@ -1,8 +1,6 @@
 package gossip
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"log/slog"
 	"net"
 	"time"
@@ -11,6 +9,8 @@ import (
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 const (
@@ -65,14 +65,9 @@ func meshParams() pubsub.GossipSubParams {
 	return params
 }
 
-// messageID is the first 20 bytes of SHA-256(u16 len(topic) ‖ topic ‖ data).
-// Without the length, data in topic "a" could take the id of one in "ab".
 func messageID(m *pb.Message) string {
-	h := sha256.New()
-	h.Write(binary.BigEndian.AppendUint16(nil, uint16(len(m.GetTopic()))))
-	h.Write([]byte(m.GetTopic()))
-	h.Write(m.GetData())
-	return string(h.Sum(nil)[:20])
+	id := wire.MessageID(m.GetTopic(), m.GetData())
+	return string(id[:])
 }
 
 // scoreParams are those of DEFENCE 10.1.

@@ -24,10 +24,11 @@ type topic struct {
 	timeout time.Duration // of one validation, waiting included
 	places  chan struct{} // to validate; the others wait
 	handle  atomic.Pointer[pubsub.Topic]
-	origins *origins      // of claims, ours excluded
-	speed   *rate.Limiter // of our own claims
-	turn    chan struct{} // held from the number of a claim to its sending, so that they leave in order
-	seq     uint64        // of our last claim; guarded by turn
+	unrelay pubsub.RelayCancelFunc // set once, by open
+	origins *origins               // of claims, ours excluded
+	speed   *rate.Limiter          // of our own claims
+	turn    chan struct{}          // held from the number of a claim to its sending, so that they leave in order
+	seq     uint64                 // of our last claim; guarded by turn
 	grumble rate.Sometimes
 	count   *topicMetrics
 	// mark is the pointer to the name that pubsub puts into each message of
@@ -55,6 +56,12 @@ func newTopic(g *Gossip, ct chain.Topic, wire, last string) *topic {
 	if ct.Name == "block" { // costs most, and there is one at a time
 		t.timeout, t.places = 2*time.Second, make(chan struct{}, 4)
 	}
+	if ct.Timeout > 0 {
+		t.timeout = ct.Timeout
+	}
+	if ct.AtOnce > 0 {
+		t.places = make(chan struct{}, min(ct.AtOnce, validateTopic))
+	}
 	if ct.Claim {
 		t.origins = newOrigins(ct.Rate)
 		t.speed = rate.NewLimiter(rate.Limit(ct.Rate), ct.Rate)
@@ -75,8 +82,24 @@ func (t *topic) open(ps *pubsub.PubSub) error {
 		return err
 	}
 	t.handle.Store(h)
-	_, err = h.Relay()
+	t.unrelay, err = h.Relay()
 	return err
+}
+
+// close is open backwards. Where pubsub has ended the topic ended with it.
+func (t *topic) close(ps *pubsub.PubSub) error {
+	h := t.handle.Load()
+	if h == nil || t.unrelay == nil {
+		return errors.New("it is still being joined")
+	}
+	t.unrelay()
+	if err := h.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	if err := ps.UnregisterTopicValidator(t.wire); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 // own is one of our messages on its way through pubsub, and back its verdict.

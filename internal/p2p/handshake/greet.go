@@ -278,7 +278,10 @@ func (s *Handshake) mayGreet(c network.Conn, said wire.Version) bool {
 	if e == nil || e.byUs || e.goodbye.Code != 0 {
 		return true // it is closing, and a greeting under way is no offence
 	}
-	allowed := now.Sub(e.statusAt) >= statusEvery || e.peer.Status.Genesis.IsZero() && !said.GenesisHash.IsZero()
+	// Not what it said last: that may be an answer to our own greeting, on its
+	// way together with the greeting by which it tells of its chain.
+	allowed := now.Sub(e.statusAt) >= statusEvery || !e.born && !said.GenesisHash.IsZero()
+	e.born = e.born || !said.GenesisHash.IsZero()
 	for _, l := range e.conns {
 		if l.conn == c && !l.greeted {
 			l.greeted, allowed = true, true

@@ -56,6 +56,7 @@ type entry struct {
 	peer     Peer
 	conns    []*link // oldest first, never empty while in the table
 	statusAt time.Time
+	born     bool          // it greeted us with a chain
 	refused  bool          // told on the bus already
 	greeting chan struct{} // closed when our Greet under way ends; nil = there is none
 	late     bool          // it had its time and more, and was told
@@ -275,7 +276,7 @@ func (s *Handshake) Ready() []chain.Peer {
 	for _, e := range s.peers {
 		if v := &e.peer; v.Ready {
 			list = append(list, chain.Peer{
-				ID: v.ID, Services: v.Status.Services, Genesis: v.Status.Genesis, Claimed: v.Claimed, Validated: v.Validated,
+				ID: v.ID, Services: v.Status.Services, Genesis: v.Status.Genesis, Claimed: v.Claimed, Validated: v.Validated, App: v.Status.App,
 			})
 		}
 	}

@@ -1,0 +1,179 @@
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/event"
+)
+
+// wing is a small p2p wing: it serves in memory, and hands out streams.
+type wing struct {
+	dial func(p peer.ID, protocol string) (chain.Stream, error)
+
+	mu        sync.Mutex // guards below
+	topics    map[string]chain.Topic
+	protocols map[string]chain.Protocol
+	peers     []chain.Peer
+	reports   []string
+	sent      []string
+	greeted   int
+}
+
+var _ chain.Services = (*wing)(nil)
+
+const self, other peer.ID = "self", "other"
+
+func (w *wing) Self() peer.ID { return self }
+func (w *wing) Serve(_ context.Context, topics []chain.Topic, protocols []chain.Protocol) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range topics {
+		if _, ok := w.topics[t.Name]; ok {
+			return errors.New(t.Name + " is served already")
+		}
+		w.topics[t.Name] = t
+	}
+	for _, p := range protocols {
+		w.protocols[p.ID] = p
+	}
+	return nil
+}
+
+func (w *wing) Withdraw(topics, protocols []string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range topics {
+		delete(w.topics, t)
+	}
+	for _, p := range protocols {
+		delete(w.protocols, p)
+	}
+	return nil
+}
+
+func (w *wing) Greet() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.greeted++
+}
+
+func (w *wing) Publish(ctx context.Context, topic string, data []byte) error {
+	w.mu.Lock()
+	t, ok := w.topics[topic]
+	w.sent = append(w.sent, string(data))
+	w.mu.Unlock()
+	if !ok {
+		return errors.New("not served")
+	}
+	return t.Validate(ctx, chain.Message{From: self, Data: data})
+}
+
+func (w *wing) Open(_ context.Context, p peer.ID, protocol string) (chain.Stream, error) {
+	if w.dial == nil {
+		return nil, errors.New("not a ready peer")
+	}
+	return w.dial(p, protocol)
+}
+
+func (w *wing) Peers() []chain.Peer {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.peers)
+}
+func (w *wing) Keep([]peer.AddrInfo)          {}
+func (w *wing) Validated(peer.ID, chain.Head) {}
+func (w *wing) Credit(peer.ID, chain.Credit)  {}
+func (w *wing) Report(p peer.ID, o chain.Offence, _ string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reports = append(w.reports, string(p)+" "+string(o))
+}
+
+// deliver hands a message of a peer to a topic.
+func (w *wing) deliver(ctx context.Context, topic, data string) error {
+	w.mu.Lock()
+	t := w.topics[topic]
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
+	defer cancel()
+	return t.Validate(ctx, chain.Message{From: other, Data: []byte(data)})
+}
+
+func (w *wing) serves() (topics []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name := range w.topics {
+		topics = append(topics, name)
+	}
+	slices.Sort(topics)
+	return topics
+}
+
+// pipe is a stream in memory.
+type pipe struct{ net.Conn }
+
+func (pipe) Peer() peer.ID     { return other }
+func (pipe) CloseWrite() error { return nil }
+func (p pipe) Reset() error    { return p.Close() }
+
+// room runs a sidecar over a wing until the test ends. It needs a bubble.
+func room(t *testing.T, edit func(*config.Sidecar)) (*Sidecar, *wing) {
+	t.Helper()
+	c := config.Default().Sidecar
+	if edit != nil {
+		edit(&c)
+	}
+	s, err := New(Config{Sidecar: c, NetworkName: "main", Reserved: []string{"handshake"}}, event.NewBus(64), slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wing{topics: map[string]chain.Topic{}, protocols: map[string]chain.Protocol{}}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx, w) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return s, w
+}
+
+var txHello = Hello{API: APIVersion, Topics: []Topic{{Name: "tx", Validate: true}}, Protocols: []string{"sync"}}
+
+func attach(t *testing.T, s *Sidecar, h Hello) *Session {
+	t.Helper()
+	x, err := s.Attach(t.Context(), h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+// next is what the program is told next; it fails where nothing comes.
+func next[T ToApp](t *testing.T, x *Session) (v T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	item, err := x.Next(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, ok := item.(T)
+	if !ok {
+		t.Fatalf("told %T %+v, want %T", item, item, v)
+	}
+	return v
+}

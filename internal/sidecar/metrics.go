@@ -1,0 +1,40 @@
+package sidecar
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the row "sidecar" of the interface page.
+type metrics struct {
+	attached prometheus.Gauge
+	verdicts *prometheus.CounterVec // topic, verdict
+	seconds  prometheus.Histogram
+}
+
+// verdictNames is the closed set of the label.
+var verdictNames = []string{"accept", "ignore", "reject", "timeout", "detached", "busy"}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		attached: prometheus.NewGauge(prometheus.GaugeOpts{Name: "parley_sidecar_attached", Help: "1 while a program is attached."}),
+		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "parley_sidecar_verdicts_total",
+			Help: "Verdicts on messages: of the program, or timeout, detached and busy where there was none."}, []string{"topic", "verdict"}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "parley_sidecar_verdict_seconds",
+			Help: "Time until the program's verdict.", Buckets: prometheus.ExponentialBuckets(100e-6, 4, 9)}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	return m, errors.Join(reg.Register(m.attached), reg.Register(m.verdicts), reg.Register(m.seconds))
+}
+
+// declare has the series of a topic be there before its first message.
+func (m *metrics) declare(topic string) {
+	for _, v := range verdictNames {
+		m.verdicts.WithLabelValues(topic, v)
+	}
+}
+
+func (m *metrics) verdict(topic, verdict string) { m.verdicts.WithLabelValues(topic, verdict).Inc() }

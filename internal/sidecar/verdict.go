@@ -1,0 +1,198 @@
+package sidecar
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/wire"
+)
+
+const (
+	maxAsks      = 256      // verdicts that are awaited at once
+	maxAsksBytes = 64 << 20 // of their messages
+)
+
+// ask is a verdict that is awaited.
+type ask struct{ verdict chan answer } // cap 1
+
+type answer struct {
+	kind    Verdict
+	offence chain.Offence
+}
+
+// judge is Validate of every topic.
+func (s *Sidecar) judge(ctx context.Context, name string, m chain.Message) error {
+	services, err := s.wing()
+	if err != nil {
+		return chain.ErrUnready
+	}
+	s.mu.Lock()
+	t, ok := s.topics[name]
+	s.mu.Unlock()
+	switch {
+	case !ok:
+		return chain.ErrUnready // it has just been withdrawn
+	case m.From == services.Self(), !t.validate:
+		s.deliver(name, m, true)
+		return nil
+	}
+	if err := s.ask(ctx, name, m); err != nil {
+		return err
+	}
+	s.deliver(name, m, false)
+	return nil
+}
+
+// ask waits for the program's verdict. nil relays the message.
+func (s *Sidecar) ask(ctx context.Context, name string, m chain.Message) error {
+	start := time.Now()
+	a := &ask{make(chan answer, 1)}
+	s.mu.Lock()
+	app := s.app
+	if app == nil {
+		s.mu.Unlock()
+		return s.without(name, "detached", s.cfg.OnDetached)
+	}
+	s.lastID++
+	id := s.lastID
+	v := Validate{ID: id, Topic: name, From: m.From, Data: m.Data, Deadline: start.Add(s.cfg.ValidateTimeout)}
+	if len(s.asks) >= maxAsks || s.asked+len(m.Data) > maxAsksBytes || !app.queue.push(v) {
+		s.mu.Unlock()
+		s.metrics.verdict(name, "busy")
+		return fmt.Errorf("%d verdicts are awaited: %w", maxAsks, chain.ErrBusy)
+	}
+	s.asks[id] = a
+	s.asked += len(m.Data)
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.asks, id)
+		s.asked -= len(m.Data)
+	}()
+	timer := time.NewTimer(s.cfg.ValidateTimeout)
+	defer timer.Stop()
+	select {
+	case got := <-a.verdict:
+		s.metrics.seconds.Observe(time.Since(start).Seconds())
+		return s.obey(name, got)
+	case <-app.queue.over:
+		return s.without(name, "detached", s.cfg.OnDetached)
+	case <-timer.C:
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) { // the node stops
+			return ctx.Err()
+		}
+	}
+	return s.without(name, "timeout", s.cfg.OnTimeout)
+}
+
+func (s *Sidecar) obey(name string, got answer) error {
+	switch got.kind {
+	case Accept:
+		s.metrics.verdict(name, "accept")
+		return nil
+	case Reject:
+		s.metrics.verdict(name, "reject")
+		return chain.Invalid(got.offence, "topic %s: rejected by the program", name)
+	default:
+		s.metrics.verdict(name, "ignore")
+		return fmt.Errorf("the program: %w", chain.ErrUnready)
+	}
+}
+
+// without decides where there is no verdict.
+func (s *Sidecar) without(name, why, policy string) error {
+	s.metrics.verdict(name, why)
+	if policy == config.SidecarAccept {
+		return nil
+	}
+	return fmt.Errorf("no verdict of the program (%s): %w", why, chain.ErrUnready)
+}
+
+// Verdict answers a Validate. One that comes too late changes nothing.
+func (x *Session) Verdict(id uint64, kind Verdict, reason string) error {
+	a := answer{kind: kind}
+	switch kind {
+	case Accept, Ignore:
+	case Reject:
+		o, err := offenceOf(reason)
+		if err != nil {
+			return err
+		}
+		a.offence = o
+	default:
+		return badInput("verdict of kind %d: want ACCEPT, IGNORE or REJECT", kind)
+	}
+	x.s.mu.Lock()
+	defer x.s.mu.Unlock()
+	if x.queue.err != nil {
+		return x.queue.err
+	}
+	if ask := x.s.asks[id]; ask != nil {
+		select {
+		case ask.verdict <- a:
+		default: // the second one
+		}
+	}
+	return nil
+}
+
+// deliver gives an accepted message to those who read it, to the program too
+// where it was not asked.
+func (s *Sidecar) deliver(name string, m chain.Message, toApp bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	msg := Message{Topic: name, From: m.From, Data: m.Data}
+	id := func() string { // costs a hash
+		if msg.ID == "" {
+			msg.ID = s.messageID(name, m.Data)
+		}
+		return msg.ID
+	}
+	if toApp && s.app != nil {
+		msg.ID = id()
+		s.app.must(msg)
+	}
+	for r := range s.readers {
+		if r.takes(name) {
+			msg.ID = id()
+			r.give(msg)
+		}
+	}
+}
+
+// messageID is a message's id as gossip has it.
+func (s *Sidecar) messageID(topic string, data []byte) string {
+	id := wire.MessageID(wire.TopicName(s.id.Net, topic), data)
+	return hex.EncodeToString(id[:])
+}
+
+// Publish sends data to all and returns the message's id. It is not validated
+// here: who publishes answers for it, and the peers judge it. It returns
+// ErrNoTopic, a *SizeError, or chain.ErrBusy when queues are full.
+func (s *Sidecar) Publish(ctx context.Context, name string, data []byte) (string, error) {
+	s.mu.Lock()
+	services := s.services
+	t, ok := s.topics[name]
+	s.mu.Unlock()
+	switch {
+	case services == nil:
+		return "", ErrStopped
+	case !ok:
+		return "", fmt.Errorf("topic %q: %w: declare it in Hello or sidecar.topics", cut(name), ErrNoTopic)
+	case len(data) == 0:
+		return "", badInput("a message without data: give at least one byte")
+	case len(data) > t.max:
+		return "", &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d", len(data), name, t.max)}
+	}
+	if err := services.Publish(ctx, name, data); err != nil {
+		return "", err
+	}
+	return s.messageID(name, data), nil
+}

@@ -1,0 +1,176 @@
+package parley
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/internal/sidecar"
+)
+
+// Roles of a node of a sidecar network.
+const (
+	RoleAttached = "attached" // a program is
+	RoleDetached = "detached"
+)
+
+// The words of a sidecar network, see the room that owns it.
+type (
+	Program         = sidecar.Session
+	ProgramHello    = sidecar.Hello
+	ProgramTopic    = sidecar.Topic
+	ProgramHead     = sidecar.Head
+	ToProgram       = sidecar.ToApp
+	ProgramValidate = sidecar.Validate
+	ProgramMessage  = sidecar.Message
+	ProgramIncoming = sidecar.Incoming
+	ProgramStatusOf = sidecar.StatusOf
+	ProgramPeerGone = sidecar.PeerGone
+	ProgramVerdict  = sidecar.Verdict
+	MessageReader   = sidecar.Reader
+	InputError      = sidecar.InputError
+	SizeError       = sidecar.SizeError
+	AnswerError     = sidecar.AnswerError
+)
+
+// What a program and a node say to each other.
+const (
+	VerdictAccept     = sidecar.Accept
+	VerdictIgnore     = sidecar.Ignore
+	VerdictReject     = sidecar.Reject
+	ProgramAPI        = sidecar.APIVersion
+	MaxProgramPart    = sidecar.MaxChunk   // bytes of a part of an answer
+	MaxProgramRequest = sidecar.MaxRequest // bytes
+)
+
+// Why a program, a reader or a request is ended.
+var (
+	ErrReplaced = sidecar.ErrReplaced
+	ErrSlow     = sidecar.ErrSlow
+	ErrStopped  = sidecar.ErrStopped
+	ErrNoPeer   = sidecar.ErrNoPeer
+	ErrNoTopic  = sidecar.ErrNoTopic
+	ErrCutOff   = sidecar.ErrCutOff
+	// ErrNoHead means that the program has not told of its chain.
+	ErrNoHead = errors.New("no head is known yet: the program tells it by SetHead")
+)
+
+// program is the sidecar network, or ErrOtherNetwork.
+func (n *Node) program() (*sidecar.Sidecar, error) {
+	if n.sidecar == nil {
+		return nil, fmt.Errorf("%w: this is a node of a %s network, and programs attach to those of network = %q", ErrOtherNetwork, n.cfg.Network, config.NetworkSidecar)
+	}
+	return n.sidecar, nil
+}
+
+// Attach makes the caller the program of this node; the one before is ended.
+// It waits for Run to begin. The caller MUST Close it.
+func (n *Node) Attach(ctx context.Context, h ProgramHello) (*Program, error) {
+	s, err := n.program()
+	if err != nil {
+		return nil, err
+	}
+	return s.Attach(ctx, h)
+}
+
+// PublishMessage sends data to all that take a topic of the program, and
+// returns the message's id. Nobody validates it here.
+func (n *Node) PublishMessage(ctx context.Context, topic string, data []byte) (string, error) {
+	s, err := n.program()
+	if err != nil {
+		return "", err
+	}
+	return s.Publish(ctx, topic, data)
+}
+
+// ReadMessages reads accepted messages of topics, of all where none is named.
+// The caller MUST Close it.
+func (n *Node) ReadMessages(topics []string) (*MessageReader, error) {
+	s, err := n.program()
+	if err != nil {
+		return nil, err
+	}
+	return s.Subscribe(topics)
+}
+
+// RequestPeer asks the program of another node and gives each part of its
+// answer to take. It ends after 30 s at the latest.
+func (n *Node) RequestPeer(ctx context.Context, p peer.ID, protocol string, data []byte, take func(part []byte) error) error {
+	s, err := n.program()
+	if err != nil {
+		return err
+	}
+	return s.Request(ctx, p, protocol, data, take)
+}
+
+// ReportPeer charges a peer for what the program found out about it.
+func (n *Node) ReportPeer(p peer.ID, reason, detail string) error {
+	s, err := n.program()
+	if err != nil {
+		return err
+	}
+	return s.ReportPeer(p, reason, detail)
+}
+
+// SetHead takes over the program's head.
+func (n *Node) SetHead(h ProgramHead) error {
+	s, err := n.program()
+	if err != nil {
+		return err
+	}
+	return s.SetHead(h)
+}
+
+// ProgramPeers lists the ready peers with the heads that they claim.
+func (n *Node) ProgramPeers() ([]chain.Peer, error) {
+	s, err := n.program()
+	if err != nil {
+		return nil, err
+	}
+	return s.Peers(), nil
+}
+
+func (n *Node) sidecarChain() (Chain, error) {
+	h, ok := n.sidecar.Head()
+	if !ok {
+		return Chain{}, ErrNoHead
+	}
+	return Chain{
+		ChainID: n.cfg.NetworkName, GenesisHash: n.sidecar.Status().Genesis, Height: h.Height, BlockCount: h.BlockCount,
+		Head: *n.sidecarHead(), Role: n.role(), Sync: n.sidecarSync(), Admins: []consortium.PublicKey{},
+	}, nil
+}
+
+// sidecarHead is nil until the program told of one.
+func (n *Node) sidecarHead() *StatusHead {
+	h, ok := n.sidecar.Head()
+	if !ok {
+		return nil
+	}
+	return &StatusHead{Height: h.Height, Hash: h.Hash, Time: inMS(h.Time), AgeS: time.Since(h.Time).Seconds()}
+}
+
+// sidecarSync tells of the head alone: how far the program is behind is its own
+// to know, for what peers claim is not proved to us.
+func (n *Node) sidecarSync() Sync {
+	h, ok := n.sidecar.Head()
+	if !ok {
+		return Sync{State: "waiting"}
+	}
+	return Sync{State: "synced", Target: h.Height}
+}
+
+// programCheck takes the place of the check of the lag.
+func (n *Node) programCheck() Check {
+	c := Check{Name: "program"}
+	if c.Note, c.OK = n.sidecar.Attached(); !c.OK {
+		c.Note = "no program is attached: messages are not judged (sidecar.on_detached = " + n.cfg.Sidecar.OnDetached + "), and requests are refused"
+	}
+	return c
+}
