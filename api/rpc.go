@@ -181,8 +181,7 @@ func (s calls) ended(ctx context.Context, err error) error {
 	if c.status = http.StatusOK; err == nil {
 		return nil
 	}
-	var wire *connect.Error
-	if errors.As(err, &wire) { // of connect itself: the message does not decode, is too large, or cannot be sent
+	if wire, ok := errors.AsType[*connect.Error](err); ok { // of connect itself: the message does not decode, is too large, or cannot be sent
 		c.status = statusOf(wire.Code())
 		return err
 	}
