@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -39,6 +40,8 @@ type grpcRule struct {
 // adds to what does not get smaller.
 const frameSpare = 4 << 10 // bytes
 
+const compressFrom = 1 << 10 // bytes of an answer, for who takes it compressed
+
 // grpcService adds the calls of one service. Each is a route of its own, so that
 // access, limits and counters are those of every route; a call without a rule
 // does not exist.
@@ -47,7 +50,8 @@ func grpcService[T any](s *Server, build func(T, ...connect.HandlerOption) (stri
 		rule := rules[spec.Procedure[strings.LastIndexByte(spec.Procedure, '/')+1:]]
 		return []connect.HandlerOption{connect.WithReadMaxBytes(rule.limit())}
 	})
-	prefix, h := build(impl, limits, connect.WithInterceptors(calls{s}), connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}))
+	prefix, h := build(impl, limits, connect.WithInterceptors(calls{s}), connect.WithCompressMinBytes(compressFrom),
+		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}))
 	s.services = append(s.services, strings.Trim(prefix, "/"))
 	for name, rule := range rules {
 		maxBody := int64(rule.limit() + frameSpare)
@@ -72,7 +76,8 @@ func (r grpcRule) limit() int {
 type grpcCall struct {
 	r      *http.Request
 	rc     *http.ResponseController
-	status int // of the answer as REST would have it; 0 = no handler was reached
+	status int  // of the answer as REST would have it; 0 = no handler was reached
+	ends   bool // a stream has a time in which all must have come
 }
 
 type callKey struct{}
@@ -87,13 +92,10 @@ func (s *Server) serveGRPC(h http.Handler, rule grpcRule) http.HandlerFunc {
 			var end func()
 			ctx, end = s.untilStop(ctx, c.rc)
 			defer end()
-			if rule.atMost > 0 {
-				_ = c.rc.SetReadDeadline(time.Now().Add(rule.atMost)) // not every connection has one
-			}
+			c.ends = rule.atMost > 0
 			_ = c.rc.SetWriteDeadline(time.Time{}) // each message has its own
-		} else {
-			_ = c.rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 		}
+		_ = c.rc.SetReadDeadline(time.Now().Add(cmp.Or(rule.atMost, bodyTimeout))) // not every connection has one
 		h.ServeHTTP(flushWriter{w, c.rc}, r.WithContext(ctx))
 		if rec := recorderOf(w); rec != nil {
 			switch {
@@ -164,7 +166,7 @@ func (s calls) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 
 func (s calls) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
-		return s.ended(ctx, next(ctx, timedConn{conn, callOf(ctx).rc}))
+		return s.ended(ctx, next(ctx, timedConn{conn, callOf(ctx), ctx}))
 	}
 }
 
@@ -180,8 +182,7 @@ func (s calls) ended(ctx context.Context, err error) error {
 	if c.status = http.StatusOK; err == nil {
 		return nil
 	}
-	var wire *connect.Error
-	if errors.As(err, &wire) { // of connect itself: the message does not decode, is too large, or cannot be sent
+	if wire, ok := errors.AsType[*connect.Error](err); ok { // of connect itself: the message does not decode, is too large, or cannot be sent
 		c.status = statusOf(wire.Code())
 		return err
 	}
@@ -223,10 +224,24 @@ func answered[M any, P interface {
 	return connect.NewResponse(m), nil
 }
 
-// timedConn cuts off a client that does not take a message in time.
+// timedConn cuts off a client that does not take a message in time, or does not
+// say in time what it wants.
 type timedConn struct {
 	connect.StreamingHandlerConn
-	rc *http.ResponseController
+	*grpcCall
+	ctx context.Context //nolint:containedctx // of the one call that it serves
+}
+
+func (c timedConn) Receive(m any) error {
+	err := c.StreamingHandlerConn.Receive(m)
+	if err != nil || c.ends {
+		return err
+	}
+	_ = c.rc.SetReadDeadline(time.Time{}) // what comes next may take long
+	if c.ctx.Err() != nil {
+		_ = c.rc.SetReadDeadline(time.Now()) // the end came in between
+	}
+	return nil
 }
 
 func (c timedConn) Send(m any) error {

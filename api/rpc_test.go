@@ -50,7 +50,7 @@ func init() {
 	for a, text := range grpcClasses {
 		for line := range strings.Lines(text) {
 			service, names, _ := strings.Cut(strings.TrimSpace(line), ": ")
-			for _, name := range strings.Fields(names) {
+			for name := range strings.FieldsSeq(names) {
 				classes["POST /"+service+"/"+name] = a
 			}
 		}
@@ -166,11 +166,9 @@ func TestGRPCStandard(t *testing.T) {
 		}
 	}
 	watch, stop := context.WithCancel(ctx)
-	for e := range grpchealth.NewClient(client, h.base, connect.WithGRPC()).Watch(watch, &grpchealth.CheckRequest{}) {
-		if e.Err != nil || e.Response.Status != grpchealth.StatusServing {
-			t.Errorf("watched: %+v", e)
-		}
-		break
+	e := <-grpchealth.NewClient(client, h.base, connect.WithGRPC()).Watch(watch, &grpchealth.CheckRequest{})
+	if e.Err != nil || e.Response.Status != grpchealth.StatusServing {
+		t.Errorf("watched: %+v", e)
 	}
 	stop()
 	stream := grpcreflect.NewClient(client, h.base, connect.WithGRPC()).NewStream(ctx)

@@ -3,9 +3,11 @@ package api
 import (
 	"encoding"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"reflect"
-	"sort"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,15 +57,12 @@ var jsonTypes = []reflect.Type{reflect.TypeFor[json.Marshaler](), reflect.TypeFo
 
 func jsonFields(t reflect.Type) map[string]reflect.Type {
 	m := map[string]reflect.Type{}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, _ := nameOf(f)
 		switch {
 		case !f.IsExported() || name == "-":
 		case f.Anonymous:
-			for k, v := range jsonFields(f.Type) {
-				m[k] = v
-			}
+			maps.Copy(m, jsonFields(f.Type))
 		default:
 			m[name] = f.Type
 		}
@@ -89,12 +88,7 @@ func sameFields(t *testing.T, place string, view reflect.Type, d protoreflect.Me
 		}
 		fields[name] = nil
 	}
-	var names []string
-	for name := range fields {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		f := d.Fields().ByName(protoreflect.Name(name))
 		switch {
 		case f == nil:
@@ -104,19 +98,10 @@ func sameFields(t *testing.T, place string, view reflect.Type, d protoreflect.Me
 		}
 	}
 	for i := range d.Fields().Len() {
-		if name := string(d.Fields().Get(i).Name()); fields[name] == nil && !contains(but, name) {
+		if name := string(d.Fields().Get(i).Name()); fields[name] == nil && !slices.Contains(but, name) {
 			t.Errorf("%s has %s, which %s lacks", place, name, view)
 		}
 	}
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 func sameType(t *testing.T, place string, view reflect.Type, f protoreflect.FieldDescriptor) {
@@ -127,12 +112,9 @@ func sameType(t *testing.T, place string, view reflect.Type, f protoreflect.Fiel
 	kind := f.Kind()
 	want := func(kinds ...protoreflect.Kind) {
 		t.Helper()
-		for _, k := range kinds {
-			if k == kind {
-				return
-			}
+		if !slices.Contains(kinds, kind) {
+			t.Errorf("%s is %s, in the view %s", place, kind, view)
 		}
-		t.Errorf("%s is %s, in the view %s", place, kind, view)
 	}
 	for _, j := range jsonTypes {
 		if view != reflect.TypeFor[time.Time]() && (view.Implements(j) || reflect.PointerTo(view).Implements(j)) {
@@ -196,8 +178,8 @@ func TestFits(t *testing.T) {
 		"in the body": &penalty{},
 	} {
 		err := fits(in)
-		var p *problem
-		if p, _ = err.(*problem); p == nil || p.Code != invalid.code || len(p.Errors) != 1 || p.Errors[0].Location == "" {
+		p, _ := errors.AsType[*problem](err)
+		if p == nil || p.Code != invalid.code || len(p.Errors) != 1 || p.Errors[0].Location == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

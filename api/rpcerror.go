@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -41,9 +42,7 @@ func (p *problem) grpc() *connect.Error {
 			err.AddDetail(detail)
 		}
 	}
-	for key, values := range p.GetHeaders() {
-		err.Meta()[key] = values
-	}
+	maps.Copy(err.Meta(), p.GetHeaders())
 	return err
 }
 
