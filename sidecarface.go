@@ -20,23 +20,38 @@ const (
 	RoleDetached = "detached"
 )
 
-// The words of a sidecar network, see the room that owns it.
+// The words of a sidecar network.
 type (
-	Program         = sidecar.Session
-	ProgramHello    = sidecar.Hello
-	ProgramTopic    = sidecar.Topic
-	ProgramHead     = sidecar.Head
-	ToProgram       = sidecar.ToApp
+	// Program is a program that is attached.
+	Program = sidecar.Session
+	// ProgramHello is how it begins.
+	ProgramHello = sidecar.Hello
+	// ProgramTopic is a topic that it declares.
+	ProgramTopic = sidecar.Topic
+	// ProgramHead is its chain.
+	ProgramHead = sidecar.Head
+	// ToProgram is what it is told: one of the next five.
+	ToProgram = sidecar.ToApp
+	// ProgramValidate asks for a verdict.
 	ProgramValidate = sidecar.Validate
-	ProgramMessage  = sidecar.Message
+	// ProgramMessage is an accepted message, or one of this node.
+	ProgramMessage = sidecar.Message
+	// ProgramIncoming is a request of another node's program.
 	ProgramIncoming = sidecar.Incoming
+	// ProgramStatusOf tells of a ready peer.
 	ProgramStatusOf = sidecar.StatusOf
+	// ProgramPeerGone tells that a peer is gone.
 	ProgramPeerGone = sidecar.PeerGone
-	ProgramVerdict  = sidecar.Verdict
-	MessageReader   = sidecar.Reader
-	InputError      = sidecar.InputError
-	SizeError       = sidecar.SizeError
-	AnswerError     = sidecar.AnswerError
+	// ProgramVerdict is what a program says of a message.
+	ProgramVerdict = sidecar.Verdict
+	// MessageReader reads accepted messages.
+	MessageReader = sidecar.Reader
+	// InputError says what is wrong with what a program told.
+	InputError = sidecar.InputError
+	// SizeError says that data is over its limit.
+	SizeError = sidecar.SizeError
+	// AnswerError is what another node said in place of an answer.
+	AnswerError = sidecar.AnswerError
 )
 
 // What a program and a node say to each other.

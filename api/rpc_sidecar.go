@@ -130,6 +130,7 @@ func (c sidecarCalls) Attach(ctx context.Context, st *connect.BidiStream[pb.From
 	if cause := context.Cause(ctx); ctx.Err() != nil {
 		err = cause
 	}
+	program.Close() // what it still says is refused, which ends the hearing
 	_ = rc.SetReadDeadline(time.Now())
 	<-done // nothing of the request may be used when it is over
 	switch {

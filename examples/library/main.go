@@ -55,14 +55,14 @@ func chat(ctx context.Context, args []string, in io.Reader, out, log io.Writer) 
 	if err != nil {
 		return err
 	}
-	node, err := parley.New(loaded.Config, parley.Env{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	node, err := parley.New(loaded.Config, parley.Env{Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))}) //nolint:contextcheck // it starts nothing
 	if err != nil {
 		return err
 	}
 	for _, l := range node.Listeners() { // of the API, which nobody serves here
 		err = errors.Join(err, l.Close())
 	}
-	return errors.Join(err, talk(ctx, node, in, out), node.Close())
+	return errors.Join(err, talk(ctx, node, in, out), node.Close()) //nolint:contextcheck // it waits for nobody
 }
 
 // talk runs the node with its program.

@@ -147,9 +147,9 @@ func TestTopicsComeAndGo(t *testing.T) {
 			}
 		}
 		serves("base")
-		x := attach(t, s, txHello)
+		attach(t, s, txHello)
 		serves("base", "tx")
-		x = attach(t, s, Hello{API: APIVersion, Topics: []Topic{{Name: "base", MaxBytes: 5}, {Name: "other"}}})
+		x := attach(t, s, Hello{API: APIVersion, Topics: []Topic{{Name: "base", MaxBytes: 5}, {Name: "other"}}})
 		serves("base", "other")
 		if w.topics["base"].MaxBytes != 5 || len(w.protocols) != 0 {
 			t.Errorf("topic base takes %d bytes, %d protocols", w.topics["base"].MaxBytes, len(w.protocols))
