@@ -51,7 +51,8 @@ var floors = map[string][]string{
 
 	// roof
 	"api":        {""},
-	"cmd/parley": {"", "api", "internal/devnet"},
+	"api/sink":   {},
+	"cmd/parley": {"", "api", "api/sink", "internal/devnet"},
 
 	// labs
 	"internal/devnet":            {""},
@@ -77,6 +78,8 @@ var outside = map[string][]string{
 	"github.com/pressly/goose/v3":               {"internal/p2p/history", "internal/p2p/reputation"},
 	"github.com/coder/websocket":                {"api", "cmd/parley"},
 	"github.com/danielgtaylor/huma/v2":          {"api"},
+	"github.com/nats-io/nats.go":                {"api/sink"},
+	"github.com/twmb/franz-go":                  {"api/sink"},
 	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "bench"},
 	"github.com/libp2p/go-libp2p/core/network":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "", "internal/swarmtest", "bench"},
 	"github.com/libp2p/go-libp2p/core/connmgr":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/discovery"},

@@ -107,6 +107,10 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	return s, nil
 }
 
+// Boot tells this start of the node from others, as hello of the event stream
+// does.
+func (s *Server) Boot() string { return s.boot }
+
 // route is one entry of the table of routes.
 type route struct {
 	method  string

@@ -41,6 +41,7 @@ type Config struct {
 	P2P         P2P
 	Discovery   Discovery
 	Gossip      Gossip
+	Sinks       []Sink
 }
 
 // Node says who this node is.

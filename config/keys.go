@@ -14,7 +14,7 @@ import (
 // Key describes one knob for people: `config show`, docs and flags are made of it.
 type Key struct {
 	Name    string // dotted, as in files
-	Type    string // string, bool, int, list, duration, size, rate, secret, or the choices a|b|c
+	Type    string // string, bool, int, list, tables, duration, size, rate, secret, or the choices a|b|c
 	Default string // as text, lists by comma
 	Unit    string // of a bare number; "" = none
 	Help    string
@@ -161,6 +161,9 @@ var knobs = []knob{
 	topicKnob("handshake", "version and verack", func(c *Config) *string { return &c.Gossip.Topics.Handshake }),
 	{name: "gossip.status_interval", help: "between two status messages",
 		at: func(c *Config) any { return &c.Gossip.StatusInterval }, low: int64(100 * time.Millisecond), high: int64(5 * time.Minute)},
+
+	{name: sinkKey, help: "where events are delivered to, each a table [[sink]]: kind nats or kafka, url, subject, types, credentials_file",
+		at: func(c *Config) any { return &c.Sinks }},
 }
 
 const (
@@ -215,6 +218,8 @@ func typeOf(field any) string {
 		return "int"
 	case *[]string:
 		return "list"
+	case *[]Sink:
+		return "tables"
 	case *time.Duration:
 		return "duration"
 	case *Size:
@@ -238,6 +243,8 @@ func format(field any) string {
 		return strconv.Itoa(*p)
 	case *[]string:
 		return strings.Join(*p, ",")
+	case *[]Sink:
+		return formatSinks(*p)
 	case *time.Duration:
 		return formatDuration(*p)
 	case fmt.Stringer: // Size, Rate, Secret

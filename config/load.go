@@ -151,6 +151,10 @@ func (a alias) allows(e entry) bool {
 }
 
 func (l *loader) unknown(e entry) {
+	if strings.HasPrefix(e.key, sinkKey+".") && !e.text {
+		l.fault(e, e.key, problem{RuleType, "is in one table: write [[sink]], with two brackets, for a list of sinks"})
+		return
+	}
 	prefix := e.key + "."
 	if slices.ContainsFunc(knobs, func(k knob) bool { return strings.HasPrefix(k.name, prefix) }) {
 		if isEmpty(e.value) && !e.text {
@@ -239,6 +243,9 @@ func (l *loader) set(rank int, k knob, e entry) {
 	field := k.at(&next)
 	var err error
 	switch text, _ := e.value.(string); {
+	case k.name == sinkKey:
+		l.setSinks(rank, e)
+		return
 	case e.text && k.name == staticPeersKey:
 		next.P2P.StaticPeers = splitPeers(text)
 	case e.text:

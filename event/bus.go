@@ -76,6 +76,14 @@ func (b *Bus) SubscribeSince(seq uint64) (*Subscription, bool) {
 	return b.subscribe(seq + 1), true
 }
 
+// SubscribeAll reads every event since the start, the first of which has the
+// number first. What the ring has lost of them the first Take counts.
+func (b *Bus) SubscribeAll() (s *Subscription, first uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.subscribe(b.first), b.first
+}
+
 func (b *Bus) subscribe(cursor uint64) *Subscription { // mu held
 	s := &Subscription{bus: b, wake: make(chan struct{}, 1), cursor: cursor}
 	if cursor < b.next {

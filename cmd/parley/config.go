@@ -242,6 +242,8 @@ func tomlValue(k config.Key) string {
 	switch k.Type {
 	case "bool", "int":
 		return k.Default
+	case "tables":
+		return "[]"
 	case "list":
 		items := []string{}
 		for item := range strings.SplitSeq(k.Default, ",") {

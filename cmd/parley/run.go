@@ -22,6 +22,7 @@ import (
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/api"
+	"github.com/parley-p2p/parley/api/sink"
 	"github.com/parley-p2p/parley/config"
 )
 
@@ -81,12 +82,18 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 	if err != nil {
 		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
 	}
+	sinks, err := sink.New(cfg.Sinks, node.Events(), sink.Options{Node: cfg.Node.Name, Boot: server.Boot(), Dir: cfg.DataDir, Log: log, Registerer: reg})
+	if err != nil {
+		return errors.Join(&parley.StartError{Code: 101, Err: err}, server.Close(), node.Close()) //nolint:contextcheck // as above
+	}
 	banner(log, node)
 	dumpOnSignal(ctx, log)
 	reloadOnHangup(ctx, log, node)
 
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return named("node", node.Run(gctx)) })
+	events, noMore := context.WithCancel(context.WithoutCancel(ctx)) // until the node has published its last one
+	g.Go(func() error { defer noMore(); return named("node", node.Run(gctx)) })
+	g.Go(func() error { return named("sinks", sinks.Run(events)) })
 	g.Go(func() error { return named("api", server.Run(gctx)) })
 	if line != nil {
 		g.Go(func() error { line.showSync(gctx, node); return nil })
