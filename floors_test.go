@@ -13,18 +13,19 @@ import (
 const module = "github.com/parley-p2p/parley"
 
 // ground is what every room may import: words, no goroutines.
-var ground = []string{"chain", "event", "config", "internal/wire", "consortium"}
+var ground = []string{"chain", "event", "config", "internal/wire", "internal/tracing", "consortium"}
 
 // floors names each room and what it imports of this module beside the ground,
 // in code that is no test. A room that is not here stands on no floor, and the
 // test is red; so it is for a room or an arrow of the table that is no more.
 var floors = map[string][]string{
 	// ground
-	"chain":         {},
-	"event":         {"chain"},
-	"config":        {},
-	"internal/wire": {"chain"},
-	"consortium":    {"chain"},
+	"internal/tracing": {},
+	"chain":            {},
+	"event":            {"chain"},
+	"config":           {},
+	"internal/wire":    {"chain"},
+	"consortium":       {"chain"},
 
 	// left wing: keepers, then doers
 	"internal/p2p/host":       {},
@@ -78,6 +79,8 @@ var outside = map[string][]string{
 	"github.com/pressly/goose/v3":               {"internal/p2p/history", "internal/p2p/reputation"},
 	"github.com/coder/websocket":                {"api", "cmd/parley"},
 	"github.com/danielgtaylor/huma/v2":          {"api"},
+	"go.opentelemetry.io/otel/sdk":              {"cmd/parley"}, // rooms know the API of traces alone
+	"go.opentelemetry.io/otel/exporters":        {"cmd/parley"},
 	"github.com/nats-io/nats.go":                {"api/sink"},
 	"github.com/twmb/franz-go":                  {"api/sink"},
 	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "bench"},

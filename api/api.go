@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
@@ -23,6 +24,7 @@ import (
 type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry // also what /metrics on the ops listener shows
+	Tracer   trace.Tracer         // makes a span of each request; nil = none
 	Lines    *Log                 // of the process, for those who may read it; nil = it is nobody's business
 }
 
@@ -42,6 +44,7 @@ type Server struct {
 	queries *slots       // of the DHT
 	readers *slots       // of the log
 	lines   *Log         // nil = not shown
+	tracer  trace.Tracer // nil = requests are not traced
 	ops     net.Listener // nil = none
 	boot    string       // tells one start of the node from the next
 
@@ -66,8 +69,8 @@ func New(n *parley.Node, o Options) (*Server, error) {
 		lists:   newSlots(listsAtOnce, listWait, "too many large lists are asked for: try again, or use a token"),
 		queries: newSlots(queriesAtOnce, listWait, "as many queries of the DHT run as may: try again"),
 		readers: newSlots(followersAtOnce, 0, "as many read the log as may: try again"),
-		lines:   o.Lines,
-		mux:     http.NewServeMux(), routes: map[string]*route{},
+		lines:   o.Lines, tracer: o.Tracer,
+		mux: http.NewServeMux(), routes: map[string]*route{},
 	}
 	var boot [8]byte
 	_, _ = rand.Read(boot[:]) // never fails, by its documentation

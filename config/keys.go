@@ -14,7 +14,7 @@ import (
 // Key describes one knob for people: `config show`, docs and flags are made of it.
 type Key struct {
 	Name    string // dotted, as in files
-	Type    string // string, bool, int, list, tables, duration, size, rate, secret, or the choices a|b|c
+	Type    string // string, bool, int, number, list, tables, duration, size, rate, secret, or the choices a|b|c
 	Default string // as text, lists by comma
 	Unit    string // of a bare number; "" = none
 	Help    string
@@ -162,6 +162,13 @@ var knobs = []knob{
 	{name: "gossip.status_interval", help: "between two status messages",
 		at: func(c *Config) any { return &c.Gossip.StatusInterval }, low: int64(100 * time.Millisecond), high: int64(5 * time.Minute)},
 
+	{name: otlpKey, help: "where traces go, by OTLP over HTTP: http://HOST:4318; empty = nothing is traced",
+		at: func(c *Config) any { return &c.Telemetry.OTLPEndpoint }, check: checkOTLP},
+	{name: "telemetry.service_name", help: "service.name of traces; empty = parley",
+		at: func(c *Config) any { return &c.Telemetry.ServiceName }, check: checkServiceName},
+	{name: "telemetry.sample_ratio", help: "which part of all traces is kept, 0 to 1",
+		at: func(c *Config) any { return &c.Telemetry.SampleRatio }, check: checkSampleRatio},
+
 	{name: sinkKey, help: "where events are delivered to, each a table [[sink]]: kind nats or kafka, url, subject, types, credentials_file",
 		at: func(c *Config) any { return &c.Sinks }},
 }
@@ -216,6 +223,8 @@ func typeOf(field any) string {
 		return "bool"
 	case *int:
 		return "int"
+	case *float64:
+		return "number"
 	case *[]string:
 		return "list"
 	case *[]Sink:
@@ -241,6 +250,8 @@ func format(field any) string {
 		return strconv.FormatBool(*p)
 	case *int:
 		return strconv.Itoa(*p)
+	case *float64:
+		return strconv.FormatFloat(*p, 'g', -1, 64)
 	case *[]string:
 		return strings.Join(*p, ",")
 	case *[]Sink:
@@ -270,6 +281,10 @@ func setText(field any, text string) (err error) {
 			return errors.New("is not a whole number")
 		}
 		*p = int(n)
+	case *float64:
+		if *p, err = strconv.ParseFloat(text, 64); err != nil {
+			return errors.New("is not a number like 0.1")
+		}
 	case *[]string:
 		*p = splitList(text)
 	case *time.Duration:
@@ -291,7 +306,7 @@ func setValue(field, value any) error {
 		switch field.(type) {
 		case *bool:
 			return errors.New("is text: write true or false without quotes")
-		case *int:
+		case *int, *float64:
 			return errors.New("is text: write a number without quotes")
 		case *[]string:
 			return errors.New("is text: write a list like [\"a\", \"b\"]")
@@ -312,8 +327,16 @@ func setValue(field, value any) error {
 			}
 			*p = int(v)
 			return nil
+		case *float64:
+			*p = float64(v)
+			return nil
 		case *Size:
 			*p = Size(v)
+			return nil
+		}
+	case float64:
+		if p, ok := field.(*float64); ok {
+			*p = v
 			return nil
 		}
 	case []string:

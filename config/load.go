@@ -234,18 +234,19 @@ func (l *loader) alias(rank int, a alias, e entry) {
 	if a.edits && l.ranks[k.name] == rank {
 		e.origin = l.origins[k.name] + ", " + e.origin
 	}
-	l.set(rank, k, e)
+	if l.set(rank, k, e) && a.warn != "" && text != "" {
+		l.warnings = append(l.warnings, e.where+": "+a.warn)
+	}
 }
 
 // set puts a value in its place, unless it breaks a rule.
-func (l *loader) set(rank int, k knob, e entry) {
+func (l *loader) set(rank int, k knob, e entry) bool {
 	next := l.cfg
 	field := k.at(&next)
 	var err error
 	switch text, _ := e.value.(string); {
 	case k.name == sinkKey:
-		l.setSinks(rank, e)
-		return
+		return l.setSinks(rank, e)
 	case e.text && k.name == staticPeersKey:
 		next.P2P.StaticPeers = splitPeers(text)
 	case e.text:
@@ -255,7 +256,7 @@ func (l *loader) set(rank int, k knob, e entry) {
 	}
 	if err != nil {
 		l.fault(e, k.name, problem{RuleType, show(e.value) + " " + err.Error()})
-		return
+		return false
 	}
 	problems := k.bounds(&next)
 	if len(problems) == 0 && k.check != nil {
@@ -269,10 +270,11 @@ func (l *loader) set(rank int, k knob, e entry) {
 		l.fault(e, k.name, p)
 	}
 	if len(problems) > 0 {
-		return
+		return false
 	}
 	l.cfg = next
 	l.origins[k.name], l.wheres[k.name], l.ranks[k.name] = e.origin, e.where, rank
+	return true
 }
 
 func show(value any) string {

@@ -127,7 +127,7 @@ type placed struct {
 }
 
 // setSinks puts a list of sinks in its place, unless it breaks a rule.
-func (l *loader) setSinks(rank int, e entry) {
+func (l *loader) setSinks(rank int, e entry) bool {
 	sinks, problems := readSinks(e.value, e.text)
 	for _, p := range problems {
 		at := e
@@ -140,6 +140,7 @@ func (l *loader) setSinks(rank int, e entry) {
 		l.cfg.Sinks = sinks
 		l.origins[sinkKey], l.wheres[sinkKey], l.ranks[sinkKey] = e.origin, e.where, rank
 	}
+	return len(problems) == 0
 }
 
 // readSinks makes sinks of a list of tables, or of that list as text. The

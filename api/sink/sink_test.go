@@ -275,7 +275,7 @@ func TestRestart(t *testing.T) {
 			t.Errorf("lagged: %s", got)
 		}
 		r.stop()
-		r = next()
+		next()
 		synctest.Wait()
 		if got := len(s.seqs()); got != 2 {
 			t.Errorf("told again: %d", got)
@@ -302,7 +302,7 @@ func TestCrash(t *testing.T) {
 		}
 		s.set(func() { s.down = nil })
 		time.Sleep(time.Minute)
-		r = startShelf(t, 64, dir, allTypes, s)
+		startShelf(t, 64, dir, allTypes, s)
 		synctest.Wait()
 		if len(s.stored) != 1 || !strings.Contains(string(s.stored[0].data), `"dropped":3,`) || !strings.HasSuffix(string(s.stored[0].data), `"at_least":true}}`) {
 			t.Errorf("after a crash: %+v", s.stored)

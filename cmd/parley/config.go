@@ -240,7 +240,7 @@ func sampleConfig() string {
 
 func tomlValue(k config.Key) string {
 	switch k.Type {
-	case "bool", "int":
+	case "bool", "int", "number":
 		return k.Default
 	case "tables":
 		return "[]"

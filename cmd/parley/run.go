@@ -72,13 +72,18 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 	tuneGC(ctx)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	env := parley.Env{Log: log, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel}
+	tracer, stopTracing, err := newTracer(ctx, cfg, parley.BuildVersion().Version, log)
+	if err != nil {
+		return &parley.StartError{Code: 101, Err: err}
+	}
+	defer stopTracing() // the last spans are those of the end
+	env := parley.Env{Log: log, Tracer: tracer, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel}
 	node, err := parley.New(cfg.Config, env) //nolint:contextcheck // New waits for nobody
 	if err != nil {
 		return portFault(err)
 	}
 	parley.KeepPanics(cfg.DataDir, log)
-	server, err := api.New(node, api.Options{Log: log, Registry: reg, Lines: lines})
+	server, err := api.New(node, api.Options{Log: log, Registry: reg, Lines: lines, Tracer: tracer})
 	if err != nil {
 		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
 	}
