@@ -59,17 +59,16 @@ func (s *Sinks) save(clean bool) error {
 }
 
 func replaceFile(path string, b []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, filepath.Base(path)+".*.tmp")
+	dir, next := filepath.Dir(path), path+".tmp" // one name: a crash leaves one file at most
+	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone after the rename
 	_, err = f.Write(b)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err := os.Rename(next, path); err != nil {
 		return err
 	}
 	d, err := os.Open(dir)
