@@ -285,7 +285,6 @@ func TestNATSRestart(t *testing.T) {
 	r.publish(0, 300)
 	r.stop() // delivers what is left
 	want := r.idsOf(300)
-	time.Sleep(time.Second) // numbers begin with the second of the start
 	r = start(t, 512, dir, natsSink(s), nil)
 	r.publish(0, 3)
 	s.eventually("all is delivered", func() bool { return r.lag(t) == 0 })
@@ -294,7 +293,6 @@ func TestNATSRestart(t *testing.T) {
 	r.publish(3, 7)
 	r.stop()
 	s.start()
-	time.Sleep(time.Second)
 	r = start(t, 512, dir, natsSink(s), nil)
 	r.publish(0, 1)
 	s.eventually("all is delivered", func() bool { return r.lag(t) == 0 })
