@@ -14,18 +14,19 @@ import (
 const module = "github.com/parley-p2p/parley"
 
 // ground is what every room may import: words, no goroutines.
-var ground = []string{"chain", "event", "config", "internal/wire", "consortium"}
+var ground = []string{"chain", "event", "config", "internal/wire", "internal/tracing", "consortium"}
 
 // floors names each room and what it imports of this module beside the ground,
 // in code that is no test. A room that is not here stands on no floor, and the
 // test is red; so it is for a room or an arrow of the table that is no more.
 var floors = map[string][]string{
 	// ground
-	"chain":         {},
-	"event":         {"chain"},
-	"config":        {},
-	"internal/wire": {"chain"},
-	"consortium":    {"chain"},
+	"internal/tracing": {},
+	"chain":            {},
+	"event":            {"chain"},
+	"config":           {},
+	"internal/wire":    {"chain"},
+	"consortium":       {"chain"},
 
 	// left wing: keepers, then doers
 	"internal/p2p/host":       {},
@@ -60,7 +61,8 @@ var floors = map[string][]string{
 	"api":                                 {"", "api/proto/parley/v1", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api", "api/proto/p2p_api/p2papiconnect"},
 	"examples/library":                    {""},
 	"examples/sidecar-node":               {}, // its test runs the binary
-	"cmd/parley":                          {"", "api", "internal/devnet"},
+	"cmd/parley":                          {"", "api", "api/sink", "internal/devnet"},
+	"api/sink":                            {},
 
 	// labs
 	"internal/devnet":            {""},
@@ -91,6 +93,10 @@ var outside = map[string][]string{
 	"connectrpc.com/connect":                    {"api", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api/p2papiconnect"},
 	"connectrpc.com/grpchealth":                 {"api"},
 	"connectrpc.com/grpcreflect":                {"api"},
+	"go.opentelemetry.io/otel/sdk":              {"cmd/parley"}, // rooms know the API of traces alone
+	"go.opentelemetry.io/otel/exporters":        {"cmd/parley"},
+	"github.com/nats-io/nats.go":                {"api/sink"},
+	"github.com/twmb/franz-go":                  {"api/sink"},
 	"github.com/libp2p/go-libp2p/core/host":     {"internal/p2p/host", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "bench"},
 	"github.com/libp2p/go-libp2p/core/network":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/handshake", "internal/p2p/dialer", "internal/p2p/discovery", "internal/p2p/gossip", "", "internal/swarmtest", "bench"},
 	"github.com/libp2p/go-libp2p/core/connmgr":  {"internal/p2p/host", "internal/p2p/reputation", "internal/p2p/discovery"},

@@ -38,7 +38,7 @@ func (n *Node) openNetwork(key crypto.PrivKey, created bool) (err error) {
 		Chain: n.cfg.Consortium, NetworkName: n.cfg.NetworkName, Name: n.cfg.Node.Name, Host: hostName(),
 		Key: host.RawEd25519(key), NewKey: created, DataDir: n.cfg.DataDir, Static: len(n.cfg.P2P.StaticPeers), Seeds: len(n.cfg.P2P.BootstrapPeers) + len(n.cfg.Discovery.DNS),
 		SoleValidator: n.cfg.Consortium.SoleValidator, Addresses: n.fullAddrs, LedgerFS: n.env.LedgerFS, MemoryWAL: n.env.MemoryWAL, Outgoing: n.env.Outgoing,
-		Clock: n.env.Clock, End: n.env.End,
+		Clock: n.env.Clock, End: n.env.End, Tracer: n.env.Tracer,
 	}, n.bus, n.log, n.env.Registry)
 	if err != nil {
 		return err

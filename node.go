@@ -23,6 +23,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/parley-p2p/parley/chain"
@@ -61,6 +62,9 @@ type Env struct {
 	// SetLogLevel changes what Log lets through, for a log.level that was read
 	// again; nil = that needs a restart.
 	SetLogLevel func(level string) error
+	// Tracer makes spans of blocks, dials, handshakes and requests of sync; nil =
+	// nothing is traced, at no cost.
+	Tracer trace.Tracer
 
 	// For virtual time, where there are no TCP sockets and no disks:
 	NoListeners bool                  // neither API listeners nor a shared port
@@ -201,8 +205,9 @@ func (n *Node) open() error {
 		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
 		Arrive: func(p peer.ID) (peer.ID, string) { return n.slots.Arrive(p) },
 		Ready:  n.host.Greeted,
+		Tracer: n.env.Tracer,
 	}, n.host, n.rep, n.network, n.bus, n.room("p2p.handshake"), n.env.Registry)
-	if n.gossip, err = gossip.New(gossip.Config{Names: n.topicNames(), Key: key, Takes: n.takes}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
+	if n.gossip, err = gossip.New(gossip.Config{Names: n.topicNames(), Key: key, Takes: n.takes, Tracer: n.env.Tracer}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
 		return err
 	}
 	trusted, err := peerIDs(n.cfg.P2P.TrustedPeers)
@@ -211,7 +216,7 @@ func (n *Node) open() error {
 	}
 	n.dial, err = dialer.New(dialer.Config{
 		Items: n.cfg.P2P.StaticPeers, Trusted: trusted, DefaultPort: config.Default().P2P.Port, Own: n.host.Addrs,
-		File: filepath.Join(n.cfg.DataDir, "static-peers.json"), OptimiseRetries: n.cfg.P2P.OptimiseRetries,
+		File: filepath.Join(n.cfg.DataDir, "static-peers.json"), OptimiseRetries: n.cfg.P2P.OptimiseRetries, Tracer: n.env.Tracer,
 	}, dialer.Functions{Resolve: n.resolver(), Identity: n.identityOf(), Known: n.knownAddrs, SharedKey: n.dialsWith, Greet: n.shake.Greet}, n.host, n.rep, n.bus, n.room("p2p.dialer"), n.env.Registry)
 	if err != nil {
 		return err

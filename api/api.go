@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/ethereum/go-ethereum/rpc"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
@@ -25,6 +26,7 @@ import (
 type Options struct {
 	Log      *slog.Logger
 	Registry *prometheus.Registry // also what /metrics on the ops listener shows
+	Tracer   trace.Tracer         // makes a span of each request; nil = none
 	Lines    *Log                 // of the process, for those who may read it; nil = it is nobody's business
 }
 
@@ -44,6 +46,7 @@ type Server struct {
 	queries *slots       // of the DHT
 	readers *slots       // of the log
 	lines   *Log         // nil = not shown
+	tracer  trace.Tracer // nil = requests are not traced
 	ops     net.Listener // nil = none
 	boot    string       // tells one start of the node from the next
 
@@ -75,8 +78,8 @@ func New(n *parley.Node, o Options) (*Server, error) {
 		lists:   newSlots(listsAtOnce, listWait, "too many large lists are asked for: try again, or use a token"),
 		queries: newSlots(queriesAtOnce, listWait, "as many queries of the DHT run as may: try again"),
 		readers: newSlots(followersAtOnce, 0, "as many read the log as may: try again"),
-		lines:   o.Lines,
-		mux:     http.NewServeMux(), routes: map[string]*route{},
+		lines:   o.Lines, tracer: o.Tracer,
+		mux: http.NewServeMux(), routes: map[string]*route{},
 	}
 	var boot [8]byte
 	_, _ = rand.Read(boot[:]) // never fails, by its documentation
@@ -125,6 +128,10 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	s.docsRoutes()
 	return s, nil
 }
+
+// Boot tells this start of the node from others, as hello of the event stream
+// does.
+func (s *Server) Boot() string { return s.boot }
 
 // route is one entry of the table of routes.
 type route struct {

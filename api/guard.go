@@ -23,7 +23,9 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 		began := time.Now()
 		rec := &recorder{ResponseWriter: w}
 		rt := s.routeOf(r)
+		r, span := s.traced(r, rt)
 		defer func() {
+			endSpan(span, rec.code())
 			took := time.Since(began)
 			s.metrics.done(rt, r.Method, rec.code(), took)
 			s.log.Debug("request served", "method", methodLabel(r.Method), "route", routeLabel(rt), "status", rec.code(), "took", took)

@@ -143,7 +143,10 @@ func TestRemovePeerOfTheConfiguration(t *testing.T) {
 		t.Fatalf("%d %s", got.status, got.body)
 	}
 	if !strings.Contains(fmt.Sprint(m["note"]), "a member of the network") { // the chain names its members a moment after it is known
-		n.waitFor("the member", func() bool { s := n.node.StaticPeers(); return len(s) == 1 && s[0].Origin == "member" && s[0].State == "connected" })
+		n.waitFor("the member", func() bool {
+			s := n.node.StaticPeers()
+			return len(s) == 1 && s[0].Origin == "member" && s[0].State == "connected"
+		})
 	}
 	s := n.node.StaticPeers()
 	if len(s) != 1 || s[0].Origin != "member" || n.node.PeerCount().Connected != 1 {

@@ -16,7 +16,8 @@ type alias struct {
 	over     string // native key that wins over the alias, "" = key
 	fileOnly bool
 	envOnly  bool
-	edits    bool // changes a part of the value, so several of them may act on one key
+	warn     string // what whoever uses the alias is told, "" = nothing
+	edits    bool   // changes a part of the value, so several of them may act on one key
 	// convert turns the text into the value of key, given what weaker sources left; nil value = leave as it is.
 	// A nil convert takes the text as it is.
 	convert func(c *Config, text string) (value any, err error)
@@ -34,7 +35,9 @@ var aliases = []alias{
 	{name: "PROVCHAIN_LOG_LEVEL", key: "log.level", convert: provchainLevel},
 	{name: "RUST_LOG", key: "log.level", convert: rustLevel},
 	{name: "JWT_SECRET", key: jwtSecretKey, over: jwtFileKey},
-	{name: "JAEGER_ENDPOINT"},
+	{name: "OTEL_EXPORTER_OTLP_ENDPOINT", key: otlpKey},
+	{name: "JAEGER_ENDPOINT", key: otlpKey, convert: jaegerEndpoint, warn: "is read as telemetry.otlp_endpoint: traces go by OTLP over HTTP, port 4318"},
+	{name: "OTEL_SERVICE_NAME", key: "telemetry.service_name"},
 
 	{name: "p2p_listen_addresses", key: "p2p.listen", envOnly: true, convert: teranodeList},
 	{name: "p2p_advertise_addresses", key: "p2p.advertise", envOnly: true, convert: teranodeList},
@@ -75,7 +78,7 @@ var aliases = []alias{
 // securityLevel is Teranode's switch: 1 = HTTPS alone. A certificate is used without it, too.
 const securityLevel = "securityLevelHTTP"
 
-// findAlias also knows OpenTelemetry's variables, all of which are accepted without effect.
+// findAlias also knows OpenTelemetry's other variables, which its library reads.
 func findAlias(name string) (alias, bool) {
 	i := slices.IndexFunc(aliases, func(a alias) bool { return a.name == name })
 	if i < 0 {

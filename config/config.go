@@ -46,6 +46,8 @@ type Config struct {
 	P2P         P2P
 	Discovery   Discovery
 	Gossip      Gossip
+	Telemetry   Telemetry
+	Sinks       []Sink
 }
 
 // Node says who this node is.
@@ -182,6 +184,13 @@ const (
 	AddressesPrivate = "private"
 )
 
+// Telemetry says where traces go.
+type Telemetry struct {
+	OTLPEndpoint string // http(s)://host:port, of OTLP over HTTP; "" = nothing is traced
+	ServiceName  string // "" = parley
+	SampleRatio  float64
+}
+
 // Gossip names the topics and their pace.
 type Gossip struct {
 	Topics         Topics
@@ -222,6 +231,7 @@ func Default() Config {
 			},
 			StatusInterval: 10 * time.Second,
 		},
+		Telemetry: Telemetry{SampleRatio: 0.1},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/knadh/koanf/parsers/toml/v2"
@@ -32,6 +33,9 @@ type entry struct {
 	where  string // for faults
 	origin string // for people
 	pos    position
+
+	file  string              // as shown; "" = from no file
+	inner map[string]position // of the parts of all lists of tables in it, such as sink.1.url
 }
 
 type position struct{ line, column int }
@@ -128,7 +132,7 @@ func parseFile(data []byte, shown string) ([]entry, []Fault) {
 	at := places(data)
 	var entries []entry
 	for key, value := range k.All() {
-		e := entry{key: key, value: value, where: shown, origin: "file " + shown}
+		e := entry{key: key, value: value, where: shown, origin: "file " + shown, file: shown, inner: at}
 		if pos, ok := at[key]; ok {
 			e.pos = pos
 			e.where = fmt.Sprintf("%s:%d:%d", shown, pos.line, pos.column)
@@ -172,11 +176,18 @@ func tomlPlaces(data []byte) map[string]position {
 	var p unstable.Parser
 	p.Reset(data)
 	places := make(map[string]position)
+	count := make(map[string]int) // of the tables of a list so far
 	var table []string
 	for p.NextExpression() {
 		switch expr := p.Expression(); expr.Kind {
-		case unstable.Table, unstable.ArrayTable:
+		case unstable.Table:
 			table = tomlKey(&p, places, nil, expr)
+		case unstable.ArrayTable:
+			list := tomlKey(&p, places, nil, expr)
+			name := strings.Join(list, ".")
+			table = append(list, strconv.Itoa(count[name]))
+			places[strings.Join(table, ".")] = tomlPlace(&p, expr)
+			count[name]++
 		case unstable.KeyValue:
 			tomlKeyValue(&p, places, table, expr)
 		}
@@ -185,29 +196,40 @@ func tomlPlaces(data []byte) map[string]position {
 }
 
 func tomlKeyValue(p *unstable.Parser, places map[string]position, table []string, expr *unstable.Node) {
-	path := tomlKey(p, places, table, expr)
-	if expr.Value().Kind != unstable.InlineTable {
-		return
-	}
-	for it := expr.Value().Children(); it.Next(); {
-		if it.Node().Kind == unstable.KeyValue {
-			tomlKeyValue(p, places, path, it.Node())
+	tomlValue(p, places, tomlKey(p, places, table, expr), expr.Value())
+}
+
+// tomlValue goes into inline tables, also those of a list.
+func tomlValue(p *unstable.Parser, places map[string]position, path []string, value *unstable.Node) {
+	n := 0
+	for it := value.Children(); it.Next(); {
+		switch node := it.Node(); {
+		case value.Kind == unstable.InlineTable && node.Kind == unstable.KeyValue:
+			tomlKeyValue(p, places, path, node)
+		case value.Kind == unstable.Array && node.Kind == unstable.InlineTable:
+			tomlValue(p, places, append(slices.Clone(path), strconv.Itoa(n)), node)
+			n++
 		}
 	}
+}
+
+// tomlPlace is where the last part of a key stands.
+func tomlPlace(p *unstable.Parser, expr *unstable.Node) (at position) {
+	for it := expr.Key(); it.Next(); {
+		start := p.Shape(it.Node().Raw).Start
+		at = position{start.Line, start.Column}
+	}
+	return at
 }
 
 // tomlKey notes the place of a key's last part, the first time it is met.
 func tomlKey(p *unstable.Parser, places map[string]position, table []string, expr *unstable.Node) []string {
 	path := slices.Clone(table)
-	var last *unstable.Node
 	for it := expr.Key(); it.Next(); {
-		last = it.Node()
-		path = append(path, string(last.Data))
+		path = append(path, string(it.Node().Data))
 	}
-	key := strings.Join(path, ".")
-	if _, known := places[key]; !known && last != nil {
-		start := p.Shape(last.Raw).Start
-		places[key] = position{start.Line, start.Column}
+	if key := strings.Join(path, "."); places[key] == (position{}) {
+		places[key] = tomlPlace(p, expr)
 	}
 	return path
 }
@@ -223,12 +245,17 @@ func yamlPlaces(data []byte) map[string]position {
 }
 
 func yamlMapping(places map[string]position, prefix string, node *yamlv3.Node) {
-	if node.Kind != yamlv3.MappingNode {
-		return
-	}
-	for i := 0; i+1 < len(node.Content); i += 2 {
-		name := node.Content[i]
-		places[prefix+name.Value] = position{name.Line, name.Column}
-		yamlMapping(places, prefix+name.Value+".", node.Content[i+1])
+	switch node.Kind {
+	case yamlv3.MappingNode:
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			name := node.Content[i]
+			places[prefix+name.Value] = position{name.Line, name.Column}
+			yamlMapping(places, prefix+name.Value+".", node.Content[i+1])
+		}
+	case yamlv3.SequenceNode:
+		for i, item := range node.Content {
+			places[prefix+strconv.Itoa(i)] = position{item.Line, item.Column}
+			yamlMapping(places, prefix+strconv.Itoa(i)+".", item)
+		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 // Key describes one knob for people: `config show`, docs and flags are made of it.
 type Key struct {
 	Name    string // dotted, as in files
-	Type    string // string, bool, int, list, duration, size, rate, secret, or the choices a|b|c
+	Type    string // string, bool, int, number, list, tables, duration, size, rate, secret, or the choices a|b|c
 	Default string // as text, lists by comma
 	Unit    string // of a bare number; "" = none
 	Help    string
@@ -186,6 +186,16 @@ var knobs = []knob{
 	topicKnob("handshake", "version and verack", func(c *Config) *string { return &c.Gossip.Topics.Handshake }),
 	{name: "gossip.status_interval", help: "between two status messages",
 		at: func(c *Config) any { return &c.Gossip.StatusInterval }, low: int64(100 * time.Millisecond), high: int64(5 * time.Minute)},
+
+	{name: otlpKey, help: "where traces go, by OTLP over HTTP: http://HOST:4318; empty = nothing is traced",
+		at: func(c *Config) any { return &c.Telemetry.OTLPEndpoint }, check: checkOTLP},
+	{name: "telemetry.service_name", help: "service.name of traces; empty = parley",
+		at: func(c *Config) any { return &c.Telemetry.ServiceName }, check: checkServiceName},
+	{name: "telemetry.sample_ratio", help: "which part of all traces is kept, 0 to 1",
+		at: func(c *Config) any { return &c.Telemetry.SampleRatio }, check: checkSampleRatio},
+
+	{name: sinkKey, help: "where events are delivered to, each a table [[sink]]: kind nats or kafka, url, subject, types, credentials_file",
+		at: func(c *Config) any { return &c.Sinks }},
 }
 
 const (
@@ -242,8 +252,12 @@ func typeOf(field any) string {
 		return "bool"
 	case *int:
 		return "int"
+	case *float64:
+		return "number"
 	case *[]string, *SidecarTopics:
 		return "list"
+	case *[]Sink:
+		return "tables"
 	case *time.Duration:
 		return "duration"
 	case *Size:
@@ -265,8 +279,12 @@ func format(field any) string {
 		return strconv.FormatBool(*p)
 	case *int:
 		return strconv.Itoa(*p)
+	case *float64:
+		return strconv.FormatFloat(*p, 'g', -1, 64)
 	case *[]string:
 		return strings.Join(*p, ",")
+	case *[]Sink:
+		return formatSinks(*p)
 	case *time.Duration:
 		return formatDuration(*p)
 	case fmt.Stringer: // Size, Rate, Secret, SidecarTopics
@@ -292,6 +310,10 @@ func setText(field any, text string) (err error) {
 			return errors.New("is not a whole number")
 		}
 		*p = int(n)
+	case *float64:
+		if *p, err = strconv.ParseFloat(text, 64); err != nil {
+			return errors.New("is not a number like 0.1")
+		}
 	case *[]string:
 		*p = splitList(text)
 	case *time.Duration:
@@ -315,7 +337,7 @@ func setValue(field, value any) error {
 		switch field.(type) {
 		case *bool:
 			return errors.New("is text: write true or false without quotes")
-		case *int:
+		case *int, *float64:
 			return errors.New("is text: write a number without quotes")
 		case *[]string, *SidecarTopics:
 			return errors.New("is text: write a list like [\"a\", \"b\"]")
@@ -336,8 +358,16 @@ func setValue(field, value any) error {
 			}
 			*p = int(v)
 			return nil
+		case *float64:
+			*p = float64(v)
+			return nil
 		case *Size:
 			*p = Size(v)
+			return nil
+		}
+	case float64:
+		if p, ok := field.(*float64); ok {
+			*p = v
 			return nil
 		}
 	case []string:

@@ -145,6 +145,10 @@ func (a alias) allows(e entry) bool {
 }
 
 func (l *loader) unknown(e entry) {
+	if strings.HasPrefix(e.key, sinkKey+".") && !e.text {
+		l.fault(e, e.key, problem{RuleType, "is in one table: write [[sink]], with two brackets, for a list of sinks"})
+		return
+	}
 	prefix := e.key + "."
 	if slices.ContainsFunc(knobs, func(k knob) bool { return strings.HasPrefix(k.name, prefix) }) {
 		if isEmpty(e.value) && !e.text {
@@ -228,15 +232,19 @@ func (l *loader) alias(rank int, a alias, e entry) {
 	if a.edits && l.ranks[k.name] == rank {
 		e.origin = l.origins[k.name] + ", " + e.origin
 	}
-	l.set(rank, k, e)
+	if l.set(rank, k, e) && a.warn != "" && text != "" {
+		l.warnings = append(l.warnings, e.where+": "+a.warn)
+	}
 }
 
 // set puts a value in its place, unless it breaks a rule.
-func (l *loader) set(rank int, k knob, e entry) {
+func (l *loader) set(rank int, k knob, e entry) bool {
 	next := l.cfg
 	field := k.at(&next)
 	var err error
 	switch text, _ := e.value.(string); {
+	case k.name == sinkKey:
+		return l.setSinks(rank, e)
 	case e.text && k.name == staticPeersKey:
 		next.P2P.StaticPeers = splitPeers(text)
 	case e.text:
@@ -246,7 +254,7 @@ func (l *loader) set(rank int, k knob, e entry) {
 	}
 	if err != nil {
 		l.fault(e, k.name, problem{RuleType, show(e.value) + " " + err.Error()})
-		return
+		return false
 	}
 	problems := k.bounds(&next)
 	if len(problems) == 0 && k.check != nil {
@@ -260,10 +268,11 @@ func (l *loader) set(rank int, k knob, e entry) {
 		l.fault(e, k.name, p)
 	}
 	if len(problems) > 0 {
-		return
+		return false
 	}
 	l.cfg = next
 	l.origins[k.name], l.wheres[k.name], l.ranks[k.name] = e.origin, e.where, rank
+	return true
 }
 
 func show(value any) string {

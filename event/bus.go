@@ -27,9 +27,11 @@ type Bus struct {
 }
 
 // NewBus returns a bus that keeps the last history events. Numbers start at
-// unix seconds × 2²⁰, so that they rise over restarts and fit 2⁵³.
+// unix seconds × 2²⁰, with their fraction, so that they rise over restarts, of
+// which there may be two in a second, and fit 2⁵³.
 func NewBus(history int) *Bus {
-	start := uint64(time.Now().Unix()) << 20
+	now := time.Now()
+	start := uint64(now.Unix())<<20 + uint64(now.Nanosecond())<<20/uint64(time.Second)
 	return &Bus{ring: make([]Envelope, max(history, 64)), next: start, first: start, subs: map[*Subscription]struct{}{}}
 }
 
@@ -74,6 +76,14 @@ func (b *Bus) SubscribeSince(seq uint64) (*Subscription, bool) {
 		return b.subscribe(b.next), false
 	}
 	return b.subscribe(seq + 1), true
+}
+
+// SubscribeAll reads every event since the start, the first of which has the
+// number first. What the ring has lost of them the first Take counts.
+func (b *Bus) SubscribeAll() (s *Subscription, first uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.subscribe(b.first), b.first
 }
 
 func (b *Bus) subscribe(cursor uint64) *Subscription { // mu held

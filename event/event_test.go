@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -152,4 +153,24 @@ func BenchmarkPublish(b *testing.B) {
 	for b.Loop() {
 		bus.Publish(HeadChanged{Height: 1})
 	}
+}
+
+// TestSeqRisesOverRestarts: also over two within a second, and its first
+// number is the start's time in units of a second / 2²⁰.
+func TestSeqRisesOverRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var last uint64
+		for range 200 {
+			b := NewBus(64)
+			_, first := b.SubscribeAll()
+			if now := float64(time.Now().UnixNano()) / 1e9; first <= last || first>>20 != uint64(time.Now().Unix()) || float64(first)/(1<<20) > now+1e-3 {
+				t.Fatalf("the first number at %s is %d, after %d", time.Now(), first, last)
+			}
+			for range 1000 {
+				b.Publish(NodeStopping{})
+			}
+			last = b.Seq()
+			time.Sleep(13 * time.Millisecond)
+		}
+	})
 }

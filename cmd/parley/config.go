@@ -240,8 +240,10 @@ func sampleConfig() string {
 
 func tomlValue(k config.Key) string {
 	switch k.Type {
-	case "bool", "int":
+	case "bool", "int", "number":
 		return k.Default
+	case "tables":
+		return "[]"
 	case "list":
 		items := []string{}
 		for item := range strings.SplitSeq(k.Default, ",") {

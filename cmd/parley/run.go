@@ -22,6 +22,7 @@ import (
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/api"
+	"github.com/parley-p2p/parley/api/sink"
 	"github.com/parley-p2p/parley/config"
 )
 
@@ -71,22 +72,33 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 	tuneGC(ctx)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	env := parley.Env{Log: log, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel}
+	tracer, stopTracing, err := newTracer(ctx, cfg, parley.BuildVersion().Version, log)
+	if err != nil {
+		return &parley.StartError{Code: 101, Err: err}
+	}
+	defer stopTracing() // the last spans are those of the end
+	env := parley.Env{Log: log, Tracer: tracer, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel}
 	node, err := parley.New(cfg.Config, env) //nolint:contextcheck // New waits for nobody
 	if err != nil {
 		return portFault(err)
 	}
 	parley.KeepPanics(cfg.DataDir, log)
-	server, err := api.New(node, api.Options{Log: log, Registry: reg, Lines: lines})
+	server, err := api.New(node, api.Options{Log: log, Registry: reg, Lines: lines, Tracer: tracer})
 	if err != nil {
 		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
+	}
+	sinks, err := sink.New(cfg.Sinks, node.Events(), sink.Options{Node: cfg.Node.Name, Boot: server.Boot(), Dir: cfg.DataDir, Log: log, Registerer: reg})
+	if err != nil {
+		return errors.Join(&parley.StartError{Code: 101, Err: err}, server.Close(), node.Close()) //nolint:contextcheck // as above
 	}
 	banner(log, node)
 	dumpOnSignal(ctx, log)
 	reloadOnHangup(ctx, log, node)
 
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return named("node", node.Run(gctx)) })
+	events, noMore := context.WithCancel(context.WithoutCancel(ctx)) // until the node has published its last one
+	g.Go(func() error { defer noMore(); return named("node", node.Run(gctx)) })
+	g.Go(func() error { return named("sinks", sinks.Run(events)) })
 	g.Go(func() error { return named("api", server.Run(gctx)) })
 	if line != nil {
 		g.Go(func() error { line.showSync(gctx, node); return nil })

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
@@ -51,6 +52,7 @@ type Config struct {
 	MemoryWAL     *consensus.MemoryWAL         // nil = the disk; else for virtual time
 	Clock         func() time.Time             // nil = time.Now; else for tests of wrong clocks
 	Outgoing      consensus.Outgoing           // nil = honest; else for tests of traitors
+	Tracer        trace.Tracer                 // nil = nothing is traced
 	End           func()                       // ends the process where no error can be returned; nil = a panic
 }
 

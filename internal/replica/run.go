@@ -40,7 +40,8 @@ func (r *Replica) Run(ctx context.Context, s chain.Services) error {
 				r.log.Debug("record of a coming block not taken", "peer", from, "err", err)
 			}
 		},
-		Found: r.findings.set,
+		Found:  r.findings.set,
+		Tracer: r.cfg.Tracer,
 	}, r.ledger, s, r.bus, r.base.With("room", "replica.chainsync"), r.reg)
 	engine, err := consensus.New(
 		consensus.Config{

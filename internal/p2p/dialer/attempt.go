@@ -18,6 +18,9 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/parley-p2p/parley/internal/tracing"
 )
 
 const (
@@ -320,7 +323,12 @@ func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) erro
 	if d.cfg.OptimiseRetries {
 		addrs = d.awake(p, addrs)
 	}
+	ctx, span := tracing.Start(ctx, d.cfg.Tracer, "dial")
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Stringer("peer", p), attribute.Int("addresses", len(addrs)))
+	}
 	err := d.host.Connect(ctx, peer.AddrInfo{ID: p, Addrs: addrs})
+	tracing.End(span, err)
 	if d.cfg.OptimiseRetries {
 		d.noteDial(p, err)
 	}

@@ -19,6 +19,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
@@ -51,6 +52,7 @@ type Config struct {
 	OptimiseRetries bool
 	// DNSAddr resolves /dnsaddr; nil = the system's DNS.
 	DNSAddr network.MultiaddrDNSResolver
+	Tracer  trace.Tracer // makes a span of each dial; nil = none
 }
 
 // Functions are what the dialer needs of others. All may be called at once by

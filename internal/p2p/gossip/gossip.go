@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
@@ -39,6 +40,8 @@ type Config struct {
 	// its mesh; it is asked often, in pubsub's loop, and MUST be quick. It may not
 	// change its mind while p is connected. Nil: everybody is sent everything.
 	Takes func(p peer.ID, topic string) bool
+	// Tracer makes a span of each block that arrives; nil = none.
+	Tracer trace.Tracer
 }
 
 const defaultMaxBytes = 1 << 20 // DEFENCE 11

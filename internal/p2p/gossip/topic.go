@@ -10,9 +10,12 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/tracing"
 )
 
 // topic is one joined topic.
@@ -36,6 +39,8 @@ type topic struct {
 	// not tell our deliveries.
 	mark atomic.Pointer[string]
 
+	tracer trace.Tracer // nil = its messages are not traced
+
 	messages, duplicates atomic.Uint64
 
 	mu       sync.Mutex // guards below
@@ -54,6 +59,7 @@ func newTopic(g *Gossip, ct chain.Topic, wire, last string) *topic {
 		rejected: map[string]uint64{}, ignored: map[string]uint64{},
 	}
 	if ct.Name == "block" { // costs most, and there is one at a time
+		t.tracer = g.cfg.Tracer
 		t.timeout, t.places = 2*time.Second, make(chan struct{}, 4)
 	}
 	if ct.Timeout > 0 {
@@ -165,18 +171,34 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 	case <-ctx.Done():
 		return t.verdict("", ctx.Err())
 	}
+	ctx, span := t.arrived(ctx, from, len(pm.Data))
 	m, culprit, err := t.read(from, pm.Data)
 	if err == nil {
 		if t.Claim {
 			t.count.delay.Observe(max(0, start.Sub(m.Time).Seconds()))
 		}
-		err = t.Validate(ctx, m)
+		vctx, check := tracing.Start(ctx, t.tracer, "validate")
+		err = t.Validate(vctx, m)
+		tracing.End(check, err)
 	}
+	if err == nil && span.IsRecording() {
+		_, pm.ValidatorData = tracing.Start(ctx, t.tracer, "relay") // to DeliverMessage
+	}
+	tracing.End(span, err)
 	t.count.seconds.Observe(time.Since(start).Seconds())
 	if err == nil {
 		t.g.thank(from, t.Name, time.Now())
 	}
 	return t.verdict(culprit, err)
+}
+
+// arrived begins the span of a message, where its topic is traced.
+func (t *topic) arrived(ctx context.Context, from peer.ID, size int) (context.Context, trace.Span) {
+	ctx, span := tracing.Start(ctx, t.tracer, t.Name)
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Stringer("peer", from), attribute.Int("bytes", size))
+	}
+	return ctx, span
 }
 
 // read makes a message of bytes from a peer and says who is to be charged

@@ -9,6 +9,7 @@ import (
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley/chain"
 )
@@ -24,10 +25,17 @@ type tracer struct {
 }
 
 func (t *tracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
-func (t *tracer) DeliverMessage(*pubsub.Message)           {} // not told of ours
 func (t *tracer) UndeliverableMessage(*pubsub.Message)     {}
 func (t *tracer) Join(string)                              {}
 func (t *tracer) Leave(string)                             {} // a Prune of each peer follows
+
+// DeliverMessage is told of what was accepted, but ours, the moment before it
+// goes to the mesh.
+func (t *tracer) DeliverMessage(m *pubsub.Message) {
+	if span, ok := m.ValidatorData.(trace.Span); ok {
+		span.End()
+	}
+}
 
 func (t *tracer) OnClosedOutboundStream(p peer.ID) {
 	t.g.credit.clear(p)

@@ -9,10 +9,13 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
+	"github.com/parley-p2p/parley/internal/tracing"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -68,7 +71,9 @@ func (s *Handshake) greeted(e *entry, end chan struct{}) {
 }
 
 // greet greets p though it may be ready.
-func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
+func (s *Handshake) greet(ctx context.Context, p peer.ID) (err error) {
+	ctx, span := s.span(ctx, p, "outbound")
+	defer func() { tracing.End(span, err) }()
 	again := s.IsReady(p)
 	s.mu.Lock()
 	e := s.peers[p]
@@ -76,7 +81,8 @@ func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
 	if e == nil {
 		return fmt.Errorf("greet %s: not connected", p)
 	}
-	ver, err := wire.Verack{}, errParting
+	var ver wire.Verack
+	err = errParting
 	if !s.parting(e) {
 		ver, err = s.exchange(ctx, p)
 	}
@@ -113,6 +119,15 @@ func (s *Handshake) greet(ctx context.Context, p peer.ID) error {
 	s.metrics.result("failed")
 	s.charge(p, err)
 	return fmt.Errorf("greet %s: %w", p, err)
+}
+
+// span begins the span of a handshake.
+func (s *Handshake) span(ctx context.Context, p peer.ID, direction string) (context.Context, trace.Span) {
+	ctx, span := tracing.Start(ctx, s.cfg.Tracer, "handshake")
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Stringer("peer", p), attribute.String("direction", direction))
+	}
+	return ctx, span
 }
 
 // errNotOpened means that the peer took no stream for our status.
@@ -206,8 +221,10 @@ func (s *Handshake) heard(p peer.ID, ver wire.Verack) *Refusal {
 }
 
 // answer serves one status stream: it reads a version and sends the verack.
-func (s *Handshake) answer(ctx context.Context, st network.Stream) error {
+func (s *Handshake) answer(ctx context.Context, st network.Stream) (err error) {
 	p, start := st.Conn().RemotePeer(), time.Now()
+	ctx, span := s.span(ctx, p, "inbound")
+	defer func() { tracing.End(span, err) }()
 	b, err := wire.ReadFrame(st, wire.MaxVersion)
 	if err != nil {
 		return fmt.Errorf("read version: %w", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
@@ -45,8 +46,9 @@ const (
 
 // Config is what a node says of itself beside its chain's status.
 type Config struct {
-	Name           string // ≤ 64 bytes
-	BaseURL        string // public URL of the API, "" = none
+	Tracer         trace.Tracer // makes a span of each handshake; nil = none
+	Name           string       // ≤ 64 bytes
+	BaseURL        string       // public URL of the API, "" = none
 	UserAgent      string
 	APIPort        int
 	StatusInterval time.Duration // of topic node_status; 0 = 10 s

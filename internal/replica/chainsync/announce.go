@@ -44,6 +44,9 @@ func (y *Syncer) Announced(ctx context.Context, from peer.ID, a wire.BlockAnnoun
 	s.subtrees = a.Subtrees
 	for ctx.Err() == nil {
 		if err := y.judge(from, s); !errors.Is(err, errMoved) {
+			if err == nil {
+				y.traceStore(ctx, s.header.Height)
+			}
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
@@ -49,6 +50,9 @@ type Config struct {
 	// Found is told what an operator should know, and when it is over. It MUST
 	// NOT block, and it may be nil.
 	Found func(event.FindingChanged)
+	// Tracer makes spans of requests, and of storing the blocks that a traced
+	// announcement told of; nil = none.
+	Tracer trace.Tracer
 }
 
 // Peers is what a Syncer needs of [chain.Services].
@@ -80,6 +84,7 @@ type Syncer struct {
 	halt  chan struct{} // closed when fork is set
 
 	mu        sync.Mutex            // guards below
+	stores    map[uint64]trace.Span // of announced blocks that are not stored yet, by height
 	known     map[uint64]chain.Hash // blocks that were announced, by height
 	hints     map[peer.ID]uint64    // who told of a head that we cannot reach yet
 	fork      error                 // *ledger.ForkError, the first one seen

@@ -13,6 +13,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
+	"github.com/parley-p2p/parley/internal/tracing"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -47,7 +48,9 @@ func (e *silence) Offence() chain.Offence {
 // request asks p and hands each frame of the answer to each, which fails with
 // an *InvalidError where the frame is wrong. The error is a *silence, an
 // *InvalidError, ctx's, or a broken stream, which is nobody's fault.
-func (y *Syncer) request(ctx context.Context, p peer.ID, req wire.SyncRequest, limit time.Duration, each func(frame []byte) error) (timing, error) {
+func (y *Syncer) request(ctx context.Context, p peer.ID, req wire.SyncRequest, limit time.Duration, each func(frame []byte) error) (took timing, err error) {
+	ctx, span := y.traceRange(ctx, p, req)
+	defer func() { tracing.End(span, err) }()
 	start := time.Now()
 	octx, cancel := context.WithTimeout(ctx, patience)
 	st, err := y.peers.Open(octx, p, y.protocol)
@@ -59,7 +62,7 @@ func (y *Syncer) request(ctx context.Context, p peer.ID, req wire.SyncRequest, l
 	defer unhook()
 	r := &patient{st: st, start: start, end: start.Add(limit)}
 	err = r.exchange(req, each)
-	took := timing{first: r.first, whole: time.Since(start) - r.ours, bytes: r.bytes}
+	took = timing{first: r.first, whole: time.Since(start) - r.ours, bytes: r.bytes}
 	y.metrics.bytes.Add(float64(r.bytes))
 	if err == nil {
 		_ = st.Close()

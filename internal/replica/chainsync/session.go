@@ -417,6 +417,7 @@ func (s *session) appendNext() error {
 	case err != nil:
 		return fmt.Errorf("sync: %w", err)
 	default:
+		s.tracedStored(height)
 		s.stored++
 		s.rate.add(time.Now(), int64(l.header.BodyBytes))
 		s.metrics.blocks.WithLabelValues(resultStored).Inc()

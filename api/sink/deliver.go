@@ -1,0 +1,244 @@
+package sink
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/event"
+)
+
+const (
+	batch    = 256              // events in flight to one sink
+	tryTime  = 15 * time.Second // of one batch; brokers give up on their own before
+	minPause = 100 * time.Millisecond
+	maxPause = 10 * time.Second
+)
+
+// message is one event on its way.
+type message struct {
+	seq     uint64 // with it all events up to here are delivered
+	id      string // boot/seq
+	subject string
+	data    []byte // the envelope
+}
+
+// broker is the message system behind one sink.
+type broker interface {
+	// send delivers the messages in order. The first acked of them are stored
+	// outside; err says why the others may not be: errTooLarge is about the next
+	// one alone. It returns soon after ctx ends.
+	send(ctx context.Context, msgs []message) (acked int, err error)
+	close()
+}
+
+var errTooLarge = errors.New("larger than the sink takes")
+
+// lagged is the data of the event of that type.
+type lagged struct {
+	Dropped uint64 `json:"dropped"` // events of all types
+	From    uint64 `json:"from"`
+	To      uint64 `json:"to"`
+	AtLeast bool   `json:"at_least,omitempty"` // the node crashed: Dropped counts only those that it had noted
+}
+
+// Type implements [event.Event].
+func (lagged) Type() string { return "lagged" }
+
+// sink is one place that events go to.
+type sink struct {
+	cfg     config.Sink
+	name    string // in logs and metrics
+	node    string
+	boot    string
+	bus     *event.Bus
+	sub     *event.Subscription
+	log     *slog.Logger
+	connect func() (broker, error)
+
+	// below: Run's goroutine only
+	broker  broker // nil = not connected yet
+	taken   uint64 // seq of the last event that was taken from the bus
+	pause   time.Duration
+	failing bool
+
+	mu   sync.Mutex // guards below
+	done uint64     // seq of the last event that is delivered, of this start
+	gap  *lagged    // of before this start, not told yet; nil = none
+}
+
+// key is the sink's name in sinks.json. Another place is another sink.
+func (k *sink) key() string { return k.cfg.Kind + " " + k.cfg.URL + " " + k.cfg.Subject }
+
+// begin takes up where the last start ended. What it had published and not
+// delivered is lost with its memory, and the sink will be told so.
+func (k *sink) begin(first uint64, last *position, clean bool) {
+	k.done, k.taken = first-1, first-1
+	if last == nil || clean && last.Missed == 0 {
+		return
+	}
+	k.gap = &lagged{Dropped: last.Missed, From: last.Seq + 1, To: max(first-1, last.Seq+last.Missed), AtLeast: last.AtLeast || !clean}
+}
+
+// acked is the seq of the last event that is delivered, or one below the first
+// of this start.
+func (k *sink) acked() uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.done
+}
+
+// behind counts the events that are published and not delivered.
+func (k *sink) behind() uint64 {
+	newest := k.bus.Seq() // first: what is delivered was published before
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.missed(newest)
+}
+
+func (k *sink) missed(newest uint64) uint64 { // mu held
+	n := max(newest, k.done) - k.done
+	if k.gap != nil {
+		n += k.gap.Dropped
+	}
+	return n
+}
+
+// run delivers until stop ends and nothing is left, or until hard ends.
+func (k *sink) run(stop, hard context.Context) {
+	defer func() {
+		if k.broker != nil {
+			k.broker.close()
+		}
+	}()
+	if k.gap != nil {
+		k.log.Warn("sink missed events of the last start", "events", k.gap.Dropped, "at_least", k.gap.AtLeast)
+		if !k.deliver(hard, []message{k.message(event.Envelope{Seq: k.taken, TS: time.Now(), Data: *k.gap})}) {
+			return
+		}
+		k.mu.Lock()
+		k.gap = nil
+		k.mu.Unlock()
+	}
+	for {
+		events, lost := k.sub.Take(batch)
+		if len(events) == 0 && lost == 0 {
+			select {
+			case <-stop.Done():
+				return
+			case <-k.sub.Wake():
+			}
+			continue
+		}
+		if !k.deliver(hard, k.messages(events, lost)) {
+			return
+		}
+		k.setDone(k.taken) // events that the sink does not want count too
+	}
+}
+
+// messages makes messages of what was taken from the bus.
+func (k *sink) messages(events []event.Envelope, lost int) []message {
+	msgs := make([]message, 0, len(events)+1)
+	if lost > 0 {
+		gap := lagged{Dropped: uint64(lost), From: k.taken + 1, To: k.taken + uint64(lost)}
+		k.taken = gap.To
+		k.log.Warn("sink is too slow: events are lost to it", "events", lost, "setting", "api.event_buffer")
+		msgs = append(msgs, k.message(event.Envelope{Seq: gap.To, TS: time.Now(), Data: gap}))
+	}
+	for _, e := range events {
+		k.taken = e.Seq
+		if k.cfg.Wants(e.Type) {
+			msgs = append(msgs, k.message(e))
+		}
+	}
+	return msgs
+}
+
+func (k *sink) message(e event.Envelope) message {
+	e.V, e.Type, e.TS = 1, e.Data.Type(), e.TS.UTC().Truncate(time.Millisecond)
+	data, err := json.Marshal(e)
+	if err != nil { // an event that is no JSON is a fault that its golden file shows
+		data = fmt.Appendf(nil, `{"v":1,"seq":%d,"type":%q,"data":null}`, e.Seq, e.Type)
+	}
+	return message{seq: e.Seq, id: fmt.Sprintf("%s/%d", k.boot, e.Seq), subject: k.cfg.SubjectOf(k.node, e.Type), data: data}
+}
+
+// deliver tries until all messages are delivered. It reports false when hard
+// ended before.
+func (k *sink) deliver(hard context.Context, msgs []message) bool {
+	told := false // that the next message is one that stands for another
+	for len(msgs) > 0 && hard.Err() == nil {
+		n, err := k.try(hard, msgs)
+		if n > 0 {
+			k.setDone(msgs[n-1].seq)
+			msgs, told, k.pause = msgs[n:], false, 0
+		}
+		switch {
+		case err == nil:
+			k.recovered()
+		case hard.Err() != nil:
+		case errors.Is(err, errTooLarge) && !told: // it would stop the sink for ever
+			k.log.Warn("event not delivered", "seq", msgs[0].seq, "bytes", len(msgs[0].data), "err", err)
+			msgs[0] = k.message(event.Envelope{Seq: msgs[0].seq, TS: time.Now(), Data: lagged{Dropped: 1, From: msgs[0].seq, To: msgs[0].seq}})
+			told = true
+		default:
+			k.failed(err)
+			k.rest(hard)
+		}
+	}
+	return len(msgs) == 0
+}
+
+func (k *sink) setDone(seq uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.done = seq
+}
+
+func (k *sink) try(hard context.Context, msgs []message) (int, error) {
+	ctx, cancel := context.WithTimeout(hard, tryTime)
+	defer cancel()
+	if k.broker == nil {
+		b, err := k.connect()
+		if err != nil {
+			return 0, err
+		}
+		k.broker = b
+	}
+	return k.broker.send(ctx, msgs)
+}
+
+// failed logs the first of a row of failures: an outage is one line, and its end another.
+func (k *sink) failed(err error) {
+	if k.failing {
+		k.log.Debug("sink still fails", "err", err, "behind", k.behind())
+		return
+	}
+	k.failing = true
+	k.log.Warn("sink does not take events: tried again until it does", "err", err)
+}
+
+func (k *sink) recovered() {
+	if k.failing {
+		k.failing = false
+		k.log.Info("sink takes events again", "behind", k.behind())
+	}
+}
+
+// rest waits longer after each failure without progress.
+func (k *sink) rest(hard context.Context) {
+	k.pause = min(max(2*k.pause, minPause), maxPause)
+	t := time.NewTimer(k.pause/2 + rand.N(k.pause/2))
+	defer t.Stop()
+	select {
+	case <-hard.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,181 @@
+// Package sink owns the delivery of a node's events to message systems
+// outside, NATS JetStream and Kafka: what is delivered, and how far each is.
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/event"
+)
+
+const (
+	drainTime = 2 * time.Second // at the end, for what is not delivered yet; within the node's own 10 s
+	saveEvery = 5 * time.Second // events of the last seconds before a crash are not counted by lagged
+)
+
+// Options of [Sinks].
+type Options struct {
+	Node       string                // stands for {node} and is the key of Kafka's records
+	Boot       string                // tells one start of the node from the next
+	Dir        string                // the data directory: sinks.json, and credentials files by relative name
+	Log        *slog.Logger          // nil = discard
+	Registerer prometheus.Registerer // nil = a new registry
+}
+
+// Sinks delivers events to each of the configured sinks, at least once and in
+// their order, each at its own pace. The node never waits for one: a sink
+// takes from the bus's ring, holds one batch in memory, and is told of what
+// the ring has lost by one event of type lagged.
+type Sinks struct {
+	bus   *event.Bus
+	boot  string
+	file  string
+	log   *slog.Logger
+	sinks []*sink
+}
+
+// New reads how far each sink came and its credentials, and starts to follow
+// the bus. It connects to nothing. An error is about the configuration: a
+// restart does not mend it. Sinks that were made MUST be run.
+func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Registerer == nil {
+		o.Registerer = prometheus.NewRegistry()
+	}
+	s := &Sinks{bus: bus, boot: o.Boot, file: filepath.Join(o.Dir, fileName), log: o.Log.With("room", "api.sink")}
+	positions, clean, err := readPositions(s.file)
+	if err != nil {
+		s.log.Warn("positions of sinks not read: they go on from this start", "file", s.file, "err", err)
+	}
+	lag := &lagMetric{desc: prometheus.NewDesc("parley_sink_lag_events", "Events that a sink has not acknowledged yet.", []string{"sink"}, nil)}
+	var errs []error
+	for i, cfg := range sinks {
+		k := &sink{cfg: cfg, name: fmt.Sprintf("%s-%d", cfg.Kind, i+1), node: o.Node, boot: o.Boot, bus: bus}
+		k.log = s.log.With("sink", k.name)
+		if k.connect, err = dialer(cfg, o, k.log); err != nil {
+			errs = append(errs, fmt.Errorf("sink %d: %w", i+1, err))
+			continue
+		}
+		s.sinks = append(s.sinks, k)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	for _, k := range s.sinks {
+		var first uint64
+		k.sub, first = bus.SubscribeAll()
+		k.begin(first, positions[k.key()], clean)
+	}
+	lag.sinks = s.sinks
+	if err := o.Registerer.Register(lag); err != nil {
+		return nil, fmt.Errorf("metrics of the sinks: %w", err)
+	}
+	return s, nil
+}
+
+// dialer is how a sink's connection is made.
+func dialer(cfg config.Sink, o Options, log *slog.Logger) (func() (broker, error), error) {
+	u, err := config.ParseSinkURL(cfg.Kind, cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	var creds *credentials
+	if cfg.CredentialsFile != "" {
+		if creds, err = openCredentials(o.Dir, cfg.CredentialsFile, log); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Kind == config.SinkKafka {
+		return func() (broker, error) { return newKafka(u, creds, o.Node) }, nil
+	}
+	return func() (broker, error) { return newNATS(u, creds, o.Node, log) }, nil
+}
+
+// Run delivers until ctx ends, and for two seconds more what is not delivered
+// yet. End ctx after the last event was published. It may be called once.
+func (s *Sinks) Run(ctx context.Context) error {
+	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, k := range s.sinks {
+		wg.Go(func() { k.run(ctx, hard) })
+	}
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	s.keepPositions(ctx)
+	select {
+	case <-done:
+	case <-time.After(drainTime):
+		cancel()
+		<-done
+	}
+	for _, k := range s.sinks {
+		k.sub.Close()
+		if p := s.position(k); p.Missed > 0 {
+			k.log.Warn("sink did not get all events before the end: it will be told how many", "events", p.Missed)
+		}
+	}
+	s.save(true)
+	return nil
+}
+
+// keepPositions saves how far the sinks are until ctx ends.
+func (s *Sinks) keepPositions(ctx context.Context) {
+	if len(s.sinks) == 0 {
+		<-ctx.Done()
+		return
+	}
+	tick := time.NewTicker(saveEvery)
+	defer tick.Stop()
+	failed := false
+	for saved := uint64(0); ; {
+		if sum := s.progress(); sum != saved {
+			err := s.save(false)
+			if err == nil {
+				saved = sum
+			} else if !failed {
+				s.log.Warn("positions of sinks not saved: after a crash they count too little as lost", "err", err)
+			}
+			failed = err != nil
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// progress changes whenever a position does.
+func (s *Sinks) progress() uint64 {
+	sum := s.bus.Seq()
+	for _, k := range s.sinks {
+		sum += k.acked()
+	}
+	return sum
+}
+
+// lagMetric tells how far each sink is behind.
+type lagMetric struct {
+	desc  *prometheus.Desc
+	sinks []*sink
+}
+
+func (m *lagMetric) Describe(c chan<- *prometheus.Desc) { c <- m.desc }
+
+func (m *lagMetric) Collect(c chan<- prometheus.Metric) {
+	for _, k := range m.sinks {
+		c <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, float64(k.behind()), k.name)
+	}
+}

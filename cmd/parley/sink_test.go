@@ -1,0 +1,100 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/internal/devnet"
+)
+
+// TestSinkOverRestart: a service behind a node reads all that happened from
+// Kafka, over a clean restart without a gap, and after a crash with word of it.
+func TestSinkOverRestart(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "parley.anna"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	dir := filepath.Join(t.TempDir(), "d")
+	sink := `sink=[{ kind = "kafka", url = "kafka://` + c.ListenAddrs()[0] + `", subject = "parley.{node}", types = ["node.*", "block.*"] }]`
+	run := func(end os.Signal) {
+		t.Helper()
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = l.Close()
+		cmd := parleyCommand(context.Background(), "run", "--data-dir", dir, "--api-listen", l.Addr().String(),
+			"--set", "p2p.port=0", "--set", "profile=devnet", "--set", "ops.listen=", "--set", "node.name=anna", "--set", sink)
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		n := &fleetNode{t: t, dir: dir, api: devnet.NewClient(dir)}
+		defer n.api.HTTP.CloseIdleConnections()
+		var v parley.Status
+		n.until("it answers", patience, func() bool { return n.get("status", &v) == nil })
+		submit(n, "hello")
+		_ = cmd.Process.Signal(end)
+		if err := cmd.Wait(); err != nil && end == os.Interrupt {
+			t.Fatalf("%v\n%s", err, said.String())
+		}
+	}
+	run(os.Interrupt)
+	run(os.Kill)
+	run(os.Interrupt)
+
+	types, seqs := consume(t, c.ListenAddrs()[0], "parley.anna", 2)
+	got := strings.Join(types, " ")
+	const clean, killed = "node.started block.stored node.stopping", "node.started block.stored" // of which the kill may have cut off some
+	middle, ok := strings.CutPrefix(got, clean)
+	middle, ok2 := strings.CutSuffix(middle, " lagged "+clean)
+	if !ok || !ok2 || !strings.HasPrefix(" "+killed, middle) || !slices.IsSorted(seqs) {
+		t.Errorf("%s\nnumbers %v", got, seqs)
+	}
+}
+
+// consume reads the events of a topic until a node has stopped so many times.
+func consume(t *testing.T, addr, topic string, stops int) (types []string, seqs []uint64) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(addr), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for stops > 0 {
+		fetched := client.PollFetches(ctx)
+		if err := fetched.Err0(); err != nil {
+			t.Fatalf("after %s: %v", strings.Join(types, " "), err)
+		}
+		for _, r := range fetched.Records() {
+			var e struct {
+				Seq  uint64 `json:"seq"`
+				Type string `json:"type"`
+			}
+			if err := json.Unmarshal(r.Value, &e); err != nil || string(r.Key) != "anna" {
+				t.Fatalf("%s %s: %v", r.Key, r.Value, err)
+			}
+			if e.Type == "node.stopping" {
+				stops--
+			}
+			types, seqs = append(types, e.Type), append(seqs, e.Seq)
+		}
+	}
+	return types, seqs
+}
