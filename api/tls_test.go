@@ -144,7 +144,7 @@ func TestTLS(t *testing.T) {
 	_, _, second := makeCert(t, dir, "second")
 	seen := func(want *x509.Certificate) func() bool {
 		return func() bool {
-			raw, err := tls.Dial("tcp", strings.TrimPrefix(h.base, "http://"), &tls.Config{InsecureSkipVerify: true}) //nolint:noctx,gosec // to look at it
+			raw, err := tls.Dial("tcp", strings.TrimPrefix(h.base, "http://"), &tls.Config{InsecureSkipVerify: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -186,7 +186,7 @@ func TestTLS(t *testing.T) {
 	}
 	// Who says nothing, or half a handshake, is in nobody's way when it stops.
 	for _, text := range []string{"", "\x16\x03\x01"} {
-		silent, err := net.Dial("tcp", strings.TrimPrefix(h.base, "http://")) //nolint:noctx // it is there
+		silent, err := net.Dial("tcp", strings.TrimPrefix(h.base, "http://"))
 		if err != nil {
 			t.Fatal(err)
 		}
