@@ -212,7 +212,6 @@ func (s *Server) writeTeranode(ctx context.Context, conn *websocket.Conn, q *que
 				return 0, ""
 			}
 		}
-		frames = nil
 		slow := false
 		select {
 		case <-ctx.Done():

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -91,7 +92,8 @@ func rpcPush(t *testing.T, h *house, client *rpc.Client) {
 		t.Error("unsubscribed from nothing")
 	}
 	for _, params := range [][]any{{}, {"blocks"}, {"events", 7}, {"events", []string{"["}}, {"events", "a", "b"}} {
-		if err := client.CallContext(t.Context(), new(string), rpcSubscribe, params...); err == nil || err.(rpc.Error).ErrorCode() != rpcBadParams {
+		err := client.CallContext(t.Context(), new(string), rpcSubscribe, params...)
+		if bad := rpc.Error(nil); !errors.As(err, &bad) || bad.ErrorCode() != rpcBadParams {
 			t.Errorf("%v: %v", params, err)
 		}
 	}
@@ -185,7 +187,7 @@ func TestIPC(t *testing.T) {
 	h := start(t, nil)
 	talk := func(text string) string {
 		t.Helper()
-		conn, err := net.Dial("unix", parley.IPCPath(h.cfg.DataDir)) //nolint:noctx // it is there
+		conn, err := net.Dial("unix", parley.IPCPath(h.cfg.DataDir))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -73,7 +73,8 @@ func (s *Server) networkNumber() (uint32, error) {
 
 type rpcEth struct{ s *Server }
 
-func (e *rpcEth) ChainId() (string, error) { //nolint:revive // the name of the method is eth_chainId
+// ChainId is eth_chainId: its name makes the method's.
+func (e *rpcEth) ChainId() (string, error) {
 	id, err := e.s.networkNumber()
 	return hexNumber(id), err
 }
@@ -120,7 +121,7 @@ type ethBlock struct {
 // GetBlockByNumber answers nil for a block that there is not. Records are ids
 // whether full or not: they are no transactions of Ethereum.
 func (e *rpcEth) GetBlockByNumber(ctx context.Context, tag string, _ *bool) (*ethBlock, error) {
-	ref := ""
+	var ref string
 	switch tag {
 	case "latest", "pending", "safe", "finalized":
 		c, err := e.s.node.Chain()

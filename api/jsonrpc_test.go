@@ -24,8 +24,8 @@ func TestEveryMethodIsClassified(t *testing.T) {
 	s := idleServer(t, nil)
 	there := map[string]bool{rpcSubscribe: true, rpcUnsubscribe: true}
 	for service, rcvr := range s.rpcServices() {
-		for i := range reflect.TypeOf(rcvr).NumMethod() {
-			name := []rune(reflect.TypeOf(rcvr).Method(i).Name)
+		for method := range reflect.TypeOf(rcvr).Methods() {
+			name := []rune(method.Name)
 			name[0] = unicode.ToLower(name[0])
 			there[service+"_"+string(name)] = true
 		}
@@ -155,7 +155,7 @@ func TestRPCTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, _ := http.NewRequest("POST", "/", nil) //nolint:noctx // for its header
+	r, _ := http.NewRequest("POST", "/", nil)
 	r.SetBasicAuth("anybody", text)
 	got := rpcAs(s, parley.Listener{}, stranger, `{"jsonrpc":"1.0","id":"curl","method":"clearbanned","params":[]}`, "Authorization", r.Header.Get("Authorization"))
 	if strings.TrimSpace(string(got.body)) != `{"jsonrpc":"2.0","id":"curl","result":null}` {

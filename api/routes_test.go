@@ -143,7 +143,7 @@ func TestRoutes(t *testing.T) {
 	t.Run("pages", p.pages)
 	t.Run("seed", p.seed)
 	t.Run("stream", p.stream)
-	t.Run("teranode", p.teranode)
+	t.Run("teranode frames", p.teranodeFrames)
 	t.Run("sse", p.sse)
 	t.Run("http2", p.http2)
 	t.Run("wire", p.wire)

@@ -75,8 +75,8 @@ func TestTeranodeQueue(t *testing.T) {
 	}
 }
 
-// teranode listens on both routes while a record is committed.
-func (p pair) teranode(t *testing.T) {
+// teranodeFrames listens on both routes while a record is committed.
+func (p pair) teranodeFrames(t *testing.T) {
 	h := p.h
 	for _, path := range []string{"/ws", "/p2p-ws"} {
 		conn, res, err := websocket.Dial(t.Context(), strings.Replace(h.base, "http", "ws", 1)+path, nil)
