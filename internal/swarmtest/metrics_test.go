@@ -9,7 +9,7 @@ import (
 
 // metrics are those of the rooms that exist, by room. They are API.
 var metrics = map[string]string{
-	"host":       "peers connections_total bytes_total",
+	"host":       "peers connections_total bytes_total unread_packets_total",
 	"dialer":     "static_peers static_dials_total slots dials_total evictions_total outbound_groups outbound_peers",
 	"addrbook":   "entries groups rejected_total",
 	"discovery":  "found_total refused_total lookups_total lookup_seconds dht_peers",

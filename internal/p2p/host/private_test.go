@@ -13,6 +13,7 @@ import (
 	libhost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/pnet"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
@@ -59,6 +60,7 @@ func try(t testing.TB, a, b libhost.Host, addr ma.Multiaddr) error {
 	defer cancel()
 	a.Network().ClosePeer(b.ID())
 	a.Peerstore().ClearAddrs(b.ID())
+	a.Peerstore().AddAddr(b.ID(), addr, peerstore.PermanentAddrTTL) // identify takes those of Connect away when it hears late that the connection before is closed
 	a.Network().(*swarm.Swarm).Backoff().Clear(b.ID())
 	if err := a.Connect(ctx, peer.AddrInfo{ID: b.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		return err
