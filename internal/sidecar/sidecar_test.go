@@ -216,9 +216,11 @@ func TestAnswersAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		s.mu.Lock()
 		if bytes := s.incoming[in.ID].bytes; bytes > maxBacklog {
 			t.Errorf("%d bytes wait", bytes)
 		}
+		s.mu.Unlock()
 		var last wire.AppAnswer
 		for !last.Last {
 			b, err := wire.ReadFrame(slow, wire.MaxAppAnswer)
