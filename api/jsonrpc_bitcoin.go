@@ -207,7 +207,12 @@ type bitcoinBan struct {
 	Reason        string `json:"ban_reason"`
 }
 
-func (b *rpcBitcoin) Listbanned() []bitcoinBan {
+func (b *rpcBitcoin) Listbanned(ctx context.Context) ([]bitcoinBan, error) {
+	leave := b.s.lists.take(ctx, callerOf(ctx), rpcAddr(ctx)) // they can be many
+	if leave == nil {
+		return nil, b.s.rpcFault(rateLimited.problem(b.s.lists.busy))
+	}
+	defer leave()
 	bans := []bitcoinBan{}
 	for _, ban := range b.s.node.Bans("", "", false) {
 		until := int64(forEver)
@@ -217,7 +222,7 @@ func (b *rpcBitcoin) Listbanned() []bitcoinBan {
 		created := ban.Created.Unix()
 		bans = append(bans, bitcoinBan{ban.Target, created, until, until - created, max(0, until-time.Now().Unix()), ban.Reason})
 	}
-	return bans
+	return bans, nil
 }
 
 // Isbanned tells whether a ban covers a peer id, an address or a range.

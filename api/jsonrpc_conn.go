@@ -15,12 +15,13 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
 	rpcSubscribe   = "parley_subscribe"
 	rpcUnsubscribe = "parley_unsubscribe"
-	rpcWaiting     = 16 // messages of one connection that wait for their turn
+	rpcWaiting     = 16 // messages of one connection that wait for their turn, of maxRPCBody bytes together
 	rpcSubs        = 8  // subscriptions of one connection
 	acceptPause    = 100 * time.Millisecond
 )
@@ -45,6 +46,8 @@ type rpcSession struct {
 	end  context.CancelCauseFunc
 	wg   sync.WaitGroup
 
+	room *semaphore.Weighted // bytes of messages that wait
+
 	mu   sync.Mutex // guards subs
 	subs map[string]context.CancelFunc
 }
@@ -63,7 +66,7 @@ func rpcAddr(ctx context.Context) netip.Addr {
 // caller is in ctx.
 func (s *Server) serveRPC(ctx context.Context, pipe rpcPipe, addr netip.Addr, ip string) {
 	ctx, end := context.WithCancelCause(context.WithValue(ctx, rpcAddrKey{}, addr))
-	x := &rpcSession{s: s, pipe: pipe, addr: addr, ip: ip, end: end, subs: map[string]context.CancelFunc{}}
+	x := &rpcSession{s: s, pipe: pipe, addr: addr, ip: ip, end: end, room: semaphore.NewWeighted(maxRPCBody), subs: map[string]context.CancelFunc{}}
 	defer x.wg.Wait()
 	defer end(nil)
 	messages := make(chan []byte, rpcWaiting)
@@ -88,6 +91,7 @@ func (x *rpcSession) work(ctx context.Context, messages <-chan []byte) error {
 			if !more {
 				return context.Cause(ctx)
 			}
+			x.room.Release(rpcSize(b))
 			if err := x.obey(ctx, b); err != nil {
 				return err
 			}
@@ -107,6 +111,9 @@ func (x *rpcSession) listen(ctx context.Context, messages chan<- []byte) {
 			x.end(err)
 			return
 		}
+		if x.room.Acquire(ctx, rpcSize(b)) != nil {
+			return
+		}
 		select {
 		case messages <- b:
 		case <-ctx.Done():
@@ -114,6 +121,10 @@ func (x *rpcSession) listen(ctx context.Context, messages chan<- []byte) {
 		}
 	}
 }
+
+// rpcSize is the room that a message takes while it waits; of the local socket
+// one can be a little over the limit.
+func rpcSize(b []byte) int64 { return int64(min(len(b), maxRPCBody)) }
 
 // obey carries out one message and sends its answer.
 func (x *rpcSession) obey(ctx context.Context, b []byte) error {

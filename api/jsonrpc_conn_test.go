@@ -236,6 +236,7 @@ func TestIPC(t *testing.T) {
 
 // endless is a client that asks without an end and takes no answer.
 type endless struct {
+	size   int // bytes of a message, at least
 	asked  atomic.Int64
 	refuse chan struct{} // closed when an answer is written
 	once   sync.Once
@@ -243,7 +244,8 @@ type endless struct {
 
 func (e *endless) read(ctx context.Context) ([]byte, error) {
 	e.asked.Add(1)
-	return []byte(`{"id":1,"method":"net_listening"}`), ctx.Err()
+	b := []byte(`{"id":1,"method":"net_listening"}`)
+	return append(b, bytes.Repeat([]byte(" "), max(0, e.size-len(b)))...), ctx.Err()
 }
 
 func (e *endless) write(ctx context.Context, _ []byte) error {
@@ -254,25 +256,32 @@ func (e *endless) write(ctx context.Context, _ []byte) error {
 
 func (e *endless) part(error) {}
 
-// A client that does not read has no more at work than its share.
+// A client that does not read has no more at work than its share, be its messages
+// short or long.
 func TestRPCBackPressure(t *testing.T) {
+	backPressure(t, 0, rpcWaiting+2) // the one at work, those that wait, and one in hand
+	backPressure(t, maxRPCBody/2, 2+2)
+}
+
+func backPressure(t *testing.T, size int, want int64) {
+	t.Helper()
 	s := idleServer(t, nil)
 	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), callerKey{}, caller{free: true}))
-	e := &endless{refuse: make(chan struct{})}
+	e := &endless{size: size, refuse: make(chan struct{})}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		s.serveRPC(ctx, e, rpcAddr(ctx), "")
 	}()
 	<-e.refuse
-	for e.asked.Load() < rpcWaiting+2 { // the one at work, those that wait, and one in hand
+	for e.asked.Load() < want {
 		runtime.Gosched()
 	}
 	for range 1000 {
 		runtime.Gosched()
 	}
-	if n := e.asked.Load(); n != rpcWaiting+2 {
-		t.Errorf("%d messages were read of a client that takes no answer", n)
+	if n := e.asked.Load(); n != want {
+		t.Errorf("%d messages of %d bytes were read of a client that takes no answer, want %d", n, size, want)
 	}
 	cancel()
 	<-done

@@ -49,8 +49,9 @@ type levels struct {
 // follower is somebody who reads the log as it is written.
 type follower struct {
 	wake  chan struct{} // holds one
-	lines [][]byte      // guarded by the log's mu
-	lost  int           // lines that had no room; guarded as well
+	lines [][]byte      // guarded by the log's mu, as all below
+	room  int           // for so many
+	lost  int           // lines that had none
 }
 
 // NewLog makes a log that writes to next what level lets through, which is as
@@ -195,7 +196,7 @@ func (l *Log) keep(ctx context.Context, line slog.Handler, r slog.Record) {
 		l.last = l.last[1:]
 	}
 	for f := range l.followers {
-		if len(f.lines) == lineQueue {
+		if len(f.lines) >= f.room {
 			f.lost++
 			continue
 		}
@@ -219,6 +220,7 @@ func (l *Log) follow(n int) *follower {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := &follower{wake: make(chan struct{}, 1), lines: slices.Clone(l.last[max(0, len(l.last)-n):])}
+	f.room = len(f.lines) + lineQueue
 	f.wake <- struct{}{}
 	l.followers[f] = struct{}{}
 	return f
@@ -235,6 +237,6 @@ func (l *Log) take(f *follower) (lines [][]byte, lost int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lines, lost = f.lines, f.lost
-	f.lines, f.lost = nil, 0
+	f.lines, f.lost, f.room = nil, 0, lineQueue
 	return lines, lost
 }

@@ -82,6 +82,17 @@ func TestLogIsBounded(t *testing.T) {
 	if len(l.last) > lastLines || l.bytes > lastBytes || l.bytes < lastBytes-maxLogLine {
 		t.Errorf("%d lines of %d bytes are kept", len(l.last), l.bytes)
 	}
+	for range lastLines {
+		log.Info("line")
+	}
+	late := l.follow(lastLines) // more than what waits for one who reads
+	defer l.leave(late)
+	for range lineQueue + 7 {
+		log.Info("line")
+	}
+	if lines, lost := l.take(late); len(lines) != lastLines+lineQueue || lost != 7 {
+		t.Errorf("%d lines waited beside the first ones and %d were lost, want %d and 7", len(lines)-lastLines, lost, lineQueue)
+	}
 	log.Info("long", "v", strings.Repeat("v", maxLogLine))
 	last := l.lastWritten(1)[0]
 	var line struct {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,13 +125,14 @@ func (c sidecarCalls) Attach(ctx context.Context, st *connect.BidiStream[pb.From
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		left(hear(st, program))
+		left(hear(ctx, st, program))
 	}()
 	err = tell(ctx, st, program)
 	if cause := context.Cause(ctx); ctx.Err() != nil {
 		err = cause
 	}
-	program.Close() // what it still says is refused, which ends the hearing
+	program.Close() // what it still says is refused, which ends the hearing,
+	left(nil)       // and what is passed over ends it too
 	_ = rc.SetReadDeadline(time.Now())
 	<-done // nothing of the request may be used when it is over
 	switch {
@@ -152,7 +154,7 @@ func aborted(p *problem) *connect.Error {
 }
 
 // hear takes what the program says, until it has left.
-func hear(st *connect.BidiStream[pb.FromApp, pb.ToApp], program *parley.Program) error {
+func hear(ctx context.Context, st *connect.BidiStream[pb.FromApp, pb.ToApp], program *parley.Program) error {
 	for {
 		m, err := st.Receive()
 		if err != nil {
@@ -168,7 +170,7 @@ func hear(st *connect.BidiStream[pb.FromApp, pb.ToApp], program *parley.Program)
 		case m.GetHello() != nil:
 			err = badRequest.problem("hello came twice: attach anew to declare something else")
 		} // what a later version says is passed over
-		if err != nil {
+		if err = cmp.Or(err, ctx.Err()); err != nil {
 			return err
 		}
 	}

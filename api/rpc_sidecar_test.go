@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"maps"
@@ -234,6 +235,13 @@ func TestSidecarFaults(t *testing.T) {
 	self := h.node.ID().String()
 	if _, err := c.SetHead(ctx, connect.NewRequest(&pb.SetHeadRequest{Height: 1})); connect.CodeOf(err) != connect.CodeInvalidArgument {
 		t.Errorf("head without a hash: %v", err)
+	}
+	nanos := &pb.SetHeadRequest{Height: 1, Hash: bytes.Repeat([]byte{4}, 32), TimeMs: 1795910400000000000}
+	if _, err := c.SetHead(ctx, connect.NewRequest(nanos)); connect.CodeOf(err) != connect.CodeInvalidArgument || !strings.Contains(err.Error(), "milliseconds") {
+		t.Errorf("head in nanoseconds: %v", err)
+	}
+	if r := h.do("GET", "/api/v1/status", "", ""); r.status != 200 || !json.Valid(r.body) {
+		t.Errorf("status after a head in nanoseconds: %d %s", r.status, r.body)
 	}
 	if _, err := c.ReportPeer(ctx, connect.NewRequest(&pb.ReportPeerRequest{Peer: self, Reason: "ugly"})); connect.CodeOf(err) != connect.CodeInvalidArgument || !strings.Contains(err.Error(), "false_claim") {
 		t.Errorf("report of an unknown reason: %v", err)

@@ -60,7 +60,7 @@ func (s *Server) Run(ctx context.Context) error {
 			serve(l.Listener, l.Name, h)
 			continue
 		}
-		split := splitTLS(l.Listener)
+		split := splitTLS(l.Listener, s.log)
 		g.Go(func() error {
 			if err := split.run(); gctx.Err() == nil {
 				return fmt.Errorf("serve %s: %w", l.Name, err)

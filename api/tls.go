@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -123,14 +124,15 @@ func (s *Server) clearHandler(h http.Handler) http.Handler {
 // tlsSplit sorts the connections of a listener by their first byte.
 type tlsSplit struct {
 	net.Listener
+	log           *slog.Logger
 	secure, plain chan net.Conn
 	done          chan struct{}
 	once          sync.Once
 }
 
 // splitTLS MUST be closed by one of its two listeners.
-func splitTLS(l net.Listener) *tlsSplit {
-	return &tlsSplit{Listener: l, secure: make(chan net.Conn), plain: make(chan net.Conn), done: make(chan struct{})}
+func splitTLS(l net.Listener, log *slog.Logger) *tlsSplit {
+	return &tlsSplit{Listener: l, log: log, secure: make(chan net.Conn), plain: make(chan net.Conn), done: make(chan struct{})}
 }
 
 // run accepts until the listener is closed.
@@ -140,8 +142,17 @@ func (t *tlsSplit) run() error {
 	defer t.once.Do(func() { close(t.done) })
 	for {
 		conn, err := t.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return err
+		}
+		if err != nil { // out of files, or a client that is gone already: as without TLS, that ends nothing
+			t.log.Warn("accept", "addr", t.Addr(), "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-t.done:
+				return net.ErrClosed
+			}
+			continue
 		}
 		wg.Go(func() { t.sort(conn) })
 	}

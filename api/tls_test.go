@@ -8,8 +8,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -17,7 +20,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -234,6 +239,52 @@ func TestTLSFault(t *testing.T) {
 }
 
 // TestCORS calls as pages of other hosts.
+// exhausted is a listener that is out of files before each connection.
+type exhausted struct {
+	net.Listener
+	failed bool
+	conns  chan net.Conn
+}
+
+func (l *exhausted) Accept() (net.Conn, error) {
+	if l.failed = !l.failed; l.failed {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: syscall.EMFILE}
+	}
+	conn, open := <-l.conns
+	if !open {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (l *exhausted) Addr() net.Addr { return &net.TCPAddr{} }
+
+// A node that is out of files for a moment goes on.
+func TestTLSOutOfFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &exhausted{conns: make(chan net.Conn)}
+		split := splitTLS(l, slog.New(slog.DiscardHandler))
+		ended := make(chan error, 1)
+		go func() { ended <- split.run() }()
+		ours, theirs := net.Pipe()
+		select {
+		case l.conns <- theirs:
+		case err := <-ended:
+			t.Fatalf("it ended: %v", err)
+		}
+		go func() { _, _ = ours.Write([]byte("GET")) }()
+		conn, err := side{split, split.plain}.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		close(l.conns)
+		if err := <-ended; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("after the listener was closed: %v", err)
+		}
+	})
+}
+
 func TestCORS(t *testing.T) {
 	const page = "https://app.example.org"
 	c := labConfig(t)
@@ -263,10 +314,15 @@ func TestCORS(t *testing.T) {
 	got := preflight(page)
 	for name, want := range map[string]string{
 		"Access-Control-Allow-Origin": page, "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
-		"Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID", "Vary": "Origin", "Access-Control-Allow-Credentials": "",
+		"Access-Control-Allow-Headers": allowedHeaders, "Access-Control-Expose-Headers": exposedHeaders, "Vary": "Origin", "Access-Control-Allow-Credentials": "",
 	} {
 		if got.header.Get(name) != want {
 			t.Errorf("%s: %q, want %q", name, got.header.Get(name), want)
+		}
+	}
+	for _, name := range []string{"authorization", "content-type", "connect-protocol-version", "connect-timeout-ms", "x-grpc-web", "x-user-agent", "grpc-timeout"} {
+		if !slices.Contains(strings.Split(strings.ToLower(got.header.Get("Access-Control-Allow-Headers")), ", "), name) {
+			t.Errorf("a page may not send %s, as clients of remote calls do", name)
 		}
 	}
 	if got := post(page); got != 204 {
@@ -280,27 +336,40 @@ func TestCORS(t *testing.T) {
 			t.Errorf("%s: POST %d", origin, got)
 		}
 	}
-	dial := func(origin string) int {
-		conn, res, err := websocket.Dial(t.Context(), strings.Replace(h.base, "http", "ws", 1)+"/api/v1/ws", &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {origin}}})
+	password := "Basic " + base64.StdEncoding.EncodeToString([]byte("admin:"+admin)) // as a browser adds it by itself
+	dial := func(origin, authorization string) int {
+		conn, res, err := websocket.Dial(t.Context(), strings.Replace(h.base, "http", "ws", 1)+"/api/v1/ws", &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {origin}, "Authorization": {authorization}}})
 		if err == nil {
 			_ = conn.CloseNow()
 		}
 		return res.StatusCode
 	}
 	for _, origin := range []string{page, "http://[::1]:5173", h.base} {
-		if got := dial(origin); got != 101 {
-			t.Errorf("%s: WebSocket of an allowed page: %d", origin, got)
+		for _, authorization := range []string{"", password} {
+			if got := dial(origin, authorization); got != 101 {
+				t.Errorf("%s %q: WebSocket of an allowed page: %d", origin, authorization, got)
+			}
 		}
 	}
-	if got := dial("https://evil.example"); got != 403 {
+	if got := dial("https://evil.example", ""); got != 403 {
 		t.Errorf("a page's WebSocket: %d", got)
 	}
 	c.API.CORS = []string{"*"}
 	next.Store(&config.Loaded{Config: c})
 	h.do("POST", "/api/v1/config/reload", "unix", "")
 	h.waitFor("every origin", func() bool { return preflight("https://evil.example").status == 204 })
-	if got := dial("https://evil.example"); got != 101 {
+	if got := dial("https://evil.example", ""); got != 101 {
 		t.Errorf("every page's WebSocket: %d", got)
+	}
+	if got := post("https://evil.example"); got != 204 {
+		t.Errorf("every page's POST with a token: %d", got)
+	}
+	if got := dial("https://evil.example", password); got != 403 {
+		t.Errorf("every page's WebSocket with the user's password: %d", got)
+	}
+	forged := h.do("POST", "/api/v1/devnet/heal", "", "", "Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Authorization", password)
+	if forged.status != 403 {
+		t.Errorf("every page's POST with the user's password: %d", forged.status)
 	}
 }
 

@@ -118,14 +118,14 @@ func exchange(st chain.Stream, data []byte, take func([]byte) error) error {
 // incoming is a request that the program has yet to answer.
 type incoming struct {
 	parts []wire.AppAnswer // that wait to be sent
-	bytes int
-	done  bool          // the last one is among them, or was
-	wake  chan struct{} // cap 1
+	bytes int              // of them, with overhead for each
+	done  bool             // the last one is among them, or was
+	wake  chan struct{}    // cap 1
 }
 
 func (in *incoming) add(a wire.AppAnswer) {
 	in.parts = append(in.parts, a)
-	in.bytes += len(a.Data)
+	in.bytes += overhead + len(a.Data)
 	in.done = in.done || a.Last
 	select {
 	case in.wake <- struct{}{}:
@@ -213,7 +213,7 @@ func (s *Sidecar) next(in *incoming) (wire.AppAnswer, bool) {
 	}
 	part := in.parts[0]
 	in.parts = in.parts[1:]
-	in.bytes -= len(part.Data)
+	in.bytes -= overhead + len(part.Data)
 	return part, true
 }
 
@@ -232,7 +232,7 @@ func (x *Session) Reply(id uint64, data []byte, last bool, failure string) error
 	in := x.s.incoming[id]
 	switch {
 	case in == nil || in.done:
-	case in.bytes+len(data) > maxBacklog:
+	case in.bytes+overhead+len(data) > maxBacklog:
 		in.parts, in.bytes = nil, 0
 		in.add(wire.AppAnswer{Last: true, Error: "the answer came faster than it was read: ask for less at once"})
 	default:

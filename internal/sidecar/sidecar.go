@@ -152,8 +152,11 @@ func (s *Sidecar) SetHead(h Head) error {
 	case h.Height >= maxHeight || h.BlockCount >= maxHeight:
 		return badInput("head %d of %d blocks: heights are below 2^53", h.Height, h.BlockCount)
 	}
-	if h.Time.IsZero() {
+	switch year := h.Time.UTC().Year(); {
+	case h.Time.IsZero():
 		h.Time = time.Now()
+	case year < 1970 || year > 9999: // which no JSON can say
+		return badInput("head %d is of the year %d: times are milliseconds since 1970", h.Height, year)
 	}
 	s.mu.Lock()
 	old := s.head

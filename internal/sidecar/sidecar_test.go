@@ -237,6 +237,18 @@ func TestAnswersAreBounded(t *testing.T) {
 		if err := <-slowEnded; err != nil {
 			t.Error(err)
 		}
+		_, _ = ask()
+		in = next[Incoming](t, x)
+		for range maxBacklog / overhead * 2 { // parts of nothing take memory too
+			if err := x.Reply(in.ID, nil, false, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if parts := len(s.incoming[in.ID].parts); parts > maxBacklog/overhead {
+			t.Errorf("%d empty parts wait", parts)
+		}
+		time.Sleep(RequestTime + time.Second)
+		synctest.Wait()
 		for range maxIncoming { // they never read and are never answered
 			_, _ = ask()
 		}

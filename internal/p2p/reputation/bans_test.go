@@ -221,7 +221,7 @@ func TestMistakes(t *testing.T) {
 		}
 	}
 	for name, r := range map[string]BanRequest{
-		"past": {Target: "1.2.3.4", Until: time.Now().Add(-time.Second)}, "two ends": {Target: "1.2.3.4", For: time.Hour, Forever: true},
+		"past": {Target: "1.2.3.4", Until: time.Now().Add(-time.Second)}, "no year": {Target: "1.2.3.4", Until: time.Unix(1<<50, 0)}, "two ends": {Target: "1.2.3.4", For: time.Hour, Forever: true},
 		"negative": {Target: "1.2.3.4", For: -1}, "name": {Target: "example.org"}, "long": {Target: "1.2.3.4", Note: strings.Repeat("x", 300)},
 	} {
 		if _, _, err := b.Add(t.Context(), r); err == nil || b.Banned("", netip.MustParseAddr("1.2.3.4")) {

@@ -95,6 +95,8 @@ func (b *Bans) row(r BanRequest, now time.Time) (row, error) {
 		return row{}, errors.New("give one of until, for and forever")
 	case r.For < 0:
 		return row{}, fmt.Errorf("for %v is not above 0", r.For)
+	case r.Until.UTC().Year() > 9999: // which no JSON can say: the list could not be shown, nor kept
+		return row{}, errors.New("until is after the year 9999: ban for ever")
 	case !r.Until.IsZero() && !r.Until.After(now):
 		return row{}, fmt.Errorf("until %s is in the past: to lift a ban, remove it", r.Until.UTC().Format(time.RFC3339))
 	case len(out.reason) > maxWord || len(out.actor) > maxWord:
