@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -297,7 +298,8 @@ func checkSinkTypes(s Sink) []problem {
 }
 
 func checkSinkFile(s Sink) []problem {
-	if strings.ContainsFunc(s.CredentialsFile, unprintable) {
+	name := strings.TrimPrefix(s.CredentialsFile, filepath.VolumeName(s.CredentialsFile))
+	if strings.ContainsFunc(name, unprintable) || strings.Contains(name, ":") { // USER:PASSWORD belongs into the file
 		return one(RuleSecretValue, "looks like the secret itself: give the name of a file that holds it")
 	}
 	return nil

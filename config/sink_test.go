@@ -89,10 +89,11 @@ func TestSinkFaults(t *testing.T) {
 		t.Error(diff)
 	}
 	for text, want := range map[string]string{
-		"nats://a:4222":                        `env PARLEY_SINK: sink: "nats://a:4222" is no list like [{ kind = "nats", url = "nats://HOST:4222" }] [PLY-101 type]`,
-		"[1]":                                  `env PARLEY_SINK: sink: sink 1: 1 is no table [PLY-101 type]`,
-		"[]\nlog = 1":                          `env PARLEY_SINK: sink: "[]\nlog = 1" is no list like [{ kind = "nats", url = "nats://HOST:4222" }] [PLY-101 type]`,
-		`[{ kind = "nats", url = "nats://" }]`: `env PARLEY_SINK: sink: sink 1: url "" in "nats://" is not HOST:PORT: want nats://HOST:4222, or tls://HOST:4222 [PLY-101 range]`,
+		"nats://a:4222": `env PARLEY_SINK: sink: "nats://a:4222" is no list like [{ kind = "nats", url = "nats://HOST:4222" }] [PLY-101 type]`,
+		"[1]":           `env PARLEY_SINK: sink: sink 1: 1 is no table [PLY-101 type]`,
+		"[]\nlog = 1":   `env PARLEY_SINK: sink: "[]\nlog = 1" is no list like [{ kind = "nats", url = "nats://HOST:4222" }] [PLY-101 type]`,
+		`[{ kind = "nats", url = "nats://h", credentials_file = "ann:hush" }]`: `env PARLEY_SINK: sink: sink 1: credentials_file looks like the secret itself: give the name of a file that holds it [PLY-101 secret_value]`,
+		`[{ kind = "nats", url = "nats://" }]`:                                 `env PARLEY_SINK: sink: sink 1: url "" in "nats://" is not HOST:PORT: want nats://HOST:4222, or tls://HOST:4222 [PLY-101 range]`,
 	} {
 		_, err := loadIn(t, LoadArgs{Environ: []string{"PARLEY_SINK=" + text}})
 		if err == nil || err.Error() != want {
