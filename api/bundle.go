@@ -41,7 +41,7 @@ goroutines.txt  all stacks
 heap.pb.gz      memory by who took it, for go tool pprof
 
 Keys, tokens and passwords are left out. Addresses, peer ids and names are in it: share it with those alone who may know
-them. parley status --bundle FILE, and any other command that only reads, shows what the node would have answered.
+them. parley status --bundle FILE, peers list, bans list, chain status and the like show what the node would have answered.
 `
 
 func (s *Server) bundleRoutes() {

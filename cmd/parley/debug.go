@@ -33,8 +33,9 @@ func debugCommand(g *globals) *cobra.Command {
 	bundle := &cobra.Command{
 		Use: "bundle", Short: "Write a support archive of a running node", Args: cobra.NoArgs,
 		Long: "The zip holds what the API answers to its questions, metrics, the newest lines of the log, all stacks and memory by who took it.\n" +
-			"Keys, tokens and passwords are left out; addresses, peer ids and names are not. Every command that only reads takes --bundle FILE,\n" +
-			"and shows what the node would have answered; filters, and what comes after the first 1,000 of a list, are not in it.",
+			"Keys, tokens and passwords are left out; addresses, peer ids and names are not. Commands that list or show what is there take\n" +
+			"--bundle FILE and show what the node would have answered: status, peers list, bans list, chain status, chain validators list.\n" +
+			"Questions with an argument or a filter, and what comes after the first 1,000 of a list, are not in it.",
 		Example: "parley debug bundle\nparley debug bundle --out /tmp/node1.zip\nparley peers list --bundle /tmp/node1.zip",
 		RunE:    func(c *cobra.Command, _ []string) error { return g.saveBundle(c.Context(), out) },
 	}
