@@ -176,8 +176,14 @@ func errorCode(err error, exit int) string {
 	return ""
 }
 
+// errFollowed ends what shows something until the user has seen enough.
+var errFollowed = fmt.Errorf("followed until the user ended it: %w", context.Canceled)
+
 // printError writes each error on a line of its own.
 func printError(ctx context.Context, w io.Writer, err error) {
+	if errors.Is(err, errFollowed) {
+		return
+	}
 	if exitCode(ctx, err) == exitInterrupted {
 		fmt.Fprintln(w, "error: interrupted")
 		return

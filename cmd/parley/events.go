@@ -60,7 +60,7 @@ func (g *globals) stream(ctx context.Context, types string, after uint64) error 
 	for shown := 0; g.limit == 0 || shown < g.limit; {
 		_, message, err := conn.Read(ctx)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return errFollowed
 		}
 		if err != nil {
 			return c.unreachable(ctx, fmt.Errorf("the event stream ended: %w", err))

@@ -125,7 +125,7 @@ func (g *globals) tailLog(ctx context.Context, last uint16) error {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return ctx.Err()
+		return errFollowed
 	}
 	err = lines.Err()
 	if err == nil {

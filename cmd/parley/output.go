@@ -104,7 +104,7 @@ func (g *globals) repeat(ctx context.Context, show func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return errFollowed
 		case <-tick.C:
 		}
 	}
