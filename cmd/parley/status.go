@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
 )
 
 func statusCommand(g *globals) *cobra.Command {
@@ -50,6 +52,9 @@ func viewStatus(s parley.Status) *table {
 		"waiting", fmt.Sprintf("%s, %s", count(s.Mempool.Records, "record"), size(s.Mempool.Bytes)),
 		"version", s.Version+", up "+seconds(s.UptimeS),
 	)
+	if s.Network != config.NetworkConsortium { // validators and records are the embedded chain's
+		t.rows = slices.DeleteFunc(t.rows, func(row []string) bool { return row[0] == "validators" || row[0] == "waiting" })
+	}
 	for _, off := range s.TransportsOff {
 		t.add("off", off)
 	}
