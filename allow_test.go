@@ -131,6 +131,11 @@ func TestAllowListOnEveryTransport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	bad := c
+	bad.Log.Level, bad.API.CORS, bad.P2P.AllowPeers = "loud", []string{"*"}, list
+	if _, err := door.Reload(t.Context(), bad, false); err == nil || !strings.Contains(err.Error(), "log.level: \"loud\"") || len(door.LiveConfig().API.CORS) > 0 {
+		t.Errorf("a level that is none: %v; live %v", err, door.LiveConfig().API.CORS)
+	}
 	reload(list)
 	connected := func(g *parley.Node, transport string) bool {
 		p, ok := door.Peer(g.ID())

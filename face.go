@@ -34,7 +34,7 @@ type Status struct {
 	ChainID       string        `json:"chain_id"`
 	PeerID        peer.ID       `json:"peer_id"`
 	Name          string        `json:"name"`
-	Role          string        `json:"role"`    // validator | follower
+	Role          string        `json:"role"`    // validator | follower, of a sidecar network attached | detached
 	Verdict       string        `json:"verdict"` // healthy | degraded | waiting
 	Reasons       []string      `json:"reasons"`
 	UptimeS       float64       `json:"uptime_s"`

@@ -130,6 +130,9 @@ func (n *Node) LiveConfig() config.Config {
 func (n *Node) reload(ctx context.Context, cfg config.Config, force bool) (Reloaded, error) { // reloading held
 	ctx = context.WithoutCancel(ctx) // once begun it is done whole; each goodbye has a time of its own
 	r := Reloaded{Changed: []string{}, NeedsRestart: []string{}}
+	if _, _, err := config.ParseLogLevel(cfg.Log.Level); err != nil { // one that a program gives was not checked before
+		return r, &ConfigError{fmt.Errorf("log.level: %w", err)}
+	}
 	var keys []host.SharedKey
 	if n.private != nil && cfg.P2P.Private() {
 		var err error

@@ -15,7 +15,7 @@ const followersAtOnce = 16 // of the log
 func (s *Server) logRoutes() {
 	operation(s, http.MethodGet, "log-levels", admin, "What each room logs; default is for all that are not named", func(context.Context, *none) (*answer[map[string]string], error) {
 		if s.lines == nil {
-			return nil, errNoLog.problem(noLog)
+			return nil, notOnThisNetwork.problem(noLog)
 		}
 		return &answer[map[string]string]{s.lines.levels.Load().view()}, nil
 	})
@@ -23,7 +23,7 @@ func (s *Server) logRoutes() {
 		Body map[string]string `doc:"debug, info, warn or error by room: {\"default\":\"info\",\"p2p.gossip\":\"debug\"}"`
 	}) (*answer[map[string]string], error) {
 		if s.lines == nil {
-			return nil, errNoLog.problem(noLog)
+			return nil, notOnThisNetwork.problem(noLog)
 		}
 		text, err := levelText(in.Body)
 		if err == nil {
@@ -39,15 +39,12 @@ func (s *Server) logRoutes() {
 		huma.Operation{OperationID: "get-logs", Summary: "The log as it is written, as server-sent events; ?last=N lines first"})
 }
 
-// A log that the program keeps to itself is not shown.
-var errNoLog = notOnThisNetwork
-
 const noLog = "this node runs within a program that keeps its log to itself"
 
 // logLines streams the log.
 func (s *Server) logLines(w http.ResponseWriter, r *http.Request) {
 	if s.lines == nil {
-		s.refuse(w, r, errNoLog.problem(noLog))
+		s.refuse(w, r, notOnThisNetwork.problem(noLog))
 		return
 	}
 	last := 0

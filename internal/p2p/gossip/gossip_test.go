@@ -314,48 +314,6 @@ func TestLateServe(t *testing.T) {
 	})
 }
 
-// A topic is left and joined again, with other bounds.
-func TestLeave(t *testing.T) {
-	inLab(t, 3, 0, func(t *testing.T, l *lab) {
-		l.serveAll()
-		l.connect(0, 1)
-		l.connect(1, 2)
-		time.Sleep(2 * time.Second)
-		if err := errors.Join(l.nodes[1].Leave("record"), l.nodes[1].Leave("record"), l.nodes[1].Leave("unheard of")); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Second)
-		for _, s := range l.nodes[0].Topics() {
-			if want := map[bool]int{true: 0, false: 1}[s.Topic == "record"]; s.Peers != want || s.Mesh != want {
-				t.Errorf("topic %s has %d peers, %d in the mesh, want %d", s.Topic, s.Peers, s.Mesh, want)
-			}
-		}
-		l.publish(l.nodes[0], "record", "past it")
-		time.Sleep(time.Second)
-		if l.nodes[1].times("past it") != 0 || l.nodes[2].times("past it") != 0 {
-			t.Error("heard after it was left")
-		}
-		if err := l.nodes[1].Publish(t.Context(), "record", []byte("x")); err == nil {
-			t.Error("published to a topic that was left")
-		}
-		again := chain.Topic{Name: "record", MaxBytes: 10, Timeout: time.Second, AtOnce: 1, Validate: l.nodes[1].validate}
-		if err := l.nodes[1].Serve(testNet, []chain.Topic{again}); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(15 * time.Second) // who has left a mesh is not taken again for 10 s
-		l.publish(l.nodes[0], "record", "here")
-		time.Sleep(time.Second)
-		if l.nodes[1].times("here") != 1 || l.nodes[2].times("here") != 1 {
-			t.Error("not heard after it was joined again")
-		}
-		l.publish(l.nodes[0], "record", "longer than ten")
-		time.Sleep(time.Second)
-		if l.nodes[1].times("longer than ten") != 0 || l.nodes[1].rep.Score(l.nodes[0].ID()).Points == 0 {
-			t.Error("longer than the new bound, and nobody is charged")
-		}
-	})
-}
-
 // A peer that takes the topic and does not read fills its queue: Publish says
 // so while it is the majority, and goes on when the library gives it up.
 func TestPublishIsBusy(t *testing.T) {
@@ -395,43 +353,6 @@ func TestPublishIsBusy(t *testing.T) {
 		defer n.credit.mu.Unlock()
 		if lane := n.credit.lanes[mute.ID()]; lane == nil || !lane.used || len(lane.waiting) != 0 || lane.bytes != 0 || lane.ours != 0 {
 			t.Errorf("lane is not empty: %+v", lane)
-		}
-	})
-}
-
-// What waits for a peer that does not read is given up, however long the library
-// would keep it, and the others hear all.
-func TestQueueOfWhoDoesNotReadIsCut(t *testing.T) {
-	inLab(t, 2, 1, func(t *testing.T, l *lab) {
-		l.serveAll()
-		n, mute := l.nodes[0], l.hosts[2]
-		streams := make(chan network.Stream, 64)
-		mute.SetStreamHandler(pubsub.GossipSubID_v12, func(s network.Stream) { streams <- s })
-		l.connect(1, 0)
-		l.connect(2, 0)
-		l.send(l.stream(mute, n), &pb.RPC{Subscriptions: []*pb.RPC_SubOpts{{Subscribe: new(true), Topicid: new(wireName("record"))}}})
-		time.Sleep(time.Second)
-		most := 0
-		for i := range 200 {
-			l.publish(n, "record", fmt.Sprint("big ", i, strings.Repeat(".", 200<<10)))
-			time.Sleep(100 * time.Millisecond)
-			n.credit.mu.Lock()
-			if lane := n.credit.lanes[mute.ID()]; lane != nil {
-				most = max(most, lane.bytes)
-			}
-			n.credit.mu.Unlock()
-		}
-		if most > maxWaitingBytes || most < maxWaitingBytes-(256<<10) {
-			t.Errorf("%d bytes waited for a peer that reads nothing, want some %d at most", most, maxWaitingBytes)
-		}
-		if n.lost("stream") == 0 || len(streams) < 2 {
-			t.Errorf("%d queues were cut, and %d streams opened", n.lost("stream"), len(streams))
-		}
-		other := l.nodes[1]
-		other.mu.Lock()
-		defer other.mu.Unlock()
-		if got := len(other.got); got != 200 {
-			t.Errorf("the other peer heard %d of 200", got)
 		}
 	})
 }
