@@ -123,6 +123,7 @@ func sections() []section {
 		{"discovery", (*bench).measureDiscovery, (*report).discoveryTable},
 		{"bans", (*bench).measureBans, (*report).bansTable},
 		{"fanout", (*bench).measureFanout, (*report).fanoutTable},
+		{"rest", (*bench).measureRest, (*report).restTable},
 	}
 }
 

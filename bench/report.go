@@ -53,6 +53,7 @@ type report struct {
 	Discovery     *discoveryRow `json:"discovery,omitempty"`
 	Bans          *bansRow      `json:"bans,omitempty"`
 	Fanout        *fanoutRow    `json:"fanout,omitempty"`
+	Rest          *restRow      `json:"rest,omitempty"`
 }
 
 // look describes this machine. It is called before we load it ourselves.
@@ -285,5 +286,7 @@ const page = "# Figures\n\n" +
 - **event to 1,000 WebSockets**: each server is a process with as many clients, which another process plays: they read all and
   count. Ours is a whole node and its native stream, the envelope's JSON and the filters included; the others send the same
   frames. CPU is the server's, less what it uses without events. At once: 100 events that are published one after the other.
+- **GET status**: a whole node, and a process with a bare net/http handler that writes the same header and body; one request
+  after the other on each connection.
 - Nothing here was measured on a network of several machines.
 `
