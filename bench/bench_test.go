@@ -322,7 +322,7 @@ func TestReport(t *testing.T) {
 }
 
 func TestChosen(t *testing.T) {
-	for list, want := range map[string]string{"": "load stall sync announce addrbook discovery bans fanout rest", "stall": "stall", "stall, load": "stall load", "load,lod": "", "x": ""} {
+	for list, want := range map[string]string{"": "load stall sync announce addrbook discovery bans fanout rest sidecar", "stall": "stall", "stall, load": "stall load", "load,lod": "", "x": ""} {
 		parts, err := chosen(list)
 		var names []string
 		for _, p := range parts {

@@ -124,6 +124,7 @@ func sections() []section {
 		{"bans", (*bench).measureBans, (*report).bansTable},
 		{"fanout", (*bench).measureFanout, (*report).fanoutTable},
 		{"rest", (*bench).measureRest, (*report).restTable},
+		{"sidecar", (*bench).measureSidecar, (*report).sidecarTable},
 	}
 }
 

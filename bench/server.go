@@ -32,7 +32,11 @@ const (
 	serverGws  = "gws"  // broadcasts with lxzan/gws
 	serverRaw  = "raw"  // writes the same frames to bare sockets
 	serverBare = "bare" // net/http with the handler of a constant answer
+	serverSide = "side" // a node of a sidecar network with its API
 )
+
+// dataIn is the data directory of a server, in its own.
+const dataIn = "data"
 
 // order is what a server is told on a line of its input. It answers each with
 // a reply when it is done.
@@ -43,6 +47,8 @@ type order struct {
 	Type   string        `json:"type,omitempty"`
 
 	Answer *constant `json:"answer,omitempty"` // from now on; bare alone
+
+	Connect string `json:"connect,omitempty"` // to this address of libp2p; nodes alone
 }
 
 // constant is a whole answer of HTTP.
@@ -52,7 +58,8 @@ type constant struct {
 }
 
 type reply struct {
-	Addr  string        `json:"addr,omitempty"` // the first one
+	Addr  string        `json:"addr,omitempty"` // of HTTP; in the first one
+	P2P   string        `json:"p2p,omitempty"`  // of a node; in the first one
 	CPU   time.Duration `json:"cpu"`            // of the process, since its start
 	Error string        `json:"error,omitempty"`
 }
@@ -84,11 +91,11 @@ func envelopeOf(seq uint64, t ticked) event.Envelope {
 func runServer(ctx context.Context, kind, dir string, in io.Reader, out io.Writer) (err error) {
 	say, hear := json.NewEncoder(out), json.NewDecoder(in)
 	var obey func(order) error
-	var addr string
+	var addr, p2p string
 	var stop func() error
 	switch kind {
-	case serverNode:
-		addr, obey, stop, err = serveNode(ctx, dir)
+	case serverNode, serverSide:
+		addr, p2p, obey, stop, err = serveNode(ctx, dir, kind == serverSide)
 	case serverGws:
 		addr, obey, stop, err = serveGws(ctx)
 	case serverRaw:
@@ -102,7 +109,7 @@ func runServer(ctx context.Context, kind, dir string, in io.Reader, out io.Write
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	if err := say.Encode(reply{Addr: addr}); err != nil {
+	if err := say.Encode(reply{Addr: addr, P2P: p2p}); err != nil {
 		return err
 	}
 	for {
@@ -141,14 +148,19 @@ func paced(o order, give func(ticked) error) error {
 }
 
 // serveNode runs a whole node with its API; events enter at its bus.
-func serveNode(ctx context.Context, dir string) (addr string, obey func(order) error, stop func() error, err error) {
-	n, err := startNodeWith(ctx, dir, func(c *config.Config) { c.API.MaxClients = 1 << 16 })
+func serveNode(ctx context.Context, dir string, sidecar bool) (addr, p2p string, obey func(order) error, stop func() error, err error) {
+	n, err := startNodeWith(ctx, dir, func(c *config.Config) {
+		c.API.MaxClients = 1 << 16
+		if sidecar {
+			c.Network, c.NetworkName = config.NetworkSidecar, "bench"
+		}
+	})
 	if err != nil {
-		return "", nil, nil, err
+		return "", "", nil, nil, err
 	}
 	s, err := api.New(n.Node, api.Options{})
 	if err != nil {
-		return "", nil, nil, errors.Join(err, n.stop())
+		return "", "", nil, nil, errors.Join(err, n.stop())
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
@@ -163,12 +175,16 @@ func serveNode(ctx context.Context, dir string) (addr string, obey func(order) e
 		}
 	}
 	obey = func(o order) error {
+		if o.Connect != "" {
+			_, err := n.ConnectPeer(ctx, o.Connect)
+			return err
+		}
 		return paced(o, func(t ticked) error {
 			n.Events().Publish(t)
 			return nil
 		})
 	}
-	return addr, obey, stop, nil
+	return addr, n.addr, obey, stop, nil
 }
 
 // serveGws broadcasts as the library's own documentation has it.
@@ -305,6 +321,8 @@ func serveHTTP(ctx context.Context, h http.HandlerFunc) (addr string, stop func(
 type server struct {
 	kind string
 	addr string
+	p2p  string
+	data string // directory
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	say  *json.Encoder
@@ -337,7 +355,7 @@ func startServer(ctx context.Context, kind, dir string) (*server, error) {
 	if err := s.hear.Decode(&first); err != nil {
 		return nil, errors.Join(fmt.Errorf("server %s does not start: %w", kind, err), s.stop())
 	}
-	s.addr = first.Addr
+	s.addr, s.p2p, s.data = first.Addr, first.P2P, filepath.Join(dir, dataIn)
 	return s, nil
 }
 
@@ -372,7 +390,7 @@ func beServer() bool {
 	if kind == "" {
 		return false
 	}
-	if err := runServer(context.Background(), kind, filepath.Join(".", "data"), os.Stdin, os.Stdout); err != nil {
+	if err := runServer(context.Background(), kind, dataIn, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: server "+kind+":", err)
 		os.Exit(1)
 	}
