@@ -26,6 +26,7 @@ type programs struct {
 	nodes  []*server
 	ends   []*program
 	got    chan []byte
+	own    chan struct{} // what the first has published and was not told of: its queue is bounded
 	fail   chan error
 	cancel context.CancelFunc
 }
@@ -40,7 +41,7 @@ type program struct {
 
 func openPrograms(ctx context.Context, dir string, validate bool) (_ *programs, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	p := &programs{got: make(chan []byte, 2*sidecarFlight), fail: make(chan error, 2), cancel: cancel}
+	p := &programs{got: make(chan []byte, 2*sidecarFlight), own: make(chan struct{}, 4*sidecarFlight), fail: make(chan error, 2), cancel: cancel}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -57,7 +58,7 @@ func openPrograms(ctx context.Context, dir string, validate bool) (_ *programs, 
 			return nil, err
 		}
 		p.ends = append(p.ends, a)
-		take := func([]byte) {} // what it published itself
+		take := func([]byte) { <-p.own }
 		if i == 1 {
 			take = func(b []byte) {
 				select {
@@ -117,6 +118,11 @@ func (a *program) listen(ctx context.Context, take func([]byte), fail chan<- err
 }
 
 func (p *programs) publish(ctx context.Context, data []byte) error {
+	select {
+	case p.own <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	_, err := p.ends[0].client.Publish(ctx, connect.NewRequest(&pb.PublishRequest{Topic: sidecarTopic, Data: data}))
 	return err
 }
