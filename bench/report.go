@@ -289,8 +289,9 @@ const page = "# Figures\n\n" +
   frames. CPU is the server's, less what it uses without events. At once: 100 events that are published one after the other.
 - **GET status**: a whole node, and a process with a bare net/http handler that writes the same header and body; one request
   after the other on each connection.
-- **message from program to program**: two nodes, each a process with a Go program attached over gRPC at its local socket, and
-  two hosts of go-libp2p-pubsub in one process, with the same ids and no signatures, over loopback TCP; at most 128 messages are
-  under way, and each has to arrive, once. Programs, nodes and hosts share the cores. Latency: one each 2 ms.
+- **message from program to program**: two nodes, each a process with a Go program attached over gRPC at its local socket
+  (PublishStream one way, Attach the other), and two hosts of go-libp2p-pubsub in one process, with the same ids and no signatures,
+  over loopback TCP; at most 128 messages are under way, and each has to arrive, once. Programs, nodes and hosts share the
+  cores. Latency: one each 2 ms.
 - Nothing here was measured on a network of several machines.
 `

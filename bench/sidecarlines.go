@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -36,7 +38,10 @@ type program struct {
 	http   *http.Client
 	client parleyv1connect.SidecarServiceClient
 	stream *connect.BidiStreamForClient[pb.FromApp, pb.ToApp]
-	ended  chan struct{}
+
+	mu    sync.Mutex // held while out is written to
+	out   *connect.ClientStreamForClient[pb.PublishRequest, pb.PublishSummary]
+	ended chan struct{}
 }
 
 func openPrograms(ctx context.Context, dir string, validate bool) (_ *programs, err error) {
@@ -93,6 +98,7 @@ func attachProgram(ctx context.Context, dataDir string, validate bool) (*program
 	if _, err := a.stream.Receive(); err != nil {
 		return nil, fmt.Errorf("attach: %w", err)
 	}
+	a.out = a.client.PublishStream(ctx)
 	return a, nil
 }
 
@@ -123,7 +129,14 @@ func (p *programs) publish(ctx context.Context, data []byte) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	_, err := p.ends[0].client.Publish(ctx, connect.NewRequest(&pb.PublishRequest{Topic: sidecarTopic, Data: data}))
+	a := p.ends[0]
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := a.out.Send(&pb.PublishRequest{Topic: sidecarTopic, Data: data})
+	if errors.Is(err, io.EOF) { // the node has ended the stream
+		_, why := a.out.CloseAndReceive()
+		err = errors.Join(err, why)
+	}
 	return err
 }
 
