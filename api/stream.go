@@ -111,9 +111,9 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
-	conn, err := websocket.Accept(w, r, s.acceptOptions(r, subProtocol))
+	conn, lane, err := s.acceptLane(w, r)
 	if err != nil {
-		return // Accept has answered
+		return
 	}
 	defer func() { _ = conn.CloseNow() }()
 	if p != nil {
@@ -121,7 +121,8 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 		_ = conn.Close(websocket.StatusTryAgainLater, p.Detail)
 		return
 	}
-	s.serveWebSocket(context.WithoutCancel(r.Context()), conn, c)
+	c.queue.join(lane)
+	s.serveWebSocket(context.WithoutCancel(r.Context()), conn, lane, c)
 }
 
 // noUpgrade refuses a request for a WebSocket that is none, and says what there
@@ -157,7 +158,7 @@ func clientIP(r *http.Request) string {
 }
 
 // serveWebSocket works until the client goes, is too slow, or the node stops.
-func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, c *client) {
+func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, lane *lane, c *client) {
 	ctx, cancel := context.WithCancel(ctx)
 	conn.SetReadLimit(clientFrame)
 	var wg sync.WaitGroup
@@ -169,7 +170,7 @@ func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, c *cl
 		defer cancel()
 		keepAlive(ctx, conn)
 	})
-	code, why := s.writeEvents(ctx, conn, c)
+	code, why := s.writeEvents(ctx, lane, c)
 	if code != 0 {
 		_ = conn.Close(code, why)
 	}
@@ -177,14 +178,20 @@ func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, c *cl
 	wg.Wait()
 }
 
-// writeEvents returns how to close the connection; 0 = it is gone.
-func (s *Server) writeEvents(ctx context.Context, conn *websocket.Conn, c *client) (websocket.StatusCode, string) {
-	frames := c.first
+// writeEvents returns how to close the connection; 0 = it is gone. While the
+// client keeps up the hub writes to it, and there is nothing to do here.
+func (s *Server) writeEvents(ctx context.Context, lane *lane, c *client) (websocket.StatusCode, string) {
+	if err := lane.send(c.first); err != nil {
+		return 0, ""
+	}
+	c.first = nil // a snapshot may be large
 	for {
-		for _, f := range frames {
-			if err := writeFrame(ctx, conn, f); err != nil {
-				return 0, ""
-			}
+		slow, err := lane.drain(c.queue)
+		switch {
+		case err != nil:
+			return 0, ""
+		case slow:
+			return closeTooSlow, "too slow"
 		}
 		select {
 		case <-ctx.Done():
@@ -192,10 +199,6 @@ func (s *Server) writeEvents(ctx context.Context, conn *websocket.Conn, c *clien
 		case <-s.hub.stopCh:
 			return websocket.StatusGoingAway, errStopped.Error()
 		case <-c.queue.wake:
-		}
-		var slow bool
-		if frames, slow = c.queue.take(time.Now()); slow {
-			return closeTooSlow, "too slow"
 		}
 	}
 }
