@@ -14,7 +14,7 @@ import (
 const module = "github.com/parley-p2p/parley"
 
 // ground is what every room may import: words, no goroutines.
-var ground = []string{"chain", "event", "config", "internal/wire", "internal/tracing", "consortium"}
+var ground = []string{"chain", "event", "config", "internal/wire", "internal/tracing", "internal/tally", "consortium"}
 
 // floors names each room and what it imports of this module beside the ground,
 // in code that is no test. A room that is not here stands on no floor, and the
@@ -22,6 +22,7 @@ var ground = []string{"chain", "event", "config", "internal/wire", "internal/tra
 var floors = map[string][]string{
 	// ground
 	"internal/tracing": {},
+	"internal/tally":   {},
 	"chain":            {},
 	"event":            {"chain"},
 	"config":           {},
