@@ -31,14 +31,33 @@ type message struct {
 
 // broker is the message system behind one sink.
 type broker interface {
-	// send delivers the messages in order. The first acked of them are stored
-	// outside; err says why the others may not be: errTooLarge is about the next
-	// one alone. It returns soon after ctx ends.
+	// send delivers the messages in order: none is stored before one that comes
+	// first, also where that one fails. The first acked of them are stored outside.
+	// err says why the next one is not, errTooLarge that it never will be; nil
+	// with some left wants those to be sent again. It returns soon after ctx ends.
 	send(ctx context.Context, msgs []message) (acked int, err error)
 	close()
 }
 
 var errTooLarge = errors.New("larger than the sink takes")
+
+// window is how many messages go at once. It is small where that order costs
+// much, because of what others do.
+type window int
+
+func (w window) of(msgs []message) []message {
+	if w == 0 {
+		w = batch
+	}
+	return msgs[:min(int(w), len(msgs))]
+}
+
+// sent takes in that acked of n messages went as they were sent.
+func (w *window) sent(acked, n int) {
+	if *w = window(max(1, acked)); acked == n {
+		*w = window(min(2*n, batch))
+	}
+}
 
 // lagged is the data of the event of that type.
 type lagged struct {
