@@ -87,9 +87,11 @@ type sink struct {
 	pause   time.Duration
 	failing bool
 
-	mu   sync.Mutex // guards below
-	done uint64     // seq of the last event that is delivered, of this start
-	gap  *lagged    // of before this start, not told yet; nil = none
+	mu    sync.Mutex // guards below
+	down  error      // of the last try, while the sink takes nothing
+	since time.Time  // of the first of those tries
+	done  uint64     // seq of the last event that is delivered, of this start
+	gap   *lagged    // of before this start, not told yet; nil = none
 }
 
 // key is the sink's name in sinks.json. Another place is another sink.
@@ -113,7 +115,8 @@ func (k *sink) acked() uint64 {
 	return k.done
 }
 
-// behind counts the events that are published and not delivered.
+// behind counts the events that are published and not delivered: those that
+// the sink wants, and all that the bus has lost, for nobody knows what they were.
 func (k *sink) behind() uint64 {
 	newest := k.bus.Seq() // first: what is delivered was published before
 	k.mu.Lock()
@@ -122,7 +125,10 @@ func (k *sink) behind() uint64 {
 }
 
 func (k *sink) missed(newest uint64) uint64 { // mu held
-	n := max(newest, k.done) - k.done
+	var n uint64
+	if newest > k.done {
+		n = k.bus.Count(k.done+1, newest+1, k.cfg.Wants)
+	}
 	if k.gap != nil {
 		n += k.gap.Dropped
 	}
@@ -236,6 +242,12 @@ func (k *sink) try(hard context.Context, msgs []message) (int, error) {
 
 // failed logs the first of a row of failures: an outage is one line, and its end another.
 func (k *sink) failed(err error) {
+	k.mu.Lock()
+	if k.down == nil {
+		k.since = time.Now()
+	}
+	k.down = err
+	k.mu.Unlock()
 	if k.failing {
 		k.log.Debug("sink still fails", "err", err, "behind", k.behind())
 		return
@@ -245,6 +257,9 @@ func (k *sink) failed(err error) {
 }
 
 func (k *sink) recovered() {
+	k.mu.Lock()
+	k.down = nil
+	k.mu.Unlock()
 	if k.failing {
 		k.failing = false
 		k.log.Info("sink takes events again", "behind", k.behind())
