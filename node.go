@@ -113,8 +113,9 @@ type Node struct {
 	reloading sync.Mutex    // guards live
 	live      config.Config // cfg, with what was reloaded
 
-	foundMu sync.Mutex // guards found
-	found   []Finding  // about peers
+	foundMu sync.Mutex // guards below
+	found   []Finding  // about peers, and outside as of the last look
+	outside []Finding  // [Node.FoundOutside]
 }
 
 // New opens the data directory, the key, the listeners and the store, and wires

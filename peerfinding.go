@@ -35,9 +35,20 @@ func (n *Node) watchPeers(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			n.setFound(append(n.peerFindings(), n.privateFindings()...))
+			n.foundMu.Lock()
+			outside := n.outside
+			n.foundMu.Unlock()
+			n.setFound(slices.Concat(n.peerFindings(), n.privateFindings(), outside))
 		}
 	}
+}
+
+// FoundOutside takes over what those find who serve the node to others, such as
+// its event sinks. It is shown and told within seconds, until they find nothing.
+func (n *Node) FoundOutside(list []Finding) {
+	n.foundMu.Lock()
+	defer n.foundMu.Unlock()
+	n.outside = list
 }
 
 // setFound takes over what is wrong, and tells of what began and what is over.

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 const (
@@ -71,6 +72,24 @@ func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []
 		s.served[protocol.ID(p.ID)] = struct{}{}
 		s.mu.Unlock()
 	}
+	err := s.serveTopics(first, topics)
+	if err != nil {
+		s.endProtocols(ids(protocols))
+	}
+	return err
+}
+
+func ids(protocols []chain.Protocol) []string {
+	list := make([]string, len(protocols))
+	for i, p := range protocols {
+		list[i] = p.ID
+	}
+	return list
+}
+
+// serveTopics serves the first ones together with all that waits for the
+// chain.
+func (s *services) serveTopics(first bool, topics []chain.Topic) error {
 	net := s.network.ID().Net
 	if !first {
 		return s.gossip.Serve(net, topics)
@@ -94,17 +113,21 @@ func (s *services) Serve(ctx context.Context, topics []chain.Topic, protocols []
 }
 
 func (s *services) Withdraw(topics, protocols []string) error {
-	for _, p := range protocols {
-		s.host.RemoveStreamHandler(protocol.ID(p))
-		s.mu.Lock()
-		delete(s.served, protocol.ID(p))
-		s.mu.Unlock()
-	}
+	s.endProtocols(protocols)
 	var errs []error
 	for _, t := range topics {
 		errs = append(errs, s.gossip.Leave(t))
 	}
 	return errors.Join(errs...)
+}
+
+func (s *services) endProtocols(ids []string) {
+	for _, p := range ids {
+		s.host.RemoveStreamHandler(protocol.ID(p))
+		s.mu.Lock()
+		delete(s.served, protocol.ID(p))
+		s.mu.Unlock()
+	}
 }
 
 func (s *services) Greet() { s.shake.ChainKnown() }
@@ -175,8 +198,19 @@ func (s *services) Peers() []chain.Peer {
 		p := &peers[i]
 		p.Kept, p.Services = s.dial.Has(p.ID), s.servicesOf(p.ID, p.Services)
 		p.Named = joining && s.named(p.ID)
+		p.Group = s.groupOf(p.ID)
 	}
 	return peers
+}
+
+// groupOf is the group of the public address that p is connected from, or "".
+func (s *services) groupOf(p peer.ID) string {
+	for _, c := range s.host.Network().ConnsToPeer(p) {
+		if ip := addrbook.IP(c.RemoteMultiaddr()); addrbook.Public(ip) {
+			return s.book.GroupOf(ip)
+		}
+	}
+	return ""
 }
 
 func (s *services) Keep(members []peer.AddrInfo) { s.dial.Keep(members) }

@@ -30,7 +30,7 @@ type (
 	ProgramTopic = sidecar.Topic
 	// ProgramHead is its chain.
 	ProgramHead = sidecar.Head
-	// ToProgram is what it is told: one of the next five.
+	// ToProgram is what it is told: one of the next six.
 	ToProgram = sidecar.ToApp
 	// ProgramValidate asks for a verdict.
 	ProgramValidate = sidecar.Validate
@@ -42,6 +42,8 @@ type (
 	ProgramStatusOf = sidecar.StatusOf
 	// ProgramPeerGone tells that a peer is gone.
 	ProgramPeerGone = sidecar.PeerGone
+	// ProgramLost tells that messages of peers were dropped.
+	ProgramLost = sidecar.Lost
 	// ProgramVerdict is what a program says of a message.
 	ProgramVerdict = sidecar.Verdict
 	// MessageReader reads accepted messages.

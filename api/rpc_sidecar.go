@@ -217,6 +217,8 @@ func toldOf(item parley.ToProgram) *pb.ToApp {
 		return &pb.ToApp{Msg: &pb.ToApp_Status{Status: &pb.StatusOf{Peer: i.Peer.String(), Height: i.Head.Height, Hash: bytesOf(i.Head.Hash), Status: i.Status}}}
 	case parley.ProgramPeerGone:
 		return &pb.ToApp{Msg: &pb.ToApp_Gone{Gone: &pb.PeerGone{Peer: i.Peer.String(), Reason: i.Reason}}}
+	case parley.ProgramLost:
+		return &pb.ToApp{Msg: &pb.ToApp_Lost{Lost: &pb.Lost{Messages: i.Messages}}}
 	}
 	return &pb.ToApp{} // nothing that this version knows
 }

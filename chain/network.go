@@ -78,10 +78,12 @@ type Services interface {
 	Self() peer.ID
 	// Serve starts topics and protocols, until ctx ends or Withdraw names them.
 	// A network calls it when it knows its chain, for their names carry <net>,
-	// and may call it again with others, though not at once.
+	// and may call it again with others, though not at once. After an error it
+	// serves none of those of this call.
 	Serve(ctx context.Context, topics []Topic, protocols []Protocol) error
 	// Withdraw ends topics, by their names, and protocols, by their ids. What is
-	// served of them at the moment goes on.
+	// served of them at the moment goes on. After an error all of them can be
+	// named again; those that are ended already are none.
 	Withdraw(topics, protocols []string) error
 	// Greet has the ready peers greeted again, for they were told of no genesis
 	// and there is one now.
@@ -111,6 +113,7 @@ type Peer struct {
 	Services  Service
 	Kept      bool   // we were told to keep it: a static peer, or a member
 	Named     bool   // the operator named it, or a name that leads to it: bootstrap peers and DNS
+	Group     string // the part of the internet that it is connected from, which one hand can be thought to hold; "" = not a public one
 	Genesis   Hash   // zero: it has no chain yet
 	Claimed   Head   // what it says; steers nothing
 	Validated Head   // what it proved; zero = nothing yet

@@ -60,6 +60,26 @@ func (b *Bus) Seq() uint64 {
 	return b.next - 1
 }
 
+// Count counts the events in [from, to) whose type is wanted, and all of them
+// that the ring has lost.
+func (b *Bus) Count(from, to uint64, wanted func(eventType string) bool) uint64 {
+	b.mu.Lock()
+	oldest := b.oldest()
+	from, to = max(from, b.first), min(to, b.next)
+	n := max(min(oldest, to), from) - from
+	var types []string
+	for seq := max(from, oldest); seq < to; seq++ {
+		types = append(types, b.ring[seq%uint64(len(b.ring))].Type)
+	}
+	b.mu.Unlock()
+	for _, t := range types { // a pattern may take its time
+		if wanted(t) {
+			n++
+		}
+	}
+	return n
+}
+
 // Subscribe reads from now on. The caller MUST Close the subscription.
 func (b *Bus) Subscribe() *Subscription {
 	b.mu.Lock()

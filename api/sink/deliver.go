@@ -31,14 +31,33 @@ type message struct {
 
 // broker is the message system behind one sink.
 type broker interface {
-	// send delivers the messages in order. The first acked of them are stored
-	// outside; err says why the others may not be: errTooLarge is about the next
-	// one alone. It returns soon after ctx ends.
+	// send delivers the messages in order: none is stored before one that comes
+	// first, also where that one fails. The first acked of them are stored outside.
+	// err says why the next one is not, errTooLarge that it never will be; nil
+	// with some left wants those to be sent again. It returns soon after ctx ends.
 	send(ctx context.Context, msgs []message) (acked int, err error)
 	close()
 }
 
 var errTooLarge = errors.New("larger than the sink takes")
+
+// window is how many messages go at once. It is small where that order costs
+// much, because of what others do.
+type window int
+
+func (w window) of(msgs []message) []message {
+	if w == 0 {
+		w = batch
+	}
+	return msgs[:min(int(w), len(msgs))]
+}
+
+// sent takes in that acked of n messages went as they were sent.
+func (w *window) sent(acked, n int) {
+	if *w = window(max(1, acked)); acked == n {
+		*w = window(min(2*n, batch))
+	}
+}
 
 // lagged is the data of the event of that type.
 type lagged struct {
@@ -68,9 +87,11 @@ type sink struct {
 	pause   time.Duration
 	failing bool
 
-	mu   sync.Mutex // guards below
-	done uint64     // seq of the last event that is delivered, of this start
-	gap  *lagged    // of before this start, not told yet; nil = none
+	mu    sync.Mutex // guards below
+	down  error      // of the last try, while the sink takes nothing
+	since time.Time  // of the first of those tries
+	done  uint64     // seq of the last event that is delivered, of this start
+	gap   *lagged    // of before this start, not told yet; nil = none
 }
 
 // key is the sink's name in sinks.json. Another place is another sink.
@@ -94,7 +115,8 @@ func (k *sink) acked() uint64 {
 	return k.done
 }
 
-// behind counts the events that are published and not delivered.
+// behind counts the events that are published and not delivered: those that
+// the sink wants, and all that the bus has lost, for nobody knows what they were.
 func (k *sink) behind() uint64 {
 	newest := k.bus.Seq() // first: what is delivered was published before
 	k.mu.Lock()
@@ -103,7 +125,10 @@ func (k *sink) behind() uint64 {
 }
 
 func (k *sink) missed(newest uint64) uint64 { // mu held
-	n := max(newest, k.done) - k.done
+	var n uint64
+	if newest > k.done {
+		n = k.bus.Count(k.done+1, newest+1, k.cfg.Wants)
+	}
 	if k.gap != nil {
 		n += k.gap.Dropped
 	}
@@ -217,6 +242,12 @@ func (k *sink) try(hard context.Context, msgs []message) (int, error) {
 
 // failed logs the first of a row of failures: an outage is one line, and its end another.
 func (k *sink) failed(err error) {
+	k.mu.Lock()
+	if k.down == nil {
+		k.since = time.Now()
+	}
+	k.down = err
+	k.mu.Unlock()
 	if k.failing {
 		k.log.Debug("sink still fails", "err", err, "behind", k.behind())
 		return
@@ -226,6 +257,9 @@ func (k *sink) failed(err error) {
 }
 
 func (k *sink) recovered() {
+	k.mu.Lock()
+	k.down = nil
+	k.mu.Unlock()
 	if k.failing {
 		k.failing = false
 		k.log.Info("sink takes events again", "behind", k.behind())

@@ -3,6 +3,8 @@ package sink
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,18 +84,7 @@ func TestKafka(t *testing.T) {
 		if refused%2 == 0 {
 			return nil, context.DeadlineExceeded, true // the connection is cut
 		}
-		resp := req.ResponseKind().(*kmsg.ProduceResponse)
-		for _, topic := range req.(*kmsg.ProduceRequest).Topics {
-			rt := kmsg.NewProduceResponseTopic()
-			rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
-			for _, p := range topic.Partitions {
-				rp := kmsg.NewProduceResponseTopicPartition()
-				rp.Partition, rp.ErrorCode = p.Partition, kerr.NotEnoughReplicas.Code
-				rt.Partitions = append(rt.Partitions, rp)
-			}
-			resp.Topics = append(resp.Topics, rt)
-		}
-		return resp, nil, true
+		return refusal(req, kerr.NotEnoughReplicas.Code), nil, true
 	})
 	r := start(t, 4096, t.TempDir(), kafkaSink(c, "parley.{node}.{type}"), nil)
 	first := r.bus.Seq() + 1
@@ -106,6 +97,75 @@ func TestKafka(t *testing.T) {
 	}
 	if refused < 5 {
 		t.Errorf("the broker was asked %d times", refused)
+	}
+}
+
+// refusal answers each record of a request with an error.
+func refusal(req kmsg.Request, code int16) kmsg.Response {
+	resp := req.ResponseKind().(*kmsg.ProduceResponse)
+	for _, topic := range req.(*kmsg.ProduceRequest).Topics {
+		rt := kmsg.NewProduceResponseTopic()
+		rt.Topic, rt.TopicID = topic.Topic, topic.TopicID
+		for _, p := range topic.Partitions {
+			rp := kmsg.NewProduceResponseTopicPartition()
+			rp.Partition, rp.ErrorCode = p.Partition, code
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp
+}
+
+// Records that the broker refuses for good are not overtaken by those behind
+// them, and of a batch that is too large for it only the large one is lost.
+func TestKafkaOrder(t *testing.T) {
+	for name, code := range map[string]int16{"refused": kerr.PolicyViolation.Code, "too large": kerr.MessageTooLarge.Code} {
+		t.Run(name, func(t *testing.T) {
+			c := newKafkaCluster(t, kfake.SeedTopics(1, "parley"))
+			asked := 0
+			c.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
+				c.KeepControl()
+				if asked++; asked%3 == 1 && asked < 20 {
+					return refusal(req, code), nil, true
+				}
+				return nil, nil, false
+			})
+			r := start(t, 4096, t.TempDir(), kafkaSink(c, "parley"), nil)
+			first := r.bus.Seq() + 1
+			r.publish(0, 600)
+			eventually(t, "all is delivered", func() bool { return r.lag(t) == 0 })
+			seqs := seqsOf(t, consumed(t, c, "parley", 600))
+			if !slices.IsSorted(seqs) || len(slices.Compact(slices.Clone(seqs))) != 600 || len(seqs) != 600 || seqs[0] != first {
+				t.Errorf("%d records, sorted %v", len(seqs), slices.IsSorted(seqs))
+			}
+			if asked < 5 {
+				t.Errorf("the broker was asked %d times", asked)
+			}
+		})
+	}
+}
+
+// While one topic takes nothing, what is stored in another is not sent again
+// and again.
+func TestKafkaOneTopicRefuses(t *testing.T) {
+	c := newKafkaCluster(t, kfake.SeedTopics(1, "good"))
+	b, err := newKafka(config.SinkURL{Servers: c.ListenAddrs()}, nil, "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	data := func(seq int) []byte { return fmt.Appendf(nil, `{"v":1,"seq":%d,"type":"x"}`, seq) }
+	msgs := []message{{id: "1", subject: "good", data: data(1)}, {id: "2", subject: "no such topic", data: data(2)}, {id: "3", subject: "good", data: data(3)}}
+	for i := range 2 {
+		if n, err := b.send(t.Context(), msgs[i:]); n != 1-i || err == nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+	}
+	if n, err := b.send(t.Context(), []message{{id: "4", subject: "good", data: data(4)}}); n != 1 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	if seqs := seqsOf(t, consumed(t, c, "good", 3)); !slices.Equal(seqs, []uint64{1, 3, 4}) {
+		t.Errorf("stored %v", seqs)
 	}
 }
 
@@ -177,8 +237,11 @@ func TestKafkaTooLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.close()
-	n, err := b.send(t.Context(), []message{{subject: "parley", data: []byte("{}")}, {subject: "parley", data: make([]byte, 2<<20)}})
-	if n != 1 || err == nil || !strings.Contains(err.Error(), errTooLarge.Error()) {
+	msgs := []message{{id: "1", subject: "parley", data: []byte("{}")}, {id: "2", subject: "parley", data: make([]byte, 2<<20)}}
+	if n, err := b.send(t.Context(), msgs); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if n, err := b.send(t.Context(), msgs[1:]); n != 0 || !errors.Is(err, errTooLarge) {
 		t.Errorf("%d, %v", n, err)
 	}
 }

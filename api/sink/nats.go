@@ -24,9 +24,10 @@ const (
 // natsBroker publishes to JetStream. The stream is the operator's: retention,
 // replicas and limits are no business of a node.
 type natsBroker struct {
-	conn *nats.Conn
-	js   jetstream.JetStream
-	at   string
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	at     string
+	window window
 }
 
 func newNATS(u config.SinkURL, creds *credentials, node string, log *slog.Logger) (broker, error) {
@@ -57,7 +58,7 @@ func newNATS(u config.SinkURL, creds *credentials, node string, log *slog.Logger
 		conn.Close()
 		return nil, fmt.Errorf("use JetStream of %s: %w", at, err)
 	}
-	return &natsBroker{conn, js, at}, nil
+	return &natsBroker{conn: conn, js: js, at: at}, nil
 }
 
 // natsLogin reads the credentials anew at each connection.
@@ -82,14 +83,19 @@ func (b *natsBroker) send(ctx context.Context, msgs []message) (int, error) {
 		}
 		return 0, fmt.Errorf("no connection to %s: %w", b.at, err)
 	}
+	msgs = b.window.of(msgs)
 	acks := make([]jetstream.PubAckFuture, 0, len(msgs))
 	var failed error
-	for _, m := range msgs {
+	for i, m := range msgs {
 		if int64(len(m.data))+headerRoom > b.conn.MaxPayload() {
 			failed = fmt.Errorf("%w: max_payload of %s is %d bytes", errTooLarge, b.at, b.conn.MaxPayload())
 			break
 		}
-		ack, err := b.js.PublishMsgAsync(&nats.Msg{Subject: m.subject, Data: m.data}, jetstream.WithMsgID(m.id))
+		options := []jetstream.PublishOpt{jetstream.WithMsgID(m.id), jetstream.WithRetryAttempts(0)} // again is for deliver to say
+		if i > 0 {                                                                                   // it goes right behind the one before, or is refused
+			options = append(options, jetstream.WithExpectLastMsgID(msgs[i-1].id))
+		}
+		ack, err := b.js.PublishMsgAsync(&nats.Msg{Subject: m.subject, Data: m.data}, options...)
 		if err != nil {
 			failed = err
 			break
@@ -100,13 +106,22 @@ func (b *natsBroker) send(ctx context.Context, msgs []message) (int, error) {
 		select {
 		case <-ack.Ok():
 		case err := <-ack.Err():
+			if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == wrongLastMsgID && i > 0 {
+				b.window.sent(i, len(msgs)) // somebody else's message came between, or it is of another stream
+				return i, nil
+			}
 			return i, b.why(err, msgs[i])
 		case <-ctx.Done():
 			return i, ctx.Err()
 		}
 	}
+	if failed == nil {
+		b.window.sent(len(msgs), len(msgs))
+	}
 	return len(acks), failed
 }
+
+const wrongLastMsgID = 10070 // err_code of JetStream
 
 const headerRoom = 512 // bytes of a message's headers
 

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/event"
 )
 
 // natsServer is a nats-server of the test's own, from Debian's package.
@@ -141,8 +142,9 @@ func (r *running) idsOf(n int) (ids []string) {
 	return ids
 }
 
-// A server that is killed at any moment and started again loses nothing and
-// has nothing twice: what may have been stored is sent again under its id.
+// A server that is killed at any moment and started again loses nothing, has
+// nothing twice and all in order: what may have been stored is sent again under
+// its id.
 func TestNATSKilled(t *testing.T) {
 	s := newNATSServer(t)
 	js := s.js()
@@ -161,7 +163,6 @@ func TestNATSKilled(t *testing.T) {
 	s.eventually("all is delivered", func() bool { return r.lag(t) == 0 })
 	ids, subjects := stored(t, js)
 	want := r.idsOf(rounds * each)
-	slices.Sort(ids)
 	if !slices.Equal(ids, want) {
 		t.Errorf("%d messages, %d of them different, want %d", len(ids), len(slices.Compact(slices.Clone(ids))), len(want))
 	}
@@ -304,4 +305,70 @@ func TestNATSRestart(t *testing.T) {
 	if subject := subjects[len(subjects)-2]; subject != "parley.n1.lagged" {
 		t.Errorf("subject %s", subject)
 	}
+}
+
+// A message that the server refuses is not overtaken by those behind it, also
+// while somebody else writes to the stream, or where messages go to several.
+func TestNATSOrder(t *testing.T) {
+	for name, streams := range map[string][]string{"one stream": {"parley.>"}, "two streams": {"parley.n1.head.>", "parley.n1.node.>", "parley.n1.lagged", "parley.other"}} {
+		t.Run(name, func(t *testing.T) {
+			s := newNATSServer(t)
+			js := s.js()
+			for i, subject := range streams {
+				if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: fmt.Sprint("events", i), Subjects: []string{subject}, MaxMsgSize: 2000}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := start(t, 4096, t.TempDir(), natsSink(s), nil)
+			ended := make(chan int)
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				n := 0
+				for ; ctx.Err() == nil; n++ {
+					_, _ = js.Publish(ctx, "parley.other", nil) // the last one is cut off
+				}
+				ended <- n
+			}()
+			const rounds, each = 10, 100
+			for range rounds {
+				r.publish(0, each-2)
+				r.bus.Publish(event.NodeStopping{Why: "short"}, event.NodeStopping{Why: strings.Repeat("long ", 500)})
+			}
+			s.eventually("all is delivered", func() bool { return r.lag(t) == 0 })
+			cancel()
+			others := <-ended
+			var got []string
+			for i := range streams {
+				ids := storedIn(t, js, fmt.Sprint("events", i))
+				if !slices.IsSorted(ids) {
+					t.Errorf("stream %d is not in order", i)
+				}
+				got = append(got, ids...)
+			}
+			slices.Sort(got)
+			if want := r.idsOf(rounds * each); !slices.Equal(got, want) {
+				t.Errorf("%d messages, want %d", len(got), len(want))
+			}
+			t.Logf("%d messages of somebody else between", others)
+		})
+	}
+}
+
+// storedIn are the ids of our messages in a stream, in their order.
+func storedIn(t *testing.T, js jetstream.JetStream, name string) (ids []string) {
+	t.Helper()
+	stream, err := js.Stream(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(1); i <= stream.CachedInfo().State.LastSeq; i++ {
+		m, err := stream.GetMsg(t.Context(), i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if id := m.Header.Get(jetstream.MsgIDHeader); id != "" {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

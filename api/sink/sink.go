@@ -29,6 +29,9 @@ type Options struct {
 	Dir        string                // the data directory: sinks.json, and credentials files by relative name
 	Log        *slog.Logger          // nil = discard
 	Registerer prometheus.Registerer // nil = a new registry
+	// Found is told every few seconds what an operator should know of the sinks;
+	// nil = nobody is.
+	Found func([]event.FindingChanged)
 }
 
 // Sinks delivers events to each of the configured sinks, at least once and in
@@ -40,6 +43,7 @@ type Sinks struct {
 	boot  string
 	file  string
 	log   *slog.Logger
+	found func([]event.FindingChanged)
 	sinks []*sink
 }
 
@@ -53,7 +57,7 @@ func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
 	if o.Registerer == nil {
 		o.Registerer = prometheus.NewRegistry()
 	}
-	s := &Sinks{bus: bus, boot: o.Boot, file: filepath.Join(o.Dir, fileName), log: o.Log.With("room", "api.sink")}
+	s := &Sinks{bus: bus, boot: o.Boot, file: filepath.Join(o.Dir, fileName), log: o.Log.With("room", "api.sink"), found: o.Found}
 	positions, clean, err := readPositions(s.file)
 	if err != nil {
 		s.log.Warn("positions of sinks not read: they go on from this start", "file", s.file, "err", err)
@@ -153,6 +157,9 @@ func (s *Sinks) keepPositions(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			if s.found != nil {
+				s.found(s.findings())
+			}
 		}
 	}
 }

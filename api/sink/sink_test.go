@@ -84,8 +84,16 @@ var allTypes = config.Sink{Kind: config.SinkNATS, URL: "nats://h", Subject: "par
 func start(t *testing.T, ring int, dir string, cfg config.Sink, connect func() (broker, error)) *running {
 	t.Helper()
 	r := &running{bus: event.NewBus(ring), reg: prometheus.NewRegistry()}
+	r.start(t, dir, cfg, connect, nil)
+	return r
+}
+
+func (r *running) start(t *testing.T, dir string, cfg config.Sink, connect func() (broker, error), found func([]event.FindingChanged)) {
+	t.Helper()
 	var err error
-	r.Sinks, err = New([]config.Sink{cfg}, r.bus, Options{Node: "n1", Boot: fmt.Sprint("boot", r.bus.Seq()+1), Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: r.reg})
+	r.Sinks, err = New([]config.Sink{cfg}, r.bus, Options{
+		Node: "n1", Boot: fmt.Sprint("boot", r.bus.Seq()+1), Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: r.reg, Found: found,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +110,6 @@ func start(t *testing.T, ring int, dir string, cfg config.Sink, connect func() (
 		}
 	})
 	t.Cleanup(r.stop)
-	return r
 }
 
 func startShelf(t *testing.T, ring int, dir string, cfg config.Sink, s *shelf) *running {
@@ -168,6 +175,43 @@ func TestOutage(t *testing.T) {
 		}
 		if s.dials != 1 {
 			t.Errorf("connected %d times: the client reconnects by itself", s.dials)
+		}
+	})
+}
+
+// A sink that is down is a finding until it takes events again, and its lag
+// counts what it wants alone, and what the bus has lost.
+func TestDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &shelf{down: errors.New("no route")}
+		cfg := allTypes
+		cfg.Types = []string{"head.*"}
+		var found []event.FindingChanged
+		r := &running{bus: event.NewBus(64), reg: prometheus.NewRegistry()}
+		r.start(t, t.TempDir(), cfg, func() (broker, error) { return s, nil }, func(list []event.FindingChanged) { found = list })
+		r.publish(1, 3)
+		for range 20 {
+			r.bus.Publish(event.NodeStopping{Why: "not wanted"})
+		}
+		time.Sleep(downAfter - time.Second)
+		synctest.Wait()
+		if n := r.lag(t); n != 3 || len(found) != 0 {
+			t.Errorf("lag %v, found %+v", n, found)
+		}
+		time.Sleep(2 * saveEvery)
+		synctest.Wait()
+		if len(found) != 1 || found[0].Code != Code || !strings.HasPrefix(found[0].Why, "nats-1 takes no events since 00:00:00 UTC, 3 wait: no route") {
+			t.Errorf("found %+v", found)
+		}
+		r.publish(4, 100) // beyond the ring
+		if n := r.lag(t); n != 123 {
+			t.Errorf("lag %v", n)
+		}
+		s.set(func() { s.down = nil })
+		time.Sleep(maxPause + saveEvery)
+		synctest.Wait()
+		if n := r.lag(t); n != 0 || len(found) != 0 {
+			t.Errorf("lag %v, found %+v", n, found)
 		}
 	})
 }

@@ -38,13 +38,21 @@ func chainCommand(g *globals) *cobra.Command {
 }
 
 func viewChain(c parley.Chain) *table {
-	return facts(
+	embedded := c.Validators.N > 0 // else the rules, and the records, are another program's
+	holds := count(c.BlockCount, "block")
+	if embedded {
+		holds += ", " + count(c.RecordCount, "record")
+	}
+	t := facts(
 		"chain", c.ChainID, "genesis", c.GenesisHash.String(),
 		"head", fmt.Sprintf("%d  %s", c.Height, c.Head.Hash), "time", fmt.Sprintf("%s (%s ago)", when(c.Head.Time), since(c.Head.Time)),
-		"holds", fmt.Sprintf("%s, %s", count(c.BlockCount, "block"), count(c.RecordCount, "record")), "role", c.Role,
-		"validators", fmt.Sprintf("%d of %d connected, %d needed", c.Validators.Connected, c.Validators.N, c.Validators.Quorum),
-		"sync", c.Sync.State,
+		"holds", holds, "role", c.Role,
 	)
+	if embedded {
+		t.add("validators", fmt.Sprintf("%d of %d connected, %d needed", c.Validators.Connected, c.Validators.N, c.Validators.Quorum))
+	}
+	t.add("sync", c.Sync.State)
+	return t
 }
 
 func viewHeads(l list[parley.PeerHead]) *table {

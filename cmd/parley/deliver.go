@@ -216,7 +216,7 @@ func (l *loader) finish(g *globals, err error) error {
 		}
 		t.add("already there", strconv.Itoa(s.Known))
 		t.add("refused", strconv.Itoa(s.Refused))
-		t.add("took", fmt.Sprintf("%.1fs, %.0f records/s", s.Seconds, s.RecordsS))
+		t.add("took", fmt.Sprintf("%.1fs, %.1f records/s", s.Seconds, s.RecordsS))
 		return t
 	})
 	switch {

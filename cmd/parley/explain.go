@@ -63,6 +63,7 @@ var codes = []explained{
 	{"PLY-105", "disk_low", "The disk of the data directory is nearly full; the node takes no more records before it is too late.", "Make room, or move the data directory. It goes on by itself."},
 	{"PLY-111", "token secret", "The secret of tokens is shorter than 32 bytes; tokens are refused.", "openssl rand -base64 32 > FILE, and name FILE with api.jwt_secret_file."},
 	{"PLY-112", "address_book", "The address book could not be read or written.", "Look at the disk, and at the owner of the file that the text names. The node finds peers anew."},
+	{"PLY-113", "sink_down", "A sink of [[sink]] has taken no events for half a minute; those that wait are kept while api.event_buffer holds.", "The text has the sink's own error: see that it runs, has the stream or topic, and takes the credentials."},
 	{"PLY-201", "port taken", "A port that the node needs is used by another program.", "The text names the program and a flag for another port."},
 	{"PLY-302", "advertise", "An entry of p2p.advertise cannot be dialled by others and is left out.", "Name an address or a name that others reach."},
 	{"PLY-503", "no_peers_named", "The chain has other validators, and the configuration names no peer.", "Name one in PEERS, or parley peers add HOST:PORT."},

@@ -87,7 +87,7 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 	if err != nil {
 		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
 	}
-	sinks, err := sink.New(cfg.Sinks, node.Events(), sink.Options{Node: cfg.Node.Name, Boot: server.Boot(), Dir: cfg.DataDir, Log: log, Registerer: reg})
+	sinks, err := sink.New(cfg.Sinks, node.Events(), sink.Options{Node: cfg.Node.Name, Boot: server.Boot(), Dir: cfg.DataDir, Log: log, Registerer: reg, Found: node.FoundOutside})
 	if err != nil {
 		return errors.Join(&parley.StartError{Code: 101, Err: err}, server.Close(), node.Close()) //nolint:contextcheck // as above
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // wing is a small p2p wing: it serves in memory, and hands out streams.
@@ -28,6 +29,7 @@ type wing struct {
 	reports   []string
 	sent      []string
 	greeted   int
+	fail      map[string]error // of Serve and Withdraw, by the name of a topic
 }
 
 var _ chain.Services = (*wing)(nil)
@@ -42,6 +44,11 @@ func (w *wing) Serve(_ context.Context, topics []chain.Topic, protocols []chain.
 		if _, ok := w.topics[t.Name]; ok {
 			return errors.New(t.Name + " is served already")
 		}
+		if err := w.fail["serve "+t.Name]; err != nil {
+			return err
+		}
+	}
+	for _, t := range topics {
 		w.topics[t.Name] = t
 	}
 	for _, p := range protocols {
@@ -50,16 +57,25 @@ func (w *wing) Serve(_ context.Context, topics []chain.Topic, protocols []chain.
 	return nil
 }
 
-func (w *wing) Withdraw(topics, protocols []string) error {
+func (w *wing) Withdraw(topics, protocols []string) (err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, t := range topics {
-		delete(w.topics, t)
+		if w.fail["withdraw "+t] == nil {
+			delete(w.topics, t)
+		}
+		err = errors.Join(err, w.fail["withdraw "+t])
 	}
 	for _, p := range protocols {
 		delete(w.protocols, p)
 	}
-	return nil
+	return err
+}
+
+func (w *wing) set(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
 }
 
 func (w *wing) Greet() {
@@ -102,12 +118,35 @@ func (w *wing) Report(p peer.ID, o chain.Offence, _ string) {
 
 // deliver hands a message of a peer to a topic.
 func (w *wing) deliver(ctx context.Context, topic, data string) error {
+	return w.deliverOf(ctx, other, topic, data)
+}
+
+func (w *wing) deliverOf(ctx context.Context, from peer.ID, topic, data string) error {
 	w.mu.Lock()
 	t := w.topics[topic]
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	return t.Validate(ctx, chain.Message{From: other, Data: []byte(data)})
+	return t.Validate(ctx, chain.Message{From: from, Data: []byte(data)})
+}
+
+// ask asks the program as p does. The answer comes from the connection; ended
+// yields when it is over.
+func (w *wing) ask(t *testing.T, p peer.ID) (_ net.Conn, ended chan error) {
+	t.Helper()
+	w.mu.Lock()
+	handle := w.protocols["/parley/82bb8147/app/sync/1"].Handle
+	w.mu.Unlock()
+	ours, theirs := net.Pipe()
+	ended = make(chan error, 1)
+	go func() {
+		ended <- handle(t.Context(), pipe{theirs, p})
+		_ = theirs.Close() // a pipe: never fails
+	}()
+	if err := wire.WriteFrame(ours, wire.AppRequest{Data: []byte("all")}.Encode()); err != nil {
+		t.Fatal(err)
+	}
+	return ours, ended
 }
 
 func (w *wing) serves() (topics []string) {
@@ -121,9 +160,12 @@ func (w *wing) serves() (topics []string) {
 }
 
 // pipe is a stream in memory.
-type pipe struct{ net.Conn }
+type pipe struct {
+	net.Conn
+	peer peer.ID
+}
 
-func (pipe) Peer() peer.ID     { return other }
+func (p pipe) Peer() peer.ID   { return p.peer }
 func (pipe) CloseWrite() error { return nil }
 func (p pipe) Reset() error    { return p.Close() }
 
@@ -138,7 +180,7 @@ func room(t *testing.T, edit func(*config.Sidecar)) (*Sidecar, *wing) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &wing{topics: map[string]chain.Topic{}, protocols: map[string]chain.Protocol{}}
+	w := &wing{topics: map[string]chain.Topic{}, protocols: map[string]chain.Protocol{}, fail: map[string]error{}}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx, w) }()

@@ -42,7 +42,7 @@ func (r *Reader) takes(topic string) bool {
 
 // give is called under s.mu.
 func (r *Reader) give(m Message) {
-	if !r.queue.push(m) {
+	if !r.queue.push(messages, m) {
 		r.end(ErrSlow)
 	}
 }

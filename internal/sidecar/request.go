@@ -21,6 +21,7 @@ const (
 	RequestTime = 30 * time.Second // of a request with its answer, at most
 
 	maxIncoming = 64       // requests of others, at once
+	forKept     = 8        // of them for peers that we were told to keep alone
 	maxOutgoing = 64       // requests of ours, at once
 	maxBacklog  = 16 << 20 // bytes of an answer that wait for the peer to read
 )
@@ -117,6 +118,8 @@ func exchange(st chain.Stream, data []byte, take func([]byte) error) error {
 
 // incoming is a request that the program has yet to answer.
 type incoming struct {
+	peer  peer.ID
+	group string           // [chain.Peer.Group]
 	parts []wire.AppAnswer // that wait to be sent
 	bytes int              // of them, with overhead for each
 	done  bool             // the last one is among them, or was
@@ -160,7 +163,8 @@ func (s *Sidecar) answer(ctx context.Context, name string, data []byte, st inter
 	Peer() peer.ID
 },
 ) error {
-	in := &incoming{wake: make(chan struct{}, 1)}
+	from := s.peer(st.Peer())
+	in := &incoming{peer: from.ID, group: from.Group, wake: make(chan struct{}, 1)}
 	s.mu.Lock()
 	app, refusal := s.app, ""
 	s.lastID++
@@ -168,8 +172,9 @@ func (s *Sidecar) answer(ctx context.Context, name string, data []byte, st inter
 	switch {
 	case app == nil:
 		refusal = "no program is attached to this node"
-	case len(s.incoming) >= maxIncoming, !app.queue.push(Incoming{ID: id, Peer: st.Peer(), Protocol: name, Data: data}):
+	case !s.hasPlace(from), !app.queue.push(requests, Incoming{ID: id, Peer: from.ID, Protocol: name, Data: data}):
 		refusal = "busy: ask again later"
+		s.metrics.dropped.WithLabelValues(droppedRequest).Inc()
 	default:
 		s.incoming[id] = in
 	}
@@ -203,6 +208,37 @@ func (s *Sidecar) answer(ctx context.Context, name string, data []byte, st inter
 			return ctx.Err()
 		}
 	}
+}
+
+// peer is what is known of a peer.
+func (s *Sidecar) peer(id peer.ID) chain.Peer {
+	for _, p := range s.Peers() {
+		if p.ID == id {
+			return p
+		}
+	}
+	return chain.Peer{ID: id} // it has just left
+}
+
+// hasPlace reports whether one more request of p may wait for the program: a
+// peer may have a quarter of the places that are free at the moment, and all of
+// one group half of them. So whoever has many leaves some to who has none. It
+// is called under s.mu.
+func (s *Sidecar) hasPlace(p chain.Peer) bool {
+	free := maxIncoming - len(s.incoming)
+	if !p.Kept {
+		free -= forKept
+	}
+	ofPeer, ofGroup := 0, 0
+	for _, in := range s.incoming {
+		if in.peer == p.ID {
+			ofPeer++
+		}
+		if p.Group != "" && in.group == p.Group {
+			ofGroup++
+		}
+	}
+	return free > 0 && 4*ofPeer < free && (p.Kept || 2*ofGroup < free)
 }
 
 func (s *Sidecar) next(in *incoming) (wire.AppAnswer, bool) {

@@ -6,64 +6,18 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-const (
-	maxWaiting      = 1024     // items that wait for a program or a reader
-	maxWaitingBytes = 64 << 20 // of them
-)
-
-// queue holds what waits to be read, within its bounds. Its owner guards it.
-type queue[T interface{ size() int }] struct {
-	items []T
-	bytes int
-	wake  chan struct{} // cap 1
-	over  chan struct{} // closed with err
-	err   error         // why it ended; nil = it is open
-}
-
-func newQueue[T interface{ size() int }]() queue[T] {
-	return queue[T]{wake: make(chan struct{}, 1), over: make(chan struct{})}
-}
-
-// push reports false where it is full or has ended.
-func (q *queue[T]) push(item T) bool {
-	n := item.size()
-	if q.err != nil || len(q.items) >= maxWaiting || q.bytes+n > maxWaitingBytes {
-		return false
-	}
-	q.items = append(q.items, item)
-	q.bytes += n
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-	return true
-}
-
-func (q *queue[T]) pop() (item T, ok bool) {
-	if len(q.items) == 0 {
-		return item, false
-	}
-	item = q.items[0]
-	var zero T
-	q.items[0] = zero
-	q.items = q.items[1:]
-	q.bytes -= item.size()
-	return item, true
-}
-
-func (q *queue[T]) finish(err error) {
-	if q.err == nil {
-		q.err, q.items, q.bytes = err, nil, 0
-		close(q.over)
-	}
-}
-
 // Session is an attached program.
 type Session struct {
 	s     *Sidecar
 	hello Hello
 	self  peer.ID
-	queue queue[ToApp] // guarded by s.mu
+
+	// below: guarded by s.mu
+	queue     queue[ToApp]
+	news      map[peer.ID]ToApp    // what is new of a peer, which replaces what was
+	knows     map[peer.ID]struct{} // peers that it was told are ready
+	lost      uint64               // messages of peers that it had no place for, not told yet
+	queueNext bool                 // news had their turn: what is queued is next
 }
 
 // Attach makes this the program of the node, once what it declares is served.
@@ -82,7 +36,7 @@ func (s *Sidecar) Attach(ctx context.Context, h Hello) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &Session{s: s, hello: h, self: services.Self(), queue: newQueue[ToApp]()}
+	x := &Session{s: s, hello: h, self: services.Self(), queue: newQueue[ToApp](), news: map[peer.ID]ToApp{}, knows: map[peer.ID]struct{}{}}
 	o := order{x, make(chan error, 1)}
 	select {
 	case s.orders <- o:
@@ -108,11 +62,7 @@ func (x *Session) Self() peer.ID { return x.self }
 func (x *Session) Next(ctx context.Context) (ToApp, error) {
 	for {
 		x.s.mu.Lock()
-		item, ok := x.queue.pop()
-		if v, is := item.(Validate); ok && is && x.s.asks[v.ID] == nil { // its time is over
-			x.s.mu.Unlock()
-			continue
-		}
+		item, ok := x.take()
 		err := x.queue.err
 		x.s.mu.Unlock()
 		switch {
@@ -128,6 +78,59 @@ func (x *Session) Next(ctx context.Context) (ToApp, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// take gives news and what is queued by turns: neither holds up the other. It
+// is called under s.mu, as are those below.
+func (x *Session) take() (ToApp, bool) {
+	if x.queueNext = !x.queueNext; !x.queueNext {
+		if item, ok := x.takeQueued(); ok {
+			return item, true
+		}
+		return x.takeNews()
+	}
+	if item, ok := x.takeNews(); ok {
+		return item, true
+	}
+	return x.takeQueued()
+}
+
+func (x *Session) takeQueued() (ToApp, bool) {
+	for {
+		item, ok := x.queue.pop()
+		if !ok || x.s.awaits(item) {
+			return item, ok
+		}
+	}
+}
+
+// awaits reports whether item is of use still: verdicts and answers have their
+// time.
+func (s *Sidecar) awaits(item ToApp) bool {
+	switch i := item.(type) {
+	case Validate:
+		return s.asks[i.ID] != nil
+	case Incoming:
+		return s.incoming[i.ID] != nil
+	}
+	return true
+}
+
+func (x *Session) takeNews() (ToApp, bool) {
+	for p, n := range x.news { // of one peer there is one: they have no order
+		delete(x.news, p)
+		if _, gone := n.(PeerGone); gone {
+			delete(x.knows, p)
+		} else {
+			x.knows[p] = struct{}{}
+		}
+		return n, true
+	}
+	if n := x.lost; n > 0 {
+		x.lost = 0
+		return Lost{n}, true
+	}
+	return nil, false
 }
 
 // Close detaches the program. What it declared stays served for 30 s.
@@ -152,11 +155,37 @@ func (x *Session) end(err error) {
 	}
 }
 
-// must queues what a program cannot miss: one that does not read it has lost
-// touch and begins anew. It is called under s.mu.
-func (x *Session) must(item ToApp) {
-	if x.queue.err == nil && !x.queue.push(item) {
-		x.end(ErrSlow)
+// tell has the program learn what is new of a peer. What it has not read yet is
+// replaced, so that peers that come and go fill nothing.
+func (x *Session) tell(p peer.ID, n ToApp) {
+	if x.queue.err != nil {
+		return
+	}
+	if _, gone := n.(PeerGone); gone {
+		if _, known := x.knows[p]; !known { // it came and went unread
+			delete(x.news, p)
+			return
+		}
+	}
+	x.news[p] = n
+	x.queue.ring()
+}
+
+// give queues a message that nobody is asked about. Where peers send more than
+// the program reads, it is told how many it lost; they never end its session.
+// One that does not read what its own node has published has lost touch, and
+// begins anew.
+func (x *Session) give(m Message) {
+	switch {
+	case x.queue.err != nil:
+	case m.From == x.self:
+		if !x.queue.push(ours, m) {
+			x.end(ErrSlow)
+		}
+	case !x.queue.push(messages, m):
+		x.lost++
+		x.s.metrics.dropped.WithLabelValues(droppedMessage).Inc()
+		x.queue.ring()
 	}
 }
 

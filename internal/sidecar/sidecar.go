@@ -236,10 +236,12 @@ func (s *Sidecar) Run(ctx context.Context, services chain.Services) error {
 			if _, ok := s.Attached(); ok {
 				continue
 			}
-			s.log.Info("the program has not come back: what it declared is not served any more", "after", keepFor)
 			if err := s.serve(ctx, Hello{}); err != nil {
-				return stopped(ctx, err)
+				s.log.Warn("the program has not come back: what it declared is served still", "after", keepFor, "err", err)
+				forget.Reset(keepFor)
+				continue
 			}
+			s.log.Info("the program has not come back: what it declared is not served any more", "after", keepFor)
 		case <-tick.C:
 			s.look()
 		case <-sub.Wake():
@@ -299,24 +301,24 @@ func (s *Sidecar) look() {
 		clear(s.gone)
 		return
 	}
-	var news []ToApp
+	news := map[peer.ID]ToApp{}
 	ready := map[peer.ID]chain.Peer{}
 	for _, p := range services.Peers() {
 		ready[p.ID] = p
 		if old, known := s.told[p.ID]; !known || old.Claimed != p.Claimed || string(old.App) != string(p.App) {
-			news = append(news, StatusOf{Peer: p.ID, Head: p.Claimed, Status: p.App})
+			news[p.ID] = StatusOf{Peer: p.ID, Head: p.Claimed, Status: p.App}
 		}
 	}
 	for id := range s.told {
 		if _, ok := ready[id]; !ok {
-			news = append(news, PeerGone{Peer: id, Reason: firstOf(s.gone[id], "the connection was lost")})
+			news[id] = PeerGone{Peer: id, Reason: firstOf(s.gone[id], "the connection was lost")}
 		}
 	}
 	clear(s.gone)
 	s.told = ready
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, n := range news {
-		app.must(n)
+	for p, n := range news {
+		app.tell(p, n)
 	}
 }

@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -26,12 +27,21 @@ type topic struct {
 	validate bool
 }
 
+// declared is what the configuration and a program want served.
+type declared struct {
+	topics    map[string]topic
+	protocols []string
+}
+
 // served is what the p2p wing serves for us.
 type served struct {
-	topics    map[string]int // name → bytes of a message
+	topics    map[string]int // name → bytes of a message, or unsure
 	protocols map[string]bool
 	ever      map[string]bool // topics of this run
+	now       declared        // which is what is served, but after an error that was not undone
 }
+
+const unsure = -1 // the wing could not end a topic: it may be served or not
 
 func newServed() served {
 	return served{topics: map[string]int{}, protocols: map[string]bool{}, ever: map[string]bool{}}
@@ -53,25 +63,25 @@ func (s *Sidecar) check(h Hello) error {
 	if !genesis.IsZero() && !h.Genesis.IsZero() && genesis != h.Genesis {
 		return badInput("hello.genesis_hash is %s, and this node told its peers %s: restart it to change the chain", h.Genesis, genesis)
 	}
-	_, _, err := s.wanted(h)
+	_, err := s.wanted(h)
 	return err
 }
 
 // wanted is what the configuration and the program have served, the program's
 // word before the configuration's.
-func (s *Sidecar) wanted(h Hello) (map[string]topic, []string, error) {
+func (s *Sidecar) wanted(h Hello) (declared, error) {
 	topics := map[string]topic{}
 	for _, t := range s.cfg.Topics {
 		most, err := s.cfg.Limits(t)
 		if err != nil {
-			return nil, nil, badInput("sidecar.topics: %s: %v", t.Name, err)
+			return declared{}, badInput("sidecar.topics: %s: %v", t.Name, err)
 		}
 		topics[t.Name] = topic{most, t.Validate}
 	}
 	seen := map[string]bool{}
 	for _, t := range h.Topics {
 		if err := s.checkTopic(t, seen); err != nil {
-			return nil, nil, err
+			return declared{}, err
 		}
 		if t.MaxBytes == 0 {
 			t.MaxBytes = int(s.cfg.MaxMessage)
@@ -82,16 +92,16 @@ func (s *Sidecar) wanted(h Hello) (map[string]topic, []string, error) {
 	protocols := slices.Clone(s.cfg.Protocols)
 	for _, p := range h.Protocols {
 		if !config.SidecarName(p) {
-			return nil, nil, badInput("protocol %q: want %s", cut(p), config.SidecarNameRule)
+			return declared{}, badInput("protocol %q: want %s", cut(p), config.SidecarNameRule)
 		}
 		if !slices.Contains(protocols, p) {
 			protocols = append(protocols, p)
 		}
 	}
 	if len(topics) > maxNames || len(protocols) > maxNames {
-		return nil, nil, badInput("%d topics and %d protocols: at most %d each", len(topics), len(protocols), maxNames)
+		return declared{}, badInput("%d topics and %d protocols: at most %d each", len(topics), len(protocols), maxNames)
 	}
-	return topics, protocols, nil
+	return declared{topics, protocols}, nil
 }
 
 func (s *Sidecar) checkTopic(t Topic, seen map[string]bool) error {
@@ -108,10 +118,11 @@ func (s *Sidecar) checkTopic(t Topic, seen map[string]bool) error {
 	return nil
 }
 
-// serve has what the configuration and h declare served, and nothing else. It
-// is called by the loop.
+// serve has what the configuration and h declare served, and nothing else. On
+// an error it goes back to what was served; where that fails too, the next
+// call mends it. It is called by the loop.
 func (s *Sidecar) serve(ctx context.Context, h Hello) error {
-	topics, protocols, err := s.wanted(h)
+	want, err := s.wanted(h)
 	if err != nil {
 		return err
 	}
@@ -119,46 +130,71 @@ func (s *Sidecar) serve(ctx context.Context, h Hello) error {
 	if err != nil {
 		return err
 	}
-	for name := range topics {
-		if !s.served.ever[name] && len(s.served.ever) >= maxEver {
-			return badInput("topic %q: %d different topics were declared since the start: restart the node", name, maxEver)
+	count := len(s.served.ever)
+	for name := range want.topics {
+		if !s.served.ever[name] {
+			if count++; count > maxEver {
+				return badInput("topic %q: %d different topics were declared since the start: restart the node", name, maxEver)
+			}
 		}
-		s.served.ever[name] = true
 	}
+	err = s.change(ctx, services, want)
+	if err == nil {
+		s.served.now = want
+		return nil
+	}
+	if back := s.change(ctx, services, s.served.now); back != nil {
+		s.log.Warn("topics and requests are served in part: attach the program again", "err", err, "undo", back)
+	}
+	return err
+}
+
+// change serves want and nothing else. After an error s.served tells what is
+// served still, or already.
+func (s *Sidecar) change(ctx context.Context, services chain.Services, want declared) error {
 	var noTopics, noProtocols []string
 	for name, most := range s.served.topics {
-		if t, ok := topics[name]; !ok || t.max != most {
+		if t, ok := want.topics[name]; !ok || t.max != most {
 			noTopics = append(noTopics, name)
-			delete(s.served.topics, name)
+			s.served.topics[name] = unsure
 		}
 	}
 	for name := range s.served.protocols {
-		if !slices.Contains(protocols, name) {
+		if !slices.Contains(want.protocols, name) {
 			noProtocols = append(noProtocols, s.protocolID(name))
-			delete(s.served.protocols, name)
 		}
 	}
 	if err := services.Withdraw(noTopics, noProtocols); err != nil {
 		return err
 	}
+	maps.DeleteFunc(s.served.topics, func(_ string, most int) bool { return most == unsure })
+	maps.DeleteFunc(s.served.protocols, func(name string, _ bool) bool { return !slices.Contains(want.protocols, name) })
 	s.mu.Lock()
-	s.topics = topics
+	s.topics = want.topics
 	s.mu.Unlock()
 	var newTopics []chain.Topic
-	for name, t := range topics {
+	for name, t := range want.topics {
 		if _, ok := s.served.topics[name]; !ok {
 			newTopics = append(newTopics, s.topic(name, t.max))
-			s.served.topics[name] = t.max
+			s.served.ever[name] = true // it has metrics now
 		}
 	}
 	var newProtocols []chain.Protocol
-	for _, name := range protocols {
+	for _, name := range want.protocols {
 		if !s.served.protocols[name] {
 			newProtocols = append(newProtocols, chain.Protocol{ID: s.protocolID(name), Handle: s.answerer(name)})
-			s.served.protocols[name] = true
 		}
 	}
-	return services.Serve(ctx, newTopics, newProtocols)
+	if err := services.Serve(ctx, newTopics, newProtocols); err != nil {
+		return err // and serves none of them
+	}
+	for name, t := range want.topics {
+		s.served.topics[name] = t.max
+	}
+	for _, name := range want.protocols {
+		s.served.protocols[name] = true
+	}
+	return nil
 }
 
 func (s *Sidecar) topic(name string, most int) chain.Topic {

@@ -61,7 +61,7 @@ func (s *Sidecar) ask(ctx context.Context, name string, m chain.Message) error {
 	s.lastID++
 	id := s.lastID
 	v := Validate{ID: id, Topic: name, From: m.From, Data: m.Data, Deadline: start.Add(s.cfg.ValidateTimeout)}
-	if len(s.asks) >= maxAsks || s.asked+len(m.Data) > maxAsksBytes || !app.queue.push(v) {
+	if len(s.asks) >= maxAsks || s.asked+len(m.Data) > maxAsksBytes || !app.queue.push(verdicts, v) {
 		s.mu.Unlock()
 		s.metrics.verdict(name, "busy")
 		return fmt.Errorf("%d verdicts are awaited: %w", maxAsks, chain.ErrBusy)
@@ -157,7 +157,7 @@ func (s *Sidecar) deliver(name string, m chain.Message, toApp bool) {
 	}
 	if toApp && s.app != nil {
 		msg.ID = id()
-		s.app.must(msg)
+		s.app.give(msg)
 	}
 	for r := range s.readers {
 		if r.takes(name) {

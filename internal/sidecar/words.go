@@ -80,7 +80,7 @@ type Head struct {
 }
 
 // ToApp is what the program is told: a [Validate], a [Message], an [Incoming],
-// a [StatusOf] or a [PeerGone].
+// a [StatusOf], a [PeerGone] or a [Lost].
 type ToApp interface{ size() int }
 
 // Validate asks for a verdict until Deadline.
@@ -122,6 +122,10 @@ type PeerGone struct {
 	Reason string
 }
 
+// Lost tells that messages of peers were dropped, for the program read more
+// slowly than they came. What was asked about is not among them.
+type Lost struct{ Messages uint64 } // since the last one
+
 const overhead = 128 // bytes of an item in a queue beside its data
 
 func (v Validate) size() int { return overhead + len(v.Data) }
@@ -129,6 +133,7 @@ func (m Message) size() int  { return overhead + len(m.Data) }
 func (i Incoming) size() int { return overhead + len(i.Data) }
 func (s StatusOf) size() int { return overhead + len(s.Status) }
 func (PeerGone) size() int   { return overhead }
+func (Lost) size() int       { return overhead }
 
 // Verdict is what a program says of a message.
 type Verdict int

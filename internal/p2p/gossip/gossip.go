@@ -184,8 +184,11 @@ func (g *Gossip) Serve(net string, topics []chain.Topic) error {
 	if !g.wait(nil) {
 		return fmt.Errorf("serve topics of %s: %w", net, errClosed)
 	}
-	for _, ct := range topics {
+	for i, ct := range topics {
 		if err := g.join(net, ct); err != nil {
+			for _, done := range topics[:i] {
+				_ = g.Leave(done.Name) // all or none; err tells why
+			}
 			return fmt.Errorf("serve topic %q of %s: %w", ct.Name, net, err)
 		}
 	}
@@ -218,7 +221,18 @@ func (g *Gossip) join(net string, ct chain.Topic) error {
 		return errors.New("served already")
 	}
 	g.guard.serve(net)
-	return t.open(g.ps)
+	if err := t.open(g.ps); err != nil {
+		g.forgetTopic(t)
+		return err
+	}
+	return nil
+}
+
+func (g *Gossip) forgetTopic(t *topic) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.byName, t.Name)
+	delete(g.byWire, t.wire)
 }
 
 // Leave ends a topic that is served: the peers are told, and nothing of it is
@@ -231,14 +245,10 @@ func (g *Gossip) Leave(name string) error {
 	if !g.wait(nil) {
 		return nil // it ended with all others
 	}
-	err := t.close(g.ps)
-	g.mu.Lock()
-	delete(g.byName, name)
-	delete(g.byWire, t.wire)
-	g.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("leave topic %q: %w", name, err)
+	if err := t.close(g.ps); err != nil {
+		return fmt.Errorf("leave topic %q: %w", name, err) // to be called again
 	}
+	g.forgetTopic(t)
 	return nil
 }
 

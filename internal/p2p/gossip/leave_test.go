@@ -2,10 +2,12 @@ package gossip
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // A topic is left and joined again, with other bounds.
@@ -46,6 +48,50 @@ func TestLeave(t *testing.T) {
 		time.Sleep(time.Second)
 		if l.nodes[1].times("longer than ten") != 0 || l.nodes[1].rep.Score(l.nodes[0].ID()).Points == 0 {
 			t.Error("longer than the new bound, and nobody is charged")
+		}
+	})
+}
+
+// Where one of the topics can not be served none is, and all can be once it can.
+func TestServesAllOrNone(t *testing.T) {
+	inLab(t, 1, 0, func(t *testing.T, l *lab) {
+		g := l.nodes[0]
+		g.wait(nil)
+		taken, err := g.ps.Join(wire.TopicName(testNet, "two"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		topics := []chain.Topic{{Name: "one", MaxBytes: 10, Validate: g.validate}, {Name: "two", MaxBytes: 10, Validate: g.validate}}
+		if err := g.Serve(testNet, topics); err == nil || !strings.Contains(err.Error(), `topic "two"`) {
+			t.Errorf("served a topic that somebody has: %v", err)
+		}
+		if served := g.Topics(); len(served) != 0 {
+			t.Errorf("served are %+v", served)
+		}
+		if err := g.Leave("two"); err != nil {
+			t.Error(err)
+		}
+		if err := taken.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Serve(testNet, topics); err != nil || len(g.Topics()) != 2 {
+			t.Errorf("served again: %v, %+v", err, g.Topics())
+		}
+		h := g.topic("one").handle.Load()
+		sub, err := h.Subscribe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Leave("one"); err == nil { // somebody reads it
+			t.Error("left a topic that can not be closed")
+		}
+		sub.Cancel()
+		time.Sleep(time.Second)
+		if err := g.Leave("one"); err != nil || len(g.Topics()) != 1 {
+			t.Errorf("left once nobody reads it: %v, %+v", err, g.Topics())
+		}
+		if err := g.Serve(testNet, topics[:1]); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -75,24 +75,31 @@ func newTopic(g *Gossip, ct chain.Topic, wire, last string) *topic {
 	return t
 }
 
-// open joins the topic. Nobody subscribes in process: Validate is the delivery.
+// open joins the topic, or leaves nothing of it. Nobody subscribes in process:
+// Validate is the delivery.
 func (t *topic) open(ps *pubsub.PubSub) error {
 	if err := ps.RegisterTopicValidator(t.wire, t.validate, pubsub.WithValidatorTimeout(t.timeout), pubsub.WithValidatorConcurrency(validateTopic)); err != nil {
 		return err
 	}
 	h, err := ps.Join(t.wire)
+	if err == nil {
+		if err = h.SetScoreParams(topicScore(t.Name)); err == nil {
+			t.handle.Store(h)
+			t.unrelay, err = h.Relay()
+		}
+	}
 	if err != nil {
-		return err
+		t.handle.Store(nil)
+		if h != nil {
+			_ = h.Close() // err tells why
+		}
+		_ = ps.UnregisterTopicValidator(t.wire) // as above
 	}
-	if err := h.SetScoreParams(topicScore(t.Name)); err != nil {
-		return err
-	}
-	t.handle.Store(h)
-	t.unrelay, err = h.Relay()
 	return err
 }
 
-// close is open backwards. Where pubsub has ended the topic ended with it.
+// close is open backwards, and can be called again after an error. Where
+// pubsub has ended the topic ended with it.
 func (t *topic) close(ps *pubsub.PubSub) error {
 	h := t.handle.Load()
 	if h == nil || t.unrelay == nil {

@@ -504,6 +504,7 @@ type ToApp struct {
 	//	*ToApp_Incoming
 	//	*ToApp_Status
 	//	*ToApp_Gone
+	//	*ToApp_Lost
 	Msg           isToApp_Msg `protobuf_oneof:"msg"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -600,6 +601,15 @@ func (x *ToApp) GetGone() *PeerGone {
 	return nil
 }
 
+func (x *ToApp) GetLost() *Lost {
+	if x != nil {
+		if x, ok := x.Msg.(*ToApp_Lost); ok {
+			return x.Lost
+		}
+	}
+	return nil
+}
+
 type isToApp_Msg interface {
 	isToApp_Msg()
 }
@@ -628,6 +638,10 @@ type ToApp_Gone struct {
 	Gone *PeerGone `protobuf:"bytes,6,opt,name=gone,proto3,oneof"`
 }
 
+type ToApp_Lost struct {
+	Lost *Lost `protobuf:"bytes,7,opt,name=lost,proto3,oneof"`
+}
+
 func (*ToApp_Welcome) isToApp_Msg() {}
 
 func (*ToApp_Validate) isToApp_Msg() {}
@@ -639,6 +653,8 @@ func (*ToApp_Incoming) isToApp_Msg() {}
 func (*ToApp_Status) isToApp_Msg() {}
 
 func (*ToApp_Gone) isToApp_Msg() {}
+
+func (*ToApp_Lost) isToApp_Msg() {}
 
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1030,6 +1046,52 @@ func (x *PeerGone) GetReason() string {
 	return ""
 }
 
+// Lost tells that messages of peers, of topics without verdicts, were dropped:
+// the program reads more slowly than they come. Ask peers for what is missing.
+type Lost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Messages      uint64                 `protobuf:"varint,1,opt,name=messages,proto3" json:"messages,omitempty"` // since the last one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lost) Reset() {
+	*x = Lost{}
+	mi := &file_parley_v1_sidecar_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lost) ProtoMessage() {}
+
+func (x *Lost) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_sidecar_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lost.ProtoReflect.Descriptor instead.
+func (*Lost) Descriptor() ([]byte, []int) {
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Lost) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
 type PublishRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
@@ -1040,7 +1102,7 @@ type PublishRequest struct {
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[13]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1114,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[13]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1127,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{13}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PublishRequest) GetTopic() string {
@@ -1091,7 +1153,7 @@ type PublishResponse struct {
 
 func (x *PublishResponse) Reset() {
 	*x = PublishResponse{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[14]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1103,7 +1165,7 @@ func (x *PublishResponse) String() string {
 func (*PublishResponse) ProtoMessage() {}
 
 func (x *PublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[14]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1116,7 +1178,7 @@ func (x *PublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
 func (*PublishResponse) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{14}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PublishResponse) GetMessageId() string {
@@ -1135,7 +1197,7 @@ type PublishSummary struct {
 
 func (x *PublishSummary) Reset() {
 	*x = PublishSummary{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1209,7 @@ func (x *PublishSummary) String() string {
 func (*PublishSummary) ProtoMessage() {}
 
 func (x *PublishSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1222,7 @@ func (x *PublishSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishSummary.ProtoReflect.Descriptor instead.
 func (*PublishSummary) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{15}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PublishSummary) GetMessages() uint64 {
@@ -1179,7 +1241,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1253,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1266,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{16}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SubscribeRequest) GetTopics() []string {
@@ -1226,7 +1288,7 @@ type RequestRequest struct {
 
 func (x *RequestRequest) Reset() {
 	*x = RequestRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1300,7 @@ func (x *RequestRequest) String() string {
 func (*RequestRequest) ProtoMessage() {}
 
 func (x *RequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1313,7 @@ func (x *RequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRequest.ProtoReflect.Descriptor instead.
 func (*RequestRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{17}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RequestRequest) GetPeer() string {
@@ -1292,7 +1354,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1366,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1379,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{18}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -1338,7 +1400,7 @@ type ReportPeerRequest struct {
 
 func (x *ReportPeerRequest) Reset() {
 	*x = ReportPeerRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1412,7 @@ func (x *ReportPeerRequest) String() string {
 func (*ReportPeerRequest) ProtoMessage() {}
 
 func (x *ReportPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1425,7 @@ func (x *ReportPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportPeerRequest.ProtoReflect.Descriptor instead.
 func (*ReportPeerRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{19}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReportPeerRequest) GetPeer() string {
@@ -1400,7 +1462,7 @@ type SetHeadRequest struct {
 
 func (x *SetHeadRequest) Reset() {
 	*x = SetHeadRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1474,7 @@ func (x *SetHeadRequest) String() string {
 func (*SetHeadRequest) ProtoMessage() {}
 
 func (x *SetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1487,7 @@ func (x *SetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHeadRequest.ProtoReflect.Descriptor instead.
 func (*SetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{20}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetHeadRequest) GetHeight() uint64 {
@@ -1471,7 +1533,7 @@ type GetPeersRequest struct {
 
 func (x *GetPeersRequest) Reset() {
 	*x = GetPeersRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1483,7 +1545,7 @@ func (x *GetPeersRequest) String() string {
 func (*GetPeersRequest) ProtoMessage() {}
 
 func (x *GetPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1496,7 +1558,7 @@ func (x *GetPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeersRequest.ProtoReflect.Descriptor instead.
 func (*GetPeersRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{21}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{22}
 }
 
 type PeerList struct {
@@ -1508,7 +1570,7 @@ type PeerList struct {
 
 func (x *PeerList) Reset() {
 	*x = PeerList{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1582,7 @@ func (x *PeerList) String() string {
 func (*PeerList) ProtoMessage() {}
 
 func (x *PeerList) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1595,7 @@ func (x *PeerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerList.ProtoReflect.Descriptor instead.
 func (*PeerList) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{22}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PeerList) GetPeers() []*ReadyPeer {
@@ -1556,7 +1618,7 @@ type ReadyPeer struct {
 
 func (x *ReadyPeer) Reset() {
 	*x = ReadyPeer{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1630,7 @@ func (x *ReadyPeer) String() string {
 func (*ReadyPeer) ProtoMessage() {}
 
 func (x *ReadyPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1643,7 @@ func (x *ReadyPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyPeer.ProtoReflect.Descriptor instead.
 func (*ReadyPeer) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{23}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadyPeer) GetPeer() string {
@@ -1650,14 +1712,15 @@ const file_parley_v1_sidecar_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\xae\x02\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\xd5\x02\n" +
 	"\x05ToApp\x12.\n" +
 	"\awelcome\x18\x01 \x01(\v2\x12.parley.v1.WelcomeH\x00R\awelcome\x121\n" +
 	"\bvalidate\x18\x02 \x01(\v2\x13.parley.v1.ValidateH\x00R\bvalidate\x12.\n" +
 	"\amessage\x18\x03 \x01(\v2\x12.parley.v1.MessageH\x00R\amessage\x121\n" +
 	"\bincoming\x18\x04 \x01(\v2\x13.parley.v1.IncomingH\x00R\bincoming\x12-\n" +
 	"\x06status\x18\x05 \x01(\v2\x13.parley.v1.StatusOfH\x00R\x06status\x12)\n" +
-	"\x04gone\x18\x06 \x01(\v2\x13.parley.v1.PeerGoneH\x00R\x04goneB\x05\n" +
+	"\x04gone\x18\x06 \x01(\v2\x13.parley.v1.PeerGoneH\x00R\x04gone\x12%\n" +
+	"\x04lost\x18\a \x01(\v2\x0f.parley.v1.LostH\x00R\x04lostB\x05\n" +
 	"\x03msg\"/\n" +
 	"\aWelcome\x12\x10\n" +
 	"\x03net\x18\x01 \x01(\tR\x03net\x12\x12\n" +
@@ -1686,7 +1749,9 @@ const file_parley_v1_sidecar_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\fR\x06status\"6\n" +
 	"\bPeerGone\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\":\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\"\n" +
+	"\x04Lost\x12\x1a\n" +
+	"\bmessages\x18\x01 \x01(\x04R\bmessages\":\n" +
 	"\x0ePublishRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"0\n" +
@@ -1748,7 +1813,7 @@ func file_parley_v1_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_parley_v1_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_parley_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_parley_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_parley_v1_sidecar_proto_goTypes = []any{
 	(Verdict_Kind)(0),         // 0: parley.v1.Verdict.Kind
 	(*FromApp)(nil),           // 1: parley.v1.FromApp
@@ -1764,19 +1829,20 @@ var file_parley_v1_sidecar_proto_goTypes = []any{
 	(*Incoming)(nil),          // 11: parley.v1.Incoming
 	(*StatusOf)(nil),          // 12: parley.v1.StatusOf
 	(*PeerGone)(nil),          // 13: parley.v1.PeerGone
-	(*PublishRequest)(nil),    // 14: parley.v1.PublishRequest
-	(*PublishResponse)(nil),   // 15: parley.v1.PublishResponse
-	(*PublishSummary)(nil),    // 16: parley.v1.PublishSummary
-	(*SubscribeRequest)(nil),  // 17: parley.v1.SubscribeRequest
-	(*RequestRequest)(nil),    // 18: parley.v1.RequestRequest
-	(*Chunk)(nil),             // 19: parley.v1.Chunk
-	(*ReportPeerRequest)(nil), // 20: parley.v1.ReportPeerRequest
-	(*SetHeadRequest)(nil),    // 21: parley.v1.SetHeadRequest
-	(*GetPeersRequest)(nil),   // 22: parley.v1.GetPeersRequest
-	(*PeerList)(nil),          // 23: parley.v1.PeerList
-	(*ReadyPeer)(nil),         // 24: parley.v1.ReadyPeer
-	(*PeerHead)(nil),          // 25: parley.v1.PeerHead
-	(*Empty)(nil),             // 26: parley.v1.Empty
+	(*Lost)(nil),              // 14: parley.v1.Lost
+	(*PublishRequest)(nil),    // 15: parley.v1.PublishRequest
+	(*PublishResponse)(nil),   // 16: parley.v1.PublishResponse
+	(*PublishSummary)(nil),    // 17: parley.v1.PublishSummary
+	(*SubscribeRequest)(nil),  // 18: parley.v1.SubscribeRequest
+	(*RequestRequest)(nil),    // 19: parley.v1.RequestRequest
+	(*Chunk)(nil),             // 20: parley.v1.Chunk
+	(*ReportPeerRequest)(nil), // 21: parley.v1.ReportPeerRequest
+	(*SetHeadRequest)(nil),    // 22: parley.v1.SetHeadRequest
+	(*GetPeersRequest)(nil),   // 23: parley.v1.GetPeersRequest
+	(*PeerList)(nil),          // 24: parley.v1.PeerList
+	(*ReadyPeer)(nil),         // 25: parley.v1.ReadyPeer
+	(*PeerHead)(nil),          // 26: parley.v1.PeerHead
+	(*Empty)(nil),             // 27: parley.v1.Empty
 }
 var file_parley_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: parley.v1.FromApp.hello:type_name -> parley.v1.Hello
@@ -1791,29 +1857,30 @@ var file_parley_v1_sidecar_proto_depIdxs = []int32{
 	11, // 9: parley.v1.ToApp.incoming:type_name -> parley.v1.Incoming
 	12, // 10: parley.v1.ToApp.status:type_name -> parley.v1.StatusOf
 	13, // 11: parley.v1.ToApp.gone:type_name -> parley.v1.PeerGone
-	24, // 12: parley.v1.PeerList.peers:type_name -> parley.v1.ReadyPeer
-	25, // 13: parley.v1.ReadyPeer.claimed:type_name -> parley.v1.PeerHead
-	1,  // 14: parley.v1.SidecarService.Attach:input_type -> parley.v1.FromApp
-	14, // 15: parley.v1.SidecarService.Publish:input_type -> parley.v1.PublishRequest
-	14, // 16: parley.v1.SidecarService.PublishStream:input_type -> parley.v1.PublishRequest
-	17, // 17: parley.v1.SidecarService.Subscribe:input_type -> parley.v1.SubscribeRequest
-	18, // 18: parley.v1.SidecarService.Request:input_type -> parley.v1.RequestRequest
-	20, // 19: parley.v1.SidecarService.ReportPeer:input_type -> parley.v1.ReportPeerRequest
-	21, // 20: parley.v1.SidecarService.SetHead:input_type -> parley.v1.SetHeadRequest
-	22, // 21: parley.v1.SidecarService.GetPeers:input_type -> parley.v1.GetPeersRequest
-	7,  // 22: parley.v1.SidecarService.Attach:output_type -> parley.v1.ToApp
-	15, // 23: parley.v1.SidecarService.Publish:output_type -> parley.v1.PublishResponse
-	16, // 24: parley.v1.SidecarService.PublishStream:output_type -> parley.v1.PublishSummary
-	10, // 25: parley.v1.SidecarService.Subscribe:output_type -> parley.v1.Message
-	19, // 26: parley.v1.SidecarService.Request:output_type -> parley.v1.Chunk
-	26, // 27: parley.v1.SidecarService.ReportPeer:output_type -> parley.v1.Empty
-	26, // 28: parley.v1.SidecarService.SetHead:output_type -> parley.v1.Empty
-	23, // 29: parley.v1.SidecarService.GetPeers:output_type -> parley.v1.PeerList
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	14, // 12: parley.v1.ToApp.lost:type_name -> parley.v1.Lost
+	25, // 13: parley.v1.PeerList.peers:type_name -> parley.v1.ReadyPeer
+	26, // 14: parley.v1.ReadyPeer.claimed:type_name -> parley.v1.PeerHead
+	1,  // 15: parley.v1.SidecarService.Attach:input_type -> parley.v1.FromApp
+	15, // 16: parley.v1.SidecarService.Publish:input_type -> parley.v1.PublishRequest
+	15, // 17: parley.v1.SidecarService.PublishStream:input_type -> parley.v1.PublishRequest
+	18, // 18: parley.v1.SidecarService.Subscribe:input_type -> parley.v1.SubscribeRequest
+	19, // 19: parley.v1.SidecarService.Request:input_type -> parley.v1.RequestRequest
+	21, // 20: parley.v1.SidecarService.ReportPeer:input_type -> parley.v1.ReportPeerRequest
+	22, // 21: parley.v1.SidecarService.SetHead:input_type -> parley.v1.SetHeadRequest
+	23, // 22: parley.v1.SidecarService.GetPeers:input_type -> parley.v1.GetPeersRequest
+	7,  // 23: parley.v1.SidecarService.Attach:output_type -> parley.v1.ToApp
+	16, // 24: parley.v1.SidecarService.Publish:output_type -> parley.v1.PublishResponse
+	17, // 25: parley.v1.SidecarService.PublishStream:output_type -> parley.v1.PublishSummary
+	10, // 26: parley.v1.SidecarService.Subscribe:output_type -> parley.v1.Message
+	20, // 27: parley.v1.SidecarService.Request:output_type -> parley.v1.Chunk
+	27, // 28: parley.v1.SidecarService.ReportPeer:output_type -> parley.v1.Empty
+	27, // 29: parley.v1.SidecarService.SetHead:output_type -> parley.v1.Empty
+	24, // 30: parley.v1.SidecarService.GetPeers:output_type -> parley.v1.PeerList
+	23, // [23:31] is the sub-list for method output_type
+	15, // [15:23] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_parley_v1_sidecar_proto_init() }
@@ -1834,6 +1901,7 @@ func file_parley_v1_sidecar_proto_init() {
 		(*ToApp_Incoming)(nil),
 		(*ToApp_Status)(nil),
 		(*ToApp_Gone)(nil),
+		(*ToApp_Lost)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1841,7 +1909,7 @@ func file_parley_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parley_v1_sidecar_proto_rawDesc), len(file_parley_v1_sidecar_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -61,8 +61,8 @@ const (
 type SidecarServiceClient interface {
 	// Attach is how a program becomes the one of this node. Its first message is
 	// hello; then it sends verdicts and replies. A second program replaces the
-	// first, whose stream ends ABORTED; one that does not read ends
-	// RESOURCE_EXHAUSTED. What it declared stays served for 30 s after it left.
+	// first, whose stream ends ABORTED; one that does not read what this node
+	// publishes ends RESOURCE_EXHAUSTED. What it declared stays served for 30 s after it left.
 	Attach(context.Context) *connect.BidiStreamForClient[v1.FromApp, v1.ToApp]
 	// Publish sends data to all that take a topic. This node does not validate
 	// it, its peers will: what they reject is charged to this node.
@@ -202,8 +202,8 @@ func (c *sidecarServiceClient) GetPeers(ctx context.Context, req *connect.Reques
 type SidecarServiceHandler interface {
 	// Attach is how a program becomes the one of this node. Its first message is
 	// hello; then it sends verdicts and replies. A second program replaces the
-	// first, whose stream ends ABORTED; one that does not read ends
-	// RESOURCE_EXHAUSTED. What it declared stays served for 30 s after it left.
+	// first, whose stream ends ABORTED; one that does not read what this node
+	// publishes ends RESOURCE_EXHAUSTED. What it declared stays served for 30 s after it left.
 	Attach(context.Context, *connect.BidiStream[v1.FromApp, v1.ToApp]) error
 	// Publish sends data to all that take a topic. This node does not validate
 	// it, its peers will: what they reject is charged to this node.
