@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
 )
 
 // Finding is something of the node's state that an operator should know.
@@ -62,14 +63,18 @@ func (n *Node) setFound(next []Finding) {
 	}
 	for _, f := range next {
 		if !named(last, f.Title) {
-			n.log.Warn("finding", "code", f.Code, "title", f.Title, "why", f.Why)
+			if !isAlarm(f) {
+				n.log.Warn("finding", "code", f.Code, "title", f.Title, "why", f.Why)
+			}
 			n.bus.Publish(f)
 		}
 	}
 	for _, f := range last {
 		if !named(next, f.Title) {
 			f.Severity, f.Why = "ok", "it is over"
-			n.log.Info("finding over", "code", f.Code, "title", f.Title)
+			if !isAlarm(f) {
+				n.log.Info("finding over", "code", f.Code, "title", f.Title)
+			}
 			n.bus.Publish(f)
 		}
 	}
@@ -89,9 +94,38 @@ func (n *Node) peerFindings() (list []Finding) {
 		list = append(list, Finding{Code: "PLY-507", Severity: "warn", Title: "dns_no_peers", Why: fmt.Sprintf(
 			"discovery.dns leads to no peers: %s; correct the name or its records, or take it out", strings.Join(whys, "; "))})
 	}
-	if a, on := n.alarms.Get(alarmBannedByOthers); on {
-		list = append(list, Finding{Code: "PLY-514", Severity: "warn", Title: alarmBannedByOthers, Why: a.Text +
-			": parley peers history and the events alarm.raised name them; likely this node sends what others hold to be invalid, so compare its version, chain and clock with theirs, see that its key runs nowhere else, and then ask an operator of theirs to lift the ban (parley bans remove " + n.host.ID().String() + ")"})
+	if have := fileLimit(); have > 0 && have < n.filesNeeded() {
+		list = append(list, Finding{Code: "PLY-106", Severity: "warn", Title: "files_low", Why: fmt.Sprintf(
+			"this process may open %d files and needs %d for p2p.max_peers = %d: set LimitNOFILE=65536 in its unit, or ulimit -n before its start, or a smaller p2p.max_peers",
+			have, n.filesNeeded(), n.cfg.P2P.MaxPeers)})
+	}
+	if cut := n.wantedButBanned(); len(cut) > 0 {
+		list = append(list, Finding{Code: "PLY-510", Severity: "warn", Title: "ban_covers_static", Why: fmt.Sprintf(
+			"static or trusted peers are banned: %s; lift it with parley bans remove, or take them off the list", few(cut))})
+	}
+	return append(list, n.alarmsFound()...)
+}
+
+// filesNeeded is how many open files the node has use for when all places are
+// taken (DEFENCE 11).
+func (n *Node) filesNeeded() uint64 { return 4*uint64(max(0, n.cfg.P2P.MaxPeers)) + 1024 }
+
+// wantedButBanned names the peers that the operator wants and bans, with the
+// ban that keeps each of them out.
+func (n *Node) wantedButBanned() (list []string) {
+	for _, p := range n.dial.Wanted() {
+		targets := []reputation.Target{{Peer: p}}
+		for _, a := range n.host.Peerstore().Addrs(p) {
+			if t, err := reputation.AddrTarget(reputation.AddrOf(a)); err == nil && !slices.Contains(targets, t) {
+				targets = append(targets, t)
+			}
+		}
+		for _, t := range targets {
+			if b, ok := n.bans.Check(t); ok {
+				list = append(list, fmt.Sprintf("%s (ban of %s)", p, b.Target))
+				break
+			}
+		}
 	}
 	return list
 }

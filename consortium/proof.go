@@ -242,15 +242,15 @@ func (t *trust) open(s *Inclusion) (opened, error) {
 	if err := t.header(h, cert); err != nil {
 		return opened{}, err
 	}
+	if err := s.check(h); err != nil { // before the record is read: a changed one is named as such, not by what its bytes now say
+		return opened{}, fmt.Errorf("block %d: %w", h.Height, err)
+	}
 	r, err := DecodeRecord(s.Record)
 	if err == nil {
 		err = r.Verify(t.genesis)
 	}
 	if err != nil {
 		return opened{}, fmt.Errorf("record: %w", err)
-	}
-	if err := s.check(h); err != nil {
-		return opened{}, fmt.Errorf("block %d: %w", h.Height, err)
 	}
 	return opened{h, cert, r}, nil
 }

@@ -58,19 +58,33 @@ var codes = []explained{
 	{"PLY-100", "no answer", "The node that was asked does not answer.", "Start it with parley run or parley devnet, or name another with --node."},
 	{"PLY-101", "configuration", "The configuration has faults; the node does not start (exit 78).", "Each fault has its line, key and mend: parley config validate."},
 	{"PLY-102", "peers", "An item of PEERS is empty, there twice, unreadable or this node itself; it is left out.", "Correct the item that the warning names."},
-	{"PLY-103", "clock_skew", "Blocks of others are proposed at times that this node's clock does not know.", "Set the clock, on whichever machine is wrong: timedatectl set-ntp true."},
+	{"PLY-103", "clock_skew", "Blocks of others are proposed at times that this node's clock does not know, or most peers have another time (clock_skew_peers).", "Set the clock, on whichever machine is wrong: timedatectl set-ntp true."},
 	{"PLY-104", "data directory", "The data directory, a file in it or a backup cannot be used: owner, mode, disk, damage.", "The text names the file. parley chain check DIR verifies a chain; a damaged one syncs again from peers or comes from a backup."},
 	{"PLY-105", "disk_low", "The disk of the data directory is nearly full; the node takes no more records before it is too late.", "Make room, or move the data directory. It goes on by itself."},
+	{"PLY-106", "files_low", "The process may have fewer files open than 4 for each of p2p.max_peers and 1,024 more: connections will be refused.", "LimitNOFILE=65536 in the unit, ulimit -n 65536 in the shell that starts it, or a smaller p2p.max_peers."},
 	{"PLY-111", "token secret", "The secret of tokens is shorter than 32 bytes; tokens are refused.", "openssl rand -base64 32 > FILE, and name FILE with api.jwt_secret_file."},
 	{"PLY-112", "address_book", "The address book could not be read or written.", "Look at the disk, and at the owner of the file that the text names. The node finds peers anew."},
 	{"PLY-113", "sink_down", "A sink of [[sink]] has taken no events for half a minute; those that wait are kept while api.event_buffer holds.", "The text has the sink's own error: see that it runs, has the stream or topic, and takes the credentials."},
 	{"PLY-201", "port taken", "A port that the node needs is used by another program.", "The text names the program and a flag for another port."},
 	{"PLY-302", "advertise", "An entry of p2p.advertise cannot be dialled by others and is left out.", "Name an address or a name that others reach."},
+	{"PLY-501", "no_inbound", "Alarm: nobody dials this node, though it listens on a public address.", "Forward p2p.port, TCP and UDP, on the router and open it on the firewall."},
+	{"PLY-502", "low_peers", "Alarm: fewer than half of the outbound slots are filled, though the address book knows of more peers.", "parley peers history tells how dials fail; name more peers in PEERS or p2p.bootstrap_peers."},
 	{"PLY-503", "no_peers_named", "The chain has other validators, and the configuration names no peer.", "Name one in PEERS, or parley peers add HOST:PORT."},
 	{"PLY-505", "no chain at peers", "The peers that were asked have no chain to join.", "Start one of them without PEERS, or give all the same consortium.genesis_file."},
 	{"PLY-507", "dns_no_peers", "A name of discovery.dns leads to no peers.", "Correct the name or its records: A, AAAA, or TXT dnsaddr=."},
+	{"PLY-510", "ban_covers_static", "A static or trusted peer is banned, by its id or by its address: it stays away.", "parley bans remove what the text names, or parley peers remove the peer."},
+	{"PLY-511", "low_diversity", "Alarm: outbound peers share parts of the network, for there were no others.", "Name peers of other networks in PEERS, p2p.bootstrap_peers or discovery.dns."},
 	{"PLY-513", "shared key", "Peers were refused for another shared key, or use an old one.", "Give all nodes the same key: parley key psk show compares."},
 	{"PLY-514", "banned_by_others", "Several peers part with this node and say that it is banned.", "Look at what it sent: versions, clock, another chain behind the same address; ask their operators."},
+	{"PLY-515", "possible_eclipse", "Alarm: the node's peers may keep the chain from it: a stale head with all slots filled, other heads of other peers, or too many peers of one part of the network or one source.", "Compare the head with that of a node you trust, and name such nodes in PEERS. The node looks for one more peer elsewhere by itself."},
+	{"PLY-516", "book_poisoned", "Alarm: one part of the network told of most new peers, or new ones press for the places of proven ones that are gone.", "Name peers that you trust in PEERS; parley addrs export tells who told of each."},
+	{"PLY-517", "inbound_flood", "Alarm: connections come faster than places are for them.", "Static and outbound peers keep their places. parley peers history names who comes; parley bans add RANGE keeps a network out."},
+	{"PLY-518", "sybil_region", "Alarm: more peers than by chance, or too few parts of the network, are near one key of the DHT: its values may be kept back.", "Name the peers that you want in PEERS, and do not rely on that key alone."},
+	{"PLY-519", "dht_disagreement", "Alarm: one author signed two values of one sequence.", "Its key is in two hands, or its program at fault: ask who runs it."},
+	{"PLY-520", "ban_brake", "Alarm: several peers that this node chose itself earned a ban within minutes; automatic bans rest, the fault may be its own.", "Compare its version, chain and clock with its peers'; parley peers show tells what they are charged with."},
+	{"PLY-521", "ban_storm", "Alarm: this node bans many peers by itself.", "parley bans list --origin auto tells whom and why. If they are honest, compare versions, and parley bans clear --origin auto."},
+	{"PLY-522", "member_misbehaving", "Alarm: a static or trusted peer or a validator misbehaves. It is not banned; its connection is closed for a while each time.", "parley peers show tells what it is charged with: ask its operator, or take it off the list."},
+	{"PLY-523", "not_announced", "Alarm: most peers do not know that this node gossips, so they send it nothing.", "It tells them again once a minute; where that does not help, start it again."},
 	{"PLY-602", "fork", "Two certified blocks of one height exist. The node halts.", "Keep all data. parley chain fraud FILE FILE names who signed both; the operators decide which history holds."},
 	{"PLY-604", "no_quorum", "Fewer validators are connected than are needed to decide: nothing is committed.", "parley chain validators list shows who is missing."},
 	{"PLY-605", "vote_waits", "A validator that came out of a backup does not vote until others have decided two blocks.", "Nothing, where others vote. A sole validator needs consortium.sole_validator once."},
@@ -81,7 +95,7 @@ var codes = []explained{
 func explainCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
 		Use: "explain [CODE]", Short: "What a code like PLY-505 means, and what to do", Args: cobra.MaximumNArgs(1),
-		Example: "parley explain PLY-505\nparley explain 505\nparley explain",
+		Example: "parley explain PLY-505\nparley explain 505\nparley explain possible_eclipse\nparley explain",
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return g.showValue(list[explained]{Items: codes, Count: len(codes)}, func() *table {
@@ -107,11 +121,16 @@ func explainCommand(g *globals) *cobra.Command {
 
 var codeForm = regexp.MustCompile(`^(?:\[?[Pp][Ll][Yy]-)?([0-9]{1,3})\]?$`)
 
-// explain finds a code, of which the number alone is enough.
+// explain finds a code, of which the number alone is enough, or by its title,
+// which an alarm or a finding has for a name.
 func explain(text string) (explained, error) {
-	m := codeForm.FindStringSubmatch(strings.TrimSpace(text))
+	text = strings.TrimSpace(text)
+	if i := slices.IndexFunc(codes, func(e explained) bool { return strings.EqualFold(e.Title, text) }); i >= 0 {
+		return codes[i], nil
+	}
+	m := codeForm.FindStringSubmatch(text)
 	if m == nil {
-		return explained{}, fail(exitUsage, "%q is no code: it looks like PLY-505", text)
+		return explained{}, fail(exitUsage, "%q is no code, which looks like PLY-505, and no title of one: parley explain lists them", text)
 	}
 	code := fmt.Sprintf("PLY-%03s", m[1])
 	i := slices.IndexFunc(codes, func(e explained) bool { return e.Code == code })

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/parley-p2p/parley/event"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/codes.md")
@@ -66,9 +68,14 @@ func TestCodesPage(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
-	for text, want := range map[string]string{"PLY-505": "PLY-505", "505": "PLY-505", "ply-6": "PLY-006", "[PLY-017]": "PLY-017"} {
+	for text, want := range map[string]string{"PLY-505": "PLY-505", "505": "PLY-505", "ply-6": "PLY-006", "[PLY-017]": "PLY-017", "disk_low": "PLY-105", " Not-Found": "PLY-006"} {
 		if e, err := explain(text); err != nil || e.Code != want {
 			t.Errorf("%s: %s, %v", text, e.Code, err)
+		}
+	}
+	for _, alarm := range event.AlarmCodes {
+		if e, err := explain(alarm); err != nil || e.Title != alarm {
+			t.Errorf("alarm %s: %s, %v", alarm, e.Code, err)
 		}
 	}
 	for _, text := range []string{"", "x", "PLY-", "PLY-1000", "PLY-099"} {

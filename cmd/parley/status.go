@@ -58,8 +58,10 @@ func viewStatus(s parley.Status) *table {
 	for _, off := range s.TransportsOff {
 		t.add("off", off)
 	}
-	for _, a := range s.Alarms {
-		t.add("alarm", a.Code+": "+a.Text)
+	for _, a := range s.Alarms { // those that are not yet among the reasons
+		if !slices.ContainsFunc(s.Reasons, func(r string) bool { return strings.Contains(r, a.Text) }) {
+			t.add("alarm", a.Code+": "+a.Text)
+		}
 	}
 	if v := s.Verification; v != nil {
 		t.add("backup", viewVerification(v))

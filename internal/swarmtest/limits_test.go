@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,8 +65,8 @@ func TestStreamsOfAPeer(t *testing.T) {
 	})
 }
 
-// An alarm is in the status, in the log, in the event stream and a figure, and
-// so is its end.
+// An alarm is in the status, in the log, in the event stream, a figure and a
+// finding, and so is its end.
 func TestAlarmIsToldEverywhere(t *testing.T) {
 	Run(t, func(s *Swarm) {
 		a := s.Add()
@@ -80,13 +81,16 @@ func TestAlarmIsToldEverywhere(t *testing.T) {
 		stands := func() map[string]bool {
 			events, _ := sub.Take(4096)
 			for _, e := range events {
-				if e.Type == "alarm.raised" || e.Type == "alarm.cleared" {
+				if e.Type == "alarm.raised" || e.Type == "alarm.cleared" || e.Type == "finding.changed" {
 					told += e.Type + " "
 				}
 			}
 			return map[string]bool{
 				"status": slices.ContainsFunc(a.Node.Status().Alarms, func(v parley.Alarm) bool { return v.Code == "member_misbehaving" }),
 				"figure": a.metric("parley_alarm_active", "member_misbehaving") == 1,
+				"findings": slices.ContainsFunc(a.Findings(), func(f parley.Finding) bool {
+					return f.Code == "PLY-522" && f.Title == "member_misbehaving" && f.Severity == "warn" && strings.Contains(f.Why, v.id().String())
+				}),
 			}
 		}
 		if err := v.come(a); err != nil {
@@ -97,12 +101,13 @@ func TestAlarmIsToldEverywhere(t *testing.T) {
 			v.says(a, "sync/1", frame([]byte("GET / HTTP/1.1")))
 		}
 		s.Until("it is parted with", 5*time.Second, func() bool { return !connected(a, v.id()) })
+		time.Sleep(6 * time.Second) // findings are looked for each 5 s
 		for where, on := range stands() {
 			if !on {
 				t.Errorf("the alarm is not in the %s", where)
 			}
 		}
-		if told != "alarm.raised " || !a.Log.Has("alarm raised", "member_misbehaving") {
+		if told != "alarm.raised finding.changed " || !a.Log.Has("alarm raised", "member_misbehaving") {
 			t.Errorf("told %q", told)
 		}
 		time.Sleep(32 * time.Minute)
@@ -111,7 +116,7 @@ func TestAlarmIsToldEverywhere(t *testing.T) {
 				t.Errorf("half an hour later the alarm is in the %s", where)
 			}
 		}
-		if told != "alarm.raised alarm.cleared " || !a.Log.Has("alarm cleared", "member_misbehaving") {
+		if told != "alarm.raised finding.changed alarm.cleared finding.changed " || !a.Log.Has("alarm cleared", "member_misbehaving") {
 			t.Errorf("half an hour later: told %q", told)
 		}
 	})

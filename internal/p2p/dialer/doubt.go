@@ -1,11 +1,13 @@
 package dialer
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	levent "github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -18,9 +20,9 @@ const (
 	deadWithin   = time.Hour
 	deadFrom     = 8 // … and fewer of them say nothing
 	skewMost     = 2 * time.Second
-	skewPeers    = 3 // outbound ones whose clocks are heard; fewer say nothing of ours
-	unseenAfter  = time.Minute
-	unseenPeers  = 2 // that gossip and could; one may be at fault itself
+	skewPeers    = 3           // outbound ones whose clocks are heard; fewer say nothing of ours
+	unseenAfter  = time.Minute // after that it counts; and how often they are told again
+	unseenPeers  = 2           // that gossip and could; one may be at fault itself
 	gossipPrefix = "/meshsub/"
 )
 
@@ -71,9 +73,26 @@ func (s *Slots) announced(peers map[peer.ID]Peer, now time.Time) {
 			}
 		}
 	}
-	s.fns.Alarms.Set(alarmUnknown, could >= unseenPeers && 2*knows < could, "most peers do not know that this node gossips: restart it", map[string]any{
+	unknown := could >= unseenPeers && 2*knows < could
+	s.fns.Alarms.Set(alarmUnknown, unknown, "most peers do not know that this node gossips", map[string]any{
 		"peers": could, "know": knows,
 	})
+	if unknown && now.Sub(s.toldAt) >= unseenAfter {
+		s.toldAt = now
+		s.tellAgain()
+	}
+}
+
+// tellAgain has identify look at our protocols anew, and tell every peer where
+// they are not what it told last.
+func (s *Slots) tellAgain() {
+	e, err := s.dial.host.EventBus().Emitter(new(levent.EvtLocalProtocolsUpdated))
+	if err == nil {
+		err = errors.Join(e.Emit(levent.EvtLocalProtocolsUpdated{}), e.Close())
+	}
+	if err != nil {
+		s.log.Warn("the protocols of this node are not told again", "err", err)
+	}
 }
 
 func gossips[P ~string](p P) bool { return strings.HasPrefix(string(p), gossipPrefix) }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -346,4 +348,47 @@ func TestArrivalsOfAFlood(t *testing.T) {
 			t.Errorf("%d cuts are remembered for ever", s.inbound.cuts.Len())
 		}
 	})
+}
+
+// With a map of autonomous systems one of them has as many places as a /16 has
+// without it, in however many networks its addresses are.
+func TestPlacesOfOneAS(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "as.txt")
+	if err := os.WriteFile(file, []byte("20.0.0.0/8 64500\n30.0.0.0/8 64501\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, err := addrbook.LoadASMap(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mapped := range []bool{false, true} {
+		table := map[peer.ID]Peer{}
+		s := doors(t, 60, table)
+		if mapped {
+			if s.book, err = addrbook.Open(addrbook.Config{ASMap: m}, nil, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		came := func(ip string) bool {
+			p := inboundFrom(peer.ID(ip), ip)
+			table[p.ID] = p
+			_, err := s.Admit(p.ID)
+			if err != nil {
+				delete(table, p.ID)
+			}
+			return err == nil
+		}
+		of := 0
+		for i := range 30 {
+			if came(fmt.Sprintf("20.%d.1.1", i)) {
+				of++
+			}
+		}
+		if want := map[bool]int{false: 30, true: perGroup}[mapped]; of != want {
+			t.Errorf("with a map %v: %d of one AS have a place, want %d", mapped, of, want)
+		}
+		if !came("30.1.1.1") {
+			t.Errorf("with a map %v: one of another AS is refused", mapped)
+		}
+	}
 }

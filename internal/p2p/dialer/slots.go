@@ -136,6 +136,7 @@ type Slots struct {
 	watch   watch
 	lookAt  time.Time
 	sawAt   time.Time // peers that we do not hold
+	toldAt  time.Time // our protocols, again
 
 	ready, greeting int // inbound peers at the last look
 }

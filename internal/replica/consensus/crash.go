@@ -157,6 +157,25 @@ type logger struct {
 // it has already taken: see outdated for those that it has not.
 const lateNewView = "Node %d got an in flight proposal with sequence %d while its last decision was on sequence %d"
 
+// The lines about a vote to change the view that does not count: when it is for
+// another view than the next one, and when the voter was helped on.
+const (
+	voteElsewhere = "Node %d got viewChange message %v from %d with view %d, expected view %d"
+	voteHelped    = voteElsewhere + ", help the lagging nodes"
+)
+
+// isLateVote reports whether a line is about a vote for a view that this node
+// is in, or past: a quorum was enough, and the rest of the votes come after it
+// in each change. One for a view to come is another matter.
+func isLateVote(template string, args []any) bool {
+	if template != voteElsewhere && template != voteHelped {
+		return false
+	}
+	vote, ok := number(args, 3)
+	next, ok2 := number(args, 4)
+	return ok && ok2 && vote < next
+}
+
 // viewLine is the line by which the library tells its view.
 const viewLine = "Starting view with number %d, sequence %d, and decisions %d"
 
@@ -183,6 +202,11 @@ func (l *logger) Panicf(template string, args ...any) {
 func (l *logger) warn(template string, args []any) {
 	l.mayAccuse(template)
 	l.gate.line(template)
+	if isLateVote(template, args) {
+		l.log.Debug("smartbft", "line", lazyLine{template, args, maxLine})
+		l.mayAccuse(template)
+		return
+	}
 	l.mu.Lock()
 	if now := time.Now().Unix(); now != l.second {
 		l.second, l.count = now, 0

@@ -69,7 +69,7 @@ func spendOnBad(t *testing.T, k meshKind, sink bool) (res spending) {
 		}
 		var bad []*flooder
 		for range cpuPeers {
-			bad = append(bad, l.flooder(to))
+			bad = append(bad, l.flooder(to, floodInvalid))
 		}
 		burst := func(f *flooder) *pb.RPC {
 			rpc := &pb.RPC{}

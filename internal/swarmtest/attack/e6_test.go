@@ -14,8 +14,8 @@ import (
 )
 
 var floodLines = []floodLine{
-	{1, 10, 12 * time.Second}, {1, 1000, 12 * time.Second}, {1, 10_000, 12 * time.Second},
-	{5, 10, 12 * time.Second}, {5, 1000, 12 * time.Second}, {5, 10_000, 12 * time.Second},
+	{bad: 1, rate: 10, during: 12 * time.Second}, {bad: 1, rate: 1000, during: 12 * time.Second}, {bad: 1, rate: 10_000, during: 12 * time.Second},
+	{bad: 5, rate: 10, during: 12 * time.Second}, {bad: 5, rate: 1000, during: 12 * time.Second}, {bad: 5, rate: 10_000, during: 12 * time.Second},
 }
 
 // TestE6 prints the table. It fails where a target of DEFENCE 14 is missed.

@@ -1,6 +1,7 @@
 package attack
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"io"
@@ -16,8 +17,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// E6: peers of a victim flood it with messages that are invalid. Each bad peer
-// behaves as a peer does otherwise, and comes back when it is cut.
+// E6 and E11: peers of a victim flood it, with messages that are invalid or with
+// other things. Each bad peer behaves as a peer does otherwise, and comes back
+// when it is cut.
 
 const (
 	victimPeers = 10
@@ -27,8 +29,19 @@ const (
 	cutWithin   = 5 * time.Second
 )
 
-// floodLine is a row of E6.
+// What a flood is of.
+const (
+	floodInvalid   = ""          // messages with a wrong signature: E6
+	floodValid     = "valid"     // ones that every node takes and relays
+	floodOversized = "oversized" // ones far over the limit of the topic
+	floodMalformed = "malformed" // frames that are no RPC
+)
+
+const oversized = 64 << 10 // bytes; the topic of ours takes 1 KiB
+
+// floodLine is a row of E6 or E11.
 type floodLine struct {
+	what   string
 	bad    int // of the victim's peers
 	rate   int // messages a second of all bad peers together
 	during time.Duration
@@ -41,6 +54,8 @@ type floodResult struct {
 	sent, judged         int             // bad messages: written to a stream; judged by the victim
 	cuts                 []time.Duration // from the first to the last that was judged, of each bad peer
 	uncut                int             // bad peers that were still judged in the last seconds
+	still                int             // bad peers that were connected when the flood ended
+	back                 int             // times that bad peers came back and were let in
 }
 
 // flooded runs one line.
@@ -66,7 +81,7 @@ func flooded(t *testing.T, k meshKind, f floodLine, seed uint64) (res floodResul
 		}
 		var bad []*flooder
 		for range f.bad {
-			bad = append(bad, l.flooder(v.Host))
+			bad = append(bad, l.flooder(v.Host, f.what))
 		}
 		time.Sleep(5 * time.Second) // meshes
 		tr := l.talk(far, 0, 50*time.Millisecond, cleanFor)
@@ -79,12 +94,18 @@ func flooded(t *testing.T, k meshKind, f floodLine, seed uint64) (res floodResul
 		}
 		tr = l.talk(far, 1<<20, 50*time.Millisecond, f.during)
 		end := time.Now()
+		for _, b := range bad {
+			if v.Network().Connectedness(b.ID()) == network.Connected {
+				res.still++
+			}
+		}
 		time.Sleep(10 * time.Second)
 		res.flood, res.wantFlood = tr.arrivals(v)
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		for _, b := range bad {
 			res.sent += b.sent
+			res.back += b.back
 			j := v.bad[b.ID()]
 			switch {
 			case j == nil:
@@ -107,15 +128,17 @@ type flooder struct {
 	to     host.Host
 	dial   func(ctx context.Context) error
 	stream network.Stream
+	what   string
 	sent   int
+	back   int
 	number uint64
 }
 
-func (l *meshLab) flooder(to host.Host) *flooder {
+func (l *meshLab) flooder(to host.Host, what string) *flooder {
 	h := l.host(libp2p.ResourceManager(&network.NullResourceManager{}))
 	h.SetStreamHandler(pubsub.GossipSubID_v12, func(s network.Stream) { _, _ = io.Copy(io.Discard, s) })
 	greet := l.greeter(h)
-	f := &flooder{Host: h, l: l, to: to, number: uint64(l.hosts) << 32}
+	f := &flooder{Host: h, l: l, to: to, what: what, number: uint64(l.hosts) << 32}
 	f.dial = func(ctx context.Context) error { return meshDial(ctx, h, greet, to) }
 	meshMust(l.t, f.open())
 	return f
@@ -144,15 +167,25 @@ func (f *flooder) write(rpc *pb.RPC) error {
 	if err != nil {
 		return err
 	}
+	return f.frame(b)
+}
+
+func (f *flooder) frame(b []byte) error {
 	_ = f.stream.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	_, err = f.stream.Write(append(binary.AppendUvarint(nil, uint64(len(b))), b...))
+	_, err := f.stream.Write(append(binary.AppendUvarint(nil, uint64(len(b))), b...))
 	return err
 }
 
-// message is the next bad one, signed where the network wants that.
+// message is the next one, signed where the network wants that.
 func (f *flooder) message() *pb.Message {
 	f.number++
 	m := &pb.Message{Topic: new(meshTopic), Data: meshBad(f.number)}
+	switch f.what {
+	case floodValid:
+		m.Data = f.l.good(f.number)
+	case floodOversized:
+		m.Data = append(m.Data, make([]byte, oversized)...)
+	}
 	if f.l.kind == meshOurs {
 		return m
 	}
@@ -175,11 +208,7 @@ func (f *flooder) flood(rate, of int, until time.Time) {
 		each, tick = 2*each, 2*tick
 	}
 	for time.Now().Before(until) {
-		rpc := &pb.RPC{}
-		for range each {
-			rpc.Publish = append(rpc.Publish, f.message())
-		}
-		err := f.write(rpc)
+		err := f.say(each)
 		if err == nil {
 			f.sent += each
 			if !f.l.rest(tick) {
@@ -192,8 +221,21 @@ func (f *flooder) flood(rate, of int, until time.Time) {
 				return
 			}
 			if f.open() == nil {
+				f.back++
 				break
 			}
 		}
 	}
+}
+
+// say sends n messages at once, or as many bytes that are none.
+func (f *flooder) say(n int) error {
+	if f.what == floodMalformed {
+		return f.frame(bytes.Repeat([]byte{0xff}, 64*n))
+	}
+	rpc := &pb.RPC{}
+	for range n {
+		rpc.Publish = append(rpc.Publish, f.message())
+	}
+	return f.write(rpc)
 }

@@ -33,6 +33,26 @@ func TestInvalidFloodIsCut(t *testing.T) {
 	}
 }
 
+// Who sends frames that are no RPC is out for good after two of them, and holds
+// nothing up; a stock host takes its next stream again and again.
+func TestMalformedFloodIsCut(t *testing.T) {
+	slog.SetDefault(slog.New(slog.DiscardHandler))
+	f := floodLine{what: floodMalformed, bad: 5, rate: 500, during: 8 * time.Second}
+	r := flooded(t, meshOurs, f, 1)
+	clean, ok := p99(r.clean, r.wantClean)
+	under, ok2 := p99(r.flood, r.wantFlood)
+	t.Logf("p99 %v clean, %v under flood; %d bad peers are left, they came back %d times", clean, under, r.still, r.back)
+	if !ok || !ok2 || under > 2*clean || len(r.flood) != r.wantFlood {
+		t.Errorf("p99 %v clean and %v under flood, %d of %d came", clean, under, len(r.flood), r.wantFlood)
+	}
+	if r.still != 0 || r.back > 2*f.bad {
+		t.Errorf("%d of %d bad peers are connected, they came back %d times", r.still, f.bad, r.back)
+	}
+	if r := flooded(t, meshB0, f, 1); r.still != f.bad || r.back < 2*f.bad {
+		t.Errorf("a stock host: %d of %d bad peers are connected, they came back %d times", r.still, f.bad, r.back)
+	}
+}
+
 // Messages reach all honest nodes past droppers, half of all peers; and a
 // dropper drops.
 func TestCensorsArePassed(t *testing.T) {
