@@ -33,7 +33,7 @@ type scaled struct {
 	ops string
 }
 
-func startScaled(t *testing.T) scaled {
+func startScaled(t *testing.T, settings ...string) scaled {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,7 +41,7 @@ func startScaled(t *testing.T) scaled {
 	}
 	s := scaled{ops: l.Addr().String()}
 	_ = l.Close()
-	s.fleetNode = startFleetNode(t, "n", "ops.listen="+s.ops, "ops.pprof=true")
+	s.fleetNode = startFleetNode(t, "n", append(settings, "ops.listen="+s.ops, "ops.pprof=true")...)
 	return s
 }
 
