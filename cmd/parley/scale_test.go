@@ -186,7 +186,7 @@ func TestThousandStreams(t *testing.T) {
 const scaleTypes = "?types=record.committed"
 
 func listenWebSocket(ctx context.Context, t *testing.T, addr string) (next func() ([]byte, error), err error) {
-	conn, _, err := websocket.Dial(ctx, "ws://"+addr+"/api/v1/ws"+scaleTypes, nil) //nolint:bodyclose // the library closes it
+	conn, _, err := websocket.Dial(ctx, "ws://"+addr+"/api/v1/ws"+scaleTypes, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -113,7 +113,7 @@ func inSpace(fatalf func(string, ...any), command ...string) {
 func frames(ts *testscript.TestScript, _ bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	conn, _, err := websocket.Dial(ctx, args[0], nil) //nolint:bodyclose // the library closes it
+	conn, _, err := websocket.Dial(ctx, args[0], nil)
 	ts.Check(err)
 	defer func() { _ = conn.CloseNow() }()
 	ts.Check(ts.Exec("sh", "-c", args[len(args)-1]))
