@@ -167,6 +167,10 @@ func TestAllowListOnEveryTransport(t *testing.T) {
 		if connected(g.stranger, transport) {
 			t.Errorf("%s: a stranger is connected", transport)
 		}
+		within(t, 10*time.Second, transport+": a stranger learns that it is not let in", func() bool {
+			s := g.stranger.StaticPeers()[0]
+			return s.Class == "not_allowed" && strings.Contains(s.LastError, "does not let this node in: it has banned it, or a list of peers")
+		})
 	}
 
 	soon := time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339)

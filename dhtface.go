@@ -59,6 +59,10 @@ type DHTPeer struct {
 	Addresses []string `json:"addresses"`
 }
 
+// ClassEnough is the class of a step whose answer was not waited for: what the
+// others said was enough.
+const ClassEnough = "enough"
+
 // DHTStep is one question of a query.
 type DHTStep struct {
 	Path  int       `json:"path"` // from 1; 0 = of the nearest ones, after the paths have ended
@@ -66,7 +70,7 @@ type DHTStep struct {
 	Got   int       `json:"got"`            // peers that it told of
 	Told  []peer.ID `json:"told,omitempty"` // of them, whom the query took note of
 	MS    float64   `json:"ms"`
-	Class string    `json:"class,omitempty"` // of why it did not answer, as of a static peer; absent = it did
+	Class string    `json:"class,omitempty"` // of why it did not answer, as of a static peer, or enough: it was not waited for; absent = it did
 	Error string    `json:"error,omitempty"`
 }
 
@@ -286,8 +290,11 @@ func viewQuery(q discovery.Query) DHTQuery {
 
 // whyNot says why a peer did not answer, in a word and in a line; nil = it did.
 func whyNot(err error) (class, text string) {
-	if err == nil {
+	switch {
+	case err == nil:
 		return "", ""
+	case errors.Is(err, discovery.ErrEnough):
+		return ClassEnough, err.Error()
 	}
 	return string(dialer.Classify(err)), strings.Join(strings.Fields(err.Error()), " ")
 }

@@ -118,3 +118,14 @@ func TestAPIReached(t *testing.T) {
 		}
 	}
 }
+
+// A connection over QUIC has a port too.
+func TestOwnPort(t *testing.T) {
+	for text, want := range map[string]int{
+		"/ip4/192.0.2.1/tcp/9906": 9906, "/ip4/192.0.2.1/tcp/9907/ws": 9907, "/ip6/::1/udp/9908/quic-v1": 9908, "/ip4/192.0.2.1": 0,
+	} {
+		if got := ownPort(multiaddr.StringCast(text)); got != want {
+			t.Errorf("%s: port %d, want %d", text, got, want)
+		}
+	}
+}

@@ -14,7 +14,7 @@ import (
 const module = "github.com/parley-p2p/parley"
 
 // ground is what every room may import: words, no goroutines.
-var ground = []string{"chain", "event", "config", "internal/wire", "internal/tracing", "consortium"}
+var ground = []string{"chain", "event", "config", "internal/wire", "internal/tracing", "internal/tally", "consortium"}
 
 // floors names each room and what it imports of this module beside the ground,
 // in code that is no test. A room that is not here stands on no floor, and the
@@ -22,6 +22,7 @@ var ground = []string{"chain", "event", "config", "internal/wire", "internal/tra
 var floors = map[string][]string{
 	// ground
 	"internal/tracing": {},
+	"internal/tally":   {},
 	"chain":            {},
 	"event":            {"chain"},
 	"config":           {},
@@ -71,14 +72,14 @@ var floors = map[string][]string{
 	"internal/swarmtest/attack":  {}, // its tests, with the tag attack, play with rooms
 	"internal/pgtest":            {},
 	"internal/soak":              {"", "internal/devnet", "internal/swarmtest/checker"},
-	"bench":                      {"", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/discovery", "internal/p2p/host", "internal/p2p/reputation", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
+	"bench":                      {"", "api", "api/proto/parley/v1", "api/proto/parley/v1/parleyv1connect", "internal/devnet", "internal/p2p/addrbook", "internal/p2p/discovery", "internal/p2p/host", "internal/p2p/reputation", "internal/replica/chainsync", "internal/replica/ledger"}, // measures rooms alone too
 }
 
 // outside limits who may import a module that is not ours: a chain never sees
 // a socket, and only a few know a library. Who is here and does not import it
 // turns the test red, too.
 var outside = map[string][]string{
-	"github.com/libp2p/go-libp2p-pubsub":        {"internal/p2p/gossip"},
+	"github.com/libp2p/go-libp2p-pubsub":        {"internal/p2p/gossip", "bench"},
 	"github.com/libp2p/go-libp2p-kad-dht":       {"internal/p2p/discovery", "bench"},
 	"github.com/libp2p/go-libp2p-kbucket":       {"internal/p2p/discovery"},
 	"github.com/hyperledger-labs/SmartBFT":      {"internal/replica/consensus"},
@@ -87,10 +88,11 @@ var outside = map[string][]string{
 	"modernc.org/sqlite":                        {"internal/p2p/history", "internal/p2p/reputation"},
 	"github.com/pressly/goose/v3":               {"internal/p2p/history", "internal/p2p/reputation"},
 	"github.com/coder/websocket":                {"api", "cmd/parley"},
+	"github.com/lxzan/gws":                      {"bench"}, // what our fan-out is measured against
 	"github.com/danielgtaylor/huma/v2":          {"api"},
 	"github.com/ethereum/go-ethereum":           {"api"}, // rpc alone, of which the licence is LGPL-3.0: unmodified, by its version in go.mod
 	"github.com/gorilla/websocket":              {},      // comes with it, and is nobody's
-	"connectrpc.com/connect":                    {"api", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api/p2papiconnect"},
+	"connectrpc.com/connect":                    {"api", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api/p2papiconnect", "bench"},
 	"connectrpc.com/grpchealth":                 {"api"},
 	"connectrpc.com/grpcreflect":                {"api"},
 	"go.opentelemetry.io/otel/sdk":              {"cmd/parley"}, // rooms know the API of traces alone

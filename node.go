@@ -217,7 +217,7 @@ func (n *Node) open() error {
 	n.dial, err = dialer.New(dialer.Config{
 		Items: n.cfg.P2P.StaticPeers, Trusted: trusted, DefaultPort: config.Default().P2P.Port, Own: n.host.Addrs,
 		File: filepath.Join(n.cfg.DataDir, "static-peers.json"), OptimiseRetries: n.cfg.P2P.OptimiseRetries, Tracer: n.env.Tracer,
-	}, dialer.Functions{Resolve: n.resolver(), Identity: n.identityOf(), Known: n.knownAddrs, SharedKey: n.dialsWith, Greet: n.shake.Greet}, n.host, n.rep, n.bus, n.room("p2p.dialer"), n.env.Registry)
+	}, dialer.Functions{Resolve: n.resolver(), Identity: n.identityOf(), Known: n.knownAddrs, SharedKey: n.dialsWith, Refusal: n.gate.Why, Greet: n.shake.Greet}, n.host, n.rep, n.bus, n.room("p2p.dialer"), n.env.Registry)
 	if err != nil {
 		return err
 	}

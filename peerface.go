@@ -260,10 +260,7 @@ func (n *Node) peerAddress(p handshake.Peer) string {
 		port = announcedPort(announced, ip)
 	}
 	if port == 0 {
-		if na, err := manet.ToNetAddr(p.Addr); err == nil {
-			_, text, _ := net.SplitHostPort(na.String()) // manet made it
-			port, _ = strconv.Atoi(text)                 // 0 where it has none
-		}
+		port = ownPort(p.Addr)
 	}
 	return net.JoinHostPort(ip.String(), strconv.Itoa(port))
 }
@@ -297,6 +294,17 @@ func announcedPort(addrs []multiaddr.Multiaddr, ip net.IP) (port int) {
 		}
 	}
 	return port
+}
+
+// ownPort is the TCP or UDP port of a, 0 where it has none.
+func ownPort(a multiaddr.Multiaddr) int {
+	for _, code := range []int{multiaddr.P_TCP, multiaddr.P_UDP} {
+		if text, err := a.ValueForProtocol(code); err == nil {
+			port, _ := strconv.Atoi(text) // a multiaddr's port is a number
+			return port
+		}
+	}
+	return 0
 }
 
 // tcpPort is the port of plain TCP, 0 where an address has none.

@@ -183,15 +183,13 @@ func (n *Node) privateFindings() (list []Finding) {
 	return list
 }
 
-// configuredIPs are the addresses of static peers and members, as far as they
-// are known.
+// configuredIPs are the addresses that the configuration and the chain name for
+// static peers and members; what these say of themselves is not among them.
 func (n *Node) configuredIPs() map[netip.Addr]bool {
 	ips := map[netip.Addr]bool{}
 	for _, s := range n.dial.Static() {
-		for _, a := range s.Addresses {
-			if ip := reputation.AddrOf(a); ip.IsValid() {
-				ips[ip] = true
-			}
+		for _, ip := range s.Given {
+			ips[ip] = true
 		}
 	}
 	return ips

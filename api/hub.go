@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -44,6 +45,7 @@ type hub struct {
 	most    int // clients
 	metrics *metrics
 	flatten func(event.Envelope) []byte // see frame.flat
+	ready   []*queue                    // run's goroutine only: the room of the last list
 
 	mu      sync.Mutex // guards below
 	seq     uint64     // of the last event given out
@@ -90,17 +92,30 @@ func (h *hub) give(events []event.Envelope, lost int) {
 		}
 		frames = append(frames, f)
 	}
+	flushAll(h.hand(events, lost, frames), runtime.GOMAXPROCS(0)) // without mu: clients come and go meanwhile
+}
+
+// hand puts frames into the queues and returns those that the hub itself
+// writes out.
+func (h *hub) hand(events []event.Envelope, lost int, frames []frame) (ready []*queue) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	ready = h.ready[:0]
+	chosen := map[string][]frame{} // by filter: most clients have the same
 	for q := range h.clients {
 		if lost > 0 {
 			q.lose(lost, h.seq+1, h.seq+uint64(lost))
 		}
-		q.push(frames...)
+		if q.give(frames, chosen) {
+			ready = append(ready, q)
+		}
 	}
 	if len(events) > 0 {
 		h.seq = events[len(events)-1].Seq
 	}
+	clear(h.ready[min(len(ready), len(h.ready)):]) // of clients that have left
+	h.ready = ready
+	return ready
 }
 
 // skip passes over events that nobody waits for; flat = somebody wants them so.
@@ -201,7 +216,10 @@ func (h *hub) stop() {
 func (h *hub) wait() { h.running.Wait() }
 
 // filter chooses events by their type. The last rule that fits decides.
-type filter struct{ rules []rule }
+type filter struct {
+	rules []rule
+	key   string // equal filters have equal ones
+}
 
 type rule struct {
 	glob string
@@ -228,7 +246,18 @@ func (f *filter) add(in bool, globs ...string) error {
 			return fmt.Errorf("types: more than %d patterns", maxGlobs)
 		}
 	}
+	f.key = fmt.Sprint(f.rules)
 	return nil
+}
+
+// choose returns the frames that are let in.
+func (f *filter) choose(frames []frame) (in []frame) {
+	for _, fr := range frames {
+		if f.match(fr.name) {
+			in = append(in, fr)
+		}
+	}
+	return in
 }
 
 func (f *filter) match(name string) bool {
@@ -252,6 +281,7 @@ type queue struct {
 	owner   bool // by a local socket: strangers that fill the hub are not in its way
 
 	mu       sync.Mutex // guards below
+	lane     *lane      // nil = its goroutine alone writes; never changed again
 	filter   *filter
 	frames   []frame
 	samples  []frame // newest of each type, while full
@@ -264,13 +294,42 @@ func newQueue(stream string, f *filter, m *metrics) *queue {
 	return &queue{stream: stream, metrics: m, filter: f, wake: make(chan struct{}, 1), size: queueSize}
 }
 
+// push is for others than the hub.
 func (q *queue) push(frames ...frame) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, f := range frames {
-		if f.seq != 0 && !q.filter.match(f.name) {
-			continue
+		if f.seq == 0 || q.filter.match(f.name) {
+			q.put(f)
 		}
+	}
+	q.ring()
+}
+
+// give puts in what the client wants of frames, which chosen keeps for the next
+// one with the same filter. It reports whether the caller has to see to it that
+// it goes out; otherwise the client's goroutine is told.
+func (q *queue) give(frames []frame, chosen map[string][]frame) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	wanted, ok := chosen[q.filter.key]
+	if !ok {
+		wanted = q.filter.choose(frames)
+		chosen[q.filter.key] = wanted
+	}
+	if len(wanted) == 0 {
+		return false
+	}
+	q.put(wanted...)
+	if q.lane != nil && q.lane.raw != nil {
+		return true
+	}
+	q.ring()
+	return false
+}
+
+func (q *queue) put(frames ...frame) { // mu held
+	for _, f := range frames {
 		switch {
 		case len(q.frames) < q.size && q.dropped == 0:
 			q.frames = append(q.frames, f)
@@ -282,7 +341,19 @@ func (q *queue) push(frames ...frame) {
 			q.drop(1, f.seq, f.seq)
 		}
 	}
-	q.ring()
+}
+
+// join has the hub write to a lane, once that is handed back to it.
+func (q *queue) join(l *lane) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lane = l
+}
+
+func (q *queue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.frames) == 0 && q.dropped == 0 && len(q.samples) == 0
 }
 
 // lose notes events that the hub itself never saw.

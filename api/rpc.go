@@ -77,6 +77,11 @@ type grpcCall struct {
 	rc     *http.ResponseController
 	status int  // of the answer as REST would have it; 0 = no handler was reached
 	ends   bool // a stream has a time in which all must have come
+	heard  bool // the first message of a stream has come; who receives
+	held   bool // the message that is sent waits for the next one; who sends
+	timed  bool // a write has its deadline; who sends
+
+	together []byte // what is held; who sends
 }
 
 type callKey struct{}
@@ -95,7 +100,7 @@ func (s *Server) serveGRPC(h http.Handler, rule grpcRule) http.HandlerFunc {
 			_ = c.rc.SetWriteDeadline(time.Time{}) // each message has its own
 		}
 		_ = c.rc.SetReadDeadline(time.Now().Add(cmp.Or(rule.atMost, bodyTimeout))) // not every connection has one
-		h.ServeHTTP(flushWriter{w, c.rc}, r.WithContext(ctx))
+		h.ServeHTTP(flushWriter{w, c}, r.WithContext(ctx))
 		if rec := recorderOf(w); rec != nil {
 			switch {
 			case c.status != 0:
@@ -133,10 +138,32 @@ func (s *Server) untilStop(ctx context.Context, rc *http.ResponseController) (_ 
 // flushWriter is what connect asks of a writer that streams.
 type flushWriter struct {
 	http.ResponseWriter
-	rc *http.ResponseController
+	call *grpcCall
 }
 
-func (w flushWriter) Flush() { _ = w.rc.Flush() } // the client is gone
+// Write keeps what is held: HTTP/2 would make frames of it, each with its cost.
+func (w flushWriter) Write(b []byte) (int, error) {
+	c := w.call
+	if !c.held && len(c.together) == 0 {
+		return w.ResponseWriter.Write(b)
+	}
+	c.together = append(c.together, b...)
+	return len(b), nil
+}
+
+func (w flushWriter) Flush() {
+	c := w.call
+	if c.held {
+		return
+	}
+	if len(c.together) > 0 {
+		_, _ = w.ResponseWriter.Write(c.together) // fails where the client is gone, as the next one does
+		if c.together = c.together[:0]; cap(c.together) > 2*toldAtOnce {
+			c.together = nil
+		}
+	}
+	_ = c.rc.Flush()
+}
 
 // Unwrap lets [http.ResponseController] through.
 func (w flushWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -239,9 +266,10 @@ type timedConn struct {
 
 func (c timedConn) Receive(m any) error {
 	err := c.StreamingHandlerConn.Receive(m)
-	if err != nil || c.ends {
+	if err != nil || c.ends || c.heard {
 		return err
 	}
+	c.heard = true
 	_ = c.rc.SetReadDeadline(time.Time{}) // what comes next may take long
 	if c.ctx.Err() != nil {
 		_ = c.rc.SetReadDeadline(time.Now()) // the end came in between
@@ -250,9 +278,15 @@ func (c timedConn) Receive(m any) error {
 }
 
 func (c timedConn) Send(m any) error {
-	_ = c.rc.SetWriteDeadline(time.Now().Add(streamWrite)) // not every connection has one
+	if !c.timed { // those that are held go out together
+		_ = c.rc.SetWriteDeadline(time.Now().Add(streamWrite)) // not every connection has one
+		c.timed = true
+	}
 	err := c.StreamingHandlerConn.Send(m)
-	_ = c.rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes would end the stream
+	if !c.held {
+		_ = c.rc.SetWriteDeadline(time.Time{}) // in HTTP/2 one that passes would end the stream
+		c.timed = false
+	}
 	return err
 }
 

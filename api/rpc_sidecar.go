@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley"
 	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
@@ -24,13 +25,15 @@ const (
 	besideData = 64 << 10         // bytes of a program's message beside its data
 	helloWait  = 10 * time.Second // for a program to say who it is
 	maxDetail  = 256              // bytes
+	toldAtOnce = 64 << 10         // bytes of messages that go out together
+	busyWait   = 2 * time.Millisecond
 )
 
 func (s *Server) sidecarService() {
 	message := int(s.cfg.Sidecar.MaxMessage) + besideData
 	grpcService(s, parleyv1connect.NewSidecarServiceHandler, parleyv1connect.SidecarServiceHandler(sidecarCalls{s}), map[string]grpcRule{
 		"Attach":  {access: admin, maxBody: parley.MaxProgramPart + besideData, stream: true},
-		"Publish": {access: admin, maxBody: message}, "Subscribe": {access: admin, stream: true},
+		"Publish": {access: admin, maxBody: message}, "PublishStream": {access: admin, maxBody: message, stream: true}, "Subscribe": {access: admin, stream: true},
 		"Request":    {access: admin, maxBody: parley.MaxProgramRequest + besideData, stream: true},
 		"ReportPeer": {access: admin}, "SetHead": {access: admin}, "GetPeers": {access: admin},
 	})
@@ -176,18 +179,29 @@ func hear(ctx context.Context, st *connect.BidiStream[pb.FromApp, pb.ToApp], pro
 	}
 }
 
-// tell gives the program what it is told, until it is ended.
+// tell gives the program what it is told, until it is ended. What waits goes
+// out together.
 func tell(ctx context.Context, st *connect.BidiStream[pb.FromApp, pb.ToApp], program *parley.Program) error {
 	m := &pb.ToApp{Msg: &pb.ToApp_Welcome{Welcome: &pb.Welcome{Net: program.Net(), Peer: program.Self().String()}}}
-	for {
+	over, cancel := context.WithCancel(ctx)
+	cancel() // with it Next does not wait
+	call := callOf(ctx)
+	for size := 0; ; {
+		next, err := program.Next(over)
+		size += proto.Size(m)
+		if call.held = err == nil && size < toldAtOnce; !call.held {
+			size = 0
+		}
 		if err := st.Send(m); err != nil {
 			return err
 		}
-		item, err := program.Next(ctx)
+		if errors.Is(err, context.Canceled) {
+			next, err = program.Next(ctx)
+		}
 		if err != nil {
 			return err
 		}
-		m = toldOf(item)
+		m = toldOf(next)
 	}
 }
 
@@ -262,6 +276,37 @@ func (c sidecarCalls) Publish(ctx context.Context, r *connect.Request[pb.Publish
 		return nil, err
 	}
 	return connect.NewResponse(&pb.PublishResponse{MessageId: id}), nil
+}
+
+// PublishStream takes messages as fast as they can be sent on: where queues are
+// full the program is held up.
+func (c sidecarCalls) PublishStream(ctx context.Context, st *connect.ClientStream[pb.PublishRequest]) (*connect.Response[pb.PublishSummary], error) {
+	sum := &pb.PublishSummary{}
+	for st.Receive() {
+		if err := c.publish(ctx, st.Msg()); err != nil {
+			return nil, fmt.Errorf("message %d: %w", sum.GetMessages(), err)
+		}
+		sum.Messages++
+	}
+	if err := st.Err(); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(sum), nil
+}
+
+// publish waits while queues are full.
+func (c sidecarCalls) publish(ctx context.Context, r *pb.PublishRequest) error {
+	for {
+		_, err := c.s.node.PublishMessage(ctx, r.GetTopic(), r.GetData())
+		if !errors.Is(err, chain.ErrBusy) {
+			return err
+		}
+		select {
+		case <-time.After(busyWait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (c sidecarCalls) Subscribe(ctx context.Context, r *connect.Request[pb.SubscribeRequest], to *connect.ServerStream[pb.Message]) error {

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -22,7 +23,7 @@ import (
 
 func init() {
 	maps.Copy(classes, map[string]access{"POST /api/v1/gossip/topics/{topic}/messages": admin})
-	for _, call := range []string{"Attach", "Publish", "Subscribe", "Request", "ReportPeer", "SetHead", "GetPeers"} {
+	for _, call := range []string{"Attach", "Publish", "PublishStream", "Subscribe", "Request", "ReportPeer", "SetHead", "GetPeers"} {
 		classes["POST /parley.v1.SidecarService/"+call] = admin
 	}
 }
@@ -293,5 +294,43 @@ func TestSidecarOnOtherNetworks(t *testing.T) {
 	}
 	if _, err := h.node.ProgramPeers(); !errors.Is(err, parley.ErrOtherNetwork) || errors.Is(err, chain.ErrBusy) {
 		t.Error(err)
+	}
+}
+
+// TestPublishStream sends a burst, of which all comes in order, and ends with
+// the first message that is refused.
+func TestPublishStream(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, c := sidecarHouse(t)
+	program := attach(ctx, t, c, programHello(&pb.Topic{Name: "tx"}))
+	defer func() { _ = program.CloseRequest() }()
+	const messages = 500 // fewer than wait for a program
+	sizes := []int{8, 300, 5000, 70_000}
+	st := c.PublishStream(ctx)
+	for i := range messages {
+		data := binary.BigEndian.AppendUint64(make([]byte, 0, 70_000), uint64(i))
+		if err := st.Send(&pb.PublishRequest{Topic: "tx", Data: data[:sizes[i%len(sizes)]]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sum, err := st.CloseAndReceive()
+	if err != nil || sum.Msg.GetMessages() != messages {
+		t.Fatalf("%v %v", sum, err)
+	}
+	for i := range messages {
+		m := next(t, program, (*pb.ToApp).GetMessage)
+		if n := binary.BigEndian.Uint64(m.GetData()); n != uint64(i) || len(m.GetData()) != sizes[i%len(sizes)] {
+			t.Fatalf("message %d of %d bytes, want %d of %d", n, len(m.GetData()), i, sizes[i%len(sizes)])
+		}
+	}
+	st = c.PublishStream(ctx)
+	for _, topic := range []string{"tx", "nothing"} {
+		if err := st.Send(&pb.PublishRequest{Topic: topic, Data: []byte("x")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := st.CloseAndReceive(); connect.CodeOf(err) != connect.CodeNotFound || !strings.Contains(err.Error(), "message 1: ") {
+		t.Errorf("a topic that is not there: %v", err)
 	}
 }

@@ -109,20 +109,21 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 	if c != nil {
 		defer s.hub.leave(c.queue, c.ip)
 	}
-	var crowd error
-	if p != nil {
-		if p.Code != full.code {
-			s.refuse(w, r, p)
-			return
-		}
-		crowd = errors.New(p.Detail)
+	if p != nil && p.Code != full.code {
+		s.refuse(w, r, p)
+		return
 	}
-	conn := s.accept(w, r, crowd, subProtocol)
-	if conn == nil {
+	if p != nil {
+		s.accept(w, r, errors.New(p.Detail), subProtocol) // it is closed at once
+		return
+	}
+	conn, lane, err := s.acceptLane(w, r)
+	if err != nil {
 		return
 	}
 	defer func() { _ = conn.CloseNow() }()
-	s.serveWebSocket(context.WithoutCancel(r.Context()), conn, c)
+	c.queue.join(lane)
+	s.serveWebSocket(context.WithoutCancel(r.Context()), conn, lane, c)
 }
 
 // noUpgrade refuses a request for a WebSocket that is none, and says what there
@@ -143,7 +144,7 @@ func clientIP(r *http.Request) string {
 }
 
 // serveWebSocket works until the client goes, is too slow, or the node stops.
-func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, c *client) {
+func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, lane *lane, c *client) {
 	ctx, cancel := context.WithCancel(ctx)
 	conn.SetReadLimit(clientFrame)
 	var wg sync.WaitGroup
@@ -155,7 +156,7 @@ func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, c *cl
 		defer cancel()
 		keepAlive(ctx, conn)
 	})
-	code, why := s.writeEvents(ctx, conn, c)
+	code, why := s.writeEvents(ctx, lane, c)
 	if code != 0 {
 		_ = conn.Close(code, why)
 	}
@@ -163,14 +164,20 @@ func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, c *cl
 	wg.Wait()
 }
 
-// writeEvents returns how to close the connection; 0 = it is gone.
-func (s *Server) writeEvents(ctx context.Context, conn *websocket.Conn, c *client) (websocket.StatusCode, string) {
-	frames := c.first
+// writeEvents returns how to close the connection; 0 = it is gone. While the
+// client keeps up the hub writes to it, and there is nothing to do here.
+func (s *Server) writeEvents(ctx context.Context, lane *lane, c *client) (websocket.StatusCode, string) {
+	if err := lane.send(c.first); err != nil {
+		return 0, ""
+	}
+	c.first = nil // a snapshot may be large
 	for {
-		for _, f := range frames {
-			if err := writeFrame(ctx, conn, f); err != nil {
-				return 0, ""
-			}
+		slow, err := lane.drain(c.queue)
+		switch {
+		case err != nil:
+			return 0, ""
+		case slow:
+			return closeTooSlow, "too slow"
 		}
 		select {
 		case <-ctx.Done():
@@ -180,10 +187,6 @@ func (s *Server) writeEvents(ctx context.Context, conn *websocket.Conn, c *clien
 		case <-c.expired:
 			return closeExpired, errExpired.Error()
 		case <-c.queue.wake:
-		}
-		var slow bool
-		if frames, slow = c.queue.take(time.Now()); slow {
-			return closeTooSlow, "too slow"
 		}
 	}
 }

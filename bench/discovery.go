@@ -354,10 +354,15 @@ type benchNode struct {
 }
 
 func startNode(ctx context.Context, dir string, static ...string) (*benchNode, error) {
+	return startNodeWith(ctx, dir, func(c *config.Config) { c.P2P.StaticPeers = static })
+}
+
+func startNodeWith(ctx context.Context, dir string, change func(*config.Config)) (*benchNode, error) {
 	cfg := config.Default()
-	cfg.DataDir, cfg.P2P.OnAPIPort, cfg.P2P.StaticPeers, cfg.P2P.TargetPeers = dir, false, static, 0
+	cfg.DataDir, cfg.P2P.OnAPIPort, cfg.P2P.TargetPeers = dir, false, 0
 	cfg.Discovery.DHT = config.DHTOff // a lookup of the other node would connect again
 	cfg.P2P.Listen, cfg.API.Listen, cfg.Ops.Listen = []string{loopbackTCP}, []string{"127.0.0.1:0"}, "127.0.0.1:0"
+	change(&cfg)
 	n, err := parley.New(cfg, parley.Env{})
 	if err != nil {
 		return nil, err

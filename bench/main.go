@@ -24,6 +24,9 @@ import (
 const interrupted = 130 // exit code
 
 func main() {
+	if beServer() {
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -119,6 +122,9 @@ func sections() []section {
 		{"addrbook", (*bench).measureAddrbook, (*report).addrbookTable},
 		{"discovery", (*bench).measureDiscovery, (*report).discoveryTable},
 		{"bans", (*bench).measureBans, (*report).bansTable},
+		{"fanout", (*bench).measureFanout, (*report).fanoutTable},
+		{"rest", (*bench).measureRest, (*report).restTable},
+		{"sidecar", (*bench).measureSidecar, (*report).sidecarTable},
 	}
 }
 

@@ -52,6 +52,9 @@ type report struct {
 	Addrbook      *addrbookRow  `json:"addrbook,omitempty"`
 	Discovery     *discoveryRow `json:"discovery,omitempty"`
 	Bans          *bansRow      `json:"bans,omitempty"`
+	Fanout        *fanoutRow    `json:"fanout,omitempty"`
+	Rest          *restRow      `json:"rest,omitempty"`
+	Sidecar       *sidecarRow   `json:"sidecar,omitempty"`
 }
 
 // look describes this machine. It is called before we load it ourselves.
@@ -281,5 +284,14 @@ const page = "# Figures\n\n" +
   (public scope). CPU is that of all hosts.
 - **dial until ready**: two whole nodes in one process, by address, from the call until the handshake is done; bare
   is Connect of two stock hosts, which ends with identify.
+- **event to 1,000 WebSockets**: each server is a process with as many clients, which another process plays: they read all and
+  count. Ours is a whole node and its native stream, the envelope's JSON and the filters included; the others send the same
+  frames. CPU is the server's, less what it uses without events. At once: 100 events that are published one after the other.
+- **GET status**: a whole node, and a process with a bare net/http handler that writes the same header and body; one request
+  after the other on each connection.
+- **message from program to program**: two nodes, each a process with a Go program attached over gRPC at its local socket
+  (PublishStream one way, Attach the other), and two hosts of go-libp2p-pubsub in one process, with the same ids and no signatures,
+  over loopback TCP; at most 128 messages are under way, and each has to arrive, once. Programs, nodes and hosts share the
+  cores. Latency: one each 2 ms.
 - Nothing here was measured on a network of several machines.
 `

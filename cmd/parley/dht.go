@@ -181,9 +181,13 @@ func (g *globals) tellQuery(q parley.DHTQuery) error {
 	if g.quiet {
 		return nil
 	}
-	silent := 0
+	silent, enough := 0, 0
 	for _, s := range q.Steps {
-		if s.Class != "" {
+		switch s.Class {
+		case "":
+		case parley.ClassEnough:
+			enough++
+		default:
 			silent++
 		}
 	}
@@ -195,6 +199,9 @@ func (g *globals) tellQuery(q parley.DHTQuery) error {
 	text := fmt.Sprintf("asked %s over %s", count(len(q.Steps), "peer"), count(usedPaths(q.Steps), "path"))
 	if silent > 0 {
 		text += fmt.Sprintf(", %d did not answer", silent)
+	}
+	if enough > 0 {
+		text += fmt.Sprintf(", for %d nobody waited: that was enough", enough)
 	}
 	g.say("%s", text)
 	if q.Dense {
@@ -221,7 +228,10 @@ func viewSteps(steps []parley.DHTStep) *table {
 		if s.Path == 0 {
 			path = "end" // of the nearest ones, whatever path told of them
 		}
-		if s.Class == "" {
+		switch s.Class {
+		case parley.ClassEnough:
+			told = "not waited for"
+		case "":
 			ids := make([]string, len(s.Told))
 			for i, p := range s.Told {
 				ids[i] = short(p.String())

@@ -278,6 +278,8 @@ func TestMissing(t *testing.T) {
 	}
 	late := row("late", 3, &a, 1)
 	late.Role = RoleFollower
+	waits, alone := row("node2", 3, &a, 1), row("node1", 3, &a, 0)
+	waits.State, alone.State = "waiting", "waiting"
 	for _, c := range []struct {
 		want string
 		rows []Row
@@ -285,6 +287,8 @@ func TestMissing(t *testing.T) {
 		{"", []Row{row("node1", 3, &a, 2), row("node2", 3, &a, 3), row("node3", 3, &a, 2), late}},
 		{"", []Row{row("node1", 3, &a, 0)}},
 		{"", []Row{row("node1", 3, &a, 1), row("node2", 3, &a, 1), {Name: "node3", State: "down"}}},
+		{"", []Row{alone}},
+		{"node2 is waiting", []Row{row("node1", 3, &a, 1), waits}},
 		{"node2 is at height 2 of 3", []Row{row("node1", 3, &a, 1), row("node2", 2, &b, 1)}},
 		{"different blocks at height 3", []Row{row("node1", 3, &a, 1), row("node2", 3, &b, 1)}},
 		{"node1 sees 0 of 1 peers", []Row{row("node1", 3, &a, 0), row("node2", 3, &a, 1)}},

@@ -199,13 +199,16 @@ func missing(rows []Row, height uint64) string {
 		if r.PID != 0 && r.Peers < want {
 			return fmt.Sprintf("%s sees %d of %d peers", r.Name, r.Peers, want)
 		}
+		if r.PID != 0 && want > 0 && (r.State == "waiting" || r.State == "syncing") { // alone it waits for ever
+			return fmt.Sprintf("%s is %s", r.Name, r.State)
+		}
 	}
 	return ""
 }
 
 // Agree returns when every node that runs has reached the greatest height that
-// it found when all had answered, on one chain, and has its peers; during a
-// partition, those of its group. A node that ends meanwhile is a *[NodeError].
+// it found when all had answered, on one chain, and has its peers and is no
+// longer waiting for any; during a partition, those of its group. A node that ends meanwhile is a *[NodeError].
 // It gives up when nothing has changed for a minute.
 func (n *Net) Agree(ctx context.Context, progress func(missing string)) error {
 	before, err := n.State()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/transport"
@@ -259,10 +260,11 @@ func (d *Dialer) single(ctx context.Context, p peer.ID, f func() error) error {
 
 // connect dials and greets.
 func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
-	if err := d.dialBoth(ctx, s, who); err != nil {
+	c, err := d.dialBoth(ctx, s, who)
+	if err != nil {
 		return err
 	}
-	err := d.fns.Greet(ctx, who.id)
+	err = d.greet(ctx, who.id, c)
 	var refusal Refusal
 	if err == nil || errors.As(err, &refusal) { // after a refusal it is closed already
 		return err
@@ -278,26 +280,27 @@ func (d *Dialer) connect(ctx context.Context, s *slot, who outcome) error {
 }
 
 // dialBoth dials where it was sent, and then wherever the peer may be.
-func (d *Dialer) dialBoth(ctx context.Context, s *slot, who outcome) error {
+func (d *Dialer) dialBoth(ctx context.Context, s *slot, who outcome) (network.Conn, error) {
 	d.clearBackoff(who.id)
 	var first error
 	if who.given > 0 { // where we were sent comes before where it says it is
-		if first = d.dial(ctx, who.id, who.dialled[:who.given]); first == nil {
-			return nil
+		var c network.Conn
+		if c, first = d.dial(ctx, who.id, who.dialled[:who.given]); first == nil {
+			return c, nil
 		}
 	}
-	err := d.dial(ctx, who.id, append(slices.Clone(who.dialled), d.otherAddrs(s, who.id)...))
+	c, err := d.dial(ctx, who.id, append(slices.Clone(who.dialled), d.otherAddrs(s, who.id)...))
 	if err == nil {
-		return nil
+		return c, nil
 	}
 	for _, err := range []error{first, err} {
 		if have, ok := actual(err, who.dialled); ok && have == d.host.ID() {
-			return errSelf
+			return nil, errSelf
 		} else if ok {
-			return &mismatchError{want: who.id, have: have, mend: d.mend(s.item)}
+			return nil, &mismatchError{want: who.id, have: have, mend: d.mend(s.item)}
 		}
 	}
-	return fmt.Errorf("dial: %w", errors.Join(first, err)) // the second says of those of the first that they were just tried
+	return nil, fmt.Errorf("dial: %w", errors.Join(first, err)) // the second says of those of the first that they were just tried
 }
 
 // mend says what to do where another id answers for it than expected.
@@ -316,7 +319,8 @@ func (d *Dialer) mend(it *item) string {
 	return ""
 }
 
-func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) error {
+// dial connects to p, unless it is connected.
+func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) (network.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	addrs = d.dialable(addrs)
@@ -327,12 +331,55 @@ func (d *Dialer) dial(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) erro
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Stringer("peer", p), attribute.Int("addresses", len(addrs)))
 	}
-	err := d.host.Connect(ctx, peer.AddrInfo{ID: p, Addrs: addrs})
+	d.host.Peerstore().AddAddrs(p, addrs, peerstore.TempAddrTTL)
+	c, err := d.host.Network().DialPeer(ctx, p)
 	tracing.End(span, err)
 	if d.cfg.OptimiseRetries {
 		d.noteDial(p, err)
 	}
+	return c, d.ownRefusal(p, err)
+}
+
+// ownRefusal says in words why err came of a dial of p, where this node refuses
+// to dial it.
+func (d *Dialer) ownRefusal(p peer.ID, err error) error {
+	var dial *swarm.DialError
+	if d.fns.Refusal == nil || !errors.Is(err, swarm.ErrGaterDisallowedConnection) || errors.As(err, &dial) && len(dial.DialErrors) > 0 {
+		return err
+	}
+	if why := d.fns.Refusal(p); why != "" {
+		return &knownError{ClassBanned, why, err}
+	}
 	return err
+}
+
+// greet makes p ready, to whom c goes. Where p hung up with a code, the error
+// tells it: a dial ends well before p looks at who comes.
+func (d *Dialer) greet(ctx context.Context, p peer.ID, c network.Conn) error {
+	err := d.fns.Greet(ctx, p)
+	var refusal Refusal
+	if err == nil || errors.As(err, &refusal) || !c.IsClosed() {
+		return err
+	}
+	if said := codeOf(ctx, c); said != nil {
+		return fmt.Errorf("greet %s: %w", p, &addrError{c.RemoteMultiaddr(), said})
+	}
+	return err
+}
+
+// codeOf is the code with which the other side closed c, which is closed; nil =
+// with none.
+func codeOf(ctx context.Context, c network.Conn) error {
+	st, err := c.NewStream(ctx) // its error is that of the connection
+	if err == nil {
+		_ = st.Reset()
+		return nil
+	}
+	var said *network.ConnError
+	if errors.As(err, &said) && said.Remote && said.ErrorCode != network.ConnNoError {
+		return said
+	}
+	return nil
 }
 
 // dialable leaves out the addresses for which this node has no transport, such

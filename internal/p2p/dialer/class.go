@@ -67,6 +67,17 @@ func (e *mismatchError) Error() string {
 	return text
 }
 
+// knownError is a failed attempt of which this node knows more than the error
+// that came: text says it in words, with what to do.
+type knownError struct {
+	class Class
+	text  string
+	err   error
+}
+
+func (e *knownError) Error() string { return e.text + ": " + e.err.Error() }
+func (e *knownError) Unwrap() error { return e.err }
+
 // Classify finds the class of an error of a dial or a handshake.
 func Classify(err error) Class { return classify(err) }
 
@@ -77,10 +88,10 @@ func classify(err error) Class {
 	var refusal Refusal
 	var dns *net.DNSError
 	var key pnet.Error
-	var shared *sharedKeyError
+	var known *knownError
 	switch {
-	case errors.As(err, &shared):
-		return shared.class
+	case errors.As(err, &known):
+		return known.class
 	case errors.Is(err, errSelf):
 		return ClassSelf
 	case errors.As(err, &mismatch):

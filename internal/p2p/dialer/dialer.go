@@ -68,6 +68,9 @@ type Functions struct {
 	// SharedKey names the key of a private network with which this node dials, as
 	// people know it; "" or nil = it is in none.
 	SharedKey func() string
+	// Refusal says in words why this node refuses p, "" = it does not. nil = not
+	// known.
+	Refusal func(p peer.ID) string
 	// Greet makes a connected peer ready. An error that is a [Refusal] is
 	// classified by its code.
 	Greet func(ctx context.Context, p peer.ID) error
@@ -262,12 +265,13 @@ type StaticPeer struct {
 	ID         peer.ID // "" = not learned yet
 	Origin     string  // config | api | member
 	State      State
-	Class      Class     // of the last failure, "" = none since it was connected
-	Tries      int       // failed ones since then
-	LastError  string    // in plain words
-	WholeError string    // as it came, with what every address gave
-	NextAt     time.Time // zero = not by time
-	Addresses  []ma.Multiaddr
+	Class      Class          // of the last failure, "" = none since it was connected
+	Tries      int            // failed ones since then
+	LastError  string         // in plain words
+	WholeError string         // as it came, with what every address gave
+	NextAt     time.Time      // zero = not by time
+	Addresses  []ma.Multiaddr // where it is tried, those that it tells of among them
+	Given      []netip.Addr   // where the item, or the chain, says that it is
 	Resting    []ma.Multiaddr // of Addresses: not tried for now, since they failed for a lasting reason
 }
 
@@ -289,7 +293,7 @@ func (d *Dialer) view(s *slot) StaticPeer { // mu held
 	}
 	return StaticPeer{
 		Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
-		LastError: s.lastErr, WholeError: s.wholeErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Resting: resting,
+		LastError: s.lastErr, WholeError: s.wholeErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Given: s.at.given(), Resting: resting,
 	}
 }
 

@@ -172,7 +172,7 @@ func keyed(key [32]byte, group string) string {
 // many: of the group with most of them, those counted in that were closed so
 // lately, one that dawdles, else any, for the oldest would be the honest one of
 // a far country, and the youngest too.
-func excess(greeting []guest, lately map[string]int, now time.Time) peer.ID {
+func excess(greeting []guest, lately func(group string) int, now time.Time) peer.ID {
 	if len(greeting) <= maxGreeting {
 		return ""
 	}
@@ -182,7 +182,7 @@ func excess(greeting []guest, lately map[string]int, now time.Time) peer.ID {
 	}
 	most := 0
 	for group := range size {
-		size[group] += lately[group]
+		size[group] += lately(group)
 		most = max(most, size[group])
 	}
 	rest := slices.DeleteFunc(slices.Clone(greeting), func(g guest) bool { return size[g.group] < most })
@@ -193,47 +193,10 @@ func excess(greeting []guest, lately map[string]int, now time.Time) peer.ID {
 	return rest[rand.IntN(len(rest))].id
 }
 
+// Who was closed for there were too many in handshake is counted by group. A
+// flood that comes one by one from many groups is told from newcomers by it:
+// without, each of both is as likely to go, thirty times a second.
 const (
 	cutFor  = time.Minute // that a group is charged for one of too many
 	maxCuts = 4096        // of those; the oldest is forgotten
 )
-
-// cuts counts by group who was closed for there were too many in handshake. A
-// flood that comes one by one from many groups is told from newcomers by it:
-// without, each of both is as likely to go, thirty times a second.
-type cuts struct {
-	list []cut // oldest first
-	by   map[string]int
-}
-
-type cut struct {
-	group string
-	at    time.Time
-}
-
-func (c *cuts) add(group string, now time.Time) {
-	c.forget(now)
-	if len(c.list) >= maxCuts {
-		c.drop()
-	}
-	if c.by == nil {
-		c.by = map[string]int{}
-	}
-	c.by[group]++
-	c.list = append(c.list, cut{group, now})
-}
-
-func (c *cuts) forget(now time.Time) {
-	for len(c.list) > 0 && now.Sub(c.list[0].at) >= cutFor {
-		c.drop()
-	}
-}
-
-// drop forgets the oldest.
-func (c *cuts) drop() {
-	group := c.list[0].group
-	if c.by[group]--; c.by[group] == 0 {
-		delete(c.by, group)
-	}
-	c.list = c.list[1:]
-}

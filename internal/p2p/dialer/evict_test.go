@@ -190,36 +190,23 @@ func TestHeld(t *testing.T) {
 func TestExcessOfHandshakes(t *testing.T) {
 	list := crowd(16)
 	now := evictStart.Add(time.Second)
+	none := func(string) int { return 0 }
 	for i := range list {
 		list[i].since = evictStart
 	}
-	if id := excess(list, nil, now); id != "" {
+	if id := excess(list, none, now); id != "" {
 		t.Errorf("%s goes though there is room", id)
 	}
 	list = append(list, guest{id: "late", group: "4:late", since: evictStart.Add(-5 * time.Second)})
 	for range 100 {
-		if id := excess(list, nil, now); id != "late" {
+		if id := excess(list, none, now); id != "late" {
 			t.Fatalf("%s goes, want the one that dawdles", id)
 		}
 	}
 	list = append(list, guest{id: "a", group: "4:flood", since: evictStart}, guest{id: "b", group: "4:flood", since: evictStart})
 	for range 100 {
-		if id := excess(list, nil, now); id != "a" && id != "b" {
+		if id := excess(list, none, now); id != "a" && id != "b" {
 			t.Fatalf("%s goes, want one of the largest group", id)
 		}
-	}
-}
-
-func TestCutsAreForgotten(t *testing.T) {
-	var c cuts
-	for i := range 2 * maxCuts {
-		c.add(fmt.Sprint(i%3000), evictStart.Add(time.Duration(i)*time.Millisecond))
-	}
-	if len(c.list) != maxCuts || c.by["2999"] < 1 || len(c.by) != 3000 {
-		t.Errorf("%d cuts are kept of %d groups", len(c.list), len(c.by))
-	}
-	c.forget(evictStart.Add(2 * cutFor))
-	if len(c.list) != 0 || len(c.by) != 0 {
-		t.Errorf("left: %d of %d groups", len(c.list), len(c.by))
 	}
 }

@@ -143,6 +143,8 @@ func TestJoinOverTCP(t *testing.T) {
 			sub := b.bus.Subscribe()
 			if s := awaitConnected(t, b, sub); s.ID != h.ID() {
 				t.Errorf("connected with %+v", s)
+			} else if s.Given[0].String() != "127.0.0.1" || len(s.Given) > 1 { // not what its API tells
+				t.Errorf("given %v, dialled %v", s.Given, s.Addresses)
 			}
 			if p, ok := b.Peer(h.ID()); !ok || p.Transport != "tcp" || !p.Ready {
 				t.Errorf("peer %+v", p)

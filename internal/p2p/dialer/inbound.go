@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+	"github.com/parley-p2p/parley/internal/tally"
 )
 
 const (
@@ -32,7 +33,7 @@ type inbound struct {
 	losers  losers
 	turned  []turned // one a second, oldest first; those after the first are less than a minute old
 	brief   brief
-	cuts    cuts // of those in handshake
+	cuts    *tally.Tally[string] // of groups: those in handshake who were too many
 }
 
 // turned is how many connections were refused by then.
@@ -165,10 +166,10 @@ func (s *Slots) Arrive(p peer.ID) (closed peer.ID, why string) {
 func (in *inbound) excess(greeting []guest, now time.Time) peer.ID {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.cuts.forget(now)
-	id := excess(greeting, in.cuts.by, now)
+	in.cuts.Forget(now)
+	id := excess(greeting, in.cuts.Of, now)
 	if i := slices.IndexFunc(greeting, func(g guest) bool { return g.id == id }); i >= 0 {
-		in.cuts.add(greeting[i].group, now)
+		in.cuts.Add(greeting[i].group, now)
 	}
 	return id
 }

@@ -7,12 +7,15 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
 // Origins of an item.
@@ -65,6 +68,20 @@ type target struct {
 	id    peer.ID
 	addrs []ma.Multiaddr
 	sole  bool // the item stands for this one peer, so its id can be pinned
+}
+
+// given are the IP addresses of t, nil while it has none.
+func (t target) given() []netip.Addr {
+	if t.ip.IsValid() {
+		return []netip.Addr{t.ip}
+	}
+	var ips []netip.Addr
+	for _, a := range t.addrs {
+		if ip := addrbook.IP(a); ip.IsValid() && !slices.Contains(ips, ip) {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
 }
 
 func (s *slot) tag() string {

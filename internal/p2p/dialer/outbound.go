@@ -318,7 +318,8 @@ func (d *Dialer) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 	defer cancel()
 	return d.single(ctx, p, func() error {
 		d.clearBackoff(p)
-		if err := d.dial(ctx, p, addrs); err != nil {
+		c, err := d.dial(ctx, p, addrs)
+		if err != nil {
 			if have, ok := actual(err, addrs); ok && have == d.host.ID() {
 				return errSelf
 			} else if ok {
@@ -326,7 +327,7 @@ func (d *Dialer) reach(ctx context.Context, p peer.ID, addrs []ma.Multiaddr) err
 			}
 			return fmt.Errorf("dial: %w", err)
 		}
-		err := d.fns.Greet(ctx, p)
+		err = d.greet(ctx, p, c)
 		var refusal Refusal
 		if err != nil && !errors.As(err, &refusal) {
 			_ = d.host.Network().ClosePeer(p)

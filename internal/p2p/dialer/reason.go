@@ -32,8 +32,8 @@ type failure struct {
 // reason says in a few plain words why an attempt failed: the failure that
 // decided over its class, without the ids that we made up to ask.
 func reason(err error) string {
-	if shared, ok := errors.AsType[*sharedKeyError](err); ok {
-		return oneLine(shared.text, maxReason)
+	if known, ok := errors.AsType[*knownError](err); ok {
+		return oneLine(known.text, maxReason)
 	}
 	class, all := classify(err), telling(failures(err, nil))
 	best := failure{err: err}
@@ -61,6 +61,7 @@ func failures(err error, at ma.Multiaddr) (out []failure) {
 	switch e := err.(type) { //nolint:errorlint // each branch is looked into
 	case *addrError:
 		return failures(e.err, e.addr)
+	case *network.ConnError: // what it wraps tells less
 	case *swarm.DialError:
 		for _, sub := range e.DialErrors {
 			bare, _ := peer.SplitAddr(sub.Address)
@@ -144,9 +145,9 @@ func (f failure) words(class Class) string {
 	case class == ClassFull:
 		return where + " takes no more connections"
 	case class == ClassNotAllowed:
-		return where + " does not let this node in"
+		return where + " does not let this node in: it has banned it, or a list of peers that may connect and this one is not on it"
 	case class == ClassBanned:
-		return "this node refuses to dial " + where
+		return "this node has banned the address of " + where + ": see parley bans check"
 	case errors.Is(f.err, syscall.ECONNREFUSED):
 		return "nobody listens at " + where
 	case errors.Is(f.err, syscall.EHOSTUNREACH), errors.Is(f.err, syscall.ENETUNREACH):

@@ -27,17 +27,22 @@ const (
 	dropWait   = time.Second      // after a drop the next attempt comes within it
 	flapping   = 10 * time.Second // a connection that lived shorter is a failed attempt
 	flapFirst  = time.Second      // after the first of these, ± 20 %; it doubles up to slowEvery
-	fullFirst  = time.Minute
-	fullMost   = 5 * time.Minute
+	growMost   = 5 * time.Minute
 )
 
 // rests are the classes for which the phases are too often. A ban by us costs
 // nothing to look at, so its end is seen soon.
 var rests = map[Class]time.Duration{
 	ClassIdentity:     5 * time.Minute,
-	ClassNotAllowed:   5 * time.Minute,
 	ClassWrongNetwork: 10 * time.Minute,
 	ClassBanned:       fastEvery,
+}
+
+// grows are the classes whose first rest doubles up to growMost: a place may
+// come free, and who was just entered in the list of a peer comes in soon.
+var grows = map[Class]time.Duration{
+	ClassFull:       time.Minute,
+	ClassNotAllowed: 15 * time.Second,
 }
 
 // retry decides when a peer is tried next. It is data: whoever holds it calls
@@ -48,7 +53,7 @@ type retry struct {
 	tries int   // failed ones since it was connected
 	since time.Time
 	upAt  time.Time
-	full  time.Duration // the last rest because of ClassFull
+	grown time.Duration // the last rest because of class, where it grows
 	flap  time.Duration // the last wait after a connection that did not live, 0 = the last one lived
 	next  time.Time     // zero = not by time
 }
@@ -58,14 +63,18 @@ func newRetry(now time.Time) retry { return retry{state: Trying, since: now, nex
 // failed notes an attempt that began at started and ended now.
 func (r *retry) failed(started, now time.Time, c Class) {
 	r.tries++
+	if c != r.class {
+		r.grown = 0
+	}
 	r.class = c
 	rest, resting := rests[c]
+	first, growing := grows[c]
 	switch {
 	case c == ClassSelf:
 		r.state, r.next = self, time.Time{}
-	case c == ClassFull:
-		r.full = min(max(fullFirst, 2*r.full), fullMost)
-		r.state, r.next = Paused, now.Add(r.full+rand.N(r.full/10))
+	case growing:
+		r.grown = min(max(first, 2*r.grown), growMost)
+		r.state, r.next = Paused, now.Add(r.grown+rand.N(r.grown/10))
 	case resting:
 		r.state, r.next = Paused, now.Add(rest+rand.N(rest/10))
 	default:
@@ -73,9 +82,6 @@ func (r *retry) failed(started, now time.Time, c Class) {
 		if soonest := now.Add(dropWait); r.next.Before(soonest) {
 			r.next = soonest // the attempt took longer than the interval
 		}
-	}
-	if c != ClassFull {
-		r.full = 0
 	}
 }
 
@@ -96,15 +102,16 @@ func around(d time.Duration) time.Duration { return d*8/10 + rand.N(d*4/10) }
 
 // up notes that the peer is connected and ready.
 func (r *retry) up(now time.Time) {
-	r.state, r.class, r.tries, r.full = Connected, "", 0, 0
+	r.state, r.class, r.tries, r.grown = Connected, "", 0, 0
 	r.upAt, r.next = now, time.Time{}
 }
 
 // down notes that its connection is gone, c being what its goodbye stands for.
 func (r *retry) down(now time.Time, c Class) {
 	_, resting := rests[c]
+	_, growing := grows[c]
 	switch {
-	case resting || c == ClassFull:
+	case resting || growing:
 		r.failed(now, now, c)
 	case now.Sub(r.upAt) < flapping:
 		r.tries++

@@ -81,7 +81,7 @@ func TestRetryPhases(t *testing.T) {
 func TestRetryRests(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	for c, want := range map[Class]time.Duration{
-		ClassIdentity: 5 * time.Minute, ClassNotAllowed: 5 * time.Minute, ClassWrongNetwork: 10 * time.Minute, ClassFull: time.Minute,
+		ClassIdentity: 5 * time.Minute, ClassNotAllowed: 15 * time.Second, ClassWrongNetwork: 10 * time.Minute, ClassFull: time.Minute,
 	} {
 		r := newRetry(now)
 		r.failed(now, now, c)
@@ -94,6 +94,10 @@ func TestRetryRests(t *testing.T) {
 	for _, want := range []time.Duration{1, 2, 4, 5, 5} {
 		r.failed(now, now, ClassFull)
 		within(t, "full", r.next.Sub(now), want*time.Minute, want*time.Minute*11/10)
+	}
+	for _, want := range []time.Duration{15, 30, 60, 120, 240, 300, 300} {
+		r.failed(now, now, ClassNotAllowed)
+		within(t, "not allowed", r.next.Sub(now), want*time.Second, want*time.Second*11/10)
 	}
 	r.failed(now, now, ClassSelf)
 	if r.state != self || !r.next.IsZero() {
@@ -242,7 +246,9 @@ func TestReason(t *testing.T) {
 		{failed(tcp, fmt.Errorf("upgrade: %w: %w", keyFault(false), io.EOF)), "192.0.2.1:9906: it has another shared key"},
 		{fmt.Errorf("dial: %w", errors.Join(failed(tcp, refusedAt), failed(tcp, swarm.ErrDialBackoff), failed(quic, swarm.ErrNoTransport))), "nobody listens at 192.0.2.1:9906"},
 		{failed(quic, swarm.ErrNoTransport), "192.0.2.1:9906 (QUIC): no transport for protocol"},
-		{failed(tcp, &network.ConnError{Remote: true, ErrorCode: network.ConnGated}), "192.0.2.1:9906 does not let this node in"},
+		{failed(tcp, &network.ConnError{Remote: true, ErrorCode: network.ConnGated}), "192.0.2.1:9906 does not let this node in: it has banned it, or a list of peers that may connect and this one is not on it"},
+		{fmt.Errorf("dial: %w", errors.Join(&knownError{ClassBanned, "this node has banned it", failed(tcp, swarm.ErrGaterDisallowedConnection)}, failed(tcp, swarm.ErrDialBackoff))), "this node has banned it"},
+		{failed(tcp, swarm.ErrGaterDisallowedConnection), "this node has banned the address of 192.0.2.1:9906: see parley bans check"},
 		{&swarm.DialError{Peer: "nobody", Cause: swarm.ErrNoAddresses}, "no address of it is known"},
 		{fmt.Errorf("resolve x.invalid: %w", &net.DNSError{Name: "x.invalid", IsNotFound: true}), "x.invalid is not in the DNS"},
 		{fmt.Errorf("resolve x.invalid: %w", errNoAddress), "resolve x.invalid: the name has no address"},

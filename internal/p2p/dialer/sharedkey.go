@@ -7,17 +7,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/pnet"
 )
 
-// sharedKeyError is a failed attempt whose reason is the shared key of a private
-// network: text says it in words, with what to do.
-type sharedKeyError struct {
-	class Class
-	text  string
-	err   error
-}
-
-func (e *sharedKeyError) Error() string { return e.text + ": " + e.err.Error() }
-func (e *sharedKeyError) Unwrap() error { return e.err }
-
 // aboutKey says in words where the shared key is why err came of an attempt at
 // an item. Who lacks the key learns of it from the peer's API alone: on the wire
 // it is hung up on without a word, as by a node that is full.
@@ -32,16 +21,16 @@ func (d *Dialer) aboutKey(it *item, who outcome, err error) error {
 	case err == nil:
 		return nil
 	case own == "" && who.private && classify(err) == ClassRefused:
-		return &sharedKeyError{ClassNotAllowed, fmt.Sprintf(
+		return &knownError{ClassNotAllowed, fmt.Sprintf(
 			"%s is in a private network, and this node has no shared key: get the key file of that network, name it in p2p.shared_key_file and start this node again", it.text), err}
 	case own != "" && fault && key.IsPNetError():
-		return &sharedKeyError{ClassNotAllowed, fmt.Sprintf(
+		return &knownError{ClassNotAllowed, fmt.Sprintf(
 			"%s: %v, and this node dials with the key %s: give both the same p2p.shared_key_file; parley key psk show tells the keys of a node", it.text, key, own), err}
 	case own != "" && fault && who.private:
-		return &sharedKeyError{ClassRefused, fmt.Sprintf(
+		return &knownError{ClassRefused, fmt.Sprintf(
 			"%s is in a private network and hung up at this node's shared key %s: it has another one, or is full; compare parley key psk show on both", it.text, own), err}
 	case own != "" && fault:
-		return &sharedKeyError{ClassRefused, fmt.Sprintf(
+		return &knownError{ClassRefused, fmt.Sprintf(
 			"%s hung up without a word at this node's shared key %s: it has another one, or none, or is full; compare parley key psk show on both", it.text, own), err}
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+	"github.com/parley-p2p/parley/internal/tally"
 )
 
 // Slots of peers that we chose, by the names that a peer's slot has in the API;
@@ -188,7 +189,7 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 		s.fns.Need = func() {}
 	}
 	_, _ = rand.Read(s.key[:]) // never fails, says its documentation
-	s.inbound = inbound{coming: map[peer.ID]time.Time{}, leaving: map[peer.ID]time.Time{}, losers: losers{}}
+	s.inbound = inbound{coming: map[peer.ID]time.Time{}, leaving: map[peer.ID]time.Time{}, losers: losers{}, cuts: tally.New[string](cutFor, maxCuts)}
 	s.inbound.brief = brief{peers: map[peer.ID]time.Time{}, nets: map[netip.Prefix]time.Time{}}
 	s.measure()
 	return s, nil

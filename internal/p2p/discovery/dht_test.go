@@ -116,6 +116,17 @@ func putAndGet(t *testing.T, nodes []*node) {
 	if again.Copies < 3 || len(again.Steps) >= len(got.Steps) {
 		t.Errorf("quorum 3: %d copies after %d steps, all are %d", again.Copies, len(again.Steps), len(got.Steps))
 	}
+	left := 0
+	for _, s := range again.Steps { // everybody is there: who did not answer was not waited for
+		if errors.Is(s.Err, ErrEnough) {
+			left++
+		} else if s.Err != nil {
+			t.Errorf("quorum 3: %s: %v", s.Asked, s.Err)
+		}
+	}
+	if left == 0 {
+		t.Error("quorum 3: every answer was waited for")
+	}
 	if _, err := z.GetValue(t.Context(), Key("none", a.host.ID()), 0, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a value that nobody put: %v", err)
 	}

@@ -33,7 +33,7 @@ type Step struct {
 	Got   int       // peers it told of
 	Told  []peer.ID // of them, whom the lookup took note of; at most 40
 	Took  time.Duration
-	Err   error // nil = it answered
+	Err   error // nil = it answered; [ErrEnough] = it was not waited for
 }
 
 type state int
@@ -287,10 +287,13 @@ func (l *lookup) take(r result) {
 		w = &word{}
 		l.words[r.c.from] = w
 	}
-	if r.err != nil {
+	switch {
+	case r.err != nil && l.done: // we ended the question
+		r.c.state, step.Err = failed, ErrEnough
+	case r.err != nil:
 		r.c.state = failed
 		w.bad++
-	} else {
+	default:
 		r.c.state = answered
 		w.good++
 		if len(r.a.closer) > 0 {

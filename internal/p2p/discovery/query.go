@@ -28,6 +28,9 @@ var (
 	ErrNotStored = errors.New("no peer stored it")
 	// ErrFull means that this node keeps as many alive as it does.
 	ErrFull = errors.New("this node keeps as many alive as it can")
+	// ErrEnough stands in a step whose answer was not waited for: what others
+	// said was enough.
+	ErrEnough = errors.New("not waited for, others had said enough")
 )
 
 const (

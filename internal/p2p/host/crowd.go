@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/parley-p2p/parley/internal/tally"
 )
 
 const (
@@ -22,13 +24,7 @@ type crowd struct {
 	most   int
 	list   *list.List // of member, oldest first
 	parts  map[netip.Prefix]int
-	failed []failure // oldest first; parts counts them too
-}
-
-// failure is one that went without having shown who comes.
-type failure struct {
-	part netip.Prefix
-	at   time.Time
+	failed *tally.Tally[netip.Prefix] // who went without having shown who comes
 }
 
 type member struct {
@@ -37,13 +33,13 @@ type member struct {
 }
 
 func newCrowd(most int) *crowd {
-	return &crowd{most: most, list: list.New(), parts: map[netip.Prefix]int{}}
+	return &crowd{most: most, list: list.New(), parts: map[netip.Prefix]int{}, failed: tally.New[netip.Prefix](failedFor, maxFailed)}
 }
 
 // add takes conn in. out, where it is not nil, is one that is no member any
 // more and MUST be closed.
 func (c *crowd) add(conn net.Conn) (place *list.Element, out net.Conn) {
-	c.forget(time.Now().Add(-failedFor))
+	c.failed.Forget(time.Now())
 	if c.list.Len() >= c.most {
 		e := c.victim()
 		out = e.Value.(member).conn
@@ -60,7 +56,9 @@ func (c *crowd) remove(place *list.Element) bool {
 	if c.list.Remove(place); c.list.Len() == n {
 		return false
 	}
-	c.uncount(m.part)
+	if c.parts[m.part]--; c.parts[m.part] == 0 {
+		delete(c.parts, m.part)
+	}
 	return true
 }
 
@@ -69,37 +67,23 @@ func (c *crowd) fail(place *list.Element) bool {
 	if !c.remove(place) {
 		return false
 	}
-	if len(c.failed) >= maxFailed {
-		c.uncount(c.failed[0].part)
-		c.failed = c.failed[1:]
-	}
-	part := place.Value.(member).part
-	c.parts[part]++
-	c.failed = append(c.failed, failure{part, time.Now()})
+	c.failed.Add(place.Value.(member).part, time.Now())
 	return true
 }
 
-// forget drops the failures before t.
-func (c *crowd) forget(t time.Time) {
-	for len(c.failed) > 0 && c.failed[0].at.Before(t) {
-		c.uncount(c.failed[0].part)
-		c.failed = c.failed[1:]
-	}
-}
-
-func (c *crowd) uncount(part netip.Prefix) {
-	if c.parts[part]--; c.parts[part] == 0 {
-		delete(c.parts, part)
-	}
+// weight is of how many of a part the crowd knows.
+func (c *crowd) weight(e *list.Element) int {
+	part := e.Value.(member).part
+	return c.parts[part] + c.failed.Of(part)
 }
 
 func (c *crowd) victim() *list.Element {
 	most := 0
 	for e := c.list.Front(); e != nil; e = e.Next() {
-		most = max(most, c.parts[e.Value.(member).part])
+		most = max(most, c.weight(e))
 	}
 	e := c.list.Front()
-	for c.parts[e.Value.(member).part] < most {
+	for c.weight(e) < most {
 		e = e.Next()
 	}
 	return e

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/control"
 	libmetrics "github.com/libp2p/go-libp2p/core/metrics"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -230,4 +231,13 @@ func (g countingGater) InterceptSecured(dir network.Direction, p peer.ID, a netw
 		g.m.count(dir, a.RemoteMultiaddr(), resultRefused)
 	}
 	return ok
+}
+
+// InterceptUpgraded implements [connmgr.ConnectionGater].
+func (g countingGater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
+	ok, why := g.ConnectionGater.InterceptUpgraded(c)
+	if !ok {
+		g.m.count(c.Stat().Direction, c.RemoteMultiaddr(), resultRefused)
+	}
+	return ok, why
 }

@@ -103,12 +103,31 @@ func (g *Gate) Denied(p peer.ID) bool {
 	return ok
 }
 
+// denied is the reason of a refusal for [Gate.SetDenied].
+const denied = "denied"
+
 // refusal says why p is refused, "" if it is not.
 func (g *Gate) refusal(p peer.ID) string {
 	if g.Denied(p) {
-		return "denied"
+		return denied
 	}
 	return g.book.refusal(p)
+}
+
+// Why says in words why p is refused, and what ends it; "" = it is not.
+func (g *Gate) Why(p peer.ID) string {
+	switch why := g.refusal(p); why {
+	case denied:
+		return "devnet partition cuts this node off from it: parley devnet heal ends that"
+	case string(Banned):
+		return "this node has banned it: see parley bans check"
+	case string(Discouraged):
+		return "this node rests from it, for it misbehaved: see parley peers show"
+	case NotAllowed:
+		return "it is not on this node's list of peers that may connect: see p2p.allow_peers"
+	default:
+		return why
+	}
 }
 
 // AddrOf is the IP address of a, not valid where it has none of its own: a name,
@@ -187,20 +206,44 @@ func (b *Book) RefusedConn(c network.Conn) string {
 	return b.refusal(c.RemotePeer())
 }
 
-// InterceptSecured refuses by peer ID once it is proven.
+// InterceptSecured refuses by peer ID once it is proven. Who dialled us over TCP
+// and is not on the list goes on to [Gate.InterceptUpgraded]: here it could only
+// be hung up on, and would look for the fault elsewhere.
 func (g *Gate) InterceptSecured(d network.Direction, p peer.ID, a network.ConnMultiaddrs) bool {
 	why := g.refusal(p)
-	if why == "" {
+	if why == "" || why == NotAllowed && d == network.DirInbound && !isQUIC(a.RemoteMultiaddr()) {
 		return true
 	}
+	g.refuse(d, p, a, why)
+	return false
+}
+
+// InterceptUpgraded refuses those whom the list does not let in, before a stream
+// of theirs is read, and they are told that they are refused. Over QUIC
+// [Gate.InterceptSecured] does so.
+func (g *Gate) InterceptUpgraded(c network.Conn) (allow bool, _ control.DisconnectReason) {
+	d, p := c.Stat().Direction, c.RemotePeer()
+	if d != network.DirInbound {
+		return true, 0
+	}
+	why := g.refusal(p)
+	if why == "" {
+		return true, 0
+	}
+	g.refuse(d, p, c, why)
+	return false, 0
+}
+
+func isQUIC(a ma.Multiaddr) bool {
+	_, err := a.ValueForProtocol(ma.P_QUIC_V1)
+	return err == nil
+}
+
+func (g *Gate) refuse(d network.Direction, p peer.ID, a network.ConnMultiaddrs, why string) {
 	if why == string(Banned) {
 		g.book.bans.list.find(p, netip.Addr{}, true)
 	}
 	g.book.Refuse(event.PeerRefused{
 		Peer: p, Direction: strings.ToLower(d.String()), Addr: a.RemoteMultiaddr().String(), Place: PlaceGate, By: "us", Reason: why,
 	})
-	return false
 }
-
-// InterceptUpgraded allows all.
-func (g *Gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

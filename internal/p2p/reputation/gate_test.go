@@ -24,6 +24,20 @@ func (a addrs) RemoteMultiaddr() ma.Multiaddr {
 	return ma.StringCast("/ip4/10.0.0.2/tcp/2")
 }
 
+// upgraded is an inbound connection.
+type upgraded struct {
+	network.Conn
+	addrs
+	p peer.ID
+}
+
+func (u upgraded) RemotePeer() peer.ID           { return u.p }
+func (u upgraded) LocalMultiaddr() ma.Multiaddr  { return u.addrs.LocalMultiaddr() }
+func (u upgraded) RemoteMultiaddr() ma.Multiaddr { return u.addrs.RemoteMultiaddr() }
+func (upgraded) Stat() network.ConnStats {
+	return network.ConnStats{Stats: network.Stats{Direction: network.DirInbound}}
+}
+
 func TestGate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBook(t, nil, nil)
@@ -36,8 +50,11 @@ func TestGate(t *testing.T) {
 			if got := g.InterceptSecured(network.DirInbound, p, addrs{}); got != allow {
 				t.Errorf("connection from %s: allow %v", p, got)
 			}
+			if why := g.Why(p); (why == "") != allow {
+				t.Errorf("%s is refused for %q", p, why)
+			}
 		}
-		if up, _ := g.InterceptUpgraded(nil); !up || !g.InterceptAccept(addrs{}) || !g.InterceptAddrDial("p", nil) {
+		if !g.InterceptAccept(addrs{}) || !g.InterceptAddrDial("p", nil) {
 			t.Error("a check that knows no peer refuses")
 		}
 		want("p", true)
@@ -106,10 +123,15 @@ func TestAllowList(t *testing.T) {
 		g := NewGate(b)
 		const listed, until, exempt, stranger = peer.ID("listed"), peer.ID("until"), peer.ID("exempt"), peer.ID("stranger")
 		b.Exempt(func(p peer.ID) bool { return p == exempt })
+		quic := ma.StringCast("/ip4/10.0.0.2/udp/2/quic-v1")
 		all := func(when string, want ...peer.ID) {
 			t.Helper()
 			for _, p := range []peer.ID{listed, until, exempt, stranger} {
-				in := g.InterceptSecured(network.DirInbound, p, addrs{})
+				in := g.InterceptSecured(network.DirInbound, p, addrs{remote: quic})
+				told, _ := g.InterceptUpgraded(upgraded{p: p}) // over TCP it is told, with a code
+				if !g.InterceptSecured(network.DirInbound, p, addrs{}) || told != in {
+					t.Errorf("%s: %s passes over TCP: %v, over QUIC %v", when, p, told, in)
+				}
 				if may := slices.Contains(want, p); in != may || g.InterceptPeerDial(p) != may || b.Refused(p) == may || b.Allows(p) != may {
 					t.Errorf("%s: %s passes: %v, want %v", when, p, in, may)
 				}

@@ -1126,6 +1126,50 @@ func (x *PublishResponse) GetMessageId() string {
 	return ""
 }
 
+type PublishSummary struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Messages      uint64                 `protobuf:"varint,1,opt,name=messages,proto3" json:"messages,omitempty"` // that were sent
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishSummary) Reset() {
+	*x = PublishSummary{}
+	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishSummary) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishSummary) ProtoMessage() {}
+
+func (x *PublishSummary) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishSummary.ProtoReflect.Descriptor instead.
+func (*PublishSummary) Descriptor() ([]byte, []int) {
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PublishSummary) GetMessages() uint64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
 type SubscribeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Topics        []string               `protobuf:"bytes,1,rep,name=topics,proto3" json:"topics,omitempty"` // none = all
@@ -1135,7 +1179,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1191,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1204,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{15}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SubscribeRequest) GetTopics() []string {
@@ -1182,7 +1226,7 @@ type RequestRequest struct {
 
 func (x *RequestRequest) Reset() {
 	*x = RequestRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1238,7 @@ func (x *RequestRequest) String() string {
 func (*RequestRequest) ProtoMessage() {}
 
 func (x *RequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1251,7 @@ func (x *RequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRequest.ProtoReflect.Descriptor instead.
 func (*RequestRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{16}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RequestRequest) GetPeer() string {
@@ -1248,7 +1292,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1304,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1317,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{17}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -1294,7 +1338,7 @@ type ReportPeerRequest struct {
 
 func (x *ReportPeerRequest) Reset() {
 	*x = ReportPeerRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1350,7 @@ func (x *ReportPeerRequest) String() string {
 func (*ReportPeerRequest) ProtoMessage() {}
 
 func (x *ReportPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1363,7 @@ func (x *ReportPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportPeerRequest.ProtoReflect.Descriptor instead.
 func (*ReportPeerRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{18}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReportPeerRequest) GetPeer() string {
@@ -1356,7 +1400,7 @@ type SetHeadRequest struct {
 
 func (x *SetHeadRequest) Reset() {
 	*x = SetHeadRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1412,7 @@ func (x *SetHeadRequest) String() string {
 func (*SetHeadRequest) ProtoMessage() {}
 
 func (x *SetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1425,7 @@ func (x *SetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHeadRequest.ProtoReflect.Descriptor instead.
 func (*SetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{19}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetHeadRequest) GetHeight() uint64 {
@@ -1427,7 +1471,7 @@ type GetPeersRequest struct {
 
 func (x *GetPeersRequest) Reset() {
 	*x = GetPeersRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1483,7 @@ func (x *GetPeersRequest) String() string {
 func (*GetPeersRequest) ProtoMessage() {}
 
 func (x *GetPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1496,7 @@ func (x *GetPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeersRequest.ProtoReflect.Descriptor instead.
 func (*GetPeersRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{20}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{21}
 }
 
 type PeerList struct {
@@ -1464,7 +1508,7 @@ type PeerList struct {
 
 func (x *PeerList) Reset() {
 	*x = PeerList{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1520,7 @@ func (x *PeerList) String() string {
 func (*PeerList) ProtoMessage() {}
 
 func (x *PeerList) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1533,7 @@ func (x *PeerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerList.ProtoReflect.Descriptor instead.
 func (*PeerList) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{21}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PeerList) GetPeers() []*ReadyPeer {
@@ -1512,7 +1556,7 @@ type ReadyPeer struct {
 
 func (x *ReadyPeer) Reset() {
 	*x = ReadyPeer{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1524,7 +1568,7 @@ func (x *ReadyPeer) String() string {
 func (*ReadyPeer) ProtoMessage() {}
 
 func (x *ReadyPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1537,7 +1581,7 @@ func (x *ReadyPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyPeer.ProtoReflect.Descriptor instead.
 func (*ReadyPeer) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{22}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReadyPeer) GetPeer() string {
@@ -1648,7 +1692,9 @@ const file_parley_v1_sidecar_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"0\n" +
 	"\x0fPublishResponse\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x01 \x01(\tR\tmessageId\"*\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\",\n" +
+	"\x0ePublishSummary\x12\x1a\n" +
+	"\bmessages\x18\x01 \x01(\x04R\bmessages\"*\n" +
 	"\x10SubscribeRequest\x12\x16\n" +
 	"\x06topics\x18\x01 \x03(\tR\x06topics\"u\n" +
 	"\x0eRequestRequest\x12\x12\n" +
@@ -1677,10 +1723,11 @@ const file_parley_v1_sidecar_proto_rawDesc = "" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12-\n" +
 	"\aclaimed\x18\x02 \x01(\v2\x13.parley.v1.PeerHeadR\aclaimed\x12!\n" +
 	"\fgenesis_hash\x18\x03 \x01(\fR\vgenesisHash\x12\x16\n" +
-	"\x06status\x18\x04 \x01(\fR\x06status2\xb3\x03\n" +
+	"\x06status\x18\x04 \x01(\fR\x06status2\xfc\x03\n" +
 	"\x0eSidecarService\x122\n" +
 	"\x06Attach\x12\x12.parley.v1.FromApp\x1a\x10.parley.v1.ToApp(\x010\x01\x12@\n" +
-	"\aPublish\x12\x19.parley.v1.PublishRequest\x1a\x1a.parley.v1.PublishResponse\x12>\n" +
+	"\aPublish\x12\x19.parley.v1.PublishRequest\x1a\x1a.parley.v1.PublishResponse\x12G\n" +
+	"\rPublishStream\x12\x19.parley.v1.PublishRequest\x1a\x19.parley.v1.PublishSummary(\x01\x12>\n" +
 	"\tSubscribe\x12\x1b.parley.v1.SubscribeRequest\x1a\x12.parley.v1.Message0\x01\x128\n" +
 	"\aRequest\x12\x19.parley.v1.RequestRequest\x1a\x10.parley.v1.Chunk0\x01\x12<\n" +
 	"\n" +
@@ -1701,7 +1748,7 @@ func file_parley_v1_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_parley_v1_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_parley_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_parley_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_parley_v1_sidecar_proto_goTypes = []any{
 	(Verdict_Kind)(0),         // 0: parley.v1.Verdict.Kind
 	(*FromApp)(nil),           // 1: parley.v1.FromApp
@@ -1719,16 +1766,17 @@ var file_parley_v1_sidecar_proto_goTypes = []any{
 	(*PeerGone)(nil),          // 13: parley.v1.PeerGone
 	(*PublishRequest)(nil),    // 14: parley.v1.PublishRequest
 	(*PublishResponse)(nil),   // 15: parley.v1.PublishResponse
-	(*SubscribeRequest)(nil),  // 16: parley.v1.SubscribeRequest
-	(*RequestRequest)(nil),    // 17: parley.v1.RequestRequest
-	(*Chunk)(nil),             // 18: parley.v1.Chunk
-	(*ReportPeerRequest)(nil), // 19: parley.v1.ReportPeerRequest
-	(*SetHeadRequest)(nil),    // 20: parley.v1.SetHeadRequest
-	(*GetPeersRequest)(nil),   // 21: parley.v1.GetPeersRequest
-	(*PeerList)(nil),          // 22: parley.v1.PeerList
-	(*ReadyPeer)(nil),         // 23: parley.v1.ReadyPeer
-	(*PeerHead)(nil),          // 24: parley.v1.PeerHead
-	(*Empty)(nil),             // 25: parley.v1.Empty
+	(*PublishSummary)(nil),    // 16: parley.v1.PublishSummary
+	(*SubscribeRequest)(nil),  // 17: parley.v1.SubscribeRequest
+	(*RequestRequest)(nil),    // 18: parley.v1.RequestRequest
+	(*Chunk)(nil),             // 19: parley.v1.Chunk
+	(*ReportPeerRequest)(nil), // 20: parley.v1.ReportPeerRequest
+	(*SetHeadRequest)(nil),    // 21: parley.v1.SetHeadRequest
+	(*GetPeersRequest)(nil),   // 22: parley.v1.GetPeersRequest
+	(*PeerList)(nil),          // 23: parley.v1.PeerList
+	(*ReadyPeer)(nil),         // 24: parley.v1.ReadyPeer
+	(*PeerHead)(nil),          // 25: parley.v1.PeerHead
+	(*Empty)(nil),             // 26: parley.v1.Empty
 }
 var file_parley_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: parley.v1.FromApp.hello:type_name -> parley.v1.Hello
@@ -1743,24 +1791,26 @@ var file_parley_v1_sidecar_proto_depIdxs = []int32{
 	11, // 9: parley.v1.ToApp.incoming:type_name -> parley.v1.Incoming
 	12, // 10: parley.v1.ToApp.status:type_name -> parley.v1.StatusOf
 	13, // 11: parley.v1.ToApp.gone:type_name -> parley.v1.PeerGone
-	23, // 12: parley.v1.PeerList.peers:type_name -> parley.v1.ReadyPeer
-	24, // 13: parley.v1.ReadyPeer.claimed:type_name -> parley.v1.PeerHead
+	24, // 12: parley.v1.PeerList.peers:type_name -> parley.v1.ReadyPeer
+	25, // 13: parley.v1.ReadyPeer.claimed:type_name -> parley.v1.PeerHead
 	1,  // 14: parley.v1.SidecarService.Attach:input_type -> parley.v1.FromApp
 	14, // 15: parley.v1.SidecarService.Publish:input_type -> parley.v1.PublishRequest
-	16, // 16: parley.v1.SidecarService.Subscribe:input_type -> parley.v1.SubscribeRequest
-	17, // 17: parley.v1.SidecarService.Request:input_type -> parley.v1.RequestRequest
-	19, // 18: parley.v1.SidecarService.ReportPeer:input_type -> parley.v1.ReportPeerRequest
-	20, // 19: parley.v1.SidecarService.SetHead:input_type -> parley.v1.SetHeadRequest
-	21, // 20: parley.v1.SidecarService.GetPeers:input_type -> parley.v1.GetPeersRequest
-	7,  // 21: parley.v1.SidecarService.Attach:output_type -> parley.v1.ToApp
-	15, // 22: parley.v1.SidecarService.Publish:output_type -> parley.v1.PublishResponse
-	10, // 23: parley.v1.SidecarService.Subscribe:output_type -> parley.v1.Message
-	18, // 24: parley.v1.SidecarService.Request:output_type -> parley.v1.Chunk
-	25, // 25: parley.v1.SidecarService.ReportPeer:output_type -> parley.v1.Empty
-	25, // 26: parley.v1.SidecarService.SetHead:output_type -> parley.v1.Empty
-	22, // 27: parley.v1.SidecarService.GetPeers:output_type -> parley.v1.PeerList
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
+	14, // 16: parley.v1.SidecarService.PublishStream:input_type -> parley.v1.PublishRequest
+	17, // 17: parley.v1.SidecarService.Subscribe:input_type -> parley.v1.SubscribeRequest
+	18, // 18: parley.v1.SidecarService.Request:input_type -> parley.v1.RequestRequest
+	20, // 19: parley.v1.SidecarService.ReportPeer:input_type -> parley.v1.ReportPeerRequest
+	21, // 20: parley.v1.SidecarService.SetHead:input_type -> parley.v1.SetHeadRequest
+	22, // 21: parley.v1.SidecarService.GetPeers:input_type -> parley.v1.GetPeersRequest
+	7,  // 22: parley.v1.SidecarService.Attach:output_type -> parley.v1.ToApp
+	15, // 23: parley.v1.SidecarService.Publish:output_type -> parley.v1.PublishResponse
+	16, // 24: parley.v1.SidecarService.PublishStream:output_type -> parley.v1.PublishSummary
+	10, // 25: parley.v1.SidecarService.Subscribe:output_type -> parley.v1.Message
+	19, // 26: parley.v1.SidecarService.Request:output_type -> parley.v1.Chunk
+	26, // 27: parley.v1.SidecarService.ReportPeer:output_type -> parley.v1.Empty
+	26, // 28: parley.v1.SidecarService.SetHead:output_type -> parley.v1.Empty
+	23, // 29: parley.v1.SidecarService.GetPeers:output_type -> parley.v1.PeerList
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -1791,7 +1841,7 @@ func file_parley_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parley_v1_sidecar_proto_rawDesc), len(file_parley_v1_sidecar_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

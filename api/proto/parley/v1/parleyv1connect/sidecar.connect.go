@@ -40,6 +40,9 @@ const (
 	SidecarServiceAttachProcedure = "/parley.v1.SidecarService/Attach"
 	// SidecarServicePublishProcedure is the fully-qualified name of the SidecarService's Publish RPC.
 	SidecarServicePublishProcedure = "/parley.v1.SidecarService/Publish"
+	// SidecarServicePublishStreamProcedure is the fully-qualified name of the SidecarService's
+	// PublishStream RPC.
+	SidecarServicePublishStreamProcedure = "/parley.v1.SidecarService/PublishStream"
 	// SidecarServiceSubscribeProcedure is the fully-qualified name of the SidecarService's Subscribe
 	// RPC.
 	SidecarServiceSubscribeProcedure = "/parley.v1.SidecarService/Subscribe"
@@ -64,6 +67,10 @@ type SidecarServiceClient interface {
 	// Publish sends data to all that take a topic. This node does not validate
 	// it, its peers will: what they reject is charged to this node.
 	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error)
+	// PublishStream sends many messages, in order and each as Publish does; where
+	// queues are full it waits. It ends with the first that is refused, whose
+	// number, from 0, is in the error.
+	PublishStream(context.Context) *connect.ClientStreamForClient[v1.PublishRequest, v1.PublishSummary]
 	// Subscribe reads the accepted messages, without judging them.
 	Subscribe(context.Context, *connect.Request[v1.SubscribeRequest]) (*connect.ServerStreamForClient[v1.Message], error)
 	// Request asks the program of a ready peer.
@@ -98,6 +105,12 @@ func NewSidecarServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			httpClient,
 			baseURL+SidecarServicePublishProcedure,
 			connect.WithSchema(sidecarServiceMethods.ByName("Publish")),
+			connect.WithClientOptions(opts...),
+		),
+		publishStream: connect.NewClient[v1.PublishRequest, v1.PublishSummary](
+			httpClient,
+			baseURL+SidecarServicePublishStreamProcedure,
+			connect.WithSchema(sidecarServiceMethods.ByName("PublishStream")),
 			connect.WithClientOptions(opts...),
 		),
 		subscribe: connect.NewClient[v1.SubscribeRequest, v1.Message](
@@ -135,13 +148,14 @@ func NewSidecarServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 
 // sidecarServiceClient implements SidecarServiceClient.
 type sidecarServiceClient struct {
-	attach     *connect.Client[v1.FromApp, v1.ToApp]
-	publish    *connect.Client[v1.PublishRequest, v1.PublishResponse]
-	subscribe  *connect.Client[v1.SubscribeRequest, v1.Message]
-	request    *connect.Client[v1.RequestRequest, v1.Chunk]
-	reportPeer *connect.Client[v1.ReportPeerRequest, v1.Empty]
-	setHead    *connect.Client[v1.SetHeadRequest, v1.Empty]
-	getPeers   *connect.Client[v1.GetPeersRequest, v1.PeerList]
+	attach        *connect.Client[v1.FromApp, v1.ToApp]
+	publish       *connect.Client[v1.PublishRequest, v1.PublishResponse]
+	publishStream *connect.Client[v1.PublishRequest, v1.PublishSummary]
+	subscribe     *connect.Client[v1.SubscribeRequest, v1.Message]
+	request       *connect.Client[v1.RequestRequest, v1.Chunk]
+	reportPeer    *connect.Client[v1.ReportPeerRequest, v1.Empty]
+	setHead       *connect.Client[v1.SetHeadRequest, v1.Empty]
+	getPeers      *connect.Client[v1.GetPeersRequest, v1.PeerList]
 }
 
 // Attach calls parley.v1.SidecarService.Attach.
@@ -152,6 +166,11 @@ func (c *sidecarServiceClient) Attach(ctx context.Context) *connect.BidiStreamFo
 // Publish calls parley.v1.SidecarService.Publish.
 func (c *sidecarServiceClient) Publish(ctx context.Context, req *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error) {
 	return c.publish.CallUnary(ctx, req)
+}
+
+// PublishStream calls parley.v1.SidecarService.PublishStream.
+func (c *sidecarServiceClient) PublishStream(ctx context.Context) *connect.ClientStreamForClient[v1.PublishRequest, v1.PublishSummary] {
+	return c.publishStream.CallClientStream(ctx)
 }
 
 // Subscribe calls parley.v1.SidecarService.Subscribe.
@@ -189,6 +208,10 @@ type SidecarServiceHandler interface {
 	// Publish sends data to all that take a topic. This node does not validate
 	// it, its peers will: what they reject is charged to this node.
 	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error)
+	// PublishStream sends many messages, in order and each as Publish does; where
+	// queues are full it waits. It ends with the first that is refused, whose
+	// number, from 0, is in the error.
+	PublishStream(context.Context, *connect.ClientStream[v1.PublishRequest]) (*connect.Response[v1.PublishSummary], error)
 	// Subscribe reads the accepted messages, without judging them.
 	Subscribe(context.Context, *connect.Request[v1.SubscribeRequest], *connect.ServerStream[v1.Message]) error
 	// Request asks the program of a ready peer.
@@ -219,6 +242,12 @@ func NewSidecarServiceHandler(svc SidecarServiceHandler, opts ...connect.Handler
 		SidecarServicePublishProcedure,
 		svc.Publish,
 		connect.WithSchema(sidecarServiceMethods.ByName("Publish")),
+		connect.WithHandlerOptions(opts...),
+	)
+	sidecarServicePublishStreamHandler := connect.NewClientStreamHandler(
+		SidecarServicePublishStreamProcedure,
+		svc.PublishStream,
+		connect.WithSchema(sidecarServiceMethods.ByName("PublishStream")),
 		connect.WithHandlerOptions(opts...),
 	)
 	sidecarServiceSubscribeHandler := connect.NewServerStreamHandler(
@@ -257,6 +286,8 @@ func NewSidecarServiceHandler(svc SidecarServiceHandler, opts ...connect.Handler
 			sidecarServiceAttachHandler.ServeHTTP(w, r)
 		case SidecarServicePublishProcedure:
 			sidecarServicePublishHandler.ServeHTTP(w, r)
+		case SidecarServicePublishStreamProcedure:
+			sidecarServicePublishStreamHandler.ServeHTTP(w, r)
 		case SidecarServiceSubscribeProcedure:
 			sidecarServiceSubscribeHandler.ServeHTTP(w, r)
 		case SidecarServiceRequestProcedure:
@@ -282,6 +313,10 @@ func (UnimplementedSidecarServiceHandler) Attach(context.Context, *connect.BidiS
 
 func (UnimplementedSidecarServiceHandler) Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.SidecarService.Publish is not implemented"))
+}
+
+func (UnimplementedSidecarServiceHandler) PublishStream(context.Context, *connect.ClientStream[v1.PublishRequest]) (*connect.Response[v1.PublishSummary], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.SidecarService.PublishStream is not implemented"))
 }
 
 func (UnimplementedSidecarServiceHandler) Subscribe(context.Context, *connect.Request[v1.SubscribeRequest], *connect.ServerStream[v1.Message]) error {

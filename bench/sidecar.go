@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// sidecarPlan says how much is sent between programs.
+type sidecarPlan struct {
+	Bytes  []int `json:"bytes"`
+	Rounds int   `json:"rounds"`
+	Load   int   `json:"load"`  // messages of a round, as fast as they go
+	Paced  int   `json:"paced"` // messages of a round, one each sidecarPace
+}
+
+const (
+	sidecarPace   = 2 * time.Millisecond
+	sidecarFlight = 128              // messages that are not there yet, at most
+	sidecarSend   = 32               // calls that publish at once
+	sidecarLimit  = 30 * time.Second // for a round
+	sidecarTopic  = "tx"
+)
+
+// sidecarRow is one message from program to program.
+type sidecarRow struct{ Cases []sidecarCase }
+
+// sidecarCase is two nodes, each a process with a program that is attached over
+// gRPC in this one, and two hosts of libp2p-pubsub in this process.
+type sidecarCase struct {
+	Bytes    int    `json:"bytes"`
+	Validate bool   `json:"validate"` // the receiver says of each message that it is good
+	OursPS   figure `json:"ours_s"`
+	BarePS   figure `json:"bare_s"`
+	Ratio    figure `json:"ratio_bare"`
+	NodesUS  figure `json:"nodes_us"` // CPU of both nodes a message, without their programs
+	BareUS   figure `json:"bare_us"`  // CPU of both hosts
+	P50MS    figure `json:"p50_ms"`
+	P99MS    figure `json:"p99_ms"`
+	BareP50  figure `json:"bare_p50_ms"`
+	BareP99  figure `json:"bare_p99_ms"`
+}
+
+// carrier takes messages from one end to the other.
+type carrier interface {
+	publish(ctx context.Context, data []byte) error
+	arrived() <-chan []byte // at the other end
+	failed() <-chan error
+	cpu() (time.Duration, error) // of what carries
+	close() error
+}
+
+func (b *bench) measureSidecar(ctx context.Context, r *report) error {
+	row, err := measureSidecar(ctx, filepath.Join(b.dir, "sidecar"), r.Plan.Sidecar, b.progress())
+	if err == nil {
+		r.Sidecar = row
+	}
+	return err
+}
+
+func measureSidecar(ctx context.Context, dir string, p sidecarPlan, say *progress) (*sidecarRow, error) {
+	row := &sidecarRow{}
+	for i, validate := range []bool{false, true} {
+		if err := row.measure(ctx, filepath.Join(dir, fmt.Sprint(i)), p, validate, say); err != nil {
+			return nil, fmt.Errorf("validate = %v: %w", validate, err)
+		}
+	}
+	return row, nil
+}
+
+func (r *sidecarRow) measure(ctx context.Context, dir string, p sidecarPlan, validate bool, say *progress) (err error) {
+	ours, err := openPrograms(ctx, dir, validate)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ours.close()) }()
+	bare, err := openBarePair(ctx, validate)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bare.close()) }()
+	for _, bytes := range p.Bytes {
+		c := sidecarCase{Bytes: bytes, Validate: validate}
+		for range p.Rounds {
+			if err := errors.Join(load(ctx, ours, p.Load, bytes, &c.OursPS, &c.NodesUS), load(ctx, bare, p.Load, bytes, &c.BarePS, &c.BareUS)); err != nil {
+				return err
+			}
+			if err := errors.Join(pace(ctx, ours, p.Paced, bytes, &c.P50MS, &c.P99MS), pace(ctx, bare, p.Paced, bytes, &c.BareP50, &c.BareP99)); err != nil {
+				return err
+			}
+			say.now("sidecar: messages of %d bytes", bytes)
+		}
+		c.Ratio = c.OursPS.over(c.BarePS)
+		r.Cases = append(r.Cases, c)
+		say.done("sidecar: %s messages/s, bare %s", c.OursPS.text(), c.BarePS.text())
+	}
+	return nil
+}
+
+// numberedMessage is message i of a round; salt tells rounds apart, for no message
+// goes twice.
+func numberedMessage(salt int64, i, bytes int) []byte {
+	b := make([]byte, max(bytes, 16))
+	binary.BigEndian.PutUint64(b, uint64(salt))
+	binary.BigEndian.PutUint64(b[8:], uint64(i))
+	return b
+}
+
+// load sends n messages as fast as they arrive.
+func load(ctx context.Context, l carrier, n, bytes int, perS, cpu *figure) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarLimit)
+	defer cancel()
+	before, err := l.cpu()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if _, err := carry(ctx, l, n, bytes, 0); err != nil {
+		return err
+	}
+	took := time.Since(begin)
+	after, err := l.cpu()
+	if err != nil {
+		return err
+	}
+	perS.add(float64(n) / took.Seconds())
+	cpu.add(float64(after-before) / 1e3 / float64(n))
+	return nil
+}
+
+// pace sends n messages, each when it is due.
+func pace(ctx context.Context, l carrier, n, bytes int, p50, p99 *figure) error {
+	ctx, cancel := context.WithTimeout(ctx, sidecarLimit)
+	defer cancel()
+	took, err := carry(ctx, l, n, bytes, sidecarPace)
+	if err != nil {
+		return err
+	}
+	p50.add(quantile(took, .5))
+	p99.add(quantile(took, .99))
+	return nil
+}
+
+// carry sends n messages and returns when each has arrived, once; took is from
+// when a message is sent, or due.
+func carry(ctx context.Context, l carrier, n, bytes int, every time.Duration) (took []float64, err error) {
+	salt := time.Now().UnixNano()
+	sent, got := make([]time.Time, n), make([]bool, n)
+	flight := make(chan struct{}, sidecarFlight)
+	next := make(chan int)
+	g, gctx := errgroup.WithContext(ctx)
+	begin := time.Now()
+	g.Go(func() error {
+		defer close(next)
+		for i := range n {
+			if every > 0 {
+				time.Sleep(time.Until(begin.Add(time.Duration(i) * every)))
+			}
+			select {
+			case flight <- struct{}{}:
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+			if sent[i] = time.Now(); every > 0 {
+				sent[i] = begin.Add(time.Duration(i) * every)
+			}
+			select {
+			case next <- i:
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		}
+		return nil
+	})
+	for range sidecarSend {
+		g.Go(func() error {
+			for i := range next {
+				if err := l.publish(gctx, numberedMessage(salt, i, bytes)); err != nil {
+					return fmt.Errorf("publish: %w", err)
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		for count := 0; count < n; {
+			select {
+			case b := <-l.arrived():
+				if len(b) < 16 || int64(binary.BigEndian.Uint64(b)) != salt {
+					continue // of a round that failed
+				}
+				i := binary.BigEndian.Uint64(b[8:])
+				if i >= uint64(n) || got[i] {
+					return fmt.Errorf("message %d came twice", i)
+				}
+				got[i] = true
+				took = append(took, ms(time.Since(sent[i])))
+				<-flight
+				count++
+			case err := <-l.failed():
+				return err
+			case <-gctx.Done():
+				return fmt.Errorf("%d of %d messages arrived: %w", count, n, gctx.Err())
+			}
+		}
+		return nil
+	})
+	err = g.Wait()
+	return took, err
+}
+
+// sidecarTable is the result for people.
+func (r *report) sidecarTable() string {
+	if r.Sidecar == nil {
+		return ""
+	}
+	var b strings.Builder
+	put := func(text string, cells ...string) {
+		b.WriteString(pad(text, 37, false))
+		for _, c := range cells {
+			b.WriteString(pad(c, 21, true))
+		}
+		b.WriteString("\n")
+	}
+	put("message from program to program", "ours, over gRPC", "bare pubsub pair", "of it, %")
+	b.WriteString(strings.Repeat("─", 100) + "\n")
+	for _, c := range r.Sidecar.Cases {
+		how := map[bool]string{false: "", true: ", with verdicts"}[c.Validate]
+		put(fmt.Sprintf("%d B%s: messages/s", c.Bytes, how), c.OursPS.text(), c.BarePS.text(), percent(c.Ratio))
+		put("  CPU us a message, nodes or hosts", c.NodesUS.text(), c.BareUS.text())
+		put("  publish to receive: p50, ms", c.P50MS.text(), c.BareP50.text())
+		put("  publish to receive: p99, ms", c.P99MS.text(), c.BareP99.text())
+	}
+	b.WriteString("aim: 70 % of the pair\n")
+	return b.String()
+}
