@@ -228,8 +228,7 @@ func (s *Server) documentRoutes() {
 				s.refuse(w, r, s.problemOf(err))
 				return
 			}
-			w.Header().Set("Content-Type", mediaType)
-			_, _ = w.Write(b)
+			serveTagged(w, r, b, tagOf(b), mediaType)
 		})
 	}
 	doc := s.huma.OpenAPI()

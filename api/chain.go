@@ -16,8 +16,8 @@ func (s *Server) chainRoutes() {
 	operation(s, http.MethodGet, "chain/heads", read, "Each peer's tip beside ours", s.heads)
 	s.validatorRoutes()
 	operation(s, http.MethodGet, "chain/blocks", read, "Blocks, genesis included", s.blocks, s.large)
-	operation(s, http.MethodGet, "chain/blocks/{ref}", read, "One block, by height or hash", s.block)
-	operation(s, http.MethodGet, "chain/blocks/{ref}/records", read, "The records of a block in their order", s.blockRecords, s.large)
+	operation(s, http.MethodGet, "chain/blocks/{ref}", read, "One block, by height or hash", s.block, s.byHash)
+	operation(s, http.MethodGet, "chain/blocks/{ref}/records", read, "The records of a block in their order", s.blockRecords, s.large, s.byHash)
 }
 
 func (s *Server) head(context.Context, *none) (*answer[parley.StatusHead], error) {

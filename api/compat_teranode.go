@@ -200,6 +200,7 @@ func (s *Server) teranodeSocket(w http.ResponseWriter, r *http.Request) {
 
 // writeTeranode returns how to close the connection; 0 = it is gone.
 func (s *Server) writeTeranode(ctx context.Context, conn *websocket.Conn, q *queue) (websocket.StatusCode, string) {
+	expired := callerOf(ctx).expired()
 	tick := time.NewTicker(s.cfg.Gossip.StatusInterval)
 	defer tick.Stop()
 	frames := []frame{{flat: s.teranodeStatusFrame(time.Now())}}
@@ -218,6 +219,8 @@ func (s *Server) writeTeranode(ctx context.Context, conn *websocket.Conn, q *que
 			return 0, ""
 		case <-s.hub.stopCh:
 			return websocket.StatusGoingAway, errStopped.Error()
+		case <-expired:
+			return closeExpired, errExpired.Error()
 		case now := <-tick.C:
 			frames = []frame{{flat: s.teranodeStatusFrame(now)}}
 		case <-q.wake:

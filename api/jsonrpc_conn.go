@@ -81,12 +81,15 @@ func (s *Server) serveRPC(ctx context.Context, pipe rpcPipe, addr netip.Addr, ip
 
 // work returns why it ended, nil = the client has no more to say.
 func (x *rpcSession) work(ctx context.Context, messages <-chan []byte) error {
+	expired := callerOf(ctx).expired()
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-x.s.hub.stopCh:
 			return errStopped
+		case <-expired:
+			return errExpired
 		case b, more := <-messages:
 			if !more {
 				return context.Cause(ctx)
@@ -332,6 +335,8 @@ func (p socketPipe) part(why error) {
 	switch {
 	case errors.Is(why, errStopped):
 		_ = p.conn.Close(websocket.StatusGoingAway, why.Error())
+	case errors.Is(why, errExpired):
+		_ = p.conn.Close(closeExpired, why.Error())
 	case errors.Is(why, errRPCSlow):
 		_ = p.conn.Close(closeTooSlow, why.Error())
 	}

@@ -69,11 +69,15 @@ func (s *Server) logLines(w http.ResponseWriter, r *http.Request) {
 	out := newSSE(w)
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
+	expired := callerOf(r.Context()).expired()
 	for out.flush() {
 		select {
 		case <-r.Context().Done():
 			return
 		case <-s.hub.stopCh:
+			return
+		case <-expired:
+			out.write(": " + errExpired.Error() + "\n\n")
 			return
 		case <-tick.C:
 			out.write(": ping\n\n")

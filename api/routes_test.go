@@ -156,6 +156,7 @@ func TestRoutes(t *testing.T) {
 	t.Run("signed", p.signed)
 	t.Run("batch", p.batch)
 	t.Run("pages", p.pages)
+	t.Run("conditional", p.conditional)
 	t.Run("seed", p.seed)
 	t.Run("stream", p.stream)
 	t.Run("teranode frames", p.teranodeFrames)

@@ -112,8 +112,8 @@ func (s *Server) serveGRPC(h http.Handler, rule grpcRule) http.HandlerFunc {
 	}
 }
 
-// untilStop ends a stream when the node stops, also one that waits for its
-// client. end MUST be called.
+// untilStop ends a stream when the node stops or the caller's token does, also
+// one that waits for its client. end MUST be called.
 func (s *Server) untilStop(ctx context.Context, rc *http.ResponseController) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
@@ -122,9 +122,12 @@ func (s *Server) untilStop(ctx context.Context, rc *http.ResponseController) (_ 
 		select {
 		case <-s.hub.stopCh:
 			cancel(errStopped)
-			_ = rc.SetReadDeadline(time.Now())
+		case <-callerOf(ctx).expired():
+			cancel(errExpired)
 		case <-ctx.Done():
+			return
 		}
+		_ = rc.SetReadDeadline(time.Now())
 	}()
 	return ctx, func() {
 		cancel(nil)
@@ -202,8 +205,11 @@ func (s calls) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 
 func (s calls) ended(ctx context.Context, err error) error {
 	c := callOf(ctx)
-	if errors.Is(context.Cause(ctx), errStopped) {
-		err = notReady.problem(errStopped.Error())
+	switch why := context.Cause(ctx); {
+	case errors.Is(why, errStopped):
+		err = notReady.problem(why.Error())
+	case errors.Is(why, errExpired):
+		err = unauthenticated.problem(why.Error())
 	}
 	if c.status = http.StatusOK; err == nil {
 		return nil

@@ -63,6 +63,8 @@ type client struct {
 	queue *queue
 	ip    string  // counted; "" = not
 	first []frame // hello, and what was missed
+
+	expired <-chan time.Time // the end of its token; nil = it has none
 }
 
 // enter reads what a stream asks for and joins the hub. A client that has
@@ -78,7 +80,7 @@ func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *
 			return nil, badRequest.problem("since: want the seq of an event")
 		}
 	}
-	c := &client{queue: newQueue(stream, f, s.metrics), ip: clientIP(r)}
+	c := &client{queue: newQueue(stream, f, s.metrics), ip: clientIP(r), expired: callerOf(r.Context()).expired()}
 	c.queue.owner = callerOf(r.Context()).local
 	seq, err := s.hub.join(c.queue, c.ip)
 	if err != nil {
@@ -111,16 +113,15 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, p)
 		return
 	}
+	if p != nil {
+		s.accept(w, r, errors.New(p.Detail), subProtocol) // it is closed at once
+		return
+	}
 	conn, lane, err := s.acceptLane(w, r)
 	if err != nil {
 		return
 	}
 	defer func() { _ = conn.CloseNow() }()
-	if p != nil {
-		s.metrics.refused.WithLabelValues(p.refused).Inc()
-		_ = conn.Close(websocket.StatusTryAgainLater, p.Detail)
-		return
-	}
 	c.queue.join(lane)
 	s.serveWebSocket(context.WithoutCancel(r.Context()), conn, lane, c)
 }
@@ -132,21 +133,6 @@ func (s *Server) noUpgrade(w http.ResponseWriter, r *http.Request, instead strin
 	p.Status = http.StatusUpgradeRequired
 	w.Header().Set("Upgrade", "websocket")
 	s.refuse(w, r, p)
-}
-
-// accept makes a WebSocket of r, nil = the client has been answered. With crowd,
-// why there is no place, it is closed at once.
-func (s *Server) accept(w http.ResponseWriter, r *http.Request, crowd error) *websocket.Conn {
-	conn, err := websocket.Accept(w, r, s.acceptOptions(r))
-	if err != nil {
-		return nil
-	}
-	if crowd != nil {
-		s.metrics.refused.WithLabelValues("clients").Inc()
-		_ = conn.Close(websocket.StatusTryAgainLater, crowd.Error())
-		return nil
-	}
-	return conn
 }
 
 // clientIP is what a client counts by, "" = it does not.
@@ -198,6 +184,8 @@ func (s *Server) writeEvents(ctx context.Context, lane *lane, c *client) (websoc
 			return 0, ""
 		case <-s.hub.stopCh:
 			return websocket.StatusGoingAway, errStopped.Error()
+		case <-c.expired:
+			return closeExpired, errExpired.Error()
 		case <-c.queue.wake:
 		}
 	}
@@ -298,6 +286,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		case <-s.hub.stopCh:
+			return
+		case <-c.expired:
+			out.write(": " + errExpired.Error() + "\n\n")
 			return
 		case <-tick.C:
 			out.write(": ping\n\n")

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"reflect"
+	"regexp"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,6 +88,31 @@ func TestGolden(t *testing.T) {
 	}
 	if d := cmp.Diff(string(want), got.String()); d != "" {
 		t.Errorf("JSON of events changed (-want +got); it is API, see -update:\n%s", d)
+	}
+}
+
+// Every event of the package has its line in the golden file.
+func TestEveryEventHasASample(t *testing.T) {
+	source, err := os.ReadFile("event.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	alarms, err := os.ReadFile("alarm.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sampled := map[string]bool{}
+	for _, e := range samples(t) {
+		sampled[reflect.TypeOf(e).Name()] = true
+	}
+	made := regexp.MustCompile(`(?m)^func \((?:\w+ )?(\w+)\) Type\(\) string`).FindAllSubmatch(append(source, alarms...), -1)
+	for _, m := range made {
+		if !sampled[string(m[1])] {
+			t.Errorf("%s has no sample, so its JSON is not pinned", m[1])
+		}
+	}
+	if len(made) != len(sampled) || len(made) < 27 {
+		t.Errorf("%d events are found, %d have a sample", len(made), len(sampled))
 	}
 }
 

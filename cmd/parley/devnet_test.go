@@ -26,7 +26,7 @@ func needs(t *testing.T, programs ...string) {
 	t.Helper()
 	for _, p := range programs {
 		if _, err := exec.LookPath(p); err != nil {
-			lacking(t, p+" is not installed: apt-get install bash curl jq iproute2 util-linux")
+			lacking(t, p+" is not installed: run scripts/setup")
 		}
 	}
 }
@@ -222,57 +222,6 @@ func nodePIDs(t *testing.T, dir string) []string {
 		}
 	}
 	return pids
-}
-
-// TestSeedGuide follows the seed's guide to the letter: three machines, here
-// addresses of one network namespace, nothing but port 8080, PEERS, and its
-// script unchanged.
-func TestSeedGuide(t *testing.T) {
-	t.Parallel()
-	needs(t, "bash", "curl", "jq", "ip", "unshare")
-	if out, err := exec.CommandContext(t.Context(), "unshare", "-n", "true").CombinedOutput(); err != nil {
-		lacking(t, fmt.Sprintf("a network namespace needs root: unshare -n: %v %s", err, out))
-	}
-	script, err := filepath.Abs(seedScript)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const guide = `set -e
-ip link set lo up
-for i in 10 11 12; do ip addr add 192.168.1.$i/32 dev lo; done
-node() { # ADDRESS PEERS
-    env HOME="$PWD" RUST_LOG=info JWT_SECRET=c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0 PROVCHAIN_PORT=8080 \
-        PROVCHAIN_BIND_ADDRESS=$1 PEERS="$2" PARLEY_P2P__LISTEN=/ip4/$1/tcp/8080 PARLEY_P2P__PORT=8080 PARLEY_OPS__LISTEN= \
-        parley run --data-dir $1 >$1.log 2>&1 &
-    pids="$pids $!"
-}
-trap 'kill -INT $pids; wait' EXIT
-until_ok() { for i in $(seq 300); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done; echo "never: $*"; tail -n 20 *.log; exit 1; }
-peers() { test "$(curl -sf http://$1:8080/api/peers | jq .peer_count)" = 2; }
-heads() { for i in 10 11 12; do curl -sf http://192.168.1.$i:8080/api/blockchain/status | jq -c '[.block_count,.latest_block_hash]'; done; }
-same() { heads >heads; test $(wc -l <heads) = 3 && test $(sort -u heads | wc -l) = 1; }
-node 192.168.1.10 ""
-until_ok curl -sf http://192.168.1.10:8080/health
-node 192.168.1.11 192.168.1.10:8080
-node 192.168.1.12 192.168.1.10:8080,192.168.1.11:8080
-for i in 10 11 12; do until_ok peers 192.168.1.$i; done
-echo '{"subject":"doc:1","body":{"n":1}}' | parley tx submit - --data-dir 192.168.1.10
-until_ok same
-bash "$SCRIPT"
-`
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "unshare", "-n", "bash", "-c", guide)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "SCRIPT="+script)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // its trap stops the nodes
-	cmd.WaitDelay = 15 * time.Second
-	b, err := cmd.CombinedOutput()
-	out := string(b)
-	if err != nil || strings.Count(out, "✓") != 5 || strings.Contains(out, "✗") || strings.Count(out, ": 2 blocks") != 3 {
-		t.Fatalf("the seed's guide: %v\n%s", err, out)
-	}
-	t.Log(out)
 }
 
 // TestSignals: SIGHUP makes a node read its configuration again, SIGTERM is a clean stop.

@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"parley": main, "printenv": main})
+	testscript.Main(m, map[string]func(){"parley": main, "printenv": main, "envfile": envfile})
 }
 
 // TestScript runs the binary as people do: each file of testdata is a story.

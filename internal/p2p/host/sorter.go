@@ -20,9 +20,11 @@ import (
 )
 
 const (
-	sortTime   = 5 * time.Second // for the first 3 bytes
-	maxSorting = 256             // connections that have not sent them yet
-	maxSorted  = 128             // connections that wait to be accepted, per kind
+	sortTime = 5 * time.Second // for the first 3 bytes
+
+	// All clients of the event stream come at once when a node starts again.
+	maxSorting = 1024 // connections that have not sent them yet
+	maxSorted  = 1024 // connections that wait to be accepted, per kind
 )
 
 // sorter looks at the first bytes of each connection to the API's port: an

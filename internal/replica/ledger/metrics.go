@@ -30,7 +30,7 @@ func newMetrics(l *Ledger, reg prometheus.Registerer) *metrics {
 	})
 	gauge("parley_ledger_journal_records", "Records that were answered as accepted and have no end yet.", func() float64 { return float64(l.JournalLen()) })
 	gauge("parley_ledger_size_bytes", "Bytes on disk.", func() float64 { return float64(l.DiskUsage()) })
-	return &metrics{
+	m := &metrics{
 		blocks:   f.NewCounterVec(prometheus.CounterOpts{Name: "parley_ledger_blocks_total", Help: "Blocks stored, by where they came from."}, []string{"source"}),
 		records:  f.NewCounter(prometheus.CounterOpts{Name: "parley_ledger_records_total", Help: "Records stored."}),
 		damaged:  f.NewCounter(prometheus.CounterOpts{Name: "parley_ledger_damaged_total", Help: "Reads of a block that met damaged bytes."}),
@@ -40,4 +40,8 @@ func newMetrics(l *Ledger, reg prometheus.Registerer) *metrics {
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 	}
+	for _, source := range []string{"gossip", "sync", "own"} {
+		m.blocks.WithLabelValues(source)
+	}
+	return m
 }
