@@ -79,7 +79,7 @@ func TestLogAndBundle(t *testing.T) {
 			t.Fatal(err)
 		}
 		files[f.Name] = string(b)
-		for _, secret := range h.secrets {
+		for _, secret := range h.live.Load().secrets {
 			if bytes.Contains(b, secret) || bytes.Contains(b, fmt.Appendf(nil, "%x", secret)) {
 				t.Errorf("%s holds the secret of tokens", f.Name)
 			}

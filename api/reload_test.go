@@ -21,7 +21,7 @@ func reloader(t *testing.T, c config.Config) (*house, *atomic.Pointer[config.Loa
 	t.Helper()
 	next := &atomic.Pointer[config.Loaded]{}
 	next.Store(&config.Loaded{Config: c})
-	return startWith(t, c, func() (*config.Loaded, error) {
+	return startWith(t, c, func([]byte) (*config.Loaded, error) {
 		if l := next.Load(); l != nil {
 			return l, nil
 		}

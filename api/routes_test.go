@@ -11,6 +11,7 @@ import (
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
@@ -111,6 +112,7 @@ func firstDifference(want, got string) string {
 type pair struct {
 	h, follower *house
 	id          string
+	message     string // of gossip, that the follower heard
 }
 
 // TestRoutes asks a validator with one follower for everything, and runs what
@@ -125,6 +127,8 @@ func TestRoutes(t *testing.T) {
 	if got := follower.do("GET", "/api/blockchain/status", "", ""); got.status != 200 && got.status != 503 {
 		t.Errorf("while joining: %d %s", got.status, got.body)
 	}
+	tail := follower.node.TailGossip([]string{"block"}, true)
+	defer tail.Close()
 	admin := h.token("admin")
 	first := h.do("POST", "/api/v1/records", admin, `{"subject":"s1","body":{"a":1}}`)
 	if first.status != 200 {
@@ -147,7 +151,23 @@ func TestRoutes(t *testing.T) {
 	}
 
 	h.waitFor("the mesh", func() bool { m, err := h.node.GossipMesh("block"); return err == nil && len(m) == 1 })
-	p := pair{h, follower, id}
+	var heard []parley.TailedMessage
+	follower.waitFor("a block by gossip", func() bool { // the first came before the topics, maybe
+		if got := h.do("POST", "/api/v1/records", admin, fmt.Sprintf(`{"subject":"s0","body":{"at":%d}}`, time.Now().UnixNano())); got.status != 200 {
+			return false
+		}
+		select {
+		case <-tail.Wake():
+		case <-time.After(time.Second):
+		}
+		heard = tail.Take()
+		return len(heard) > 0
+	})
+	h.waitFor("the links", func() bool {
+		l := h.node.Topology().Links
+		return len(l) == 1 && l[0].LatencyMS != nil && len(l[0].Topics) > 0
+	})
+	p := pair{h, follower, id, heard[0].ID}
 	t.Run("shapes", p.shapes)
 	t.Run("errors", p.errors)
 	t.Run("rpc", p.rpc)
@@ -203,6 +223,8 @@ func (p pair) shapes(t *testing.T) {
 		{h, "POST /api/v1/devnet/heal", "/api/v1/devnet/heal", ""}, {h, "POST /api/v1/config/reload", "/api/v1/config/reload", ""},
 		{h, "GET /api/v1/config", "/api/v1/config", ""},
 		{h, "GET /api/v1/log-levels", "/api/v1/log-levels", ""}, {h, "PUT /api/v1/log-levels", "/api/v1/log-levels", `{"default":"info","p2p":"debug"}`},
+		{h, "PATCH /api/v1/config", "/api/v1/config", `{"api":{"public_read":true}}`}, {h, "GET /api/v1/topology", "/api/v1/topology", ""},
+		{follower, "GET /api/v1/gossip/traces/{message_id}", "/api/v1/gossip/traces/" + p.message, ""},
 		{h, "GET /api/v1/shared-keys", "/api/v1/shared-keys", ""},
 		{h, "GET /api/peers", "/api/peers", ""}, {h, "GET /api/blockchain/status", "/api/blockchain/status", ""},
 		{h, "GET /api/blockchain/dump", "/api/blockchain/dump", ""}, {h, "GET /api/blockchain/blocks", "/api/blockchain/blocks", ""},
@@ -264,7 +286,7 @@ func (p pair) shapes(t *testing.T) {
 			token = c.h.token("admin")
 		}
 		got := c.h.do(method, c.path, token, c.body)
-		path := strings.NewReplacer(peerID, "PEER", hostID, "HOST", id, "ID", author, "AUTHOR").Replace(c.path)
+		path := strings.NewReplacer(p.message, "MESSAGE", peerID, "PEER", hostID, "HOST", id, "ID", author, "AUTHOR").Replace(c.path)
 		fmt.Fprintf(&b, "%s %s\n  %d %s\n  %s\n", method, path, got.status, got.header.Get("Content-Type"), shapeOf(got))
 		if got.header.Get("X-Content-Type-Options") != "nosniff" || got.header.Get("Cross-Origin-Resource-Policy") != "same-origin" {
 			t.Errorf("%s: without the headers that every answer has", path)
@@ -420,6 +442,16 @@ func (p pair) errors(t *testing.T) {
 		{"POST", "/api/v1/chain/validators", admin, `{"add":[{"key":"` + unknown + `"}],"accept_two":true}`, 409, "PLY-007", nil},
 		{"POST", "/api/v1/chain/validators", admin, `{"remove":[1],"colour":1}`, 422, "PLY-003", nil},
 		{"POST", "/api/v1/chain/validators?timeout=1y", admin, `{"remove":[1]}`, 400, "PLY-002", nil},
+		{"PATCH", "/api/v1/config", "", `{"log":{"level":"debug"}}`, 401, "PLY-004", nil},
+		{"PATCH", "/api/v1/config", h.token("read"), `{"log":{"level":"debug"}}`, 403, "PLY-005", nil},
+		{"PATCH", "/api/v1/config", admin, `{"log":{"levle":"debug"}}`, 422, "PLY-003", nil},
+		{"PATCH", "/api/v1/config", admin, `{"p2p":{"port":1}}`, 422, "PLY-003", nil},
+		{"PATCH", "/api/v1/config", admin, `{"api":{"jwt_secret_file":"/etc/shadow"}}`, 403, "PLY-005", nil},
+		{"PATCH", "/api/v1/config", admin, `[]`, 422, "PLY-003", nil},
+		{"GET", "/api/v1/gossip/traces/x", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/gossip/traces/" + strings.Repeat("z", 40), "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/gossip/traces/" + strings.Repeat("a", 40), "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1", "", "", 404, "PLY-006", nil},
 		{"POST", "/api/v1/config/reload", "", "", 401, "PLY-004", nil},
 		{"POST", "/api/v1/config/reload", h.token("read"), "", 403, "PLY-005", nil},
 		{"POST", "/api/v1/config/reload?force=maybe", admin, "", 422, "PLY-003", nil},

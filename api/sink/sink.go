@@ -29,6 +29,7 @@ type Options struct {
 	Dir        string                // the data directory: sinks.json, and credentials files by relative name
 	Log        *slog.Logger          // nil = discard
 	Registerer prometheus.Registerer // nil = a new registry
+	After      *Sinks                // that ran before in this start of the node, and have ended; nil = none
 }
 
 // Sinks delivers events to each of the configured sinks, at least once and in
@@ -41,6 +42,7 @@ type Sinks struct {
 	file  string
 	log   *slog.Logger
 	sinks []*sink
+	end   func()
 }
 
 // New reads how far each sink came and its credentials, and starts to follow
@@ -73,6 +75,10 @@ func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
 		return nil, errors.Join(errs...)
 	}
 	for _, k := range s.sinks {
+		if o.After != nil {
+			k.follow(o.After)
+			continue
+		}
 		var first uint64
 		k.sub, first = bus.SubscribeAll()
 		k.begin(first, positions[k.key()], clean)
@@ -81,7 +87,20 @@ func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
 	if err := o.Registerer.Register(lag); err != nil {
 		return nil, fmt.Errorf("metrics of the sinks: %w", err)
 	}
+	s.end = func() { o.Registerer.Unregister(lag) } // others may follow
 	return s, nil
+}
+
+// Check tells what New would say against the configuration. It connects to
+// nothing.
+func Check(sinks []config.Sink, o Options) error {
+	var errs []error
+	for i, cfg := range sinks {
+		if _, err := dialer(cfg, o, slog.New(slog.DiscardHandler)); err != nil {
+			errs = append(errs, fmt.Errorf("sink %d: %w", i+1, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // dialer is how a sink's connection is made.
@@ -105,6 +124,7 @@ func dialer(cfg config.Sink, o Options, log *slog.Logger) (func() (broker, error
 // Run delivers until ctx ends, and for two seconds more what is not delivered
 // yet. End ctx after the last event was published. It may be called once.
 func (s *Sinks) Run(ctx context.Context) error {
+	defer s.end()
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var wg sync.WaitGroup

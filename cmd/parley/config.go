@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -79,9 +80,9 @@ func (g *globals) loadWith(f *configFlags) (*config.Loaded, error) {
 func configCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "config", Short: "The configuration: where each value comes from",
-		Example: "parley config show --origin\nparley config get p2p.port\nparley config validate --config parley.toml\nparley config reload",
+		Example: "parley config show --origin\nparley config get p2p.port\nparley config set log.level info,p2p=debug\nparley config validate --config parley.toml\nparley config reload",
 	}
-	c.AddCommand(configShowCommand(g), configGetCommand(g), configValidateCommand(g), configInitCommand(g), configReloadCommand(g))
+	c.AddCommand(configShowCommand(g), configGetCommand(g), configSetCommand(g), configValidateCommand(g), configInitCommand(g), configReloadCommand(g))
 	return c
 }
 
@@ -180,7 +181,7 @@ func configReloadCommand(g *globals) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use: "reload", Short: "Have the node read its configuration again, as SIGHUP does", Args: cobra.NoArgs,
-		Long: "p2p.allow_peers and the keys of p2p.shared_key_file act at once; what else has changed is named, and waits for a restart.\n" +
+		Long: "These act at once: " + strings.Join(liveKeys(), ", ") + ".\nWhat else has changed is named, and waits for a restart.\n" +
 			"A wrong configuration changes nothing. Neither does one without a shared key that connected peers need; with --force they are cut off.",
 		Example: "parley config reload\nparley config reload --data-dir node2 --force",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -193,17 +194,56 @@ func configReloadCommand(g *globals) *cobra.Command {
 			if force {
 				path += "?force=true"
 			}
-			return changePeer(c.Context(), g, http.MethodPost, path, nil, func(r parley.Reloaded) *table {
-				t := &table{}
-				t.add("changed", cmp.Or(strings.Join(r.Changed, ", "), "nothing"))
-				if len(r.NeedsRestart) > 0 {
-					t.add("needs a restart", strings.Join(r.NeedsRestart, ", "))
-				}
-				return t
-			})
+			return changePeer(c.Context(), g, http.MethodPost, path, nil, viewReloaded)
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "remove a shared key though peers are connected under it alone")
+	return c
+}
+
+// liveKeys are those that a running node takes over.
+func liveKeys() []string {
+	var names []string
+	for _, k := range config.Keys() {
+		if k.Live {
+			names = append(names, k.Name)
+		}
+	}
+	return names
+}
+
+func viewReloaded(r parley.Reloaded) *table {
+	t := &table{}
+	t.add("changed", cmp.Or(strings.Join(r.Changed, ", "), "nothing"))
+	if len(r.NeedsRestart) > 0 {
+		t.add("needs a restart", strings.Join(r.NeedsRestart, ", "))
+	}
+	return t
+}
+
+func configSetCommand(g *globals) *cobra.Command {
+	var unset bool
+	c := &cobra.Command{
+		Use: "set KEY [VALUE]", Short: "Give a key of the running node another value, at once and for its next starts", Args: cobra.RangeArgs(1, 2),
+		Long: "VALUE is as with --set. It is kept in " + config.SettingsName + " of the data directory, which is stronger than other files and weaker than environment\n" +
+			"and flags; --unset takes it back. For a running node these can be set: " + strings.Join(liveKeys(), ", ") + ";\n" +
+			"those that name files by its local socket alone. Others stand in its file, and act from the next start on.",
+		Example: "parley config set log.level info,p2p.gossip=debug\nparley config set api.cors https://app.example.org\nparley config set api.public_read --unset",
+	}
+	c.Flags().BoolVar(&unset, "unset", false, "go back to what files, environment and flags say")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if unset == (len(args) == 2) {
+			return usage(c, errors.New("want KEY and VALUE, or KEY and --unset"))
+		}
+		var value any
+		if !unset {
+			var err error
+			if value, err = config.Parse(args[0], args[1]); err != nil {
+				return fail(exitUsage, "%s: %w", args[0], err)
+			}
+		}
+		return changePeer(c.Context(), g, http.MethodPatch, "config", map[string]any{args[0]: value}, viewReloaded)
+	}
 	return c
 }
 
