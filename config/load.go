@@ -192,11 +192,13 @@ func firstOf(prefix string) string {
 	return knobs[i].name
 }
 
-// secrets can be given by value, and only from a variable that is no key.
-var secrets = []struct {
+type secret struct {
 	key, fileKey, env string
 	both              bool // the file is where the value is kept
-}{
+}
+
+// secrets can be given by value, and only from a variable that is no key.
+var secrets = []secret{
 	{jwtSecretKey, jwtFileKey, "JWT_SECRET", false},
 	{sharedKeyKey, sharedFileKey, "p2p_shared_key", false},
 	{nodeKeyKey, "node.key_file", "p2p_private_key", true},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,8 @@ import (
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
 )
+
+const maxSettings = 1 << 20 // bytes of another system's
 
 // configFlags are the flags that set configuration keys: those with a flag of
 // their own, and --set for all.
@@ -82,7 +85,7 @@ func configCommand(g *globals) *cobra.Command {
 		Use: "config", Short: "The configuration: where each value comes from",
 		Example: "parley config show --origin\nparley config get p2p.port\nparley config set log.level info,p2p=debug\nparley config validate --config parley.toml\nparley config reload",
 	}
-	c.AddCommand(configShowCommand(g), configGetCommand(g), configSetCommand(g), configValidateCommand(g), configInitCommand(g), configReloadCommand(g))
+	c.AddCommand(configShowCommand(g), configGetCommand(g), configSetCommand(g), configValidateCommand(g), configInitCommand(g), configImportCommand(g), configReloadCommand(g))
 	return c
 }
 
@@ -157,7 +160,7 @@ func configValidateCommand(g *globals) *cobra.Command {
 
 func configInitCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "init [FILE]", Short: "Write a configuration file with every key, its default and its meaning", Args: cobra.MaximumNArgs(1),
+		Use: "init [FILE]", Short: "Write a file with every key, its default and its meaning", Args: cobra.MaximumNArgs(1),
 		Example: "parley config init parley.toml",
 		RunE: func(_ *cobra.Command, args []string) error {
 			path := "parley.toml"
@@ -175,6 +178,45 @@ func configInitCommand(g *globals) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+func configImportCommand(g *globals) *cobra.Command {
+	var from, scope, out string
+	c := &cobra.Command{
+		Use: "import FILE", Short: "Make a configuration file of another system's settings", Args: cobra.ExactArgs(1),
+		Long: "Of provchain FILE has lines NAME=VALUE, as for --env-file, or is a compose file; of prysm it is YAML of flags; of teranode it is\n" +
+			"settings.conf, of which --context chooses, such as dev.me. - is stdin. What has no key here is named on stderr. Secrets are not written.",
+		Example: "parley config import --from provchain node.env > parley.toml\nparley config import --from teranode settings.conf --context dev.me --out parley.toml\nparley config import --from prysm prysm.yaml",
+	}
+	c.Flags().StringVar(&from, "from", "", "provchain, prysm or teranode")
+	c.Flags().StringVar(&scope, "context", os.Getenv("SETTINGS_CONTEXT"), "of Teranode's settings, such as dev.me; default: SETTINGS_CONTEXT")
+	c.Flags().StringVar(&out, "out", "", "write to this file, which must not exist; default: stdout")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if from != config.FromProvChain && from != config.FromPrysm && from != config.FromTeranode {
+			return usage(c, fmt.Errorf("--from %q: want provchain, prysm or teranode", from))
+		}
+		data, err := g.readMost(args[0], maxSettings, "give the settings alone")
+		if err != nil {
+			return err
+		}
+		made, err := config.Import(from, data, args[0], scope)
+		if err != nil {
+			return err
+		}
+		for _, note := range made.Notes {
+			g.say("%s", note)
+		}
+		if out == "" {
+			_, err = fmt.Fprint(g.out, made.TOML)
+			return err
+		}
+		if err := createFile(out, []byte(made.TOML), 0o644); err != nil {
+			return err
+		}
+		g.say("wrote %s", out)
+		return nil
+	}
+	return c
 }
 
 func configReloadCommand(g *globals) *cobra.Command {
@@ -224,7 +266,7 @@ func viewReloaded(r parley.Reloaded) *table {
 func configSetCommand(g *globals) *cobra.Command {
 	var unset bool
 	c := &cobra.Command{
-		Use: "set KEY [VALUE]", Short: "Give a key of the running node another value, at once and for its next starts", Args: cobra.RangeArgs(1, 2),
+		Use: "set KEY [VALUE]", Short: "Change a key of the running node, at once and for later starts", Args: cobra.RangeArgs(1, 2),
 		Long: "VALUE is as with --set. It is kept in " + config.SettingsName + " of the data directory, which is stronger than other files and weaker than environment\n" +
 			"and flags; --unset takes it back. For a running node these can be set: " + strings.Join(liveKeys(), ", ") + ";\n" +
 			"those that name files by its local socket alone. Others stand in its file, and act from the next start on.",
