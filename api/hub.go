@@ -201,7 +201,10 @@ func (h *hub) stop() {
 func (h *hub) wait() { h.running.Wait() }
 
 // filter chooses events by their type. The last rule that fits decides.
-type filter struct{ rules []rule }
+type filter struct {
+	rules []rule
+	logs  bool // may see lines of the log
+}
 
 type rule struct {
 	glob string
@@ -232,6 +235,9 @@ func (f *filter) add(in bool, globs ...string) error {
 }
 
 func (f *filter) match(name string) bool {
+	if !f.logs && strings.HasPrefix(name, "log.") {
+		return false
+	}
 	for _, r := range slices.Backward(f.rules) {
 		if ok, _ := path.Match(r.glob, name); ok {
 			return r.in
