@@ -33,6 +33,8 @@ type caller struct {
 	sub   string // of the token
 
 	until time.Time // end of the token, zero = none
+	text  string    // the token, "" = none
+	under *live     // what it was judged by
 }
 
 // actor names the caller in what outlives the request.
@@ -141,17 +143,32 @@ func (s *Server) authenticate(r *http.Request, queryToken bool) (caller, *proble
 	if text == "" {
 		return caller{}, nil
 	}
-	secrets := s.live.Load().secrets
-	if len(secrets) == 0 {
+	now := s.live.Load()
+	if len(now.secrets) == 0 {
 		return caller{}, tokensOffProblem()
 	}
-	c, err := parseToken(secrets, text)
+	c, err := parseToken(now.secrets, text)
 	if err != nil {
 		p := unauthenticated.problem(err.Error())
 		p.refused = "token"
 		return caller{}, p
 	}
+	c.text, c.under = text, now
 	return c, nil
+}
+
+// still is who c is now: a connection may outlive its token, and the secret that
+// signed it.
+func (s *Server) still(c caller) caller {
+	gone := !c.until.IsZero() && time.Now().After(c.until.Add(tokenLeeway))
+	if now := s.live.Load(); !gone && c.text != "" && now != c.under {
+		_, err := parseToken(now.secrets, c.text)
+		gone = err != nil
+	}
+	if gone {
+		return caller{free: c.free}
+	}
+	return c
 }
 
 func tokensOffProblem() *problem {

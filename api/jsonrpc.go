@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/ethereum/go-ethereum/rpc"
 )
@@ -295,11 +294,7 @@ func (s *Server) rpcPermit(ctx context.Context, method string) *problem {
 	if !known {
 		return nil
 	}
-	c := callerOf(ctx)
-	if !c.until.IsZero() && time.Now().After(c.until.Add(tokenLeeway)) { // a connection may outlive its token
-		c = caller{free: c.free}
-	}
-	return s.permit(c, need)
+	return s.permit(s.still(callerOf(ctx)), need)
 }
 
 // rpcServe has the library carry out a message.

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,7 +35,7 @@ func TestReloadActsAtOnce(t *testing.T) {
 	status := func(token string, header ...string) int {
 		return h.do("GET", "/api/v1/status", token, "", header...).status
 	}
-	old := h.token("read")
+	old, oldAdmin := h.token("read"), h.token("admin")
 
 	c.API.PublicRead = false
 	reload(`"api.public_read"`)
@@ -107,6 +109,17 @@ func TestReloadActsAtOnce(t *testing.T) {
 	if a, b := status(old), status(fresh); a != 200 || b != 200 {
 		t.Errorf("two secrets: the old token %d, the new one %d", a, b)
 	}
+	// A connection of each, which goes on.
+	conns := map[string]context.Context{}
+	for name, token := range map[string]string{"old": oldAdmin, "fresh": h.token("admin")} {
+		r := httptest.NewRequest("GET", "/rpc", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		c, p := h.authenticate(r, false)
+		if p != nil {
+			t.Fatal(p)
+		}
+		conns[name] = context.WithValue(t.Context(), callerKey{}, c)
+	}
 	write(second, 0o600)
 	if got := status(old); got != 200 {
 		t.Errorf("before the reload: %d", got)
@@ -114,6 +127,9 @@ func TestReloadActsAtOnce(t *testing.T) {
 	reload(`"api.jwt_secret_file"`)
 	if a, b := status(old), status(fresh); a != 401 || b != 200 {
 		t.Errorf("one secret: the old token %d, the new one %d", a, b)
+	}
+	if a, b := h.rpcPermit(conns["old"], "admin_addPeer"), h.rpcPermit(conns["fresh"], "admin_addPeer"); a == nil || b != nil {
+		t.Errorf("connections that were there: the old token's %v, the new one's %v", a, b)
 	}
 	write(string(first), 0o644)
 	if got := h.do("POST", "/api/v1/config/reload", "unix", ""); got.status != 422 || !strings.Contains(string(got.body), "chmod 600") {
