@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,9 +12,9 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/spf13/cobra"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/parley-p2p/parley"
 	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
@@ -214,15 +213,19 @@ func (g *globals) showMessage(m *pb.TailMessage) error {
 		_, err := fmt.Fprintln(g.out, line)
 		return err
 	}
-	b, err := protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
+	from, err := peer.Decode(m.GetFrom())
 	if err != nil {
-		return err
+		return fmt.Errorf("message %s: from %q: %w", m.GetMessageId(), m.GetFrom(), err)
 	}
-	var compact json.RawMessage = b // the library puts blanks where it likes
-	if b, err = json.Marshal(compact); err != nil {
-		return err
-	}
-	return g.show(b, func() (*table, error) { return facts("message", m.GetMessageId()), nil })
+	return g.showValue(parley.TailedMessage{
+		GossipMessage: parley.GossipMessage{
+			ID: m.GetMessageId(), Topic: m.GetTopic(), SizeBytes: int(m.GetSizeBytes()), Own: m.GetOwn(), At: m.GetAt().AsTime(),
+			Verdict: m.GetVerdict(), Reason: m.GetReason(), VerdictMS: m.GetVerdictMs(),
+		},
+		From: from, Lost: m.GetLost(), Data: m.GetData(),
+	}, func() *table {
+		return facts("message", m.GetMessageId(), "topic", m.GetTopic(), "verdict", m.GetVerdict())
+	})
 }
 
 // callFault tells what a remote call failed with as what a route does.
