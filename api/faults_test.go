@@ -153,7 +153,7 @@ func (p pair) errors(t *testing.T) {
 		{"POST", "/api/v1/chain/validators?timeout=1y", admin, `{"remove":[1]}`, 400, "PLY-002", nil},
 		{"PATCH", "/api/v1/config", "", `{"log":{"level":"debug"}}`, 401, "PLY-004", nil},
 		{"PATCH", "/api/v1/config", h.token("read"), `{"log":{"level":"debug"}}`, 403, "PLY-005", nil},
-		{"PATCH", "/api/v1/config", admin, `{"log":{"levle":"debug"}}`, 422, "PLY-003", nil},
+		{"PATCH", "/api/v1/config", admin, `{"log":{"lvl":"debug"}}`, 422, "PLY-003", nil},
 		{"PATCH", "/api/v1/config", admin, `{"p2p":{"port":1}}`, 422, "PLY-003", nil},
 		{"PATCH", "/api/v1/config", admin, `{"api":{"jwt_secret_file":"/etc/shadow"}}`, 403, "PLY-005", nil},
 		{"PATCH", "/api/v1/config", admin, `[]`, 422, "PLY-003", nil},

@@ -102,7 +102,7 @@ func instant(t time.Time) string {
 
 // tokenText reads the token that is meant.
 func (g *globals) tokenText() (string, error) {
-	var from io.Reader = g.in
+	from := g.in
 	if g.tokenFile != "" {
 		f, err := os.Open(g.tokenFile)
 		if err != nil {
