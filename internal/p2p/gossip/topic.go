@@ -168,6 +168,7 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 	start := time.Now()
 	if o, ok := pm.ValidatorData.(*own); ok {
 		t.mark.Store(pm.Topic)
+		o.message.ID = pm.ID
 		o.err = t.Validate(ctx, o.message)
 		t.count.seconds.Observe(time.Since(start).Seconds())
 		return t.verdict("", o.err)
@@ -184,6 +185,7 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 		if t.Claim {
 			t.count.delay.Observe(max(0, start.Sub(m.Time).Seconds()))
 		}
+		m.ID = pm.ID
 		vctx, check := tracing.Start(ctx, t.tracer, "validate")
 		err = t.Validate(vctx, m)
 		tracing.End(check, err)
