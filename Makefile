@@ -2,6 +2,7 @@
 # make check   before a change lands: formatting, linters, race detector, tidy, known vulnerabilities
 # make bench   figures, all in one run
 # make proto   the Go code of the services in api/proto anew
+# make licenses  cmd/parley/licenses.txt anew, after a change of go.mod
 # make attack  NAME=E1: one attack experiment of internal/swarmtest/attack, its table on stdout and in docs/attack
 #              ATTACK='-seeds 5' runs five seeds a column; E8 runs processes in network namespaces (internal/soak, root)
 # make soak    long runs: processes, seeds and fuzzing, one after the other
@@ -32,7 +33,7 @@ COMMIT    = $(shell git rev-parse --short HEAD 2>/dev/null || echo none)$(shell 
 LINT     := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 VULN     := golang.org/x/vuln/cmd/govulncheck@v1.3.0
 
-.PHONY: all build proto test check race lint tidy vuln bench attack soak soak-processes soak-seeds faults fuzz clean
+.PHONY: all build proto licenses test check race lint tidy vuln bench attack soak soak-processes soak-seeds faults fuzz clean
 
 all: build
 
@@ -41,6 +42,9 @@ build:
 
 proto:
 	scripts/proto
+
+licenses:
+	scripts/licenses
 
 test: build
 	$(GO) vet ./...

@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/config"
 )
 
 // A backup is a tar file, compressed by zstd: manifest.json, then the files
@@ -36,7 +37,7 @@ const historyName = "history.db"
 
 // Files of a data directory that a backup may hold beside ledger/.
 var (
-	backupPlain = []string{"meta.json", "static-peers.json", "ddns.json", "reach.json", historyName}
+	backupPlain = []string{"meta.json", "static-peers.json", config.SettingsName, "ddns.json", "reach.json", historyName}
 	backupKeys  = []string{"node.key", "jwt.hex", "swarm.key"}
 )
 

@@ -62,7 +62,7 @@ var floors = map[string][]string{
 	"api":                                 {"", "api/proto/parley/v1", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api", "api/proto/p2p_api/p2papiconnect"},
 	"examples/library":                    {""},
 	"examples/sidecar-node":               {}, // its test runs the binary
-	"cmd/parley":                          {"", "api", "api/sink", "internal/devnet"},
+	"cmd/parley":                          {"", "api", "api/proto/parley/v1", "api/proto/parley/v1/parleyv1connect", "api/sink", "internal/devnet"},
 	"api/sink":                            {},
 
 	// labs
@@ -93,7 +93,7 @@ var outside = map[string][]string{
 	"github.com/danielgtaylor/huma/v2":          {"api"},
 	"github.com/ethereum/go-ethereum":           {"api"}, // rpc alone, of which the licence is LGPL-3.0: unmodified, by its version in go.mod
 	"github.com/gorilla/websocket":              {},      // comes with it, and is nobody's
-	"connectrpc.com/connect":                    {"api", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api/p2papiconnect"},
+	"connectrpc.com/connect":                    {"api", "api/proto/parley/v1/parleyv1connect", "api/proto/p2p_api/p2papiconnect", "cmd/parley"},
 	"connectrpc.com/grpchealth":                 {"api"},
 	"connectrpc.com/grpcreflect":                {"api"},
 	"go.opentelemetry.io/otel/sdk":              {"cmd/parley"}, // rooms know the API of traces alone

@@ -53,15 +53,22 @@ type Env struct {
 	// End ends the process after a line in the log, where the engine or the
 	// store can not go on; nil = a panic.
 	End func()
-	// Reload reads the configuration again, of its files, environment and flags;
+	// Reload reads the configuration again, of its files, environment and flags,
+	// with settings, where they are not nil, in place of [config.SettingsName];
 	// nil = it came from a program.
-	Reload func() (*config.Loaded, error)
+	Reload func(settings []byte) (*config.Loaded, error)
 	// Values of the configuration that New is given, as people read them; nil =
 	// it came from a program.
 	Values []config.Value
 	// SetLogLevel changes what Log lets through, for a log.level that was read
 	// again; nil = that needs a restart.
 	SetLogLevel func(level string) error
+	// LogLevel is what it lets through now; nil = what was read.
+	LogLevel func() string
+	// Live are keys of the configuration that others take over while the node
+	// runs. Each is asked when its value changes: an error refuses the reload,
+	// else act is called, once all is known to be good.
+	Live map[string]func(config.Config) (act func(), err error)
 	// Tracer makes spans of blocks, dials, handshakes and requests of sync; nil =
 	// nothing is traced, at no cost.
 	Tracer trace.Tracer
@@ -110,8 +117,10 @@ type Node struct {
 	backing   sync.Mutex                         // held while a backup is written
 	lastStats atomic.Pointer[event.StatsSampled] // nil = none yet
 
-	reloading sync.Mutex    // guards live
-	live      config.Config // cfg, with what was reloaded
+	reloading   sync.Mutex    // guards below
+	live        config.Config // cfg, with what was reloaded
+	secrets     [][]byte      // of tokens
+	secretsRead bool          // somebody needs them
 
 	foundMu sync.Mutex // guards below
 	found   []Finding  // about peers, and outside as of the last look

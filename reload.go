@@ -63,14 +63,18 @@ func (n *Node) ReloadConfig(ctx context.Context, force bool) (Reloaded, error) {
 	}
 	n.reloading.Lock() // so that of two at once the newer one holds
 	defer n.reloading.Unlock()
-	cfg, err := n.env.Reload()
+	cfg, err := n.env.Reload(nil)
 	if err != nil {
 		return Reloaded{}, &ConfigError{err}
 	}
+	return n.takeOver(ctx, cfg, force, nil)
+}
+
+func (n *Node) takeOver(ctx context.Context, cfg *config.Loaded, force bool, commit func() error) (Reloaded, error) { // reloading held
 	for _, w := range cfg.Warnings {
 		n.log.Warn("configuration", "warning", w)
 	}
-	r, err := n.reload(ctx, cfg.Config, force)
+	r, err := n.reload(ctx, cfg.Config, force, commit)
 	if err == nil {
 		n.noteValues(r.Changed, cfg.Values())
 	}
@@ -82,12 +86,19 @@ func (n *Node) ReloadConfig(ctx context.Context, force bool) (Reloaded, error) {
 func (n *Node) ConfigValues() []config.Value {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
-	if n.env.Values != nil {
-		return slices.Clone(n.env.Values)
+	list := slices.Clone(n.env.Values)
+	if list == nil {
+		list = (&config.Loaded{Config: n.live}).Values()
+		for i := range list {
+			list[i].Origin = "program"
+		}
 	}
-	list := (&config.Loaded{Config: n.live}).Values()
-	for i := range list {
-		list[i].Origin = "program"
+	if n.env.LogLevel == nil {
+		return list
+	}
+	i := slices.IndexFunc(list, func(v config.Value) bool { return v.Key == "log.level" })
+	if level := n.env.LogLevel(); i >= 0 && list[i].Value != level {
+		list[i].Value, list[i].Origin = level, "set while the node runs, until it starts again"
 	}
 	return list
 }
@@ -106,9 +117,8 @@ func (n *Node) noteValues(changed []string, next []config.Value) { // reloading 
 	n.env.Values = values
 }
 
-// Reload takes over what of cfg can change while the node runs, which is
-// log.level where Env can set it, api.cors, the files of api.tls_cert and
-// api.tls_key, p2p.allow_peers and the keys of p2p.shared_key_file. Connections that were
+// Reload takes over what of cfg can change while the node runs: the keys that
+// config.Keys calls live, as far as Env lets them. Connections that were
 // made under a key that is no more are closed, and those with peers that may
 // not connect any more. A key is kept that somebody's last connection needs,
 // unless force is set: that is a *[KeyInUseError]. After an error nothing has
@@ -116,7 +126,7 @@ func (n *Node) noteValues(changed []string, next []config.Value) { // reloading 
 func (n *Node) Reload(ctx context.Context, cfg config.Config, force bool) (Reloaded, error) {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
-	return n.reload(ctx, cfg, force)
+	return n.reload(ctx, cfg, force, nil)
 }
 
 // LiveConfig is the configuration that the node started with, with what was
@@ -127,65 +137,129 @@ func (n *Node) LiveConfig() config.Config {
 	return n.live
 }
 
-func (n *Node) reload(ctx context.Context, cfg config.Config, force bool) (Reloaded, error) { // reloading held
+// takeover is what a reload is about to do. Nothing of it can fail any more,
+// but for the shared keys.
+type takeover struct {
+	keys    []host.SharedKey  // nil = they stay
+	secrets [][]byte          // of tokens
+	acts    map[string]func() // of those outside the node, by key
+}
+
+// reload judges cfg first. commit, where there is one, is called between that
+// and the first change.
+func (n *Node) reload(ctx context.Context, cfg config.Config, force bool, commit func() error) (Reloaded, error) { // reloading held
 	ctx = context.WithoutCancel(ctx) // once begun it is done whole; each goodbye has a time of its own
 	r := Reloaded{Changed: []string{}, NeedsRestart: []string{}}
-	if _, _, err := config.ParseLogLevel(cfg.Log.Level); err != nil { // one that a program gives was not checked before
-		return r, &ConfigError{fmt.Errorf("log.level: %w", err)}
+	t, err := n.prepare(cfg, force)
+	if err != nil {
+		return r, err
 	}
-	var keys []host.SharedKey
-	if n.private != nil && cfg.P2P.Private() {
-		var err error
-		if keys, err = n.sharedKeys(cfg); err != nil {
-			return r, &ConfigError{err}
-		}
-		if err := n.keyInUse(keys); err != nil && !force {
+	if commit != nil {
+		if err := commit(); err != nil {
 			return r, err
 		}
 	}
-	if cfg.API.TLSCert != "" {
-		if _, err := tls.LoadX509KeyPair(cfg.Path(cfg.API.TLSCert), cfg.Path(cfg.API.TLSKey)); err != nil {
-			return r, &ConfigError{fmt.Errorf("api.tls_cert and api.tls_key: %w [PLY-101 %s]", err, config.RuleTLSPair)}
-		}
-	}
+	tls := n.live.API.TLSCert != "" && cfg.API.TLSCert != "" // to begin or end needs other listeners
 	for _, key := range config.Changed(n.live, cfg) {
 		switch {
+		case strings.HasPrefix(key, "p2p.shared_key") && t.keys != nil, strings.HasPrefix(key, "api.jwt_secret"): // what is in it counts, below
+			continue
 		case key == "p2p.allow_peers":
 			n.setAllowed(ctx, cfg.P2P.AllowPeers)
-			r.Changed = append(r.Changed, key)
 		case key == "log.level" && n.env.SetLogLevel != nil:
 			if err := n.env.SetLogLevel(cfg.Log.Level); err != nil {
 				return r, &ConfigError{err}
 			}
-			n.live.Log.Level = cfg.Log.Level
-			r.Changed = append(r.Changed, key)
-		case key == "api.cors":
-			n.live.API.CORS = cfg.API.CORS
-			r.Changed = append(r.Changed, key)
-		case strings.HasPrefix(key, "api.tls_") && n.live.API.TLSCert != "" && cfg.API.TLSCert != "": // to begin or end needs other listeners
-			r.Changed = append(r.Changed, key)
-		case strings.HasPrefix(key, "p2p.shared_key") && keys != nil: // it counts what is in it
+		case strings.HasPrefix(key, "api.tls_") && tls, slices.Contains(apiKeys, key):
+		case t.acts[key] != nil:
+			t.acts[key]()
 		default:
 			r.NeedsRestart = append(r.NeedsRestart, key)
+			continue
 		}
+		config.Take(&n.live, cfg, key)
+		r.Changed = append(r.Changed, key)
 	}
-	if n.live.API.TLSCert != "" && cfg.API.TLSCert != "" {
-		n.live.API.TLSCert, n.live.API.TLSKey = cfg.API.TLSCert, cfg.API.TLSKey
-	}
-	if keys != nil {
-		n.live.P2P.SharedKeyFile, n.live.P2P.SharedKey = cfg.P2P.SharedKeyFile, cfg.P2P.SharedKey
-		if before := n.private.Keys(); !slices.Equal(keys, before) {
-			closed, err := n.private.SetKeys(keys)
-			if err != nil {
-				return r, err
-			}
-			r.Changed = append(r.Changed, "p2p.shared_key_file")
-			n.log.Info("shared keys changed", "dials_with", keys[0], "accepts", keys, "before", before, "closed", closed)
-		}
+	n.takeSecrets(cfg, t.secrets, &r)
+	if err := n.takeKeys(cfg, t.keys, &r); err != nil {
+		return r, err
 	}
 	n.log.Info("configuration read again", "changed", r.Changed, "needs_restart", r.NeedsRestart)
 	n.bus.Publish(event.ConfigReloaded{Changed: r.Changed})
 	return r, nil
+}
+
+// apiKeys are read by the API whenever they are needed.
+var apiKeys = []string{"api.allowed_hosts", "api.cors", "api.public_read", "api.rate", "ops.pprof"}
+
+// prepare finds out whether cfg can be taken over.
+func (n *Node) prepare(cfg config.Config, force bool) (t takeover, err error) { // reloading held
+	if _, _, err := config.ParseLogLevel(cfg.Log.Level); err != nil { // one that a program gives was not checked before
+		return t, &ConfigError{fmt.Errorf("log.level: %w", err)}
+	}
+	if cfg.P2P.Private() { // though it may act from the next start on, which must not fail for it
+		keys, err := n.sharedKeys(cfg)
+		if err != nil {
+			return t, &ConfigError{err}
+		}
+		if n.private == nil {
+			keys = nil
+		} else if err := n.keyInUse(keys); err != nil && !force {
+			return t, err
+		}
+		t.keys = keys
+	}
+	if cfg.API.TLSCert != "" {
+		if _, err := tls.LoadX509KeyPair(cfg.Path(cfg.API.TLSCert), cfg.Path(cfg.API.TLSKey)); err != nil {
+			return t, &ConfigError{fmt.Errorf("api.tls_cert and api.tls_key: %w [PLY-101 %s]", err, config.RuleTLSPair)}
+		}
+	}
+	if n.secretsRead {
+		if t.secrets, err = ReadTokenSecrets(cfg); err != nil {
+			return t, &ConfigError{err}
+		}
+	}
+	t.acts = map[string]func(){}
+	changed := config.Changed(n.live, cfg)
+	for key, take := range n.env.Live {
+		if !slices.Contains(changed, key) {
+			continue
+		}
+		if t.acts[key], err = take(cfg); err != nil {
+			return t, &ConfigError{fmt.Errorf("%s: %w", key, err)}
+		}
+	}
+	return t, nil
+}
+
+// takeSecrets replaces the secrets of tokens: those that were signed with one
+// that is gone do not hold any more.
+func (n *Node) takeSecrets(cfg config.Config, secrets [][]byte, r *Reloaded) {
+	n.live.API.JWTSecret, n.live.API.JWTSecretFile = cfg.API.JWTSecret, cfg.API.JWTSecretFile
+	if !n.secretsRead || sameSecrets(secrets, n.secrets) {
+		return
+	}
+	n.secrets = secrets
+	n.warnNoSecret()
+	r.Changed = append(r.Changed, "api.jwt_secret_file")
+}
+
+func (n *Node) takeKeys(cfg config.Config, keys []host.SharedKey, r *Reloaded) error {
+	if keys == nil {
+		return nil
+	}
+	n.live.P2P.SharedKeyFile, n.live.P2P.SharedKey = cfg.P2P.SharedKeyFile, cfg.P2P.SharedKey
+	before := n.private.Keys()
+	if slices.Equal(keys, before) {
+		return nil
+	}
+	closed, err := n.private.SetKeys(keys)
+	if err != nil {
+		return err
+	}
+	r.Changed = append(r.Changed, "p2p.shared_key_file")
+	n.log.Info("shared keys changed", "dials_with", keys[0], "accepts", keys, "before", before, "closed", closed)
+	return nil
 }
 
 // keyInUse looks for peers that would lose their last connection with keys, and

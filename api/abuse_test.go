@@ -180,7 +180,7 @@ func TestBadHTTP(t *testing.T) {
 // the plain one refuses; nobody is sent elsewhere; and there is no fault of ours.
 func TestPathTricks(t *testing.T) {
 	s := idleServer(t, func(c *config.Config) { c.API.PublicRead = false })
-	s.limits = newLimiter(0)
+	s.live.Load().limits = newLimiter(0)
 	asked := 0
 	for _, pattern := range s.patterns() {
 		rt := s.routes[pattern]
@@ -258,7 +258,7 @@ func TestPagesOfOthers(t *testing.T) {
 // TestForgedTokens has tokens that say by themselves how they are to be checked.
 func TestForgedTokens(t *testing.T) {
 	s := idleServer(t, nil)
-	secret := s.secrets[0]
+	secret := s.live.Load().secrets[0]
 	part := func(v any) string {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -1,22 +1,16 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
 )
 
@@ -39,6 +33,8 @@ type caller struct {
 	sub   string // of the token
 
 	until time.Time // end of the token, zero = none
+	text  string    // the token, "" = none
+	under *live     // what it was judged by
 }
 
 // actor names the caller in what outlives the request.
@@ -82,7 +78,7 @@ func NewToken(cfg config.Config, sub, scope string, ttl time.Duration) (string, 
 	if ttl <= 0 || ttl > maxLifetime {
 		return "", fmt.Errorf("lifetime %s: want more than 0 and at most %s", ttl, maxLifetime)
 	}
-	secrets, err := readSecrets(cfg)
+	secrets, err := parley.ReadTokenSecrets(cfg)
 	if err != nil {
 		return "", err
 	}
@@ -96,76 +92,48 @@ func NewToken(cfg config.Config, sub, scope string, ttl time.Duration) (string, 
 	return t.SignedString(secrets[0])
 }
 
-// loadSecrets reads the secrets of tokens, and makes one where there is no file.
-func loadSecrets(cfg config.Config, log *slog.Logger) ([][]byte, error) {
-	path := cfg.Path(cfg.API.JWTSecretFile)
-	if cfg.API.JWTSecret == "" && path != "" {
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			if err := makeSecret(path); err != nil {
-				return nil, err
-			}
-			log.Info("token secret made", "file", path)
-		}
-	}
-	secrets, err := readSecrets(cfg)
-	if err == nil && len(secrets) == 0 {
-		log.Warn("tokens are off: no secret has 32 bytes or more", "code", "PLY-111")
-	}
-	return secrets, err
+// TokenInfo is what a token says of itself.
+type TokenInfo struct {
+	Subject   string    `json:"sub"`
+	Scope     string    `json:"scope"` // read or admin; "" = neither
+	IssuedAt  time.Time `json:"iat,omitzero"`
+	ExpiresAt time.Time `json:"exp,omitzero"`
 }
 
-func makeSecret(path string) error {
-	var secret [minSecret]byte
-	_, _ = rand.Read(secret[:]) // never fails, by its documentation
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("token secret: %w", err)
+// ReadToken reads a token without a look at who signed it.
+func ReadToken(text string) (TokenInfo, error) {
+	var c claims
+	if _, _, err := jwt.NewParser().ParseUnverified(text, &c); err != nil {
+		return TokenInfo{}, errors.New("that is no token: want a JWT, three parts with dots between them")
 	}
-	_, err = fmt.Fprintln(f, hex.EncodeToString(secret[:]))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write token secret %s: %w", path, err)
+	info := TokenInfo{Subject: strings.ToValidUTF8(c.Subject, ""), Scope: c.Scope}
+	switch {
+	case c.Scope == "" && c.Role == "admin":
+		info.Scope = "admin"
+	case c.Scope == "" && c.Role != "":
+		info.Scope = "read"
 	}
-	return nil
+	if c.IssuedAt != nil {
+		info.IssuedAt = c.IssuedAt.UTC()
+	}
+	if c.ExpiresAt != nil {
+		info.ExpiresAt = c.ExpiresAt.UTC()
+	}
+	return info, nil
 }
 
-func readSecrets(cfg config.Config) ([][]byte, error) {
-	if cfg.API.JWTSecret != "" {
-		return parseSecrets([]byte(cfg.API.JWTSecret)), nil
-	}
-	path := cfg.Path(cfg.API.JWTSecretFile)
-	if path == "" {
-		return nil, nil
-	}
-	info, err := os.Stat(path)
+// CheckToken tells why a node with this configuration would refuse a token; nil
+// = it would not.
+func CheckToken(cfg config.Config, text string) error {
+	secrets, err := parley.ReadTokenSecrets(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("api.jwt_secret_file: %w", err)
+		return err
 	}
-	inDataDir := !filepath.IsAbs(cfg.API.JWTSecretFile) // elsewhere, as a mounted secret, its mode is the mounter's
-	if mode := info.Mode().Perm(); inDataDir && mode&0o077 != 0 {
-		return nil, fmt.Errorf("api.jwt_secret_file %s has mode %#o and may be read by others: chmod 600 %s", path, mode, path)
+	if len(secrets) == 0 {
+		return tokensOffProblem()
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("api.jwt_secret_file: %w", err)
-	}
-	return parseSecrets(b), nil
-}
-
-// parseSecrets reads one secret a line. Hex digits count as the bytes that they
-// name, which sign; as text they verify too, since other tools sign with that.
-func parseSecrets(b []byte) [][]byte {
-	var secrets [][]byte
-	for line := range bytes.Lines(b) {
-		line = bytes.TrimSpace(line)
-		raw := make([]byte, hex.DecodedLen(len(line)))
-		if n, err := hex.Decode(raw, line); err == nil && n >= minSecret {
-			secrets = append(secrets, raw)
-		}
-		if len(line) >= minSecret {
-			secrets = append(secrets, line)
-		}
-	}
-	return secrets
+	_, err = parseToken(secrets, text)
+	return err
 }
 
 // authenticate finds out who sends r. It refuses a token that does not hold,
@@ -175,16 +143,32 @@ func (s *Server) authenticate(r *http.Request, queryToken bool) (caller, *proble
 	if text == "" {
 		return caller{}, nil
 	}
-	if len(s.secrets) == 0 {
+	now := s.live.Load()
+	if len(now.secrets) == 0 {
 		return caller{}, tokensOffProblem()
 	}
-	c, err := s.parseToken(text)
+	c, err := parseToken(now.secrets, text)
 	if err != nil {
 		p := unauthenticated.problem(err.Error())
 		p.refused = "token"
 		return caller{}, p
 	}
+	c.text, c.under = text, now
 	return c, nil
+}
+
+// still is who c is now: a connection may outlive its token, and the secret that
+// signed it.
+func (s *Server) still(c caller) caller {
+	gone := !c.until.IsZero() && time.Now().After(c.until.Add(tokenLeeway))
+	if now := s.live.Load(); !gone && c.text != "" && now != c.under {
+		_, err := parseToken(now.secrets, c.text)
+		gone = err != nil
+	}
+	if gone {
+		return caller{free: c.free}
+	}
+	return c
 }
 
 func tokensOffProblem() *problem {
@@ -207,10 +191,10 @@ func tokenOf(r *http.Request, queryToken bool) string {
 	return ""
 }
 
-func (s *Server) parseToken(text string) (caller, error) {
+func parseToken(secrets [][]byte, text string) (caller, error) {
 	var c claims
 	keys := jwt.VerificationKeySet{}
-	for _, secret := range s.secrets {
+	for _, secret := range secrets {
 		keys.Keys = append(keys.Keys, secret)
 	}
 	_, err := jwt.NewParser(
@@ -253,11 +237,11 @@ func tokenFault(err error) error {
 func (s *Server) permit(c caller, a access) *problem {
 	need := "a token"
 	switch {
-	case a == open, c.admin, a == read && (c.token || s.cfg.API.PublicRead), a == anybody && c.token:
+	case a == open, c.admin, a == read && (c.token || s.live.Load().publicRead), a == anybody && c.token:
 		return nil
 	case c.token:
 		return scopeProblem("this needs a token of scope admin")
-	case len(s.secrets) == 0:
+	case len(s.live.Load().secrets) == 0:
 		return tokensOffProblem()
 	case a == admin:
 		need = "a token of scope admin"

@@ -6,8 +6,6 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -53,9 +51,9 @@ var classes = map[string]access{
 
 	"POST /api/v1/peers": admin, "DELETE /api/v1/peers/{id}": admin, "POST /api/v1/peers/{id}/connect": admin, "POST /api/v1/peers/{id}/disconnect": admin,
 	"POST /api/v1/peers/{id}/trust": admin, "POST /api/v1/peers/{id}/untrust": admin, "POST /api/v1/peers/{id}/penalize": admin,
-	"GET /api/v1/gossip/topics": read, "GET /api/v1/gossip/mesh": read,
+	"GET /api/v1/gossip/topics": read, "GET /api/v1/gossip/mesh": read, "GET /api/v1/gossip/traces/{message_id}": read, "GET /api/v1/topology": read,
 	"POST /api/v1/chain/validators": admin, "POST /api/v1/devnet/partition": admin, "POST /api/v1/devnet/heal": admin, "POST /api/v1/config/reload": admin,
-	"GET /api/v1/config": admin, "GET /api/v1/debug/bundle": admin, "GET /api/v1/log-levels": admin, "PUT /api/v1/log-levels": admin, "GET /api/v1/logs": admin,
+	"GET /api/v1/config": admin, "PATCH /api/v1/config": admin, "GET /api/v1/debug/bundle": admin, "GET /api/v1/log-levels": admin, "PUT /api/v1/log-levels": admin, "GET /api/v1/logs": admin,
 	"GET /api/v1/shared-keys": admin,
 }
 
@@ -105,7 +103,7 @@ func TestAccess(t *testing.T) {
 		{"foreign token", public, parley.Listener{}, token(shut, "admin"), []access{open}},
 	} {
 		t.Run(w.name, func(t *testing.T) {
-			w.s.limits = newLimiter(0)
+			w.s.live.Load().limits = newLimiter(0)
 			for _, pattern := range w.s.patterns() {
 				rt := w.s.routes[pattern]
 				if rt.stream {
@@ -152,7 +150,7 @@ func sign(t *testing.T, method jwt.SigningMethod, key any, c jwt.MapClaims) stri
 
 func TestTokens(t *testing.T) {
 	s := idleServer(t, nil)
-	secret, now := s.secrets[0], time.Now()
+	secret, now := s.live.Load().secrets[0], time.Now()
 	with := func(changes jwt.MapClaims) string {
 		c := jwt.MapClaims{"sub": "t", "scope": "admin", "iat": now.Unix(), "exp": now.Add(time.Hour).Unix()}
 		for k, v := range changes {
@@ -217,7 +215,7 @@ func TestTokens(t *testing.T) {
 				if b[i] ^= flip; b[i] <= ' ' || b[i] > '~' {
 					continue
 				}
-				if _, err := s.parseToken(string(b)); err == nil {
+				if _, err := parseToken(s.live.Load().secrets, string(b)); err == nil {
 					t.Fatalf("byte %d flipped by %d: still valid", i, flip)
 				}
 			}
@@ -251,39 +249,6 @@ func TestNewToken(t *testing.T) {
 		if _, err := NewToken(s.cfg, "t", c.scope, c.ttl); err == nil {
 			t.Errorf("scope %q for %s: want an error", c.scope, c.ttl)
 		}
-	}
-}
-
-func TestSecrets(t *testing.T) {
-	dir := t.TempDir()
-	c := config.Default()
-	c.DataDir = dir
-	path := filepath.Join(dir, c.API.JWTSecretFile)
-	log := idleServer(t, nil).log
-	made, err := loadSecrets(c, log)
-	if err != nil || len(made) != 2 || len(made[0]) != 32 {
-		t.Fatalf("made %d secrets: %v", len(made), err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Fatalf("secret file: %v %v", info.Mode(), err)
-	}
-	again, err := loadSecrets(c, log)
-	if err != nil || string(again[0]) != string(made[0]) {
-		t.Fatalf("read again: other secret, %v", err)
-	}
-	if err := os.Chmod(path, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := loadSecrets(c, log); err == nil {
-		t.Error("a secret that others may read was taken")
-	}
-	old, second := strings.Repeat("o", 32), strings.Repeat("s", 40)
-	if got := parseSecrets([]byte("short\n" + second + "\r\n\n" + old)); len(got) != 2 || string(got[0]) != second || string(got[1]) != old {
-		t.Errorf("lines: %q", got)
-	}
-	c.API.JWTSecret = "too short"
-	if got, err := loadSecrets(c, log); err != nil || len(got) != 0 {
-		t.Errorf("short value: %d secrets, %v", len(got), err)
 	}
 }
 

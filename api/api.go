@@ -37,23 +37,24 @@ type Server struct {
 	log     *slog.Logger
 	reg     *prometheus.Registry
 	metrics *metrics
-	secrets [][]byte // of tokens; the first signs, none = tokens are off
-	limits  *limiter
 	hub     *hub
 	conns   *connCount // of the API's listeners but the socket
 	dumps   *slots
 	lists   *slots
 	queries *slots       // of the DHT
+	tails   *slots       // of gossip
 	readers *slots       // of the log
 	lines   *Log         // nil = not shown
 	tracer  trace.Tracer // nil = requests are not traced
 	ops     net.Listener // nil = none
 	boot    string       // tells one start of the node from the next
 
-	origins atomic.Pointer[origins]
-	cert    *certificate // nil = plain HTTP
-	rpc     *rpc.Server  // nil = not served
-	rpcFrom uint64       // the head when the node started
+	adopting sync.Mutex // held while live and origins are replaced
+	live     atomic.Pointer[live]
+	origins  atomic.Pointer[origins]
+	cert     *certificate // nil = plain HTTP
+	rpc      *rpc.Server  // nil = not served
+	rpcFrom  uint64       // the head when the node started
 
 	mux    *http.ServeMux
 	routes map[string]*route // by pattern
@@ -77,6 +78,7 @@ func New(n *parley.Node, o Options) (*Server, error) {
 		dumps:   newSlots(dumpsAtOnce, 0, "as many dumps run as may, or one to this address: try again, or use a token"),
 		lists:   newSlots(listsAtOnce, listWait, "too many large lists are asked for: try again, or use a token"),
 		queries: newSlots(queriesAtOnce, listWait, "as many queries of the DHT run as may: try again"),
+		tails:   newSlots(followersAtOnce, 0, "as many follow gossip as may: try again"),
 		readers: newSlots(followersAtOnce, 0, "as many read the log as may: try again"),
 		lines:   o.Lines, tracer: o.Tracer,
 		mux: http.NewServeMux(), routes: map[string]*route{},
@@ -85,14 +87,12 @@ func New(n *parley.Node, o Options) (*Server, error) {
 	_, _ = rand.Read(boot[:]) // never fails, by its documentation
 	s.boot = hex.EncodeToString(boot[:])
 	var err error
-	if s.secrets, err = loadSecrets(s.cfg, s.log); err != nil {
+	if err := s.adopt(); err != nil {
 		return nil, &parley.StartError{Code: 101, Err: err}
 	}
 	if s.cert, err = openCertificate(s.cfg, s.log); err != nil {
 		return nil, &parley.StartError{Code: 101, Err: err}
 	}
-	s.origins.Store(newOrigins(s.cfg.API))
-	s.limits = newLimiter(int(s.cfg.API.Rate))
 	if s.metrics, err = newMetrics(s.reg); err != nil {
 		return nil, fmt.Errorf("metrics of the api: %w", err)
 	}

@@ -57,7 +57,7 @@ func (s *Server) provchainHealth(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, map[string]any{
 		"status": "healthy", "timestamp": stamp(time.Now()), "version": strings.TrimPrefix(s.node.Version().Version, "v"),
 		"security": map[string]any{
-			"jwt_secret_configured": len(s.secrets) > 0, "rate_limiting_enabled": s.cfg.API.Rate > 0,
+			"jwt_secret_configured": len(s.live.Load().secrets) > 0, "rate_limiting_enabled": s.live.Load().cfg.API.Rate > 0,
 			"security_headers_enabled": true, "environment": environment,
 		},
 	})

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -9,7 +8,6 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/parley-p2p/parley/config"
-	"github.com/parley-p2p/parley/event"
 )
 
 // Headers that a page may send and read. The second halves are those of remote
@@ -88,31 +86,4 @@ func byBrowser(r *http.Request) bool {
 func (s *Server) acceptOptions(r *http.Request, protocols ...string) *websocket.AcceptOptions {
 	o, origin := s.origins.Load(), r.Header.Get("Origin")
 	return &websocket.AcceptOptions{Subprotocols: protocols, InsecureSkipVerify: o.names(origin) || o.all && !byBrowser(r)}
-}
-
-// follow takes over what of the configuration was read again, until ctx ends.
-func (s *Server) follow(ctx context.Context) error {
-	sub := s.node.Events().Subscribe()
-	defer sub.Close()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-sub.Wake():
-		}
-		events, lost := sub.Take(takeAtOnce)
-		if lost > 0 || slices.ContainsFunc(events, func(e event.Envelope) bool { _, is := e.Data.(event.ConfigReloaded); return is }) {
-			s.adopt(s.node.LiveConfig())
-		}
-	}
-}
-
-func (s *Server) adopt(cfg config.Config) {
-	s.origins.Store(newOrigins(cfg.API))
-	if s.cert == nil || cfg.API.TLSCert == "" {
-		return
-	}
-	if err := s.cert.use(cfg); err != nil {
-		s.log.Warn("certificate not read again: the last one stays", "err", err)
-	}
 }

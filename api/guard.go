@@ -61,7 +61,7 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 
 // admit lets a request in, or says why not.
 func (s *Server) admit(l parley.Listener, r *http.Request, rt *route) (caller, *problem) {
-	if l.Loopback && !hostAllowed(r.Host, s.cfg.API.AllowedHosts) {
+	if l.Loopback && !hostAllowed(r.Host, s.live.Load().hosts) {
 		p := forbidden.problem("the Host of a request to a loopback address must be an IP address, localhost or in api.allowed_hosts")
 		p.refused = "host"
 		return caller{}, p
@@ -79,7 +79,7 @@ func (s *Server) admit(l parley.Listener, r *http.Request, rt *route) (caller, *
 	}
 	addr := remoteAddr(r)
 	c.free = addr.IsLoopback()
-	if !c.free && !s.limits.allow(addr, c.token, time.Now()) {
+	if !c.free && !s.live.Load().limits.allow(addr, c.token, time.Now()) {
 		p := rateLimited.problem("too many requests from this address: see api.rate")
 		p.refused = "rate"
 		return c, p
@@ -114,7 +114,7 @@ func routeLabel(rt *route) string {
 // noRoute tells a wrong method from a wrong path.
 func (s *Server) noRoute(h http.Header, r *http.Request) *problem {
 	var allow []string
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		probe := r.Clone(r.Context())
 		probe.Method = method
 		if s.routeOf(probe) != nil {

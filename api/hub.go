@@ -219,6 +219,7 @@ func (h *hub) wait() { h.running.Wait() }
 type filter struct {
 	rules []rule
 	key   string // equal filters have equal ones
+	logs  bool   // may see lines of the log
 }
 
 type rule struct {
@@ -246,9 +247,17 @@ func (f *filter) add(in bool, globs ...string) error {
 			return fmt.Errorf("types: more than %d patterns", maxGlobs)
 		}
 	}
-	f.key = fmt.Sprint(f.rules)
+	f.key = f.sum()
 	return nil
 }
+
+// seeLogs says whether lines of the log may be let in.
+func (f *filter) seeLogs(may bool) {
+	f.logs = may
+	f.key = f.sum()
+}
+
+func (f *filter) sum() string { return fmt.Sprint(f.logs, f.rules) }
 
 // choose returns the frames that are let in.
 func (f *filter) choose(frames []frame) (in []frame) {
@@ -261,6 +270,9 @@ func (f *filter) choose(frames []frame) (in []frame) {
 }
 
 func (f *filter) match(name string) bool {
+	if !f.logs && strings.HasPrefix(name, "log.") {
+		return false
+	}
 	for _, r := range slices.Backward(f.rules) {
 		if ok, _ := path.Match(r.glob, name); ok {
 			return r.in

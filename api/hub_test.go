@@ -61,7 +61,7 @@ func TestFilter(t *testing.T) {
 		wantFail bool
 	}{
 		{types: "", in: []string{"block.stored", "peer.connected"}, out: []string{"log.written", "stats.sampled", "peer.sampled"}},
-		{types: "*", in: []string{"log.written", "stats.sampled"}},
+		{types: "*", in: []string{"stats.sampled"}, out: []string{"log.written"}}, // the log is for admins: TestLogWritten
 		{types: "peer.*,block.stored", in: []string{"peer.ready", "peer.sampled", "block.stored"}, out: []string{"head.changed", "peers.x"}},
 		{types: "peer.[", wantFail: true},
 		{types: "a,,b", wantFail: true},
@@ -95,6 +95,21 @@ func TestFilter(t *testing.T) {
 		}
 	}
 	t.Error("a filter grows without bound")
+}
+
+// TestLogsAreNotShared has two ask for the same, of whom one may see the log.
+func TestLogsAreNotShared(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		chosen := map[string][]frame{}
+		for _, admin := range []bool{first, !first} {
+			q := testQueue(t, "log.*")
+			q.filter.seeLogs(admin)
+			q.give([]frame{numbered("log.written", 1)}, chosen)
+			if got, _ := q.take(time.Now()); len(got) > 0 != admin {
+				t.Errorf("admin %v, asked first %v: %d lines of the log", admin, first == admin, len(got))
+			}
+		}
+	}
 }
 
 func TestSlowClient(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/ethereum/go-ethereum/rpc"
 )
@@ -135,9 +134,24 @@ func isRPC(r *http.Request) bool {
 	return r.URL.Path == "/rpc" || r.URL.Path == "/" && r.Method == http.MethodPost
 }
 
+// rpcType tells whether a message is of a type that no page of another host can
+// have a browser send unasked. bitcoin's clients send text/plain or none: that is
+// taken of who says who he is and is no browser, which might add a password that
+// it remembers, and by the local socket, to which no page gets.
+func rpcType(r *http.Request) bool {
+	text := r.Header.Get("Content-Type")
+	t, _, err := mime.ParseMediaType(text)
+	if err == nil && t == "application/json" {
+		return true
+	}
+	browser := r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != ""
+	known := r.Header.Get("Authorization") != "" && !browser || callerOf(r.Context()).local
+	return known && (text == "" || err == nil && t == "text/plain")
+}
+
 func (s *Server) rpcPost(w http.ResponseWriter, r *http.Request) {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
-		p := methodOrType.problem("want Content-Type application/json")
+	if !rpcType(r) {
+		p := methodOrType.problem("want Content-Type application/json; with an Authorization header text/plain too, or none")
 		p.Status = http.StatusUnsupportedMediaType
 		s.refuse(w, r, p)
 		return
@@ -173,7 +187,7 @@ func (s *Server) rpcPace(ctx context.Context, addr netip.Addr, n int) error {
 	if c.free || n <= 0 {
 		return nil
 	}
-	return s.limits.wait(ctx, addr, c.token, n)
+	return s.live.Load().limits.wait(ctx, addr, c.token, n)
 }
 
 // rpcMessage is one call, in the fields that count.
@@ -280,11 +294,7 @@ func (s *Server) rpcPermit(ctx context.Context, method string) *problem {
 	if !known {
 		return nil
 	}
-	c := callerOf(ctx)
-	if !c.until.IsZero() && time.Now().After(c.until.Add(tokenLeeway)) { // a connection may outlive its token
-		c = caller{free: c.free}
-	}
-	return s.permit(c, need)
+	return s.permit(s.still(callerOf(ctx)), need)
 }
 
 // rpcServe has the library carry out a message.

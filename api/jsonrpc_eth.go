@@ -38,7 +38,7 @@ func (m *rpcMeta) Modules(ctx context.Context) map[string]string {
 func (m *rpcMeta) Denied(ctx context.Context) error {
 	p := m.s.permit(callerOf(ctx), admin)
 	if p == nil { // its token ran out
-		p = unauthenticated.problem("the token has expired: connect with a new one")
+		p = unauthenticated.problem("the token has expired, or its secret is gone: connect with a new one")
 		p.refused = "token"
 	}
 	if p.refused != "" {

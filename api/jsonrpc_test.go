@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -99,7 +100,7 @@ func TestRPCAccess(t *testing.T) {
 		{"socket", shut, parley.Listener{Admin: true}, nil, true, true},
 	} {
 		t.Run(w.name, func(t *testing.T) {
-			w.s.limits = newLimiter(0)
+			w.s.live.Load().limits = newLimiter(0)
 			for name, need := range rpcAccess {
 				if name == rpcDenied {
 					continue
@@ -137,10 +138,10 @@ func TestRPCTokens(t *testing.T) {
 	for name, token := range map[string]string{
 		"alg none":   "eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJzY29wZSI6ImFkbWluIiwiZXhwIjo0MTAyNDQ0ODAwfQ.",
 		"wrong key":  sum(make([]byte, 32), jwt.MapClaims{"scope": "admin", "exp": later(time.Hour)}),
-		"expired":    sum(s.secrets[0], jwt.MapClaims{"scope": "admin", "exp": later(-2 * time.Minute)}),
-		"no exp":     sum(s.secrets[0], jwt.MapClaims{"scope": "admin"}),
-		"odd scope":  sum(s.secrets[0], jwt.MapClaims{"scope": "root", "exp": later(time.Hour)}),
-		"other HMAC": sign(t, jwt.SigningMethodHS512, s.secrets[0], jwt.MapClaims{"scope": "admin", "exp": later(time.Hour)}),
+		"expired":    sum(s.live.Load().secrets[0], jwt.MapClaims{"scope": "admin", "exp": later(-2 * time.Minute)}),
+		"no exp":     sum(s.live.Load().secrets[0], jwt.MapClaims{"scope": "admin"}),
+		"odd scope":  sum(s.live.Load().secrets[0], jwt.MapClaims{"scope": "root", "exp": later(time.Hour)}),
+		"other HMAC": sign(t, jwt.SigningMethodHS512, s.live.Load().secrets[0], jwt.MapClaims{"scope": "admin", "exp": later(time.Hour)}),
 	} {
 		for _, method := range []string{"net_version", "admin_datadir"} {
 			got := rpcAs(s, parley.Listener{}, stranger, `{"id":1,"method":"`+method+`"}`, "Authorization", "Bearer "+token)
@@ -232,6 +233,32 @@ func TestRPCAbuse(t *testing.T) {
 		got := call(s, parley.Listener{}, "127.0.0.1:1", "POST", "/", `{"id":1,"method":"net_version"}`, "Content-Type", mediaType)
 		if r := rpcReplies(t, got.body)[0]; got.status != 415 || r.Error == nil || r.Error.Data.Code != "PLY-009" {
 			t.Errorf("%q: %d %s", mediaType, got.status, got.body)
+		}
+	}
+	basic := func(password string) string {
+		return "Basic " + base64.StdEncoding.EncodeToString([]byte("me:"+password))
+	}
+	token, err := NewToken(s.cfg, "t", "admin", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		status int
+		l      parley.Listener
+		header []string
+	}{
+		{200, parley.Listener{}, []string{"Content-Type", "text/plain", "Authorization", basic(token)}}, // bitcoin-cli
+		{200, parley.Listener{}, []string{"Content-Type", "", "Authorization", "Bearer " + token}},
+		{200, parley.Listener{Admin: true}, []string{"Content-Type", "text/plain"}},
+		{401, parley.Listener{}, []string{"Content-Type", "text/plain", "Authorization", basic("wrong")}},
+		{415, parley.Listener{}, []string{"Content-Type", "application/x-www-form-urlencoded", "Authorization", basic(token)}},
+		{415, parley.Listener{}, []string{"Content-Type", "text/plain", "Authorization", basic(token), "Sec-Fetch-Site", "same-origin"}}, // a browser, with a password that it remembers
+		{415, parley.Listener{}, []string{"Content-Type", "text/plain", "Authorization", basic(token), "Origin", "http://example.com"}},
+		{403, parley.Listener{}, []string{"Content-Type", "text/plain", "Authorization", basic(token), "Origin", "https://evil.example"}},
+	} {
+		got := call(s, c.l, "127.0.0.1:1", "POST", "/", `{"id":1,"method":"clearbanned"}`, c.header...)
+		if got.status != c.status {
+			t.Errorf("%q: %d %s, want %d", c.header, got.status, got.body, c.status)
 		}
 	}
 	for _, c := range []struct {

@@ -83,11 +83,11 @@ func start(t *testing.T, change func(*config.Config)) *house {
 	if change != nil {
 		change(&c)
 	}
-	return startWith(t, c, func() (*config.Loaded, error) { return &config.Loaded{Config: c}, nil })
+	return startWith(t, c, func([]byte) (*config.Loaded, error) { return &config.Loaded{Config: c}, nil })
 }
 
 // startWith starts a node whose configuration comes anew from reload.
-func startWith(t *testing.T, c config.Config, reload func() (*config.Loaded, error)) *house {
+func startWith(t *testing.T, c config.Config, reload func([]byte) (*config.Loaded, error)) *house {
 	t.Helper()
 	reg := prometheus.NewRegistry()
 	n, err := parley.New(c, parley.Env{Registry: reg, Reload: reload})

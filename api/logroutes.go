@@ -19,24 +19,28 @@ func (s *Server) logRoutes() {
 		}
 		return &answer[map[string]string]{s.lines.levels.Load().view()}, nil
 	})
-	operation(s, http.MethodPut, "log-levels", admin, "Change what each room logs until the node starts again", func(ctx context.Context, in *struct {
-		Body map[string]string `doc:"debug, info, warn or error by room: {\"default\":\"info\",\"p2p.gossip\":\"debug\"}"`
-	}) (*answer[map[string]string], error) {
-		if s.lines == nil {
-			return nil, notOnThisNetwork.problem(noLog)
-		}
-		text, err := levelText(in.Body)
-		if err == nil {
-			err = s.lines.SetLevel(text)
-		}
-		if err != nil {
-			return nil, invalid.problem(err.Error())
-		}
-		s.log.Info("log levels changed", "levels", text, "by", callerOf(ctx).actor())
-		return &answer[map[string]string]{s.lines.levels.Load().view()}, nil
-	})
+	operation(s, http.MethodPut, "log-levels", admin, "Change what each room logs until the node starts again", s.setLogLevels)
 	s.raw(route{method: http.MethodGet, pattern: prefix + "logs", access: admin, stream: true, serve: s.logLines},
 		huma.Operation{OperationID: "get-logs", Summary: "The log as it is written, as server-sent events; ?last=N lines first"})
+}
+
+type newLevels struct {
+	Body map[string]string `doc:"debug, info, warn or error by room: {\"default\":\"info\",\"p2p.gossip\":\"debug\"}"`
+}
+
+func (s *Server) setLogLevels(ctx context.Context, in *newLevels) (*answer[map[string]string], error) {
+	if s.lines == nil {
+		return nil, notOnThisNetwork.problem(noLog)
+	}
+	text, err := levelText(in.Body)
+	if err == nil {
+		err = s.lines.SetLevel(text)
+	}
+	if err != nil {
+		return nil, invalid.problem(err.Error())
+	}
+	s.log.Info("log levels changed", "levels", text, "by", callerOf(ctx).actor())
+	return &answer[map[string]string]{s.lines.levels.Load().view()}, nil
 }
 
 const noLog = "this node runs within a program that keeps its log to itself"

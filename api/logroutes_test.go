@@ -4,12 +4,21 @@ import (
 	"archive/zip"
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
+	"github.com/parley-p2p/parley/api/proto/parley/v1/parleyv1connect"
+	"github.com/parley-p2p/parley/config"
 )
 
 // The log is a stream like others: what was before, then what comes; a bundle
@@ -79,7 +88,7 @@ func TestLogAndBundle(t *testing.T) {
 			t.Fatal(err)
 		}
 		files[f.Name] = string(b)
-		for _, secret := range h.secrets {
+		for _, secret := range h.live.Load().secrets {
 			if bytes.Contains(b, secret) || bytes.Contains(b, fmt.Appendf(nil, "%x", secret)) {
 				t.Errorf("%s holds the secret of tokens", f.Name)
 			}
@@ -96,5 +105,62 @@ func TestLogAndBundle(t *testing.T) {
 		if !strings.Contains(files[name], want) {
 			t.Errorf("%s has no %s: %.300s", name, want, files[name])
 		}
+	}
+}
+
+// The log is told as events to admins who ask, and to nobody else.
+func TestLogWritten(t *testing.T) {
+	h := start(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	watch := func(scope string) *connect.ServerStreamForClient[pb.Watched] {
+		t.Helper()
+		st, err := parleyv1connect.NewNodeServiceClient(http.DefaultClient, h.base, bearer(h.token(scope))).WatchEvents(ctx,
+			connect.NewRequest(&pb.WatchEventsRequest{Types: []string{"log.*", "config.*"}}))
+		if err != nil || !st.Receive() || st.Msg().GetHello() == nil {
+			t.Fatalf("no hello: %v %v", err, st)
+		}
+		return st
+	}
+	admin, reader := watch("admin"), watch("read")
+	defer admin.Close()
+	defer reader.Close()
+	log := slog.New(h.lines.Handler()).With("room", "test")
+	stop := background(t, func(ctx context.Context) error { // until it is looked for who follows
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			log.Warn("look here", "n", 7)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+			}
+		}
+	})
+	for {
+		if !admin.Receive() {
+			t.Fatal(admin.Err())
+		}
+		if e := admin.Msg().GetEvent(); e.GetType() == "log.written" {
+			data := e.GetData().AsMap()
+			if data["level"] != "warn" || data["room"] != "test" || data["msg"] != "look here" || !reflect.DeepEqual(data["attrs"], map[string]any{"n": 7.0}) {
+				t.Errorf("%v", data)
+			}
+			break
+		}
+	}
+	stop()
+	if got := h.do("POST", "/api/v1/config/reload", "unix", ""); got.status != 200 {
+		t.Fatal(got.status)
+	}
+	if !reader.Receive() || reader.Msg().GetEvent().GetType() != "config.reloaded" { // what came before it was not told
+		t.Errorf("a reader was told %v", reader.Msg())
+	}
+	if f := (&filter{}); f.add(true, "*") != nil || f.match("log.written") || !f.match("block.stored") {
+		t.Error("who is no admin is told of the log")
+	}
+	if (config.Sink{Types: []string{"*"}}).Wants("log.written") {
+		t.Error("a sink takes lines of the log")
 	}
 }

@@ -112,19 +112,48 @@ func (s *Server) nodeRoutes() {
 	operation(s, http.MethodGet, "node", read, "What the node is and where it listens", func(context.Context, *none) (*answer[parley.Info], error) {
 		return &answer[parley.Info]{s.node.Info()}, nil
 	})
+	operation(s, http.MethodGet, "topology", read, "The network as this node sees it: itself and its connected peers", func(context.Context, *none) (*answer[parley.Topology], error) {
+		return &answer[parley.Topology]{s.node.Topology()}, nil
+	})
 	operation(s, http.MethodGet, "health", read, "Readiness, check by check", func(context.Context, *none) (*answer[parley.Health], error) {
 		return &answer[parley.Health]{s.node.Health()}, nil
 	})
 }
 
 func (s *Server) configRoutes() {
-	operation(s, http.MethodGet, "config", admin, "Every key of the configuration, its value and where it came from; secrets are masked", func(context.Context, *none) (*answer[list[config.Value]], error) {
-		return listOf(s.node.ConfigValues(), ""), nil
-	})
+	operation(s, http.MethodGet, "config", admin, "Every key of the configuration, the value that acts and where it came from; secrets are masked", s.config)
+	operation(s, http.MethodPatch, "config", admin, "Set keys that a running node takes over, by a merge patch; it is kept in settings.toml of the data directory until null takes it back", s.patchConfig)
 	operation(s, http.MethodGet, "shared-keys", admin, "Fingerprints of the shared keys of a private network with which the node runs", func(context.Context, *none) (*answer[parley.SharedKeys], error) {
 		return &answer[parley.SharedKeys]{s.node.SharedKeys()}, nil
 	})
 	operation(s, http.MethodPost, "config/reload", admin, "Read the configuration again, and take over what can change while the node runs", s.reload)
+}
+
+func (s *Server) config(context.Context, *none) (*answer[list[config.Value]], error) {
+	return listOf(s.node.ConfigValues(), ""), nil
+}
+
+type configPatch struct {
+	Force bool           `query:"force" doc:"as of config/reload"`
+	Body  map[string]any `doc:"keys as in a file: {\"log\":{\"level\":\"debug\"},\"api\":{\"public_read\":null}}"`
+}
+
+func (s *Server) patchConfig(ctx context.Context, in *configPatch) (*answer[parley.Reloaded], error) {
+	c := callerOf(ctx)
+	r, err := s.node.PatchConfig(ctx, in.Body, c.local, in.Force)
+	return s.reloaded(c, r, err)
+}
+
+// reloaded has what was taken over act on the next request, whoever sends it.
+func (s *Server) reloaded(c caller, r parley.Reloaded, err error) (*answer[parley.Reloaded], error) {
+	if err != nil {
+		return nil, reloadProblem(err)
+	}
+	if err := s.adopt(); err != nil {
+		return nil, err
+	}
+	s.log.Info("configuration changed", "changed", r.Changed, "by", c.actor())
+	return &answer[parley.Reloaded]{r}, nil
 }
 
 type reloadQuery struct {
@@ -133,10 +162,7 @@ type reloadQuery struct {
 
 func (s *Server) reload(ctx context.Context, in *reloadQuery) (*answer[parley.Reloaded], error) {
 	r, err := s.node.ReloadConfig(ctx, in.Force)
-	if err != nil {
-		return nil, reloadProblem(err)
-	}
-	return &answer[parley.Reloaded]{r}, nil
+	return s.reloaded(callerOf(ctx), r, err)
 }
 
 // reloadProblem tells each fault of a configuration by itself.
@@ -144,7 +170,12 @@ func reloadProblem(err error) error {
 	var bad *parley.ConfigError
 	var used *parley.KeyInUseError
 	var faults *config.FaultsError
+	var overridden *parley.OverriddenError
 	switch {
+	case errors.As(err, &overridden):
+		return conflict.problem("nothing has changed: " + err.Error())
+	case errors.Is(err, parley.ErrFileKey):
+		return scopeProblem("nothing has changed: " + err.Error())
 	case errors.As(err, &bad) && errors.As(err, &faults):
 		p := invalid.problem("the configuration is wrong, and nothing has changed")
 		for _, f := range faults.Faults[:min(len(faults.Faults), maxFaults)] {

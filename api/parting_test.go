@@ -36,7 +36,7 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 	readHello(t, lasting.next())
 	until := time.Now().Add(4 * time.Second).Truncate(time.Second) // whole seconds: so are those of a token
 	short := func(h *house) string {
-		return sign(t, jwt.SigningMethodHS256, h.secrets[0], jwt.MapClaims{"scope": "admin", "exp": until.Add(-tokenLeeway).Unix()})
+		return sign(t, jwt.SigningMethodHS256, h.live.Load().secrets[0], jwt.MapClaims{"scope": "admin", "exp": until.Add(-tokenLeeway).Unix()})
 	}
 	// each begins a stream, and returns what waits for its last word
 	socket := func(path string) func(*testing.T) func() string {

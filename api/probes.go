@@ -23,16 +23,14 @@ func (s *Server) opsHandler(loopback bool) http.Handler {
 	mux.HandleFunc("GET /livez", s.livez)
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{}))
-	if s.cfg.Ops.PProf {
-		mux.HandleFunc("GET /debug/pprof/", s.profiles(loopback, pprof.Index))
-		mux.HandleFunc("GET /debug/pprof/cmdline", s.profiles(loopback, pprof.Cmdline))
-		mux.HandleFunc("GET /debug/pprof/profile", s.profiles(loopback, pprof.Profile))
-		mux.HandleFunc("GET /debug/pprof/symbol", s.profiles(loopback, pprof.Symbol))
-		mux.HandleFunc("GET /debug/pprof/trace", s.profiles(loopback, pprof.Trace))
-	}
+	mux.HandleFunc("GET /debug/pprof/", s.profiles(loopback, pprof.Index))
+	mux.HandleFunc("GET /debug/pprof/cmdline", s.profiles(loopback, pprof.Cmdline))
+	mux.HandleFunc("GET /debug/pprof/profile", s.profiles(loopback, pprof.Profile))
+	mux.HandleFunc("GET /debug/pprof/symbol", s.profiles(loopback, pprof.Symbol))
+	mux.HandleFunc("GET /debug/pprof/trace", s.profiles(loopback, pprof.Trace))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		if loopback && !hostAllowed(r.Host, s.cfg.API.AllowedHosts) {
+		if loopback && !hostAllowed(r.Host, s.live.Load().hosts) {
 			http.Error(w, "the Host of a request to a loopback address must be an IP address, localhost or in api.allowed_hosts", http.StatusForbidden)
 			return
 		}
@@ -40,9 +38,13 @@ func (s *Server) opsHandler(loopback bool) http.Handler {
 	})
 }
 
-// profiles are for loopback, or an admin token.
+// profiles are for loopback, or an admin token, while ops.pprof says so.
 func (s *Server) profiles(loopback bool, serve http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if !s.live.Load().pprof {
+			http.NotFound(w, r)
+			return
+		}
 		if !loopback {
 			c, p := s.authenticate(r, false)
 			if p == nil {

@@ -215,7 +215,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *problem) {
 		_, _ = w.Write(rpcErrorBody(nil, rpcErrorOf(p)))
 	case strings.HasPrefix(path, "/eth/"), strings.HasPrefix(path, "/prysm/"):
 		writeJSON(w, p.Status, beaconError{Code: p.Status, Message: p.Detail})
-	case !strings.HasPrefix(path, "/api/v1/") && (strings.HasPrefix(path, "/api/") || path == "/health"):
+	case path != "/api/v1" && !strings.HasPrefix(path, "/api/v1/") && (strings.HasPrefix(path, "/api/") || path == "/health"):
 		writeJSON(w, p.Status, provchainError{
 			Error: strings.ReplaceAll(strings.TrimPrefix(p.Type, "urn:parley:error:"), "-", "_"), Message: p.Detail, Timestamp: stamp(time.Now()),
 		})

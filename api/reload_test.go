@@ -21,7 +21,7 @@ func reloader(t *testing.T, c config.Config) (*house, *atomic.Pointer[config.Loa
 	t.Helper()
 	next := &atomic.Pointer[config.Loaded]{}
 	next.Store(&config.Loaded{Config: c})
-	return startWith(t, c, func() (*config.Loaded, error) {
+	return startWith(t, c, func([]byte) (*config.Loaded, error) {
 		if l := next.Load(); l != nil {
 			return l, nil
 		}
@@ -130,6 +130,7 @@ func TestReloadKeepsAKeyInUse(t *testing.T) {
 	}
 	h.waitFor("it is cut off", func() bool { return connected() == 0 })
 	// With the new key it is let in again, and the old one is in nobody's way.
+	h.waitFor("the guest knows it", func() bool { return guest.node.PeerCount().Connected == 0 })
 	write(b, keys[1])
 	if got := guest.do("POST", "/api/v1/config/reload", "unix", ""); got.status != 200 {
 		t.Errorf("nobody is connected under the old key: %d %s", got.status, got.body)

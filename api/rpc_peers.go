@@ -12,7 +12,7 @@ import (
 
 func (s *Server) peerService() {
 	grpcService(s, parleyv1connect.NewPeerServiceHandler, parleyv1connect.PeerServiceHandler(peerCalls{s}), map[string]grpcRule{
-		"ListPeers": {access: read, places: s.lists}, "GetPeer": {access: read}, "CountPeers": {access: read},
+		"ListPeers": {access: read, places: s.lists}, "GetPeer": {access: read}, "CountPeers": {access: read}, "GetTopology": {access: read},
 		"ListStaticPeers": {access: read}, "GetHistory": {access: read}, "WatchPeers": {access: read, stream: true},
 		"AddPeer": {access: admin}, "RemovePeer": {access: admin}, "Connect": {access: admin}, "Disconnect": {access: admin},
 		"SetTrusted": {access: admin}, "Penalize": {access: admin},
@@ -120,6 +120,10 @@ func (c peerCalls) GetHistory(ctx context.Context, r *connect.Request[pb.GetHist
 		return asked[pb.GetHistoryResponse](ctx, c.s.wholeHistory, pageIn(r.Msg))
 	}
 	return asked[pb.GetHistoryResponse](ctx, c.s.historyOf, &peerHistoryQuery{PeerPath{r.Msg.GetId()}, *pageIn(r.Msg)})
+}
+
+func (c peerCalls) GetTopology(context.Context, *connect.Request[pb.GetTopologyRequest]) (*connect.Response[pb.Topology], error) {
+	return answered[pb.Topology](c.s.node.Topology(), nil)
 }
 
 func (c peerCalls) WatchPeers(ctx context.Context, r *connect.Request[pb.WatchPeersRequest], to *connect.ServerStream[pb.Watched]) error {

@@ -31,18 +31,19 @@ var grpcClasses = map[access]string{
 		grpc.reflection.v1.ServerReflection: ServerReflectionInfo
 		grpc.reflection.v1alpha.ServerReflection: ServerReflectionInfo`,
 	read: `parley.v1.NodeService: GetStatus GetNode GetHealth WatchEvents
-		parley.v1.PeerService: ListPeers GetPeer CountPeers ListStaticPeers GetHistory WatchPeers
+		parley.v1.PeerService: ListPeers GetPeer CountPeers ListStaticPeers GetHistory GetTopology WatchPeers
 		parley.v1.BanService: ListBans CheckBan WatchBans
 		parley.v1.DhtService: GetDht GetTable GetValue
-		parley.v1.GossipService: ListTopics GetMesh
+		parley.v1.GossipService: ListTopics GetMesh GetTrace Tail
 		parley.v1.ChainService: GetChain GetHead ListHeads GetBlock ListBlocks ListValidators GetRecord ListRecords GetProof WatchBlocks
 		p2p_api.PeerService: GetPeers IsBanned ListBanned`,
 	anybody: `parley.v1.ChainService: SubmitRecord`,
-	admin: `parley.v1.NodeService: ReloadConfig
+	admin: `parley.v1.NodeService: ReloadConfig GetConfig PatchConfig SetLogLevel
 		parley.v1.PeerService: AddPeer RemovePeer Connect Disconnect SetTrusted Penalize
 		parley.v1.BanService: AddBan RemoveBan ClearBans ImportBans
 		parley.v1.DhtService: FindNode FindProviders Provide PutValue
 		parley.v1.ChainService: ChangeValidators
+		parley.v1.GossipService: Publish
 		p2p_api.PeerService: BanPeer UnbanPeer ClearBanned AddBanScore ConnectPeer DisconnectPeer`,
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/parley-p2p/parley"
 	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
+	"github.com/parley-p2p/parley/config"
 )
 
 // TestMessagesHaveWhatViewsHave holds the messages to the views of the native
@@ -41,6 +42,8 @@ func TestMessagesHaveWhatViewsHave(t *testing.T) {
 		{parley.Chain{}, &pb.Chain{}, ""}, {parley.StatusHead{}, &pb.StatusHead{}, ""}, {list[parley.PeerHead]{}, &pb.ListHeadsResponse{}, ""},
 		{list[parley.Block]{}, &pb.ListBlocksResponse{}, ""}, {list[parley.Validator]{}, &pb.ListValidatorsResponse{}, ""},
 		{parley.Change{}, &pb.Change{}, ""}, {list[parley.Record]{}, &pb.ListRecordsResponse{}, ""},
+		{list[config.Value]{}, &pb.GetConfigResponse{}, ""}, {parley.Topology{}, &pb.Topology{}, ""}, {parley.GossipTrace{}, &pb.GossipTrace{}, ""},
+		{parley.TailedMessage{}, &pb.TailMessage{}, ""}, {published{}, &pb.GossipPublishResponse{}, ""},
 		// what is asked for
 		{parley.Draft{}, &pb.SubmitRecordRequest{}, "ack timeout"}, {parley.ChangeRequest{}, &pb.ChangeValidatorsRequest{}, "timeout"},
 		{newBan{}.Body, &pb.AddBanRequest{}, "dry_run"}, {newPeer{}.Body, &pb.AddPeerRequest{}, ""},

@@ -74,6 +74,7 @@ func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *
 	if err != nil {
 		return nil, badRequest.problem(err.Error())
 	}
+	f.seeLogs(callerOf(r.Context()).admin)
 	var after uint64
 	if since != "" {
 		if after, err = strconv.ParseUint(since, 10, 53); err != nil {

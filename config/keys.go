@@ -19,6 +19,8 @@ type Key struct {
 	Unit    string // of a bare number; "" = none
 	Help    string
 	Flag    string // its own flag of `parley run`, without dashes; "" = only --set
+	Live    bool   // a running node takes over another value: by a reload, and by PATCH config
+	File    bool   // the value names files that the node reads
 }
 
 // Env is the key's environment variable.
@@ -31,6 +33,7 @@ type knob struct {
 	oneOf                  []string          // choices of a string
 	low, high              int64             // bounds of a number, both included; high 0 = none
 	check                  func(*checker, *Config) []problem
+	live, file             bool // see Key
 }
 
 var knobs = []knob{
@@ -54,14 +57,14 @@ var knobs = []knob{
 	{name: "node.base_url", help: "public URL of our API, told to peers",
 		at: func(c *Config) any { return &c.Node.BaseURL }, check: checkBaseURL},
 
-	{name: "log.level", flag: "log-level", help: "debug, info, warn or error, and exceptions by room: info,p2p.gossip=debug",
+	{name: "log.level", live: true, flag: "log-level", help: "debug, info, warn or error, and exceptions by room: info,p2p.gossip=debug",
 		at: func(c *Config) any { return &c.Log.Level }, check: checkLogLevel},
 	{name: "log.format", help: "auto: text on a terminal, journal under systemd, else json",
 		at: func(c *Config) any { return &c.Log.Format }, oneOf: []string{"auto", "text", "json", "journal"}},
 
 	{name: "ops.listen", help: "host:port of metrics and probes; empty = off",
 		at: func(c *Config) any { return &c.Ops.Listen }, check: checkOpsListen},
-	{name: "ops.pprof", help: "serve /debug/pprof on ops.listen", at: func(c *Config) any { return &c.Ops.PProf }},
+	{name: "ops.pprof", live: true, help: "serve /debug/pprof on ops.listen", at: func(c *Config) any { return &c.Ops.PProf }},
 
 	{name: "history.keep", help: "how long ended connections and their reasons are remembered",
 		at: func(c *Config) any { return &c.History.Keep }, low: int64(time.Hour), high: int64(87600 * time.Hour)},
@@ -111,14 +114,14 @@ var knobs = []knob{
 
 	{name: "api.listen", flag: "api-listen", help: "host:port, unix:PATH; ? = skip if taken",
 		at: func(c *Config) any { return &c.API.Listen }, check: checkAPIListen},
-	{name: "api.public_read", help: "reading needs no token", at: func(c *Config) any { return &c.API.PublicRead }},
-	{name: "api.jwt_secret_file", help: "secrets of API tokens, one a line, at least 32 bytes, in data_dir; made at first run",
+	{name: "api.public_read", live: true, help: "reading needs no token", at: func(c *Config) any { return &c.API.PublicRead }},
+	{name: "api.jwt_secret_file", live: true, file: true, help: "secrets of API tokens, one a line, at least 32 bytes, in data_dir; made at first run",
 		at: func(c *Config) any { return &c.API.JWTSecretFile }, check: checkSecretFile},
 	{name: jwtSecretKey, help: "that secret by value: only as JWT_SECRET",
 		at: func(c *Config) any { return &c.API.JWTSecret }, check: warnShortSecret},
-	{name: "api.allowed_hosts", help: "Host names that loopback listeners accept beside IPs and localhost",
+	{name: "api.allowed_hosts", live: true, help: "Host names that loopback listeners accept beside IPs and localhost",
 		at: func(c *Config) any { return &c.API.AllowedHosts }, check: checkAllowedHosts},
-	{name: "api.rate", unit: "requests per second", help: "of one IP without token; with token 10 times as many",
+	{name: "api.rate", live: true, unit: "requests per second", help: "of one IP without token; with token 10 times as many",
 		at: func(c *Config) any { return &c.API.Rate }, low: 1, high: 1_000_000},
 	{name: "api.max_clients", unit: "clients", help: "WebSocket and SSE clients at most",
 		at: func(c *Config) any { return &c.API.MaxClients }, low: 1, high: 1_000_000},
@@ -127,11 +130,11 @@ var knobs = []knob{
 
 	{name: "api.compat", help: "other systems whose routes are served: provchain, teranode, beacon, prysm, jsonrpc; empty = none",
 		at: func(c *Config) any { return &c.API.Compat }, check: checkCompat},
-	{name: "api.cors", help: "origins, like https://app.example.org, whose pages may call the API; * = all, only together with api.public_read",
+	{name: "api.cors", live: true, help: "origins, like https://app.example.org, whose pages may call the API; * = all, only together with api.public_read",
 		at: func(c *Config) any { return &c.API.CORS }, check: checkCORS},
-	{name: tlsCertKey, help: "PEM file of certificates, the node's own first; set = HTTPS alone on every TCP listener",
+	{name: tlsCertKey, live: true, file: true, help: "PEM file of certificates, the node's own first; set = HTTPS alone on every TCP listener",
 		at: func(c *Config) any { return &c.API.TLSCert }},
-	{name: tlsKeyKey, help: "PEM file of that certificate's key", at: func(c *Config) any { return &c.API.TLSKey }, check: checkTLSKey},
+	{name: tlsKeyKey, live: true, file: true, help: "PEM file of that certificate's key", at: func(c *Config) any { return &c.API.TLSKey }, check: checkTLSKey},
 
 	{name: "p2p.port", flag: "p2p-port", help: "port of libp2p over TCP", at: func(c *Config) any { return &c.P2P.Port }, check: checkP2PPort},
 	{name: "p2p.quic_port", help: "UDP port of libp2p; 0 = p2p.port", at: func(c *Config) any { return &c.P2P.QUICPort }, low: 0, high: 65535},
@@ -143,9 +146,9 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.P2P.StaticPeers }, check: checkStaticPeers},
 	{name: "p2p.trusted_peers", help: "peer IDs: never evicted, never banned for points",
 		at: func(c *Config) any { return &c.P2P.TrustedPeers }, check: checkTrustedPeers},
-	{name: "p2p.allow_peers", help: "peer IDs, each alone or as \"ID until 2026-12-24T18:00:00Z\": beside static and trusted peers and members nobody else may connect; empty = all may",
+	{name: "p2p.allow_peers", live: true, help: "peer IDs, each alone or as \"ID until 2026-12-24T18:00:00Z\": beside static and trusted peers and members nobody else may connect; empty = all may",
 		at: func(c *Config) any { return &c.P2P.AllowPeers }, check: checkAllowPeers},
-	{name: sharedFileKey, help: "swarm.key: one to four keys of a private network, the first of which dials; TCP alone; empty = an open network",
+	{name: sharedFileKey, live: true, file: true, help: "swarm.key: one to four keys of a private network, the first of which dials; TCP alone; empty = an open network",
 		at: func(c *Config) any { return &c.P2P.SharedKeyFile }, check: checkSharedKeyFile},
 	{name: sharedKeyKey, help: "such a key by value: only as p2p_shared_key",
 		at: func(c *Config) any { return &c.P2P.SharedKey }, check: checkSharedKey},
@@ -191,10 +194,10 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.Telemetry.OTLPEndpoint }, check: checkOTLP},
 	{name: "telemetry.service_name", help: "service.name of traces; empty = parley",
 		at: func(c *Config) any { return &c.Telemetry.ServiceName }, check: checkServiceName},
-	{name: "telemetry.sample_ratio", help: "which part of all traces is kept, 0 to 1",
+	{name: "telemetry.sample_ratio", live: true, help: "which part of all traces is kept, 0 to 1",
 		at: func(c *Config) any { return &c.Telemetry.SampleRatio }, check: checkSampleRatio},
 
-	{name: sinkKey, help: "where events are delivered to, each a table [[sink]]: kind nats or kafka, url, subject, types, credentials_file",
+	{name: sinkKey, live: true, file: true, help: "where events are delivered to, each a table [[sink]]: kind nats or kafka, url, subject, types, credentials_file",
 		at: func(c *Config) any { return &c.Sinks }},
 }
 
@@ -232,7 +235,7 @@ func Keys() []Key {
 	def := Default()
 	keys := make([]Key, len(knobs))
 	for i, k := range knobs {
-		keys[i] = Key{Name: k.name, Type: k.typeName(), Default: format(k.at(&def)), Unit: k.unit, Help: k.help, Flag: k.flag}
+		keys[i] = Key{Name: k.name, Type: k.typeName(), Default: format(k.at(&def)), Unit: k.unit, Help: k.help, Flag: k.flag, Live: k.live, File: k.file}
 	}
 	return keys
 }

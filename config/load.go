@@ -17,6 +17,7 @@ type LoadArgs struct {
 	Environ  []string          // as os.Environ gives it
 	Flags    map[string]string // key → value, from named flags and --set
 	Hostname string            // default of node.name; "" = the machine's
+	Settings []byte            // in place of what SettingsName in the data directory holds; nil = that
 }
 
 // Loaded is a configuration without faults, and where each value came from.
@@ -28,8 +29,9 @@ type Loaded struct {
 }
 
 // Load returns the configuration, or a *FaultsError with everything that is wrong with it.
-// Strength: default < preset of the profile < file, then conf.d/*.toml beside it < environment < flag; within one source a
-// key's own name wins over its aliases. It reads the files and nothing else of the machine but its name, if args has none.
+// Strength: default < preset of the profile < file, then conf.d/*.toml beside it, then SettingsName in the data directory <
+// environment < flag; within one source a key's own name wins over its aliases. It reads the files and nothing else of the
+// machine but its name, if args has none.
 func Load(args LoadArgs) (*Loaded, error) {
 	env := parseEnviron(args.Environ)
 	l := newLoader()
@@ -42,8 +44,12 @@ func Load(args LoadArgs) (*Loaded, error) {
 		l.faults = append(l.faults, faults...)
 		layers = append(layers, entries)
 	}
-	layers = append(layers, envEntries(env), flagEntries(args.Flags))
-	return l.load(layers, env, args.Hostname)
+	stronger := [][]entry{envEntries(env), flagEntries(args.Flags)}
+	loaded, err := l.load(append(slices.Clone(layers), stronger...), env, args.Hostname)
+	if err != nil {
+		return nil, err
+	}
+	return withSettings(args, loaded, layers, stronger, env)
 }
 
 type loader struct {
@@ -186,11 +192,13 @@ func firstOf(prefix string) string {
 	return knobs[i].name
 }
 
-// secrets can be given by value, and only from a variable that is no key.
-var secrets = []struct {
+type secret struct {
 	key, fileKey, env string
 	both              bool // the file is where the value is kept
-}{
+}
+
+// secrets can be given by value, and only from a variable that is no key.
+var secrets = []secret{
 	{jwtSecretKey, jwtFileKey, "JWT_SECRET", false},
 	{sharedKeyKey, sharedFileKey, "p2p_shared_key", false},
 	{nodeKeyKey, "node.key_file", "p2p_private_key", true},

@@ -57,9 +57,10 @@ func (s Sink) SubjectOf(node, eventType string) string {
 	return strings.NewReplacer(nodeWord, clean, typeWord, eventType).Replace(s.Subject)
 }
 
-// Wants tells whether events of a type go to the sink.
+// Wants tells whether events of a type go to the sink. Lines of the log, which
+// are told while somebody follows them, do not.
 func (s Sink) Wants(eventType string) bool {
-	return slices.ContainsFunc(s.Types, func(glob string) bool {
+	return eventType != "log.written" && slices.ContainsFunc(s.Types, func(glob string) bool {
 		ok, _ := path.Match(glob, eventType)
 		return ok
 	})

@@ -106,6 +106,14 @@ func (b *Bus) SubscribeAll() (s *Subscription, first uint64) {
 	return b.subscribe(b.first), b.first
 }
 
+// SubscribeAfter reads every event after the number seq. What the ring has lost
+// of them the first Take counts.
+func (b *Bus) SubscribeAfter(seq uint64) *Subscription {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.subscribe(min(max(seq+1, b.first), b.next))
+}
+
 func (b *Bus) subscribe(cursor uint64) *Subscription { // mu held
 	s := &Subscription{bus: b, wake: make(chan struct{}, 1), cursor: cursor}
 	if cursor < b.next {

@@ -3,6 +3,7 @@
 package event
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -259,6 +260,14 @@ type StatsSampled struct {
 	Mempool   int                `json:"mempool"`
 }
 
+// LogWritten is a line of the log, while somebody who may follows them here.
+type LogWritten struct {
+	Level string                     `json:"level"` // debug | info | warn | error
+	Room  string                     `json:"room"`  // "" = of no room
+	Msg   string                     `json:"msg"`
+	Attrs map[string]json.RawMessage `json:"attrs"`
+}
+
 // Type implements [Event], as do all below.
 func (NodeStarted) Type() string       { return "node.started" }
 func (NodeStopping) Type() string      { return "node.stopping" }
@@ -287,3 +296,4 @@ func (AlarmRaised) Type() string       { return "alarm.raised" }
 func (AlarmCleared) Type() string      { return "alarm.cleared" }
 func (FindingChanged) Type() string    { return "finding.changed" }
 func (StatsSampled) Type() string      { return "stats.sampled" }
+func (LogWritten) Type() string        { return "log.written" }

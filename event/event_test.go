@@ -57,6 +57,7 @@ func samples(t *testing.T) []Event {
 		AlarmCleared{Code: "sybil_region", Text: "nothing seen for 30m0s", Evidence: map[string]any{"lookups": 12}},
 		FindingChanged{Code: "PLY-105", Severity: "crit", Title: "disk_low", Why: "12 MiB are free"},
 		StatsSampled{Inbound: 1, Outbound: 2, BytesInS: 3, BytesOutS: 4, MessagesS: map[string]float64{"block": 1}, RecordsS: 5, Mempool: 6},
+		LogWritten{Level: "warn", Room: "p2p.dialer", Msg: "peer not reached", Attrs: map[string]json.RawMessage{"peer": json.RawMessage(`"n2"`)}},
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -105,6 +106,17 @@ func (k *sink) begin(first uint64, last *position, clean bool) {
 		return
 	}
 	k.gap = &lagged{Dropped: last.Missed, From: last.Seq + 1, To: max(first-1, last.Seq+last.Missed), AtLeast: last.AtLeast || !clean}
+}
+
+// follow goes on where the same sink came to in this start; one that is new
+// begins with what happens now.
+func (k *sink) follow(before *Sinks) {
+	k.done = k.bus.Seq()
+	if i := slices.IndexFunc(before.sinks, func(old *sink) bool { return old.key() == k.key() }); i >= 0 {
+		k.done, k.gap = before.sinks[i].done, before.sinks[i].gap
+	}
+	k.taken = k.done
+	k.sub = k.bus.SubscribeAfter(k.done)
 }
 
 // acked is the seq of the last event that is delivered, or one below the first

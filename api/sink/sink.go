@@ -32,6 +32,7 @@ type Options struct {
 	// Found is told every few seconds what an operator should know of the sinks;
 	// nil = nobody is.
 	Found func([]event.FindingChanged)
+	After *Sinks // that ran before in this start of the node, and have ended; nil = none
 }
 
 // Sinks delivers events to each of the configured sinks, at least once and in
@@ -45,6 +46,7 @@ type Sinks struct {
 	log   *slog.Logger
 	found func([]event.FindingChanged)
 	sinks []*sink
+	end   func()
 }
 
 // New reads how far each sink came and its credentials, and starts to follow
@@ -77,6 +79,10 @@ func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
 		return nil, errors.Join(errs...)
 	}
 	for _, k := range s.sinks {
+		if o.After != nil {
+			k.follow(o.After)
+			continue
+		}
 		var first uint64
 		k.sub, first = bus.SubscribeAll()
 		k.begin(first, positions[k.key()], clean)
@@ -85,7 +91,20 @@ func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
 	if err := o.Registerer.Register(lag); err != nil {
 		return nil, fmt.Errorf("metrics of the sinks: %w", err)
 	}
+	s.end = func() { o.Registerer.Unregister(lag) } // others may follow
 	return s, nil
+}
+
+// Check tells what New would say against the configuration. It connects to
+// nothing.
+func Check(sinks []config.Sink, o Options) error {
+	var errs []error
+	for i, cfg := range sinks {
+		if _, err := dialer(cfg, o, slog.New(slog.DiscardHandler)); err != nil {
+			errs = append(errs, fmt.Errorf("sink %d: %w", i+1, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // dialer is how a sink's connection is made.
@@ -109,6 +128,7 @@ func dialer(cfg config.Sink, o Options, log *slog.Logger) (func() (broker, error
 // Run delivers until ctx ends, and for two seconds more what is not delivered
 // yet. End ctx after the last event was published. It may be called once.
 func (s *Sinks) Run(ctx context.Context) error {
+	defer s.end()
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	var wg sync.WaitGroup
@@ -136,6 +156,9 @@ func (s *Sinks) Run(ctx context.Context) error {
 
 // keepPositions saves how far the sinks are until ctx ends.
 func (s *Sinks) keepPositions(ctx context.Context) {
+	if s.found != nil {
+		s.found(s.findings()) // those of sinks that are gone since are over
+	}
 	if len(s.sinks) == 0 {
 		<-ctx.Done()
 		return

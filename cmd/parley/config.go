@@ -2,8 +2,10 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +16,8 @@ import (
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
 )
+
+const maxSettings = 1 << 20 // bytes of another system's
 
 // configFlags are the flags that set configuration keys: those with a flag of
 // their own, and --set for all.
@@ -79,9 +83,9 @@ func (g *globals) loadWith(f *configFlags) (*config.Loaded, error) {
 func configCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "config", Short: "The configuration: where each value comes from",
-		Example: "parley config show --origin\nparley config get p2p.port\nparley config validate --config parley.toml\nparley config reload",
+		Example: "parley config show --origin\nparley config get p2p.port\nparley config set log.level info,p2p=debug\nparley config validate --config parley.toml\nparley config reload",
 	}
-	c.AddCommand(configShowCommand(g), configGetCommand(g), configValidateCommand(g), configInitCommand(g), configReloadCommand(g))
+	c.AddCommand(configShowCommand(g), configGetCommand(g), configSetCommand(g), configValidateCommand(g), configInitCommand(g), configImportCommand(g), configReloadCommand(g))
 	return c
 }
 
@@ -156,7 +160,7 @@ func configValidateCommand(g *globals) *cobra.Command {
 
 func configInitCommand(g *globals) *cobra.Command {
 	return &cobra.Command{
-		Use: "init [FILE]", Short: "Write a configuration file with every key, its default and its meaning", Args: cobra.MaximumNArgs(1),
+		Use: "init [FILE]", Short: "Write a file with every key, its default and its meaning", Args: cobra.MaximumNArgs(1),
 		Example: "parley config init parley.toml",
 		RunE: func(_ *cobra.Command, args []string) error {
 			path := "parley.toml"
@@ -176,11 +180,50 @@ func configInitCommand(g *globals) *cobra.Command {
 	}
 }
 
+func configImportCommand(g *globals) *cobra.Command {
+	var from, scope, out string
+	c := &cobra.Command{
+		Use: "import FILE", Short: "Make a configuration file of another system's settings", Args: cobra.ExactArgs(1),
+		Long: "Of provchain FILE has lines NAME=VALUE, as for --env-file, or is a compose file; of prysm it is YAML of flags; of teranode it is\n" +
+			"settings.conf, of which --context chooses, such as dev.me. - is stdin. What has no key here is named on stderr. Secrets are not written.",
+		Example: "parley config import --from provchain node.env > parley.toml\nparley config import --from teranode settings.conf --context dev.me --out parley.toml\nparley config import --from prysm prysm.yaml",
+	}
+	c.Flags().StringVar(&from, "from", "", "provchain, prysm or teranode")
+	c.Flags().StringVar(&scope, "context", os.Getenv("SETTINGS_CONTEXT"), "of Teranode's settings, such as dev.me; default: SETTINGS_CONTEXT")
+	c.Flags().StringVar(&out, "out", "", "write to this file, which must not exist; default: stdout")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if from != config.FromProvChain && from != config.FromPrysm && from != config.FromTeranode {
+			return usage(c, fmt.Errorf("--from %q: want provchain, prysm or teranode", from))
+		}
+		data, err := g.readMost(args[0], maxSettings, "give the settings alone")
+		if err != nil {
+			return err
+		}
+		made, err := config.Import(from, data, args[0], scope)
+		if err != nil {
+			return err
+		}
+		for _, note := range made.Notes {
+			g.say("%s", note)
+		}
+		if out == "" {
+			_, err = fmt.Fprint(g.out, made.TOML)
+			return err
+		}
+		if err := createFile(out, []byte(made.TOML), 0o644); err != nil {
+			return err
+		}
+		g.say("wrote %s", out)
+		return nil
+	}
+	return c
+}
+
 func configReloadCommand(g *globals) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use: "reload", Short: "Have the node read its configuration again, as SIGHUP does", Args: cobra.NoArgs,
-		Long: "p2p.allow_peers and the keys of p2p.shared_key_file act at once; what else has changed is named, and waits for a restart.\n" +
+		Long: "These act at once: " + strings.Join(liveKeys(), ", ") + ".\nWhat else has changed is named, and waits for a restart.\n" +
 			"A wrong configuration changes nothing. Neither does one without a shared key that connected peers need; with --force they are cut off.",
 		Example: "parley config reload\nparley config reload --data-dir node2 --force",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -193,17 +236,56 @@ func configReloadCommand(g *globals) *cobra.Command {
 			if force {
 				path += "?force=true"
 			}
-			return changePeer(c.Context(), g, http.MethodPost, path, nil, func(r parley.Reloaded) *table {
-				t := &table{}
-				t.add("changed", cmp.Or(strings.Join(r.Changed, ", "), "nothing"))
-				if len(r.NeedsRestart) > 0 {
-					t.add("needs a restart", strings.Join(r.NeedsRestart, ", "))
-				}
-				return t
-			})
+			return changePeer(c.Context(), g, http.MethodPost, path, nil, viewReloaded)
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "remove a shared key though peers are connected under it alone")
+	return c
+}
+
+// liveKeys are those that a running node takes over.
+func liveKeys() []string {
+	var names []string
+	for _, k := range config.Keys() {
+		if k.Live {
+			names = append(names, k.Name)
+		}
+	}
+	return names
+}
+
+func viewReloaded(r parley.Reloaded) *table {
+	t := &table{}
+	t.add("changed", cmp.Or(strings.Join(r.Changed, ", "), "nothing"))
+	if len(r.NeedsRestart) > 0 {
+		t.add("needs a restart", strings.Join(r.NeedsRestart, ", "))
+	}
+	return t
+}
+
+func configSetCommand(g *globals) *cobra.Command {
+	var unset bool
+	c := &cobra.Command{
+		Use: "set KEY [VALUE]", Short: "Change a key of the running node, at once and for later starts", Args: cobra.RangeArgs(1, 2),
+		Long: "VALUE is as with --set. It is kept in " + config.SettingsName + " of the data directory, which is stronger than other files and weaker than environment\n" +
+			"and flags; --unset takes it back. For a running node these can be set: " + strings.Join(liveKeys(), ", ") + ";\n" +
+			"those that name files by its local socket alone. Others stand in its file, and act from the next start on.",
+		Example: "parley config set log.level info,p2p.gossip=debug\nparley config set api.cors https://app.example.org\nparley config set api.public_read --unset",
+	}
+	c.Flags().BoolVar(&unset, "unset", false, "go back to what files, environment and flags say")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if unset == (len(args) == 2) {
+			return usage(c, errors.New("want KEY and VALUE, or KEY and --unset"))
+		}
+		var value any
+		if !unset {
+			var err error
+			if value, err = config.Parse(args[0], args[1]); err != nil {
+				return fail(exitUsage, "%s: %w", args[0], err)
+			}
+		}
+		return changePeer(c.Context(), g, http.MethodPatch, "config", map[string]any{args[0]: value}, viewReloaded)
+	}
 	return c
 }
 

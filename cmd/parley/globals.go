@@ -81,12 +81,18 @@ func (g *globals) check(c *cobra.Command) error {
 // load reads the configuration with the flags that are keys. Warnings are the
 // caller's to tell.
 func (g *globals) load(flags map[string]string) (*config.Loaded, error) {
+	return g.loadSettings(flags, nil)
+}
+
+// loadSettings is load with settings, where they are not nil, in place of those
+// of the data directory.
+func (g *globals) loadSettings(flags map[string]string, settings []byte) (*config.Loaded, error) {
 	all := map[string]string{}
 	maps.Copy(all, flags)
 	if g.dataDir != "" {
 		all["data_dir"] = g.dataDir
 	}
-	return config.Load(config.LoadArgs{File: g.config, Environ: os.Environ(), Flags: all})
+	return config.Load(config.LoadArgs{File: g.config, Environ: os.Environ(), Flags: all, Settings: settings})
 }
 
 // say talks to people, on stderr.

@@ -50,7 +50,7 @@ func rootCommand(g *globals) *cobra.Command {
 		}
 	}
 	group("run", runCommand(g), devnetCommand(g))
-	group("look", statusCommand(g), healthCommand(g), explainCommand(g), peersCommand(g), addrsCommand(g), bansCommand(g), dhtCommand(g), eventsCommand(g), logsCommand(g), debugCommand(g))
+	group("look", statusCommand(g), healthCommand(g), explainCommand(g), peersCommand(g), addrsCommand(g), bansCommand(g), dhtCommand(g), gossipCommand(g), eventsCommand(g), logsCommand(g), debugCommand(g))
 	group("chain", chainCommand(g), txCommand(g))
 	group("set", keyCommand(g), backupCommand(g), configCommand(g), tokenCommand(g), apiCommand(g), versionCommand(g))
 	strict(root)

@@ -53,7 +53,13 @@ func runCommand(g *globals) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return runNode(c.Context(), cfg, lines, line, func() (*config.Loaded, error) { return g.loadWith(flags) })
+		return runNode(c.Context(), cfg, lines, line, func(settings []byte) (*config.Loaded, error) {
+			values, err := flags.values()
+			if err != nil {
+				return nil, err
+			}
+			return g.loadSettings(values, settings)
+		})
 	}
 	return c
 }
@@ -61,7 +67,7 @@ func runCommand(g *globals) *cobra.Command {
 // runNode runs a node and its API until ctx ends or one of them fails. line,
 // where the log is on a terminal, shows how far a sync is; reload reads the
 // configuration again.
-func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *screen, reload func() (*config.Loaded, error)) error {
+func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *screen, reload func(settings []byte) (*config.Loaded, error)) error {
 	log := slog.New(lines.Handler())
 	signal.Ignore(syscall.SIGHUP) // it is no longer a signal to stop
 	for _, w := range cfg.Warnings {
@@ -72,12 +78,16 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 	tuneGC(ctx)
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	tracer, stopTracing, err := newTracer(ctx, cfg, parley.BuildVersion().Version, log)
+	tracer, ratio, stopTracing, err := newTracer(ctx, cfg, parley.BuildVersion().Version, log)
 	if err != nil {
 		return &parley.StartError{Code: 101, Err: err}
 	}
 	defer stopTracing() // the last spans are those of the end
-	env := parley.Env{Log: log, Tracer: tracer, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel}
+	sinks := &delivery{options: sink.Options{Node: cfg.Node.Name, Dir: cfg.DataDir, Log: log, Registerer: reg}, next: make(chan []config.Sink, 1)}
+	env := parley.Env{
+		Log: log, Tracer: tracer, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel, LogLevel: lines.Level,
+		Live: map[string]func(config.Config) (func(), error){"sink": sinks.take, "telemetry.sample_ratio": ratio.take},
+	}
 	node, err := parley.New(cfg.Config, env) //nolint:contextcheck // New waits for nobody
 	if err != nil {
 		return portFault(err)
@@ -87,8 +97,8 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 	if err != nil {
 		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
 	}
-	sinks, err := sink.New(cfg.Sinks, node.Events(), sink.Options{Node: cfg.Node.Name, Boot: server.Boot(), Dir: cfg.DataDir, Log: log, Registerer: reg, Found: node.FoundOutside})
-	if err != nil {
+	sinks.options.Boot, sinks.options.Found = server.Boot(), node.FoundOutside
+	if err := sinks.open(cfg.Sinks, node.Events()); err != nil {
 		return errors.Join(&parley.StartError{Code: 101, Err: err}, server.Close(), node.Close()) //nolint:contextcheck // as above
 	}
 	banner(log, node)
@@ -98,7 +108,7 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 	g, gctx := errgroup.WithContext(ctx)
 	events, noMore := context.WithCancel(context.WithoutCancel(ctx)) // until the node has published its last one
 	g.Go(func() error { defer noMore(); return named("node", node.Run(gctx)) })
-	g.Go(func() error { return named("sinks", sinks.Run(events)) })
+	g.Go(func() error { return named("sinks", sinks.run(events)) })
 	g.Go(func() error { return named("api", server.Run(gctx)) })
 	if line != nil {
 		g.Go(func() error { line.showSync(gctx, node); return nil })

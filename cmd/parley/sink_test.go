@@ -98,3 +98,75 @@ func consume(t *testing.T, addr, topic string, stops int) (types []string, seqs 
 	}
 	return types, seqs
 }
+
+// TestSinksAreReadAgain: a sink that is there goes on without a gap and without
+// a repetition, one that is new begins, and a wrong one changes nothing.
+func TestSinksAreReadAgain(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "first.anna", "second.anna"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	file := filepath.Join(t.TempDir(), "parley.toml")
+	write := func(subjects ...string) {
+		t.Helper()
+		var b strings.Builder
+		for _, s := range subjects {
+			b.WriteString("[[sink]]\nkind = \"kafka\"\nurl = \"kafka://" + c.ListenAddrs()[0] + "\"\nsubject = \"" + s + ".{node}\"\ntypes = [\"node.*\", \"block.*\"]\n")
+			if s == "wrong" {
+				b.WriteString("credentials_file = \"none\"\n")
+			}
+		}
+		if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("first")
+	dir := filepath.Join(t.TempDir(), "d")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+	cmd := parleyCommand(context.Background(), "run", "--config", file, "--data-dir", dir, "--api-listen", l.Addr().String(),
+		"--set", "p2p.port=0", "--set", "profile=devnet", "--set", "ops.listen=", "--set", "node.name=anna")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n := &fleetNode{t: t, dir: dir, api: devnet.NewClient(dir)}
+	defer n.api.HTTP.CloseIdleConnections()
+	var v parley.Status
+	n.until("it answers", patience, func() bool { return n.get("status", &v) == nil })
+	reload := func() (r parley.Reloaded, err error) {
+		_, err = n.api.Do(t.Context(), "POST", "config/reload", nil, &r)
+		return r, err
+	}
+	submit(n, "one")
+	write("first", "wrong")
+	if _, err := reload(); err == nil || !strings.Contains(err.Error(), "none") {
+		t.Errorf("a sink without its credentials: %v", err)
+	}
+	submit(n, "two")
+	write("second", "first")
+	if r, err := reload(); err != nil || !slices.Equal(r.Changed, []string{"sink"}) || len(r.NeedsRestart) > 0 {
+		t.Errorf("%+v %v", r, err)
+	}
+	n.until("the new sinks", patience, func() bool {
+		page, err := os.ReadFile(filepath.Join(dir, "sinks.json"))
+		return err == nil && bytes.Contains(page, []byte("second.{node}"))
+	})
+	submit(n, "three")
+	_ = cmd.Process.Signal(os.Interrupt)
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, said.String())
+	}
+	types, seqs := consume(t, c.ListenAddrs()[0], "first.anna", 1)
+	if got := strings.Join(types, " "); got != "node.started block.stored block.stored block.stored node.stopping" || !slices.IsSorted(seqs) {
+		t.Errorf("the first sink got %s\nnumbers %v", got, seqs)
+	}
+	if types, _ = consume(t, c.ListenAddrs()[0], "second.anna", 1); strings.Join(types, " ") != "block.stored node.stopping" {
+		t.Errorf("the second sink got %v", types)
+	}
+}

@@ -92,22 +92,6 @@ func viewVerification(v *parley.Verification) string {
 	return v.State + ": " + v.Detail
 }
 
-func versionCommand(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "What this binary is", Args: cobra.NoArgs, Example: "parley version --json",
-		RunE: func(*cobra.Command, []string) error {
-			v := parley.BuildVersion()
-			return g.showValue(v, func() *table {
-				commit := v.Commit
-				if commit == "" {
-					commit = "unknown"
-				}
-				return facts("version", v.Version, "commit", commit, "go", v.Go, "system", v.OS+"/"+v.Arch, "api", fmt.Sprint(v.API))
-			})
-		},
-	}
-}
-
 func healthCommand(g *globals) *cobra.Command {
 	var live, ready bool
 	c := &cobra.Command{

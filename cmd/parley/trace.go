@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -26,10 +27,13 @@ const (
 
 // newTracer sends spans to telemetry.otlp_endpoint. They wait in a bounded
 // queue, and are dropped where it is full: nobody waits for their receiver.
-// Without an endpoint the tracer is nil. The caller MUST call stop.
-func newTracer(ctx context.Context, cfg *config.Loaded, version string, log *slog.Logger) (t trace.Tracer, stop func(), err error) {
+// Without an endpoint the tracer is nil. ratio may change meanwhile. The caller
+// MUST call stop.
+func newTracer(ctx context.Context, cfg *config.Loaded, version string, log *slog.Logger) (t trace.Tracer, ratio *sampler, stop func(), err error) {
+	ratio = &sampler{}
+	ratio.set(cfg.Telemetry.SampleRatio)
 	if cfg.Telemetry.OTLPEndpoint == "" {
-		return nil, func() {}, nil
+		return nil, ratio, func() {}, nil
 	}
 	log = log.With("room", "telemetry")
 	grumble := rate.Sometimes{Interval: traceGrumbles}
@@ -38,7 +42,7 @@ func newTracer(ctx context.Context, cfg *config.Loaded, version string, log *slo
 	}))
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(tracesURL(cfg.Telemetry.OTLPEndpoint)))
 	if err != nil {
-		return nil, nil, fmt.Errorf("telemetry.otlp_endpoint: %w", err)
+		return nil, nil, nil, fmt.Errorf("telemetry.otlp_endpoint: %w", err)
 	}
 	name := cfg.Telemetry.ServiceName
 	if name == "" {
@@ -49,7 +53,6 @@ func newTracer(ctx context.Context, cfg *config.Loaded, version string, log *slo
 	if err != nil {
 		log.Warn("resource of traces", "err", err) // OTEL_RESOURCE_ATTRIBUTES; the rest is there
 	}
-	ratio := sdk.TraceIDRatioBased(cfg.Telemetry.SampleRatio)
 	provider := sdk.NewTracerProvider(sdk.WithBatcher(exporter), sdk.WithResource(about),
 		sdk.WithSampler(sdk.ParentBased(ratio, sdk.WithRemoteParentSampled(ratio)))) // whoever sends a traceparent does not decide what we keep
 	stop = func() {
@@ -59,8 +62,31 @@ func newTracer(ctx context.Context, cfg *config.Loaded, version string, log *slo
 			log.Warn("last traces not delivered", "err", err)
 		}
 	}
-	return provider.Tracer("parley", trace.WithInstrumentationVersion(version)), stop, nil
+	return provider.Tracer("parley", trace.WithInstrumentationVersion(version)), ratio, stop, nil
 }
+
+// sampler keeps a part of all traces, which may change.
+type sampler struct {
+	now atomic.Pointer[sdk.Sampler]
+}
+
+func (s *sampler) set(ratio float64) {
+	next := sdk.TraceIDRatioBased(ratio)
+	s.now.Store(&next)
+}
+
+// take is for telemetry.sample_ratio that was read again.
+func (s *sampler) take(cfg config.Config) (act func(), err error) {
+	return func() { s.set(cfg.Telemetry.SampleRatio) }, nil
+}
+
+// ShouldSample implements [sdk.Sampler].
+func (s *sampler) ShouldSample(p sdk.SamplingParameters) sdk.SamplingResult {
+	return (*s.now.Load()).ShouldSample(p)
+}
+
+// Description implements [sdk.Sampler].
+func (s *sampler) Description() string { return (*s.now.Load()).Description() }
 
 // tracesURL is the place for traces of an endpoint that may have others too.
 func tracesURL(endpoint string) string {

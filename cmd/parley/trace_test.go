@@ -10,12 +10,15 @@ import (
 	"sync"
 	"testing"
 
+	sdk "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/config"
 )
 
 // receiver takes traces by OTLP over HTTP, as a collector does.
@@ -200,6 +203,32 @@ func TestTracesURL(t *testing.T) {
 	} {
 		if got := tracesURL(endpoint); got != want {
 			t.Errorf("%s: %s, want %s", endpoint, got, want)
+		}
+	}
+}
+
+// A ratio that is read again acts on the next trace.
+func TestSampleRatioIsReadAgain(t *testing.T) {
+	var s sampler
+	kept := func() (n int) {
+		for i := range 1000 {
+			id := trace.TraceID{8: byte(i >> 2), 9: byte(i), 15: 1} // 8 and 9 decide
+			if s.ShouldSample(sdk.SamplingParameters{TraceID: id}).Decision == sdk.RecordAndSample {
+				n++
+			}
+		}
+		return n
+	}
+	for ratio, want := range map[float64][2]int{0: {0, 0}, 1: {1000, 1000}, 0.5: {400, 600}} {
+		cfg := config.Default()
+		cfg.Telemetry.SampleRatio = ratio
+		act, err := s.take(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		act()
+		if n := kept(); n < want[0] || n > want[1] {
+			t.Errorf("of 1000 traces at %v %d are kept", ratio, n)
 		}
 	}
 }

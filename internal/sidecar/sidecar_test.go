@@ -257,9 +257,11 @@ func TestAnswersAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		s.mu.Lock()
 		if parts := len(s.incoming[in.ID].parts); parts > maxBacklog/overhead {
 			t.Errorf("%d empty parts wait", parts)
 		}
+		s.mu.Unlock()
 		time.Sleep(RequestTime + time.Second)
 		synctest.Wait()
 		if len(s.incoming) != 0 {

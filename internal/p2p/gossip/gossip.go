@@ -102,7 +102,7 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 			g.guard.report(charge{p, o, detail})
 		}
 	})
-	g.tracer = &tracer{g: g, repeats: newRepeats(), mesh: map[string]map[peer.ID]struct{}{}}
+	g.tracer = &tracer{g: g, repeats: newRepeats(), seen: newSeen(), mesh: map[string]map[peer.ID]struct{}{}}
 	return g, nil
 }
 

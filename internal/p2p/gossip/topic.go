@@ -169,15 +169,16 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 	if o, ok := pm.ValidatorData.(*own); ok {
 		t.mark.Store(pm.Topic)
 		o.message.ID = pm.ID
+		t.g.tracer.seen.arrived(pm, t.Name, true, start)
 		o.err = t.Validate(ctx, o.message)
 		t.count.seconds.Observe(time.Since(start).Seconds())
-		return t.verdict("", o.err)
+		return t.judge(pm, "", o.err)
 	}
 	select { // pubsub itself would drop what comes in a burst
 	case t.places <- struct{}{}:
 		defer func() { <-t.places }()
 	case <-ctx.Done():
-		return t.verdict("", ctx.Err())
+		return t.judge(pm, "", ctx.Err())
 	}
 	ctx, span := t.arrived(ctx, from, len(pm.Data))
 	m, culprit, err := t.read(from, pm.Data)
@@ -198,7 +199,23 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 	if err == nil {
 		t.g.thank(from, t.Name, time.Now())
 	}
-	return t.verdict(culprit, err)
+	return t.judge(pm, culprit, err)
+}
+
+// judge is verdict for who asks what became of the message.
+func (t *topic) judge(pm *pubsub.Message, culprit peer.ID, err error) pubsub.ValidationResult {
+	result, told, why := t.verdict(culprit, err), VerdictIgnore, ""
+	switch result {
+	case pubsub.ValidationAccept:
+		told = VerdictAccept
+	case pubsub.ValidationReject:
+		told = VerdictReject
+	}
+	if err != nil {
+		why = err.Error()
+	}
+	t.g.tracer.seen.judged(pm, told, why, time.Now())
+	return result
 }
 
 // arrived begins the span of a message, where its topic is traced.

@@ -19,6 +19,7 @@ import (
 type tracer struct {
 	g       *Gossip
 	repeats *repeats
+	seen    *seen
 
 	mu   sync.Mutex                      // guards below
 	mesh map[string]map[peer.ID]struct{} // by wire name
@@ -83,6 +84,9 @@ func (t *tracer) gauge(name string, n int) {
 func (t *tracer) ThrottlePeer(peer.ID) { t.g.metrics.dropped.WithLabelValues("gater").Inc() }
 
 func (t *tracer) ValidateMessage(m *pubsub.Message) {
+	if tp := t.g.onWire(m.GetTopic()); tp != nil {
+		t.seen.arrived(m, tp.Name, false, time.Now())
+	}
 	if !m.Local {
 		t.repeats.brings(m.ReceivedFrom, m.ID, time.Now())
 	}
@@ -93,10 +97,12 @@ func (t *tracer) RejectMessage(m *pubsub.Message, reason string) {
 	case pubsub.RejectUnexpectedSignature, pubsub.RejectUnexpectedAuthInfo: // [REJECT] signed: content authenticates itself
 		t.g.guard.report(charge{m.ReceivedFrom, chain.Violation, "gossip message with " + reason})
 	case pubsub.RejectValidationFailed, pubsub.RejectValidationIgnored:
-		return // counted by verdict
+		t.seen.judged(m, VerdictIgnore, reason, time.Now()) // where validate was not asked
+		return                                              // counted by verdict
 	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
 		t.g.metrics.dropped.WithLabelValues("validate").Inc()
 	}
+	t.seen.judged(m, VerdictDropped, reason, time.Now())
 	if tp := t.g.onWire(m.GetTopic()); tp != nil {
 		tp.note(tp.ignored, reason)
 		tp.count.ignore.Inc()
@@ -104,6 +110,7 @@ func (t *tracer) RejectMessage(m *pubsub.Message, reason string) {
 }
 
 func (t *tracer) DuplicateMessage(m *pubsub.Message) {
+	t.seen.came(m, time.Now())
 	if tp := t.g.onWire(m.GetTopic()); tp != nil {
 		tp.duplicates.Add(1)
 		tp.count.duplicates.Inc()
@@ -130,6 +137,7 @@ func (t *tracer) SendRPC(rpc *pubsub.RPC, p peer.ID) {
 	if len(rpc.GetPublish()) == 0 {
 		return
 	}
+	t.seen.sent(rpc.GetPublish(), p, time.Now())
 	all, own := 0, 0
 	for _, m := range rpc.GetPublish() {
 		all += len(m.GetData())

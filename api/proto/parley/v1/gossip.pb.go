@@ -11,6 +11,7 @@ package parleyv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -243,6 +244,515 @@ func (x *GossipTopic) GetIgnored() map[string]uint64 {
 	return nil
 }
 
+type GetTraceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MessageId     string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"` // 40 hex digits
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTraceRequest) Reset() {
+	*x = GetTraceRequest{}
+	mi := &file_parley_v1_gossip_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTraceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTraceRequest) ProtoMessage() {}
+
+func (x *GetTraceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_gossip_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTraceRequest.ProtoReflect.Descriptor instead.
+func (*GetTraceRequest) Descriptor() ([]byte, []int) {
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetTraceRequest) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+type GossipTrace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MessageId     string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	SizeBytes     int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Own           bool                   `protobuf:"varint,4,opt,name=own,proto3" json:"own,omitempty"`                               // of this node
+	At            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`                                  // of its first arrival
+	Verdict       string                 `protobuf:"bytes,6,opt,name=verdict,proto3" json:"verdict,omitempty"`                        // pending | accept | ignore | reject | dropped
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`                          // of a verdict that is not accept
+	VerdictMs     float64                `protobuf:"fixed64,8,opt,name=verdict_ms,json=verdictMs,proto3" json:"verdict_ms,omitempty"` // from the arrival to the verdict
+	Hops          []*GossipHop           `protobuf:"bytes,9,rep,name=hops,proto3" json:"hops,omitempty"`                              // in their order
+	More          int64                  `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`                            // hops that are not kept
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GossipTrace) Reset() {
+	*x = GossipTrace{}
+	mi := &file_parley_v1_gossip_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GossipTrace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GossipTrace) ProtoMessage() {}
+
+func (x *GossipTrace) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_gossip_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GossipTrace.ProtoReflect.Descriptor instead.
+func (*GossipTrace) Descriptor() ([]byte, []int) {
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GossipTrace) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *GossipTrace) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *GossipTrace) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *GossipTrace) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *GossipTrace) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *GossipTrace) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *GossipTrace) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *GossipTrace) GetVerdictMs() float64 {
+	if x != nil {
+		return x.VerdictMs
+	}
+	return 0
+}
+
+func (x *GossipTrace) GetHops() []*GossipHop {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
+func (x *GossipTrace) GetMore() int64 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+// GossipHop is one coming or going of a message.
+type GossipHop struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Peer          string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // "" = it is gone
+	What          string                 `protobuf:"bytes,3,opt,name=what,proto3" json:"what,omitempty"` // first | duplicate | sent
+	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
+	AfterMs       float64                `protobuf:"fixed64,5,opt,name=after_ms,json=afterMs,proto3" json:"after_ms,omitempty"` // the arrival
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GossipHop) Reset() {
+	*x = GossipHop{}
+	mi := &file_parley_v1_gossip_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GossipHop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GossipHop) ProtoMessage() {}
+
+func (x *GossipHop) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_gossip_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GossipHop.ProtoReflect.Descriptor instead.
+func (*GossipHop) Descriptor() ([]byte, []int) {
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GossipHop) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *GossipHop) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GossipHop) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *GossipHop) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *GossipHop) GetAfterMs() float64 {
+	if x != nil {
+		return x.AfterMs
+	}
+	return 0
+}
+
+type GossipPublishRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GossipPublishRequest) Reset() {
+	*x = GossipPublishRequest{}
+	mi := &file_parley_v1_gossip_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GossipPublishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GossipPublishRequest) ProtoMessage() {}
+
+func (x *GossipPublishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_gossip_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GossipPublishRequest.ProtoReflect.Descriptor instead.
+func (*GossipPublishRequest) Descriptor() ([]byte, []int) {
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GossipPublishRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *GossipPublishRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type GossipPublishResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MessageId     string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GossipPublishResponse) Reset() {
+	*x = GossipPublishResponse{}
+	mi := &file_parley_v1_gossip_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GossipPublishResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GossipPublishResponse) ProtoMessage() {}
+
+func (x *GossipPublishResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_gossip_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GossipPublishResponse.ProtoReflect.Descriptor instead.
+func (*GossipPublishResponse) Descriptor() ([]byte, []int) {
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GossipPublishResponse) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+type TailRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topics        []string               `protobuf:"bytes,1,rep,name=topics,proto3" json:"topics,omitempty"` // none = all
+	Data          bool                   `protobuf:"varint,2,opt,name=data,proto3" json:"data,omitempty"`    // with their bytes, of accepted ones; needs the scope admin
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TailRequest) Reset() {
+	*x = TailRequest{}
+	mi := &file_parley_v1_gossip_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TailRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TailRequest) ProtoMessage() {}
+
+func (x *TailRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_gossip_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TailRequest.ProtoReflect.Descriptor instead.
+func (*TailRequest) Descriptor() ([]byte, []int) {
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TailRequest) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *TailRequest) GetData() bool {
+	if x != nil {
+		return x.Data
+	}
+	return false
+}
+
+type TailMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MessageId     string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	SizeBytes     int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Own           bool                   `protobuf:"varint,4,opt,name=own,proto3" json:"own,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	Verdict       string                 `protobuf:"bytes,6,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	VerdictMs     float64                `protobuf:"fixed64,8,opt,name=verdict_ms,json=verdictMs,proto3" json:"verdict_ms,omitempty"`
+	From          string                 `protobuf:"bytes,9,opt,name=from,proto3" json:"from,omitempty"`   // who brought it first
+	Lost          uint64                 `protobuf:"varint,10,opt,name=lost,proto3" json:"lost,omitempty"` // messages left out before this one
+	Data          []byte                 `protobuf:"bytes,11,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TailMessage) Reset() {
+	*x = TailMessage{}
+	mi := &file_parley_v1_gossip_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TailMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TailMessage) ProtoMessage() {}
+
+func (x *TailMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_gossip_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TailMessage.ProtoReflect.Descriptor instead.
+func (*TailMessage) Descriptor() ([]byte, []int) {
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TailMessage) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *TailMessage) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TailMessage) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *TailMessage) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *TailMessage) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *TailMessage) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *TailMessage) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TailMessage) GetVerdictMs() float64 {
+	if x != nil {
+		return x.VerdictMs
+	}
+	return 0
+}
+
+func (x *TailMessage) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *TailMessage) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *TailMessage) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type GetMeshRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"` // "" = all
@@ -254,7 +764,7 @@ type GetMeshRequest struct {
 
 func (x *GetMeshRequest) Reset() {
 	*x = GetMeshRequest{}
-	mi := &file_parley_v1_gossip_proto_msgTypes[3]
+	mi := &file_parley_v1_gossip_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -266,7 +776,7 @@ func (x *GetMeshRequest) String() string {
 func (*GetMeshRequest) ProtoMessage() {}
 
 func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_gossip_proto_msgTypes[3]
+	mi := &file_parley_v1_gossip_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -279,7 +789,7 @@ func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshRequest.ProtoReflect.Descriptor instead.
 func (*GetMeshRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{3}
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetMeshRequest) GetTopic() string {
@@ -314,7 +824,7 @@ type GetMeshResponse struct {
 
 func (x *GetMeshResponse) Reset() {
 	*x = GetMeshResponse{}
-	mi := &file_parley_v1_gossip_proto_msgTypes[4]
+	mi := &file_parley_v1_gossip_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +836,7 @@ func (x *GetMeshResponse) String() string {
 func (*GetMeshResponse) ProtoMessage() {}
 
 func (x *GetMeshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_gossip_proto_msgTypes[4]
+	mi := &file_parley_v1_gossip_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +849,7 @@ func (x *GetMeshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshResponse.ProtoReflect.Descriptor instead.
 func (*GetMeshResponse) Descriptor() ([]byte, []int) {
-	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{4}
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetMeshResponse) GetItems() []*MeshPeer {
@@ -375,7 +885,7 @@ type MeshPeer struct {
 
 func (x *MeshPeer) Reset() {
 	*x = MeshPeer{}
-	mi := &file_parley_v1_gossip_proto_msgTypes[5]
+	mi := &file_parley_v1_gossip_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +897,7 @@ func (x *MeshPeer) String() string {
 func (*MeshPeer) ProtoMessage() {}
 
 func (x *MeshPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_gossip_proto_msgTypes[5]
+	mi := &file_parley_v1_gossip_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +910,7 @@ func (x *MeshPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshPeer.ProtoReflect.Descriptor instead.
 func (*MeshPeer) Descriptor() ([]byte, []int) {
-	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{5}
+	return file_parley_v1_gossip_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MeshPeer) GetTopic() string {
@@ -435,7 +945,7 @@ var File_parley_v1_gossip_proto protoreflect.FileDescriptor
 
 const file_parley_v1_gossip_proto_rawDesc = "" +
 	"\n" +
-	"\x16parley/v1/gossip.proto\x12\tparley.v1\"A\n" +
+	"\x16parley/v1/gossip.proto\x12\tparley.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"A\n" +
 	"\x11ListTopicsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x05R\x05limit\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"y\n" +
@@ -462,7 +972,56 @@ const file_parley_v1_gossip_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
 	"\fIgnoredEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"T\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"0\n" +
+	"\x0fGetTraceRequest\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\"\xae\x02\n" +
+	"\vGossipTrace\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x10\n" +
+	"\x03own\x18\x04 \x01(\bR\x03own\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
+	"\averdict\x18\x06 \x01(\tR\averdict\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"verdict_ms\x18\b \x01(\x01R\tverdictMs\x12(\n" +
+	"\x04hops\x18\t \x03(\v2\x14.parley.v1.GossipHopR\x04hops\x12\x12\n" +
+	"\x04more\x18\n" +
+	" \x01(\x03R\x04more\"\x8e\x01\n" +
+	"\tGossipHop\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\x12*\n" +
+	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x19\n" +
+	"\bafter_ms\x18\x05 \x01(\x01R\aafterMs\"@\n" +
+	"\x14GossipPublishRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"6\n" +
+	"\x15GossipPublishResponse\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\"9\n" +
+	"\vTailRequest\x12\x16\n" +
+	"\x06topics\x18\x01 \x03(\tR\x06topics\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\bR\x04data\"\xac\x02\n" +
+	"\vTailMessage\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\x12\x10\n" +
+	"\x03own\x18\x04 \x01(\bR\x03own\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
+	"\averdict\x18\x06 \x01(\tR\averdict\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"verdict_ms\x18\b \x01(\x01R\tverdictMs\x12\x12\n" +
+	"\x04from\x18\t \x01(\tR\x04from\x12\x12\n" +
+	"\x04lost\x18\n" +
+	" \x01(\x04R\x04lost\x12\x12\n" +
+	"\x04data\x18\v \x01(\fR\x04data\"T\n" +
 	"\x0eGetMeshRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12\x16\n" +
@@ -476,11 +1035,14 @@ const file_parley_v1_gossip_proto_rawDesc = "" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
-	"\x05score\x18\x04 \x01(\x01R\x05score2\x9c\x01\n" +
+	"\x05score\x18\x04 \x01(\x01R\x05score2\xe4\x02\n" +
 	"\rGossipService\x12I\n" +
 	"\n" +
 	"ListTopics\x12\x1c.parley.v1.ListTopicsRequest\x1a\x1d.parley.v1.ListTopicsResponse\x12@\n" +
-	"\aGetMesh\x12\x19.parley.v1.GetMeshRequest\x1a\x1a.parley.v1.GetMeshResponseB;Z9github.com/parley-p2p/parley/api/proto/parley/v1;parleyv1b\x06proto3"
+	"\aGetMesh\x12\x19.parley.v1.GetMeshRequest\x1a\x1a.parley.v1.GetMeshResponse\x12>\n" +
+	"\bGetTrace\x12\x1a.parley.v1.GetTraceRequest\x1a\x16.parley.v1.GossipTrace\x12L\n" +
+	"\aPublish\x12\x1f.parley.v1.GossipPublishRequest\x1a .parley.v1.GossipPublishResponse\x128\n" +
+	"\x04Tail\x12\x16.parley.v1.TailRequest\x1a\x16.parley.v1.TailMessage0\x01B;Z9github.com/parley-p2p/parley/api/proto/parley/v1;parleyv1b\x06proto3"
 
 var (
 	file_parley_v1_gossip_proto_rawDescOnce sync.Once
@@ -494,31 +1056,49 @@ func file_parley_v1_gossip_proto_rawDescGZIP() []byte {
 	return file_parley_v1_gossip_proto_rawDescData
 }
 
-var file_parley_v1_gossip_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_parley_v1_gossip_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_parley_v1_gossip_proto_goTypes = []any{
-	(*ListTopicsRequest)(nil),  // 0: parley.v1.ListTopicsRequest
-	(*ListTopicsResponse)(nil), // 1: parley.v1.ListTopicsResponse
-	(*GossipTopic)(nil),        // 2: parley.v1.GossipTopic
-	(*GetMeshRequest)(nil),     // 3: parley.v1.GetMeshRequest
-	(*GetMeshResponse)(nil),    // 4: parley.v1.GetMeshResponse
-	(*MeshPeer)(nil),           // 5: parley.v1.MeshPeer
-	nil,                        // 6: parley.v1.GossipTopic.RejectedEntry
-	nil,                        // 7: parley.v1.GossipTopic.IgnoredEntry
+	(*ListTopicsRequest)(nil),     // 0: parley.v1.ListTopicsRequest
+	(*ListTopicsResponse)(nil),    // 1: parley.v1.ListTopicsResponse
+	(*GossipTopic)(nil),           // 2: parley.v1.GossipTopic
+	(*GetTraceRequest)(nil),       // 3: parley.v1.GetTraceRequest
+	(*GossipTrace)(nil),           // 4: parley.v1.GossipTrace
+	(*GossipHop)(nil),             // 5: parley.v1.GossipHop
+	(*GossipPublishRequest)(nil),  // 6: parley.v1.GossipPublishRequest
+	(*GossipPublishResponse)(nil), // 7: parley.v1.GossipPublishResponse
+	(*TailRequest)(nil),           // 8: parley.v1.TailRequest
+	(*TailMessage)(nil),           // 9: parley.v1.TailMessage
+	(*GetMeshRequest)(nil),        // 10: parley.v1.GetMeshRequest
+	(*GetMeshResponse)(nil),       // 11: parley.v1.GetMeshResponse
+	(*MeshPeer)(nil),              // 12: parley.v1.MeshPeer
+	nil,                           // 13: parley.v1.GossipTopic.RejectedEntry
+	nil,                           // 14: parley.v1.GossipTopic.IgnoredEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_parley_v1_gossip_proto_depIdxs = []int32{
-	2, // 0: parley.v1.ListTopicsResponse.items:type_name -> parley.v1.GossipTopic
-	6, // 1: parley.v1.GossipTopic.rejected:type_name -> parley.v1.GossipTopic.RejectedEntry
-	7, // 2: parley.v1.GossipTopic.ignored:type_name -> parley.v1.GossipTopic.IgnoredEntry
-	5, // 3: parley.v1.GetMeshResponse.items:type_name -> parley.v1.MeshPeer
-	0, // 4: parley.v1.GossipService.ListTopics:input_type -> parley.v1.ListTopicsRequest
-	3, // 5: parley.v1.GossipService.GetMesh:input_type -> parley.v1.GetMeshRequest
-	1, // 6: parley.v1.GossipService.ListTopics:output_type -> parley.v1.ListTopicsResponse
-	4, // 7: parley.v1.GossipService.GetMesh:output_type -> parley.v1.GetMeshResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2,  // 0: parley.v1.ListTopicsResponse.items:type_name -> parley.v1.GossipTopic
+	13, // 1: parley.v1.GossipTopic.rejected:type_name -> parley.v1.GossipTopic.RejectedEntry
+	14, // 2: parley.v1.GossipTopic.ignored:type_name -> parley.v1.GossipTopic.IgnoredEntry
+	15, // 3: parley.v1.GossipTrace.at:type_name -> google.protobuf.Timestamp
+	5,  // 4: parley.v1.GossipTrace.hops:type_name -> parley.v1.GossipHop
+	15, // 5: parley.v1.GossipHop.at:type_name -> google.protobuf.Timestamp
+	15, // 6: parley.v1.TailMessage.at:type_name -> google.protobuf.Timestamp
+	12, // 7: parley.v1.GetMeshResponse.items:type_name -> parley.v1.MeshPeer
+	0,  // 8: parley.v1.GossipService.ListTopics:input_type -> parley.v1.ListTopicsRequest
+	10, // 9: parley.v1.GossipService.GetMesh:input_type -> parley.v1.GetMeshRequest
+	3,  // 10: parley.v1.GossipService.GetTrace:input_type -> parley.v1.GetTraceRequest
+	6,  // 11: parley.v1.GossipService.Publish:input_type -> parley.v1.GossipPublishRequest
+	8,  // 12: parley.v1.GossipService.Tail:input_type -> parley.v1.TailRequest
+	1,  // 13: parley.v1.GossipService.ListTopics:output_type -> parley.v1.ListTopicsResponse
+	11, // 14: parley.v1.GossipService.GetMesh:output_type -> parley.v1.GetMeshResponse
+	4,  // 15: parley.v1.GossipService.GetTrace:output_type -> parley.v1.GossipTrace
+	7,  // 16: parley.v1.GossipService.Publish:output_type -> parley.v1.GossipPublishResponse
+	9,  // 17: parley.v1.GossipService.Tail:output_type -> parley.v1.TailMessage
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_parley_v1_gossip_proto_init() }
@@ -532,7 +1112,7 @@ func file_parley_v1_gossip_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parley_v1_gossip_proto_rawDesc), len(file_parley_v1_gossip_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

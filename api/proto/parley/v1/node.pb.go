@@ -11,6 +11,7 @@ package parleyv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -132,6 +133,302 @@ func (*GetHealthRequest) Descriptor() ([]byte, []int) {
 	return file_parley_v1_node_proto_rawDescGZIP(), []int{2}
 }
 
+type GetConfigRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetConfigRequest) Reset() {
+	*x = GetConfigRequest{}
+	mi := &file_parley_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetConfigRequest) ProtoMessage() {}
+
+func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
+func (*GetConfigRequest) Descriptor() ([]byte, []int) {
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+type GetConfigResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*ConfigValue         `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	Count         int32                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	NextCursor    string                 `protobuf:"bytes,3,opt,name=next_cursor,json=nextCursor,proto3" json:"next_cursor,omitempty"` // "": all are there
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetConfigResponse) Reset() {
+	*x = GetConfigResponse{}
+	mi := &file_parley_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetConfigResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetConfigResponse) ProtoMessage() {}
+
+func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
+func (*GetConfigResponse) Descriptor() ([]byte, []int) {
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetConfigResponse) GetItems() []*ConfigValue {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *GetConfigResponse) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *GetConfigResponse) GetNextCursor() string {
+	if x != nil {
+		return x.NextCursor
+	}
+	return ""
+}
+
+type ConfigValue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`       // dotted, as in files
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`   // as text; secrets are masked
+	Origin        string                 `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"` // such as default, file parley.toml:12, env PEERS
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigValue) Reset() {
+	*x = ConfigValue{}
+	mi := &file_parley_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigValue) ProtoMessage() {}
+
+func (x *ConfigValue) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigValue.ProtoReflect.Descriptor instead.
+func (*ConfigValue) Descriptor() ([]byte, []int) {
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ConfigValue) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ConfigValue) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *ConfigValue) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+type PatchConfigRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Patch         *structpb.Struct       `protobuf:"bytes,1,opt,name=patch,proto3" json:"patch,omitempty"`  // a merge patch: {"log":{"level":"debug"}}; null takes a setting back
+	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"` // as of ReloadConfig
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PatchConfigRequest) Reset() {
+	*x = PatchConfigRequest{}
+	mi := &file_parley_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PatchConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PatchConfigRequest) ProtoMessage() {}
+
+func (x *PatchConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PatchConfigRequest.ProtoReflect.Descriptor instead.
+func (*PatchConfigRequest) Descriptor() ([]byte, []int) {
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PatchConfigRequest) GetPatch() *structpb.Struct {
+	if x != nil {
+		return x.Patch
+	}
+	return nil
+}
+
+func (x *PatchConfigRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type SetLogLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Levels        map[string]string      `protobuf:"bytes,1,rep,name=levels,proto3" json:"levels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // debug, info, warn or error by room; default is for all that are not named
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelRequest) Reset() {
+	*x = SetLogLevelRequest{}
+	mi := &file_parley_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelRequest) ProtoMessage() {}
+
+func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*SetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetLogLevelRequest) GetLevels() map[string]string {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+type LogLevels struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Levels        map[string]string      `protobuf:"bytes,1,rep,name=levels,proto3" json:"levels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogLevels) Reset() {
+	*x = LogLevels{}
+	mi := &file_parley_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogLevels) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogLevels) ProtoMessage() {}
+
+func (x *LogLevels) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogLevels.ProtoReflect.Descriptor instead.
+func (*LogLevels) Descriptor() ([]byte, []int) {
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *LogLevels) GetLevels() map[string]string {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
 type ReloadConfigRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Force         bool                   `protobuf:"varint,1,opt,name=force,proto3" json:"force,omitempty"` // remove a shared key though peers would lose their last connection by that
@@ -141,7 +438,7 @@ type ReloadConfigRequest struct {
 
 func (x *ReloadConfigRequest) Reset() {
 	*x = ReloadConfigRequest{}
-	mi := &file_parley_v1_node_proto_msgTypes[3]
+	mi := &file_parley_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -153,7 +450,7 @@ func (x *ReloadConfigRequest) String() string {
 func (*ReloadConfigRequest) ProtoMessage() {}
 
 func (x *ReloadConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_node_proto_msgTypes[3]
+	mi := &file_parley_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -166,7 +463,7 @@ func (x *ReloadConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadConfigRequest.ProtoReflect.Descriptor instead.
 func (*ReloadConfigRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReloadConfigRequest) GetForce() bool {
@@ -186,7 +483,7 @@ type WatchEventsRequest struct {
 
 func (x *WatchEventsRequest) Reset() {
 	*x = WatchEventsRequest{}
-	mi := &file_parley_v1_node_proto_msgTypes[4]
+	mi := &file_parley_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -198,7 +495,7 @@ func (x *WatchEventsRequest) String() string {
 func (*WatchEventsRequest) ProtoMessage() {}
 
 func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_node_proto_msgTypes[4]
+	mi := &file_parley_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -211,7 +508,7 @@ func (x *WatchEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEventsRequest.ProtoReflect.Descriptor instead.
 func (*WatchEventsRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchEventsRequest) GetTypes() []string {
@@ -245,7 +542,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_parley_v1_node_proto_msgTypes[5]
+	mi := &file_parley_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -257,7 +554,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_node_proto_msgTypes[5]
+	mi := &file_parley_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -270,7 +567,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_parley_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Node) GetPeerId() string {
@@ -346,7 +643,7 @@ type Health struct {
 
 func (x *Health) Reset() {
 	*x = Health{}
-	mi := &file_parley_v1_node_proto_msgTypes[6]
+	mi := &file_parley_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -358,7 +655,7 @@ func (x *Health) String() string {
 func (*Health) ProtoMessage() {}
 
 func (x *Health) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_node_proto_msgTypes[6]
+	mi := &file_parley_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -371,7 +668,7 @@ func (x *Health) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Health.ProtoReflect.Descriptor instead.
 func (*Health) Descriptor() ([]byte, []int) {
-	return file_parley_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Health) GetStatus() string {
@@ -403,7 +700,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_parley_v1_node_proto_msgTypes[7]
+	mi := &file_parley_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +712,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_node_proto_msgTypes[7]
+	mi := &file_parley_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +725,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_parley_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Check) GetName() string {
@@ -483,7 +780,7 @@ type ReloadedConfig struct {
 
 func (x *ReloadedConfig) Reset() {
 	*x = ReloadedConfig{}
-	mi := &file_parley_v1_node_proto_msgTypes[8]
+	mi := &file_parley_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +792,7 @@ func (x *ReloadedConfig) String() string {
 func (*ReloadedConfig) ProtoMessage() {}
 
 func (x *ReloadedConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_node_proto_msgTypes[8]
+	mi := &file_parley_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +805,7 @@ func (x *ReloadedConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReloadedConfig.ProtoReflect.Descriptor instead.
 func (*ReloadedConfig) Descriptor() ([]byte, []int) {
-	return file_parley_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_parley_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReloadedConfig) GetChanged() []string {
@@ -529,10 +826,33 @@ var File_parley_v1_node_proto protoreflect.FileDescriptor
 
 const file_parley_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x14parley/v1/node.proto\x12\tparley.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16parley/v1/events.proto\x1a\x16parley/v1/status.proto\"\x12\n" +
+	"\x14parley/v1/node.proto\x12\tparley.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16parley/v1/events.proto\x1a\x16parley/v1/status.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\x10\n" +
 	"\x0eGetNodeRequest\"\x12\n" +
-	"\x10GetHealthRequest\"+\n" +
+	"\x10GetHealthRequest\"\x12\n" +
+	"\x10GetConfigRequest\"x\n" +
+	"\x11GetConfigResponse\x12,\n" +
+	"\x05items\x18\x01 \x03(\v2\x16.parley.v1.ConfigValueR\x05items\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x05R\x05count\x12\x1f\n" +
+	"\vnext_cursor\x18\x03 \x01(\tR\n" +
+	"nextCursor\"M\n" +
+	"\vConfigValue\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06origin\x18\x03 \x01(\tR\x06origin\"Y\n" +
+	"\x12PatchConfigRequest\x12-\n" +
+	"\x05patch\x18\x01 \x01(\v2\x17.google.protobuf.StructR\x05patch\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x92\x01\n" +
+	"\x12SetLogLevelRequest\x12A\n" +
+	"\x06levels\x18\x01 \x03(\v2).parley.v1.SetLogLevelRequest.LevelsEntryR\x06levels\x1a9\n" +
+	"\vLevelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x80\x01\n" +
+	"\tLogLevels\x128\n" +
+	"\x06levels\x18\x01 \x03(\v2 .parley.v1.LogLevels.LevelsEntryR\x06levels\x1a9\n" +
+	"\vLevelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"+\n" +
 	"\x13ReloadConfigRequest\x12\x14\n" +
 	"\x05force\x18\x01 \x01(\bR\x05force\"O\n" +
 	"\x12WatchEventsRequest\x12\x14\n" +
@@ -568,11 +888,14 @@ const file_parley_v1_node_proto_rawDesc = "" +
 	"\v_lag_blocks\"O\n" +
 	"\x0eReloadedConfig\x12\x18\n" +
 	"\achanged\x18\x01 \x03(\tR\achanged\x12#\n" +
-	"\rneeds_restart\x18\x02 \x03(\tR\fneedsRestart2\xcd\x02\n" +
+	"\rneeds_restart\x18\x02 \x03(\tR\fneedsRestart2\xa2\x04\n" +
 	"\vNodeService\x12;\n" +
 	"\tGetStatus\x12\x1b.parley.v1.GetStatusRequest\x1a\x11.parley.v1.Status\x125\n" +
 	"\aGetNode\x12\x19.parley.v1.GetNodeRequest\x1a\x0f.parley.v1.Node\x12;\n" +
-	"\tGetHealth\x12\x1b.parley.v1.GetHealthRequest\x1a\x11.parley.v1.Health\x12I\n" +
+	"\tGetHealth\x12\x1b.parley.v1.GetHealthRequest\x1a\x11.parley.v1.Health\x12F\n" +
+	"\tGetConfig\x12\x1b.parley.v1.GetConfigRequest\x1a\x1c.parley.v1.GetConfigResponse\x12G\n" +
+	"\vPatchConfig\x12\x1d.parley.v1.PatchConfigRequest\x1a\x19.parley.v1.ReloadedConfig\x12B\n" +
+	"\vSetLogLevel\x12\x1d.parley.v1.SetLogLevelRequest\x1a\x14.parley.v1.LogLevels\x12I\n" +
 	"\fReloadConfig\x12\x1e.parley.v1.ReloadConfigRequest\x1a\x19.parley.v1.ReloadedConfig\x12B\n" +
 	"\vWatchEvents\x12\x1d.parley.v1.WatchEventsRequest\x1a\x12.parley.v1.Watched0\x01B;Z9github.com/parley-p2p/parley/api/proto/parley/v1;parleyv1b\x06proto3"
 
@@ -588,39 +911,58 @@ func file_parley_v1_node_proto_rawDescGZIP() []byte {
 	return file_parley_v1_node_proto_rawDescData
 }
 
-var file_parley_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_parley_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_parley_v1_node_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),      // 0: parley.v1.GetStatusRequest
 	(*GetNodeRequest)(nil),        // 1: parley.v1.GetNodeRequest
 	(*GetHealthRequest)(nil),      // 2: parley.v1.GetHealthRequest
-	(*ReloadConfigRequest)(nil),   // 3: parley.v1.ReloadConfigRequest
-	(*WatchEventsRequest)(nil),    // 4: parley.v1.WatchEventsRequest
-	(*Node)(nil),                  // 5: parley.v1.Node
-	(*Health)(nil),                // 6: parley.v1.Health
-	(*Check)(nil),                 // 7: parley.v1.Check
-	(*ReloadedConfig)(nil),        // 8: parley.v1.ReloadedConfig
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*Status)(nil),                // 10: parley.v1.Status
-	(*Watched)(nil),               // 11: parley.v1.Watched
+	(*GetConfigRequest)(nil),      // 3: parley.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),     // 4: parley.v1.GetConfigResponse
+	(*ConfigValue)(nil),           // 5: parley.v1.ConfigValue
+	(*PatchConfigRequest)(nil),    // 6: parley.v1.PatchConfigRequest
+	(*SetLogLevelRequest)(nil),    // 7: parley.v1.SetLogLevelRequest
+	(*LogLevels)(nil),             // 8: parley.v1.LogLevels
+	(*ReloadConfigRequest)(nil),   // 9: parley.v1.ReloadConfigRequest
+	(*WatchEventsRequest)(nil),    // 10: parley.v1.WatchEventsRequest
+	(*Node)(nil),                  // 11: parley.v1.Node
+	(*Health)(nil),                // 12: parley.v1.Health
+	(*Check)(nil),                 // 13: parley.v1.Check
+	(*ReloadedConfig)(nil),        // 14: parley.v1.ReloadedConfig
+	nil,                           // 15: parley.v1.SetLogLevelRequest.LevelsEntry
+	nil,                           // 16: parley.v1.LogLevels.LevelsEntry
+	(*structpb.Struct)(nil),       // 17: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*Status)(nil),                // 19: parley.v1.Status
+	(*Watched)(nil),               // 20: parley.v1.Watched
 }
 var file_parley_v1_node_proto_depIdxs = []int32{
-	9,  // 0: parley.v1.Node.started:type_name -> google.protobuf.Timestamp
-	7,  // 1: parley.v1.Health.checks:type_name -> parley.v1.Check
-	0,  // 2: parley.v1.NodeService.GetStatus:input_type -> parley.v1.GetStatusRequest
-	1,  // 3: parley.v1.NodeService.GetNode:input_type -> parley.v1.GetNodeRequest
-	2,  // 4: parley.v1.NodeService.GetHealth:input_type -> parley.v1.GetHealthRequest
-	3,  // 5: parley.v1.NodeService.ReloadConfig:input_type -> parley.v1.ReloadConfigRequest
-	4,  // 6: parley.v1.NodeService.WatchEvents:input_type -> parley.v1.WatchEventsRequest
-	10, // 7: parley.v1.NodeService.GetStatus:output_type -> parley.v1.Status
-	5,  // 8: parley.v1.NodeService.GetNode:output_type -> parley.v1.Node
-	6,  // 9: parley.v1.NodeService.GetHealth:output_type -> parley.v1.Health
-	8,  // 10: parley.v1.NodeService.ReloadConfig:output_type -> parley.v1.ReloadedConfig
-	11, // 11: parley.v1.NodeService.WatchEvents:output_type -> parley.v1.Watched
-	7,  // [7:12] is the sub-list for method output_type
-	2,  // [2:7] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	5,  // 0: parley.v1.GetConfigResponse.items:type_name -> parley.v1.ConfigValue
+	17, // 1: parley.v1.PatchConfigRequest.patch:type_name -> google.protobuf.Struct
+	15, // 2: parley.v1.SetLogLevelRequest.levels:type_name -> parley.v1.SetLogLevelRequest.LevelsEntry
+	16, // 3: parley.v1.LogLevels.levels:type_name -> parley.v1.LogLevels.LevelsEntry
+	18, // 4: parley.v1.Node.started:type_name -> google.protobuf.Timestamp
+	13, // 5: parley.v1.Health.checks:type_name -> parley.v1.Check
+	0,  // 6: parley.v1.NodeService.GetStatus:input_type -> parley.v1.GetStatusRequest
+	1,  // 7: parley.v1.NodeService.GetNode:input_type -> parley.v1.GetNodeRequest
+	2,  // 8: parley.v1.NodeService.GetHealth:input_type -> parley.v1.GetHealthRequest
+	3,  // 9: parley.v1.NodeService.GetConfig:input_type -> parley.v1.GetConfigRequest
+	6,  // 10: parley.v1.NodeService.PatchConfig:input_type -> parley.v1.PatchConfigRequest
+	7,  // 11: parley.v1.NodeService.SetLogLevel:input_type -> parley.v1.SetLogLevelRequest
+	9,  // 12: parley.v1.NodeService.ReloadConfig:input_type -> parley.v1.ReloadConfigRequest
+	10, // 13: parley.v1.NodeService.WatchEvents:input_type -> parley.v1.WatchEventsRequest
+	19, // 14: parley.v1.NodeService.GetStatus:output_type -> parley.v1.Status
+	11, // 15: parley.v1.NodeService.GetNode:output_type -> parley.v1.Node
+	12, // 16: parley.v1.NodeService.GetHealth:output_type -> parley.v1.Health
+	4,  // 17: parley.v1.NodeService.GetConfig:output_type -> parley.v1.GetConfigResponse
+	14, // 18: parley.v1.NodeService.PatchConfig:output_type -> parley.v1.ReloadedConfig
+	8,  // 19: parley.v1.NodeService.SetLogLevel:output_type -> parley.v1.LogLevels
+	14, // 20: parley.v1.NodeService.ReloadConfig:output_type -> parley.v1.ReloadedConfig
+	20, // 21: parley.v1.NodeService.WatchEvents:output_type -> parley.v1.Watched
+	14, // [14:22] is the sub-list for method output_type
+	6,  // [6:14] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_parley_v1_node_proto_init() }
@@ -630,16 +972,16 @@ func file_parley_v1_node_proto_init() {
 	}
 	file_parley_v1_events_proto_init()
 	file_parley_v1_status_proto_init()
-	file_parley_v1_node_proto_msgTypes[4].OneofWrappers = []any{}
-	file_parley_v1_node_proto_msgTypes[5].OneofWrappers = []any{}
-	file_parley_v1_node_proto_msgTypes[7].OneofWrappers = []any{}
+	file_parley_v1_node_proto_msgTypes[10].OneofWrappers = []any{}
+	file_parley_v1_node_proto_msgTypes[11].OneofWrappers = []any{}
+	file_parley_v1_node_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parley_v1_node_proto_rawDesc), len(file_parley_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

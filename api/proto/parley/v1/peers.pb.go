@@ -220,6 +220,254 @@ func (x *GetPeerRequest) GetId() string {
 	return ""
 }
 
+type GetTopologyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTopologyRequest) Reset() {
+	*x = GetTopologyRequest{}
+	mi := &file_parley_v1_peers_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTopologyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTopologyRequest) ProtoMessage() {}
+
+func (x *GetTopologyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_peers_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTopologyRequest.ProtoReflect.Descriptor instead.
+func (*GetTopologyRequest) Descriptor() ([]byte, []int) {
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{3}
+}
+
+type Topology struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []*TopologyNode        `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"` // this node first
+	Links         []*TopologyLink        `protobuf:"bytes,2,rep,name=links,proto3" json:"links,omitempty"`
+	Scope         string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"` // view: what one node sees
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Topology) Reset() {
+	*x = Topology{}
+	mi := &file_parley_v1_peers_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Topology) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Topology) ProtoMessage() {}
+
+func (x *Topology) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_peers_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Topology.ProtoReflect.Descriptor instead.
+func (*Topology) Descriptor() ([]byte, []int) {
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Topology) GetNodes() []*TopologyNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *Topology) GetLinks() []*TopologyLink {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+func (x *Topology) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+type TopologyNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Self          bool                   `protobuf:"varint,2,opt,name=self,proto3" json:"self,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Group         string                 `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`          // the part of the internet that it is connected from; "" for this node
+	Height        *uint64                `protobuf:"varint,5,opt,name=height,proto3,oneof" json:"height,omitempty"` // that it has shown, else claims; absent = unknown
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopologyNode) Reset() {
+	*x = TopologyNode{}
+	mi := &file_parley_v1_peers_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopologyNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopologyNode) ProtoMessage() {}
+
+func (x *TopologyNode) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_peers_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopologyNode.ProtoReflect.Descriptor instead.
+func (*TopologyNode) Descriptor() ([]byte, []int) {
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TopologyNode) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TopologyNode) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
+}
+
+func (x *TopologyNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TopologyNode) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *TopologyNode) GetHeight() uint64 {
+	if x != nil && x.Height != nil {
+		return *x.Height
+	}
+	return 0
+}
+
+type TopologyLink struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	A             string                 `protobuf:"bytes,1,opt,name=a,proto3" json:"a,omitempty"` // this node
+	B             string                 `protobuf:"bytes,2,opt,name=b,proto3" json:"b,omitempty"`
+	Direction     string                 `protobuf:"bytes,3,opt,name=direction,proto3" json:"direction,omitempty"` // inbound | outbound, as a sees it
+	LatencyMs     *float64               `protobuf:"fixed64,4,opt,name=latency_ms,json=latencyMs,proto3,oneof" json:"latency_ms,omitempty"`
+	Topics        []string               `protobuf:"bytes,5,rep,name=topics,proto3" json:"topics,omitempty"` // in whose mesh both are
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopologyLink) Reset() {
+	*x = TopologyLink{}
+	mi := &file_parley_v1_peers_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopologyLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopologyLink) ProtoMessage() {}
+
+func (x *TopologyLink) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_peers_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopologyLink.ProtoReflect.Descriptor instead.
+func (*TopologyLink) Descriptor() ([]byte, []int) {
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *TopologyLink) GetA() string {
+	if x != nil {
+		return x.A
+	}
+	return ""
+}
+
+func (x *TopologyLink) GetB() string {
+	if x != nil {
+		return x.B
+	}
+	return ""
+}
+
+func (x *TopologyLink) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *TopologyLink) GetLatencyMs() float64 {
+	if x != nil && x.LatencyMs != nil {
+		return *x.LatencyMs
+	}
+	return 0
+}
+
+func (x *TopologyLink) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
 type CountPeersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -228,7 +476,7 @@ type CountPeersRequest struct {
 
 func (x *CountPeersRequest) Reset() {
 	*x = CountPeersRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[3]
+	mi := &file_parley_v1_peers_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -240,7 +488,7 @@ func (x *CountPeersRequest) String() string {
 func (*CountPeersRequest) ProtoMessage() {}
 
 func (x *CountPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[3]
+	mi := &file_parley_v1_peers_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -253,7 +501,7 @@ func (x *CountPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountPeersRequest.ProtoReflect.Descriptor instead.
 func (*CountPeersRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{3}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{7}
 }
 
 type AddPeerRequest struct {
@@ -267,7 +515,7 @@ type AddPeerRequest struct {
 
 func (x *AddPeerRequest) Reset() {
 	*x = AddPeerRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[4]
+	mi := &file_parley_v1_peers_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -279,7 +527,7 @@ func (x *AddPeerRequest) String() string {
 func (*AddPeerRequest) ProtoMessage() {}
 
 func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[4]
+	mi := &file_parley_v1_peers_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -292,7 +540,7 @@ func (x *AddPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPeerRequest.ProtoReflect.Descriptor instead.
 func (*AddPeerRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{4}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AddPeerRequest) GetAddress() string {
@@ -325,7 +573,7 @@ type RemovePeerRequest struct {
 
 func (x *RemovePeerRequest) Reset() {
 	*x = RemovePeerRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[5]
+	mi := &file_parley_v1_peers_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +585,7 @@ func (x *RemovePeerRequest) String() string {
 func (*RemovePeerRequest) ProtoMessage() {}
 
 func (x *RemovePeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[5]
+	mi := &file_parley_v1_peers_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +598,7 @@ func (x *RemovePeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePeerRequest.ProtoReflect.Descriptor instead.
 func (*RemovePeerRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{5}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemovePeerRequest) GetId() string {
@@ -369,7 +617,7 @@ type ConnectRequest struct {
 
 func (x *ConnectRequest) Reset() {
 	*x = ConnectRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[6]
+	mi := &file_parley_v1_peers_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +629,7 @@ func (x *ConnectRequest) String() string {
 func (*ConnectRequest) ProtoMessage() {}
 
 func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[6]
+	mi := &file_parley_v1_peers_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +642,7 @@ func (x *ConnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectRequest.ProtoReflect.Descriptor instead.
 func (*ConnectRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{6}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ConnectRequest) GetId() string {
@@ -413,7 +661,7 @@ type DisconnectRequest struct {
 
 func (x *DisconnectRequest) Reset() {
 	*x = DisconnectRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[7]
+	mi := &file_parley_v1_peers_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +673,7 @@ func (x *DisconnectRequest) String() string {
 func (*DisconnectRequest) ProtoMessage() {}
 
 func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[7]
+	mi := &file_parley_v1_peers_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +686,7 @@ func (x *DisconnectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectRequest.ProtoReflect.Descriptor instead.
 func (*DisconnectRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{7}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DisconnectRequest) GetId() string {
@@ -458,7 +706,7 @@ type SetTrustedRequest struct {
 
 func (x *SetTrustedRequest) Reset() {
 	*x = SetTrustedRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[8]
+	mi := &file_parley_v1_peers_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +718,7 @@ func (x *SetTrustedRequest) String() string {
 func (*SetTrustedRequest) ProtoMessage() {}
 
 func (x *SetTrustedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[8]
+	mi := &file_parley_v1_peers_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +731,7 @@ func (x *SetTrustedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetTrustedRequest.ProtoReflect.Descriptor instead.
 func (*SetTrustedRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{8}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SetTrustedRequest) GetId() string {
@@ -511,7 +759,7 @@ type PenalizeRequest struct {
 
 func (x *PenalizeRequest) Reset() {
 	*x = PenalizeRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[9]
+	mi := &file_parley_v1_peers_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +771,7 @@ func (x *PenalizeRequest) String() string {
 func (*PenalizeRequest) ProtoMessage() {}
 
 func (x *PenalizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[9]
+	mi := &file_parley_v1_peers_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +784,7 @@ func (x *PenalizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PenalizeRequest.ProtoReflect.Descriptor instead.
 func (*PenalizeRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{9}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PenalizeRequest) GetId() string {
@@ -570,7 +818,7 @@ type ListStaticPeersRequest struct {
 
 func (x *ListStaticPeersRequest) Reset() {
 	*x = ListStaticPeersRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[10]
+	mi := &file_parley_v1_peers_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +830,7 @@ func (x *ListStaticPeersRequest) String() string {
 func (*ListStaticPeersRequest) ProtoMessage() {}
 
 func (x *ListStaticPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[10]
+	mi := &file_parley_v1_peers_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +843,7 @@ func (x *ListStaticPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStaticPeersRequest.ProtoReflect.Descriptor instead.
 func (*ListStaticPeersRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{10}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListStaticPeersRequest) GetLimit() int32 {
@@ -623,7 +871,7 @@ type ListStaticPeersResponse struct {
 
 func (x *ListStaticPeersResponse) Reset() {
 	*x = ListStaticPeersResponse{}
-	mi := &file_parley_v1_peers_proto_msgTypes[11]
+	mi := &file_parley_v1_peers_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +883,7 @@ func (x *ListStaticPeersResponse) String() string {
 func (*ListStaticPeersResponse) ProtoMessage() {}
 
 func (x *ListStaticPeersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[11]
+	mi := &file_parley_v1_peers_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +896,7 @@ func (x *ListStaticPeersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStaticPeersResponse.ProtoReflect.Descriptor instead.
 func (*ListStaticPeersResponse) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{11}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListStaticPeersResponse) GetItems() []*StaticPeer {
@@ -683,7 +931,7 @@ type GetHistoryRequest struct {
 
 func (x *GetHistoryRequest) Reset() {
 	*x = GetHistoryRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[12]
+	mi := &file_parley_v1_peers_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +943,7 @@ func (x *GetHistoryRequest) String() string {
 func (*GetHistoryRequest) ProtoMessage() {}
 
 func (x *GetHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[12]
+	mi := &file_parley_v1_peers_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +956,7 @@ func (x *GetHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHistoryRequest.ProtoReflect.Descriptor instead.
 func (*GetHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{12}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetHistoryRequest) GetId() string {
@@ -743,7 +991,7 @@ type GetHistoryResponse struct {
 
 func (x *GetHistoryResponse) Reset() {
 	*x = GetHistoryResponse{}
-	mi := &file_parley_v1_peers_proto_msgTypes[13]
+	mi := &file_parley_v1_peers_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +1003,7 @@ func (x *GetHistoryResponse) String() string {
 func (*GetHistoryResponse) ProtoMessage() {}
 
 func (x *GetHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[13]
+	mi := &file_parley_v1_peers_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +1016,7 @@ func (x *GetHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHistoryResponse.ProtoReflect.Descriptor instead.
 func (*GetHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{13}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetHistoryResponse) GetItems() []*HistoryEntry {
@@ -801,7 +1049,7 @@ type WatchPeersRequest struct {
 
 func (x *WatchPeersRequest) Reset() {
 	*x = WatchPeersRequest{}
-	mi := &file_parley_v1_peers_proto_msgTypes[14]
+	mi := &file_parley_v1_peers_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +1061,7 @@ func (x *WatchPeersRequest) String() string {
 func (*WatchPeersRequest) ProtoMessage() {}
 
 func (x *WatchPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[14]
+	mi := &file_parley_v1_peers_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +1074,7 @@ func (x *WatchPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPeersRequest.ProtoReflect.Descriptor instead.
 func (*WatchPeersRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{14}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchPeersRequest) GetSince() uint64 {
@@ -851,7 +1099,7 @@ type PeerDetail struct {
 
 func (x *PeerDetail) Reset() {
 	*x = PeerDetail{}
-	mi := &file_parley_v1_peers_proto_msgTypes[15]
+	mi := &file_parley_v1_peers_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +1111,7 @@ func (x *PeerDetail) String() string {
 func (*PeerDetail) ProtoMessage() {}
 
 func (x *PeerDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[15]
+	mi := &file_parley_v1_peers_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1124,7 @@ func (x *PeerDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerDetail.ProtoReflect.Descriptor instead.
 func (*PeerDetail) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{15}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PeerDetail) GetPeer() *Peer {
@@ -933,7 +1181,7 @@ type PeerStreams struct {
 
 func (x *PeerStreams) Reset() {
 	*x = PeerStreams{}
-	mi := &file_parley_v1_peers_proto_msgTypes[16]
+	mi := &file_parley_v1_peers_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1193,7 @@ func (x *PeerStreams) String() string {
 func (*PeerStreams) ProtoMessage() {}
 
 func (x *PeerStreams) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[16]
+	mi := &file_parley_v1_peers_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1206,7 @@ func (x *PeerStreams) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStreams.ProtoReflect.Descriptor instead.
 func (*PeerStreams) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{16}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PeerStreams) GetProtocol() string {
@@ -998,7 +1246,7 @@ type Reputation struct {
 
 func (x *Reputation) Reset() {
 	*x = Reputation{}
-	mi := &file_parley_v1_peers_proto_msgTypes[17]
+	mi := &file_parley_v1_peers_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1258,7 @@ func (x *Reputation) String() string {
 func (*Reputation) ProtoMessage() {}
 
 func (x *Reputation) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[17]
+	mi := &file_parley_v1_peers_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1271,7 @@ func (x *Reputation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reputation.ProtoReflect.Descriptor instead.
 func (*Reputation) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{17}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Reputation) GetPeer() string {
@@ -1088,7 +1336,7 @@ type PointsReason struct {
 
 func (x *PointsReason) Reset() {
 	*x = PointsReason{}
-	mi := &file_parley_v1_peers_proto_msgTypes[18]
+	mi := &file_parley_v1_peers_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1348,7 @@ func (x *PointsReason) String() string {
 func (*PointsReason) ProtoMessage() {}
 
 func (x *PointsReason) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[18]
+	mi := &file_parley_v1_peers_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1361,7 @@ func (x *PointsReason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PointsReason.ProtoReflect.Descriptor instead.
 func (*PointsReason) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{18}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PointsReason) GetAt() *timestamppb.Timestamp {
@@ -1155,7 +1403,7 @@ type PeerNote struct {
 
 func (x *PeerNote) Reset() {
 	*x = PeerNote{}
-	mi := &file_parley_v1_peers_proto_msgTypes[19]
+	mi := &file_parley_v1_peers_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1415,7 @@ func (x *PeerNote) String() string {
 func (*PeerNote) ProtoMessage() {}
 
 func (x *PeerNote) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[19]
+	mi := &file_parley_v1_peers_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1428,7 @@ func (x *PeerNote) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerNote.ProtoReflect.Descriptor instead.
 func (*PeerNote) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{19}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PeerNote) GetPeer() *Peer {
@@ -1210,7 +1458,7 @@ type PeerCount struct {
 
 func (x *PeerCount) Reset() {
 	*x = PeerCount{}
-	mi := &file_parley_v1_peers_proto_msgTypes[20]
+	mi := &file_parley_v1_peers_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1222,7 +1470,7 @@ func (x *PeerCount) String() string {
 func (*PeerCount) ProtoMessage() {}
 
 func (x *PeerCount) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[20]
+	mi := &file_parley_v1_peers_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1483,7 @@ func (x *PeerCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerCount.ProtoReflect.Descriptor instead.
 func (*PeerCount) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{20}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PeerCount) GetConnected() int32 {
@@ -1283,7 +1531,7 @@ type StaticCount struct {
 
 func (x *StaticCount) Reset() {
 	*x = StaticCount{}
-	mi := &file_parley_v1_peers_proto_msgTypes[21]
+	mi := &file_parley_v1_peers_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1543,7 @@ func (x *StaticCount) String() string {
 func (*StaticCount) ProtoMessage() {}
 
 func (x *StaticCount) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[21]
+	mi := &file_parley_v1_peers_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1556,7 @@ func (x *StaticCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StaticCount.ProtoReflect.Descriptor instead.
 func (*StaticCount) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{21}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StaticCount) GetConnected() int32 {
@@ -1339,7 +1587,7 @@ type AddedPeer struct {
 
 func (x *AddedPeer) Reset() {
 	*x = AddedPeer{}
-	mi := &file_parley_v1_peers_proto_msgTypes[22]
+	mi := &file_parley_v1_peers_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1599,7 @@ func (x *AddedPeer) String() string {
 func (*AddedPeer) ProtoMessage() {}
 
 func (x *AddedPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[22]
+	mi := &file_parley_v1_peers_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1612,7 @@ func (x *AddedPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddedPeer.ProtoReflect.Descriptor instead.
 func (*AddedPeer) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{22}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AddedPeer) GetId() string {
@@ -1420,7 +1668,7 @@ type RemovedPeer struct {
 
 func (x *RemovedPeer) Reset() {
 	*x = RemovedPeer{}
-	mi := &file_parley_v1_peers_proto_msgTypes[23]
+	mi := &file_parley_v1_peers_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1680,7 @@ func (x *RemovedPeer) String() string {
 func (*RemovedPeer) ProtoMessage() {}
 
 func (x *RemovedPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[23]
+	mi := &file_parley_v1_peers_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1693,7 @@ func (x *RemovedPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovedPeer.ProtoReflect.Descriptor instead.
 func (*RemovedPeer) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{23}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemovedPeer) GetId() string {
@@ -1486,7 +1734,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_parley_v1_peers_proto_msgTypes[24]
+	mi := &file_parley_v1_peers_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1746,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_peers_proto_msgTypes[24]
+	mi := &file_parley_v1_peers_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1759,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_parley_v1_peers_proto_rawDescGZIP(), []int{24}
+	return file_parley_v1_peers_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *HistoryEntry) GetAt() *timestamppb.Timestamp {
@@ -1596,7 +1844,27 @@ const file_parley_v1_peers_proto_rawDesc = "" +
 	"\vnext_cursor\x18\x03 \x01(\tR\n" +
 	"nextCursor\" \n" +
 	"\x0eGetPeerRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x14\n" +
+	"\x12GetTopologyRequest\"~\n" +
+	"\bTopology\x12-\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x17.parley.v1.TopologyNodeR\x05nodes\x12-\n" +
+	"\x05links\x18\x02 \x03(\v2\x17.parley.v1.TopologyLinkR\x05links\x12\x14\n" +
+	"\x05scope\x18\x03 \x01(\tR\x05scope\"\x84\x01\n" +
+	"\fTopologyNode\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04self\x18\x02 \x01(\bR\x04self\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05group\x18\x04 \x01(\tR\x05group\x12\x1b\n" +
+	"\x06height\x18\x05 \x01(\x04H\x00R\x06height\x88\x01\x01B\t\n" +
+	"\a_height\"\x93\x01\n" +
+	"\fTopologyLink\x12\f\n" +
+	"\x01a\x18\x01 \x01(\tR\x01a\x12\f\n" +
+	"\x01b\x18\x02 \x01(\tR\x01b\x12\x1c\n" +
+	"\tdirection\x18\x03 \x01(\tR\tdirection\x12\"\n" +
+	"\n" +
+	"latency_ms\x18\x04 \x01(\x01H\x00R\tlatencyMs\x88\x01\x01\x12\x16\n" +
+	"\x06topics\x18\x05 \x03(\tR\x06topicsB\r\n" +
+	"\v_latency_ms\"\x13\n" +
 	"\x11CountPeersRequest\"\\\n" +
 	"\x0eAddPeerRequest\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
@@ -1700,7 +1968,7 @@ const file_parley_v1_peers_proto_rawDesc = "" +
 	"\x06reason\x18\a \x01(\tR\x06reason\x12\x18\n" +
 	"\agoodbye\x18\b \x01(\x04R\agoodbye\x12\x1d\n" +
 	"\n" +
-	"duration_s\x18\t \x01(\x01R\tdurationS2\xb5\x06\n" +
+	"duration_s\x18\t \x01(\x01R\tdurationS2\xf8\x06\n" +
 	"\vPeerService\x12F\n" +
 	"\tListPeers\x12\x1b.parley.v1.ListPeersRequest\x1a\x1c.parley.v1.ListPeersResponse\x12;\n" +
 	"\aGetPeer\x12\x19.parley.v1.GetPeerRequest\x1a\x15.parley.v1.PeerDetail\x12@\n" +
@@ -1717,7 +1985,8 @@ const file_parley_v1_peers_proto_rawDesc = "" +
 	"\bPenalize\x12\x1a.parley.v1.PenalizeRequest\x1a\x13.parley.v1.PeerNote\x12X\n" +
 	"\x0fListStaticPeers\x12!.parley.v1.ListStaticPeersRequest\x1a\".parley.v1.ListStaticPeersResponse\x12I\n" +
 	"\n" +
-	"GetHistory\x12\x1c.parley.v1.GetHistoryRequest\x1a\x1d.parley.v1.GetHistoryResponse\x12@\n" +
+	"GetHistory\x12\x1c.parley.v1.GetHistoryRequest\x1a\x1d.parley.v1.GetHistoryResponse\x12A\n" +
+	"\vGetTopology\x12\x1d.parley.v1.GetTopologyRequest\x1a\x13.parley.v1.Topology\x12@\n" +
 	"\n" +
 	"WatchPeers\x12\x1c.parley.v1.WatchPeersRequest\x1a\x12.parley.v1.Watched0\x01B;Z9github.com/parley-p2p/parley/api/proto/parley/v1;parleyv1b\x06proto3"
 
@@ -1733,80 +2002,88 @@ func file_parley_v1_peers_proto_rawDescGZIP() []byte {
 	return file_parley_v1_peers_proto_rawDescData
 }
 
-var file_parley_v1_peers_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_parley_v1_peers_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_parley_v1_peers_proto_goTypes = []any{
 	(*ListPeersRequest)(nil),        // 0: parley.v1.ListPeersRequest
 	(*ListPeersResponse)(nil),       // 1: parley.v1.ListPeersResponse
 	(*GetPeerRequest)(nil),          // 2: parley.v1.GetPeerRequest
-	(*CountPeersRequest)(nil),       // 3: parley.v1.CountPeersRequest
-	(*AddPeerRequest)(nil),          // 4: parley.v1.AddPeerRequest
-	(*RemovePeerRequest)(nil),       // 5: parley.v1.RemovePeerRequest
-	(*ConnectRequest)(nil),          // 6: parley.v1.ConnectRequest
-	(*DisconnectRequest)(nil),       // 7: parley.v1.DisconnectRequest
-	(*SetTrustedRequest)(nil),       // 8: parley.v1.SetTrustedRequest
-	(*PenalizeRequest)(nil),         // 9: parley.v1.PenalizeRequest
-	(*ListStaticPeersRequest)(nil),  // 10: parley.v1.ListStaticPeersRequest
-	(*ListStaticPeersResponse)(nil), // 11: parley.v1.ListStaticPeersResponse
-	(*GetHistoryRequest)(nil),       // 12: parley.v1.GetHistoryRequest
-	(*GetHistoryResponse)(nil),      // 13: parley.v1.GetHistoryResponse
-	(*WatchPeersRequest)(nil),       // 14: parley.v1.WatchPeersRequest
-	(*PeerDetail)(nil),              // 15: parley.v1.PeerDetail
-	(*PeerStreams)(nil),             // 16: parley.v1.PeerStreams
-	(*Reputation)(nil),              // 17: parley.v1.Reputation
-	(*PointsReason)(nil),            // 18: parley.v1.PointsReason
-	(*PeerNote)(nil),                // 19: parley.v1.PeerNote
-	(*PeerCount)(nil),               // 20: parley.v1.PeerCount
-	(*StaticCount)(nil),             // 21: parley.v1.StaticCount
-	(*AddedPeer)(nil),               // 22: parley.v1.AddedPeer
-	(*RemovedPeer)(nil),             // 23: parley.v1.RemovedPeer
-	(*HistoryEntry)(nil),            // 24: parley.v1.HistoryEntry
-	(*Peer)(nil),                    // 25: parley.v1.Peer
-	(*StaticPeer)(nil),              // 26: parley.v1.StaticPeer
-	(*timestamppb.Timestamp)(nil),   // 27: google.protobuf.Timestamp
-	(*Watched)(nil),                 // 28: parley.v1.Watched
+	(*GetTopologyRequest)(nil),      // 3: parley.v1.GetTopologyRequest
+	(*Topology)(nil),                // 4: parley.v1.Topology
+	(*TopologyNode)(nil),            // 5: parley.v1.TopologyNode
+	(*TopologyLink)(nil),            // 6: parley.v1.TopologyLink
+	(*CountPeersRequest)(nil),       // 7: parley.v1.CountPeersRequest
+	(*AddPeerRequest)(nil),          // 8: parley.v1.AddPeerRequest
+	(*RemovePeerRequest)(nil),       // 9: parley.v1.RemovePeerRequest
+	(*ConnectRequest)(nil),          // 10: parley.v1.ConnectRequest
+	(*DisconnectRequest)(nil),       // 11: parley.v1.DisconnectRequest
+	(*SetTrustedRequest)(nil),       // 12: parley.v1.SetTrustedRequest
+	(*PenalizeRequest)(nil),         // 13: parley.v1.PenalizeRequest
+	(*ListStaticPeersRequest)(nil),  // 14: parley.v1.ListStaticPeersRequest
+	(*ListStaticPeersResponse)(nil), // 15: parley.v1.ListStaticPeersResponse
+	(*GetHistoryRequest)(nil),       // 16: parley.v1.GetHistoryRequest
+	(*GetHistoryResponse)(nil),      // 17: parley.v1.GetHistoryResponse
+	(*WatchPeersRequest)(nil),       // 18: parley.v1.WatchPeersRequest
+	(*PeerDetail)(nil),              // 19: parley.v1.PeerDetail
+	(*PeerStreams)(nil),             // 20: parley.v1.PeerStreams
+	(*Reputation)(nil),              // 21: parley.v1.Reputation
+	(*PointsReason)(nil),            // 22: parley.v1.PointsReason
+	(*PeerNote)(nil),                // 23: parley.v1.PeerNote
+	(*PeerCount)(nil),               // 24: parley.v1.PeerCount
+	(*StaticCount)(nil),             // 25: parley.v1.StaticCount
+	(*AddedPeer)(nil),               // 26: parley.v1.AddedPeer
+	(*RemovedPeer)(nil),             // 27: parley.v1.RemovedPeer
+	(*HistoryEntry)(nil),            // 28: parley.v1.HistoryEntry
+	(*Peer)(nil),                    // 29: parley.v1.Peer
+	(*StaticPeer)(nil),              // 30: parley.v1.StaticPeer
+	(*timestamppb.Timestamp)(nil),   // 31: google.protobuf.Timestamp
+	(*Watched)(nil),                 // 32: parley.v1.Watched
 }
 var file_parley_v1_peers_proto_depIdxs = []int32{
-	25, // 0: parley.v1.ListPeersResponse.items:type_name -> parley.v1.Peer
-	26, // 1: parley.v1.ListStaticPeersResponse.items:type_name -> parley.v1.StaticPeer
-	24, // 2: parley.v1.GetHistoryResponse.items:type_name -> parley.v1.HistoryEntry
-	25, // 3: parley.v1.PeerDetail.peer:type_name -> parley.v1.Peer
-	16, // 4: parley.v1.PeerDetail.streams:type_name -> parley.v1.PeerStreams
-	17, // 5: parley.v1.PeerDetail.reputation:type_name -> parley.v1.Reputation
-	26, // 6: parley.v1.PeerDetail.static_peer:type_name -> parley.v1.StaticPeer
-	18, // 7: parley.v1.Reputation.reasons:type_name -> parley.v1.PointsReason
-	27, // 8: parley.v1.PointsReason.at:type_name -> google.protobuf.Timestamp
-	25, // 9: parley.v1.PeerNote.peer:type_name -> parley.v1.Peer
-	21, // 10: parley.v1.PeerCount.static:type_name -> parley.v1.StaticCount
-	27, // 11: parley.v1.HistoryEntry.at:type_name -> google.protobuf.Timestamp
-	0,  // 12: parley.v1.PeerService.ListPeers:input_type -> parley.v1.ListPeersRequest
-	2,  // 13: parley.v1.PeerService.GetPeer:input_type -> parley.v1.GetPeerRequest
-	3,  // 14: parley.v1.PeerService.CountPeers:input_type -> parley.v1.CountPeersRequest
-	4,  // 15: parley.v1.PeerService.AddPeer:input_type -> parley.v1.AddPeerRequest
-	5,  // 16: parley.v1.PeerService.RemovePeer:input_type -> parley.v1.RemovePeerRequest
-	6,  // 17: parley.v1.PeerService.Connect:input_type -> parley.v1.ConnectRequest
-	7,  // 18: parley.v1.PeerService.Disconnect:input_type -> parley.v1.DisconnectRequest
-	8,  // 19: parley.v1.PeerService.SetTrusted:input_type -> parley.v1.SetTrustedRequest
-	9,  // 20: parley.v1.PeerService.Penalize:input_type -> parley.v1.PenalizeRequest
-	10, // 21: parley.v1.PeerService.ListStaticPeers:input_type -> parley.v1.ListStaticPeersRequest
-	12, // 22: parley.v1.PeerService.GetHistory:input_type -> parley.v1.GetHistoryRequest
-	14, // 23: parley.v1.PeerService.WatchPeers:input_type -> parley.v1.WatchPeersRequest
-	1,  // 24: parley.v1.PeerService.ListPeers:output_type -> parley.v1.ListPeersResponse
-	15, // 25: parley.v1.PeerService.GetPeer:output_type -> parley.v1.PeerDetail
-	20, // 26: parley.v1.PeerService.CountPeers:output_type -> parley.v1.PeerCount
-	22, // 27: parley.v1.PeerService.AddPeer:output_type -> parley.v1.AddedPeer
-	23, // 28: parley.v1.PeerService.RemovePeer:output_type -> parley.v1.RemovedPeer
-	19, // 29: parley.v1.PeerService.Connect:output_type -> parley.v1.PeerNote
-	19, // 30: parley.v1.PeerService.Disconnect:output_type -> parley.v1.PeerNote
-	19, // 31: parley.v1.PeerService.SetTrusted:output_type -> parley.v1.PeerNote
-	19, // 32: parley.v1.PeerService.Penalize:output_type -> parley.v1.PeerNote
-	11, // 33: parley.v1.PeerService.ListStaticPeers:output_type -> parley.v1.ListStaticPeersResponse
-	13, // 34: parley.v1.PeerService.GetHistory:output_type -> parley.v1.GetHistoryResponse
-	28, // 35: parley.v1.PeerService.WatchPeers:output_type -> parley.v1.Watched
-	24, // [24:36] is the sub-list for method output_type
-	12, // [12:24] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	29, // 0: parley.v1.ListPeersResponse.items:type_name -> parley.v1.Peer
+	5,  // 1: parley.v1.Topology.nodes:type_name -> parley.v1.TopologyNode
+	6,  // 2: parley.v1.Topology.links:type_name -> parley.v1.TopologyLink
+	30, // 3: parley.v1.ListStaticPeersResponse.items:type_name -> parley.v1.StaticPeer
+	28, // 4: parley.v1.GetHistoryResponse.items:type_name -> parley.v1.HistoryEntry
+	29, // 5: parley.v1.PeerDetail.peer:type_name -> parley.v1.Peer
+	20, // 6: parley.v1.PeerDetail.streams:type_name -> parley.v1.PeerStreams
+	21, // 7: parley.v1.PeerDetail.reputation:type_name -> parley.v1.Reputation
+	30, // 8: parley.v1.PeerDetail.static_peer:type_name -> parley.v1.StaticPeer
+	22, // 9: parley.v1.Reputation.reasons:type_name -> parley.v1.PointsReason
+	31, // 10: parley.v1.PointsReason.at:type_name -> google.protobuf.Timestamp
+	29, // 11: parley.v1.PeerNote.peer:type_name -> parley.v1.Peer
+	25, // 12: parley.v1.PeerCount.static:type_name -> parley.v1.StaticCount
+	31, // 13: parley.v1.HistoryEntry.at:type_name -> google.protobuf.Timestamp
+	0,  // 14: parley.v1.PeerService.ListPeers:input_type -> parley.v1.ListPeersRequest
+	2,  // 15: parley.v1.PeerService.GetPeer:input_type -> parley.v1.GetPeerRequest
+	7,  // 16: parley.v1.PeerService.CountPeers:input_type -> parley.v1.CountPeersRequest
+	8,  // 17: parley.v1.PeerService.AddPeer:input_type -> parley.v1.AddPeerRequest
+	9,  // 18: parley.v1.PeerService.RemovePeer:input_type -> parley.v1.RemovePeerRequest
+	10, // 19: parley.v1.PeerService.Connect:input_type -> parley.v1.ConnectRequest
+	11, // 20: parley.v1.PeerService.Disconnect:input_type -> parley.v1.DisconnectRequest
+	12, // 21: parley.v1.PeerService.SetTrusted:input_type -> parley.v1.SetTrustedRequest
+	13, // 22: parley.v1.PeerService.Penalize:input_type -> parley.v1.PenalizeRequest
+	14, // 23: parley.v1.PeerService.ListStaticPeers:input_type -> parley.v1.ListStaticPeersRequest
+	16, // 24: parley.v1.PeerService.GetHistory:input_type -> parley.v1.GetHistoryRequest
+	3,  // 25: parley.v1.PeerService.GetTopology:input_type -> parley.v1.GetTopologyRequest
+	18, // 26: parley.v1.PeerService.WatchPeers:input_type -> parley.v1.WatchPeersRequest
+	1,  // 27: parley.v1.PeerService.ListPeers:output_type -> parley.v1.ListPeersResponse
+	19, // 28: parley.v1.PeerService.GetPeer:output_type -> parley.v1.PeerDetail
+	24, // 29: parley.v1.PeerService.CountPeers:output_type -> parley.v1.PeerCount
+	26, // 30: parley.v1.PeerService.AddPeer:output_type -> parley.v1.AddedPeer
+	27, // 31: parley.v1.PeerService.RemovePeer:output_type -> parley.v1.RemovedPeer
+	23, // 32: parley.v1.PeerService.Connect:output_type -> parley.v1.PeerNote
+	23, // 33: parley.v1.PeerService.Disconnect:output_type -> parley.v1.PeerNote
+	23, // 34: parley.v1.PeerService.SetTrusted:output_type -> parley.v1.PeerNote
+	23, // 35: parley.v1.PeerService.Penalize:output_type -> parley.v1.PeerNote
+	15, // 36: parley.v1.PeerService.ListStaticPeers:output_type -> parley.v1.ListStaticPeersResponse
+	17, // 37: parley.v1.PeerService.GetHistory:output_type -> parley.v1.GetHistoryResponse
+	4,  // 38: parley.v1.PeerService.GetTopology:output_type -> parley.v1.Topology
+	32, // 39: parley.v1.PeerService.WatchPeers:output_type -> parley.v1.Watched
+	27, // [27:40] is the sub-list for method output_type
+	14, // [14:27] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_parley_v1_peers_proto_init() }
@@ -1816,14 +2093,16 @@ func file_parley_v1_peers_proto_init() {
 	}
 	file_parley_v1_events_proto_init()
 	file_parley_v1_peer_proto_init()
-	file_parley_v1_peers_proto_msgTypes[14].OneofWrappers = []any{}
+	file_parley_v1_peers_proto_msgTypes[5].OneofWrappers = []any{}
+	file_parley_v1_peers_proto_msgTypes[6].OneofWrappers = []any{}
+	file_parley_v1_peers_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parley_v1_peers_proto_rawDesc), len(file_parley_v1_peers_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

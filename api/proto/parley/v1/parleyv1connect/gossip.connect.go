@@ -40,6 +40,12 @@ const (
 	GossipServiceListTopicsProcedure = "/parley.v1.GossipService/ListTopics"
 	// GossipServiceGetMeshProcedure is the fully-qualified name of the GossipService's GetMesh RPC.
 	GossipServiceGetMeshProcedure = "/parley.v1.GossipService/GetMesh"
+	// GossipServiceGetTraceProcedure is the fully-qualified name of the GossipService's GetTrace RPC.
+	GossipServiceGetTraceProcedure = "/parley.v1.GossipService/GetTrace"
+	// GossipServicePublishProcedure is the fully-qualified name of the GossipService's Publish RPC.
+	GossipServicePublishProcedure = "/parley.v1.GossipService/Publish"
+	// GossipServiceTailProcedure is the fully-qualified name of the GossipService's Tail RPC.
+	GossipServiceTailProcedure = "/parley.v1.GossipService/Tail"
 )
 
 // GossipServiceClient is a client for the parley.v1.GossipService service.
@@ -47,6 +53,13 @@ type GossipServiceClient interface {
 	ListTopics(context.Context, *connect.Request[v1.ListTopicsRequest]) (*connect.Response[v1.ListTopicsResponse], error)
 	// GetMesh lists the peers with whom whole messages are exchanged.
 	GetMesh(context.Context, *connect.Request[v1.GetMeshRequest]) (*connect.Response[v1.GetMeshResponse], error)
+	// GetTrace tells the way of one of the newest messages through this node.
+	GetTrace(context.Context, *connect.Request[v1.GetTraceRequest]) (*connect.Response[v1.GossipTrace], error)
+	// Publish sends data to all that take a topic; sidecar networks only.
+	Publish(context.Context, *connect.Request[v1.GossipPublishRequest]) (*connect.Response[v1.GossipPublishResponse], error)
+	// Tail tells of messages as they are judged, our own included. Who is too slow
+	// for 1024 that wait is told how many were left out.
+	Tail(context.Context, *connect.Request[v1.TailRequest]) (*connect.ServerStreamForClient[v1.TailMessage], error)
 }
 
 // NewGossipServiceClient constructs a client for the parley.v1.GossipService service. By default,
@@ -72,6 +85,24 @@ func NewGossipServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(gossipServiceMethods.ByName("GetMesh")),
 			connect.WithClientOptions(opts...),
 		),
+		getTrace: connect.NewClient[v1.GetTraceRequest, v1.GossipTrace](
+			httpClient,
+			baseURL+GossipServiceGetTraceProcedure,
+			connect.WithSchema(gossipServiceMethods.ByName("GetTrace")),
+			connect.WithClientOptions(opts...),
+		),
+		publish: connect.NewClient[v1.GossipPublishRequest, v1.GossipPublishResponse](
+			httpClient,
+			baseURL+GossipServicePublishProcedure,
+			connect.WithSchema(gossipServiceMethods.ByName("Publish")),
+			connect.WithClientOptions(opts...),
+		),
+		tail: connect.NewClient[v1.TailRequest, v1.TailMessage](
+			httpClient,
+			baseURL+GossipServiceTailProcedure,
+			connect.WithSchema(gossipServiceMethods.ByName("Tail")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -79,6 +110,9 @@ func NewGossipServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 type gossipServiceClient struct {
 	listTopics *connect.Client[v1.ListTopicsRequest, v1.ListTopicsResponse]
 	getMesh    *connect.Client[v1.GetMeshRequest, v1.GetMeshResponse]
+	getTrace   *connect.Client[v1.GetTraceRequest, v1.GossipTrace]
+	publish    *connect.Client[v1.GossipPublishRequest, v1.GossipPublishResponse]
+	tail       *connect.Client[v1.TailRequest, v1.TailMessage]
 }
 
 // ListTopics calls parley.v1.GossipService.ListTopics.
@@ -91,11 +125,33 @@ func (c *gossipServiceClient) GetMesh(ctx context.Context, req *connect.Request[
 	return c.getMesh.CallUnary(ctx, req)
 }
 
+// GetTrace calls parley.v1.GossipService.GetTrace.
+func (c *gossipServiceClient) GetTrace(ctx context.Context, req *connect.Request[v1.GetTraceRequest]) (*connect.Response[v1.GossipTrace], error) {
+	return c.getTrace.CallUnary(ctx, req)
+}
+
+// Publish calls parley.v1.GossipService.Publish.
+func (c *gossipServiceClient) Publish(ctx context.Context, req *connect.Request[v1.GossipPublishRequest]) (*connect.Response[v1.GossipPublishResponse], error) {
+	return c.publish.CallUnary(ctx, req)
+}
+
+// Tail calls parley.v1.GossipService.Tail.
+func (c *gossipServiceClient) Tail(ctx context.Context, req *connect.Request[v1.TailRequest]) (*connect.ServerStreamForClient[v1.TailMessage], error) {
+	return c.tail.CallServerStream(ctx, req)
+}
+
 // GossipServiceHandler is an implementation of the parley.v1.GossipService service.
 type GossipServiceHandler interface {
 	ListTopics(context.Context, *connect.Request[v1.ListTopicsRequest]) (*connect.Response[v1.ListTopicsResponse], error)
 	// GetMesh lists the peers with whom whole messages are exchanged.
 	GetMesh(context.Context, *connect.Request[v1.GetMeshRequest]) (*connect.Response[v1.GetMeshResponse], error)
+	// GetTrace tells the way of one of the newest messages through this node.
+	GetTrace(context.Context, *connect.Request[v1.GetTraceRequest]) (*connect.Response[v1.GossipTrace], error)
+	// Publish sends data to all that take a topic; sidecar networks only.
+	Publish(context.Context, *connect.Request[v1.GossipPublishRequest]) (*connect.Response[v1.GossipPublishResponse], error)
+	// Tail tells of messages as they are judged, our own included. Who is too slow
+	// for 1024 that wait is told how many were left out.
+	Tail(context.Context, *connect.Request[v1.TailRequest], *connect.ServerStream[v1.TailMessage]) error
 }
 
 // NewGossipServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -117,12 +173,36 @@ func NewGossipServiceHandler(svc GossipServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(gossipServiceMethods.ByName("GetMesh")),
 		connect.WithHandlerOptions(opts...),
 	)
+	gossipServiceGetTraceHandler := connect.NewUnaryHandler(
+		GossipServiceGetTraceProcedure,
+		svc.GetTrace,
+		connect.WithSchema(gossipServiceMethods.ByName("GetTrace")),
+		connect.WithHandlerOptions(opts...),
+	)
+	gossipServicePublishHandler := connect.NewUnaryHandler(
+		GossipServicePublishProcedure,
+		svc.Publish,
+		connect.WithSchema(gossipServiceMethods.ByName("Publish")),
+		connect.WithHandlerOptions(opts...),
+	)
+	gossipServiceTailHandler := connect.NewServerStreamHandler(
+		GossipServiceTailProcedure,
+		svc.Tail,
+		connect.WithSchema(gossipServiceMethods.ByName("Tail")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/parley.v1.GossipService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case GossipServiceListTopicsProcedure:
 			gossipServiceListTopicsHandler.ServeHTTP(w, r)
 		case GossipServiceGetMeshProcedure:
 			gossipServiceGetMeshHandler.ServeHTTP(w, r)
+		case GossipServiceGetTraceProcedure:
+			gossipServiceGetTraceHandler.ServeHTTP(w, r)
+		case GossipServicePublishProcedure:
+			gossipServicePublishHandler.ServeHTTP(w, r)
+		case GossipServiceTailProcedure:
+			gossipServiceTailHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -138,4 +218,16 @@ func (UnimplementedGossipServiceHandler) ListTopics(context.Context, *connect.Re
 
 func (UnimplementedGossipServiceHandler) GetMesh(context.Context, *connect.Request[v1.GetMeshRequest]) (*connect.Response[v1.GetMeshResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.GossipService.GetMesh is not implemented"))
+}
+
+func (UnimplementedGossipServiceHandler) GetTrace(context.Context, *connect.Request[v1.GetTraceRequest]) (*connect.Response[v1.GossipTrace], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.GossipService.GetTrace is not implemented"))
+}
+
+func (UnimplementedGossipServiceHandler) Publish(context.Context, *connect.Request[v1.GossipPublishRequest]) (*connect.Response[v1.GossipPublishResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.GossipService.Publish is not implemented"))
+}
+
+func (UnimplementedGossipServiceHandler) Tail(context.Context, *connect.Request[v1.TailRequest], *connect.ServerStream[v1.TailMessage]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.GossipService.Tail is not implemented"))
 }

@@ -41,6 +41,12 @@ const (
 	NodeServiceGetNodeProcedure = "/parley.v1.NodeService/GetNode"
 	// NodeServiceGetHealthProcedure is the fully-qualified name of the NodeService's GetHealth RPC.
 	NodeServiceGetHealthProcedure = "/parley.v1.NodeService/GetHealth"
+	// NodeServiceGetConfigProcedure is the fully-qualified name of the NodeService's GetConfig RPC.
+	NodeServiceGetConfigProcedure = "/parley.v1.NodeService/GetConfig"
+	// NodeServicePatchConfigProcedure is the fully-qualified name of the NodeService's PatchConfig RPC.
+	NodeServicePatchConfigProcedure = "/parley.v1.NodeService/PatchConfig"
+	// NodeServiceSetLogLevelProcedure is the fully-qualified name of the NodeService's SetLogLevel RPC.
+	NodeServiceSetLogLevelProcedure = "/parley.v1.NodeService/SetLogLevel"
 	// NodeServiceReloadConfigProcedure is the fully-qualified name of the NodeService's ReloadConfig
 	// RPC.
 	NodeServiceReloadConfigProcedure = "/parley.v1.NodeService/ReloadConfig"
@@ -56,6 +62,13 @@ type NodeServiceClient interface {
 	GetNode(context.Context, *connect.Request[v1.GetNodeRequest]) (*connect.Response[v1.Node], error)
 	// GetHealth is readiness, check by check.
 	GetHealth(context.Context, *connect.Request[v1.GetHealthRequest]) (*connect.Response[v1.Health], error)
+	// GetConfig lists every key with the value that acts and where it came from.
+	GetConfig(context.Context, *connect.Request[v1.GetConfigRequest]) (*connect.Response[v1.GetConfigResponse], error)
+	// PatchConfig sets keys that a running node takes over. They are kept in
+	// settings.toml of the data directory, until null takes them back.
+	PatchConfig(context.Context, *connect.Request[v1.PatchConfigRequest]) (*connect.Response[v1.ReloadedConfig], error)
+	// SetLogLevel changes what each room logs until the node starts again.
+	SetLogLevel(context.Context, *connect.Request[v1.SetLogLevelRequest]) (*connect.Response[v1.LogLevels], error)
 	// ReloadConfig reads the configuration again and takes over what can change.
 	ReloadConfig(context.Context, *connect.Request[v1.ReloadConfigRequest]) (*connect.Response[v1.ReloadedConfig], error)
 	// WatchEvents is the event stream: first a hello, then what happens. Who is
@@ -94,6 +107,24 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("GetHealth")),
 			connect.WithClientOptions(opts...),
 		),
+		getConfig: connect.NewClient[v1.GetConfigRequest, v1.GetConfigResponse](
+			httpClient,
+			baseURL+NodeServiceGetConfigProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("GetConfig")),
+			connect.WithClientOptions(opts...),
+		),
+		patchConfig: connect.NewClient[v1.PatchConfigRequest, v1.ReloadedConfig](
+			httpClient,
+			baseURL+NodeServicePatchConfigProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("PatchConfig")),
+			connect.WithClientOptions(opts...),
+		),
+		setLogLevel: connect.NewClient[v1.SetLogLevelRequest, v1.LogLevels](
+			httpClient,
+			baseURL+NodeServiceSetLogLevelProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("SetLogLevel")),
+			connect.WithClientOptions(opts...),
+		),
 		reloadConfig: connect.NewClient[v1.ReloadConfigRequest, v1.ReloadedConfig](
 			httpClient,
 			baseURL+NodeServiceReloadConfigProcedure,
@@ -114,6 +145,9 @@ type nodeServiceClient struct {
 	getStatus    *connect.Client[v1.GetStatusRequest, v1.Status]
 	getNode      *connect.Client[v1.GetNodeRequest, v1.Node]
 	getHealth    *connect.Client[v1.GetHealthRequest, v1.Health]
+	getConfig    *connect.Client[v1.GetConfigRequest, v1.GetConfigResponse]
+	patchConfig  *connect.Client[v1.PatchConfigRequest, v1.ReloadedConfig]
+	setLogLevel  *connect.Client[v1.SetLogLevelRequest, v1.LogLevels]
 	reloadConfig *connect.Client[v1.ReloadConfigRequest, v1.ReloadedConfig]
 	watchEvents  *connect.Client[v1.WatchEventsRequest, v1.Watched]
 }
@@ -131,6 +165,21 @@ func (c *nodeServiceClient) GetNode(ctx context.Context, req *connect.Request[v1
 // GetHealth calls parley.v1.NodeService.GetHealth.
 func (c *nodeServiceClient) GetHealth(ctx context.Context, req *connect.Request[v1.GetHealthRequest]) (*connect.Response[v1.Health], error) {
 	return c.getHealth.CallUnary(ctx, req)
+}
+
+// GetConfig calls parley.v1.NodeService.GetConfig.
+func (c *nodeServiceClient) GetConfig(ctx context.Context, req *connect.Request[v1.GetConfigRequest]) (*connect.Response[v1.GetConfigResponse], error) {
+	return c.getConfig.CallUnary(ctx, req)
+}
+
+// PatchConfig calls parley.v1.NodeService.PatchConfig.
+func (c *nodeServiceClient) PatchConfig(ctx context.Context, req *connect.Request[v1.PatchConfigRequest]) (*connect.Response[v1.ReloadedConfig], error) {
+	return c.patchConfig.CallUnary(ctx, req)
+}
+
+// SetLogLevel calls parley.v1.NodeService.SetLogLevel.
+func (c *nodeServiceClient) SetLogLevel(ctx context.Context, req *connect.Request[v1.SetLogLevelRequest]) (*connect.Response[v1.LogLevels], error) {
+	return c.setLogLevel.CallUnary(ctx, req)
 }
 
 // ReloadConfig calls parley.v1.NodeService.ReloadConfig.
@@ -151,6 +200,13 @@ type NodeServiceHandler interface {
 	GetNode(context.Context, *connect.Request[v1.GetNodeRequest]) (*connect.Response[v1.Node], error)
 	// GetHealth is readiness, check by check.
 	GetHealth(context.Context, *connect.Request[v1.GetHealthRequest]) (*connect.Response[v1.Health], error)
+	// GetConfig lists every key with the value that acts and where it came from.
+	GetConfig(context.Context, *connect.Request[v1.GetConfigRequest]) (*connect.Response[v1.GetConfigResponse], error)
+	// PatchConfig sets keys that a running node takes over. They are kept in
+	// settings.toml of the data directory, until null takes them back.
+	PatchConfig(context.Context, *connect.Request[v1.PatchConfigRequest]) (*connect.Response[v1.ReloadedConfig], error)
+	// SetLogLevel changes what each room logs until the node starts again.
+	SetLogLevel(context.Context, *connect.Request[v1.SetLogLevelRequest]) (*connect.Response[v1.LogLevels], error)
 	// ReloadConfig reads the configuration again and takes over what can change.
 	ReloadConfig(context.Context, *connect.Request[v1.ReloadConfigRequest]) (*connect.Response[v1.ReloadedConfig], error)
 	// WatchEvents is the event stream: first a hello, then what happens. Who is
@@ -185,6 +241,24 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("GetHealth")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceGetConfigHandler := connect.NewUnaryHandler(
+		NodeServiceGetConfigProcedure,
+		svc.GetConfig,
+		connect.WithSchema(nodeServiceMethods.ByName("GetConfig")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServicePatchConfigHandler := connect.NewUnaryHandler(
+		NodeServicePatchConfigProcedure,
+		svc.PatchConfig,
+		connect.WithSchema(nodeServiceMethods.ByName("PatchConfig")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceSetLogLevelHandler := connect.NewUnaryHandler(
+		NodeServiceSetLogLevelProcedure,
+		svc.SetLogLevel,
+		connect.WithSchema(nodeServiceMethods.ByName("SetLogLevel")),
+		connect.WithHandlerOptions(opts...),
+	)
 	nodeServiceReloadConfigHandler := connect.NewUnaryHandler(
 		NodeServiceReloadConfigProcedure,
 		svc.ReloadConfig,
@@ -205,6 +279,12 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceGetNodeHandler.ServeHTTP(w, r)
 		case NodeServiceGetHealthProcedure:
 			nodeServiceGetHealthHandler.ServeHTTP(w, r)
+		case NodeServiceGetConfigProcedure:
+			nodeServiceGetConfigHandler.ServeHTTP(w, r)
+		case NodeServicePatchConfigProcedure:
+			nodeServicePatchConfigHandler.ServeHTTP(w, r)
+		case NodeServiceSetLogLevelProcedure:
+			nodeServiceSetLogLevelHandler.ServeHTTP(w, r)
 		case NodeServiceReloadConfigProcedure:
 			nodeServiceReloadConfigHandler.ServeHTTP(w, r)
 		case NodeServiceWatchEventsProcedure:
@@ -228,6 +308,18 @@ func (UnimplementedNodeServiceHandler) GetNode(context.Context, *connect.Request
 
 func (UnimplementedNodeServiceHandler) GetHealth(context.Context, *connect.Request[v1.GetHealthRequest]) (*connect.Response[v1.Health], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.NodeService.GetHealth is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) GetConfig(context.Context, *connect.Request[v1.GetConfigRequest]) (*connect.Response[v1.GetConfigResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.NodeService.GetConfig is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) PatchConfig(context.Context, *connect.Request[v1.PatchConfigRequest]) (*connect.Response[v1.ReloadedConfig], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.NodeService.PatchConfig is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) SetLogLevel(context.Context, *connect.Request[v1.SetLogLevelRequest]) (*connect.Response[v1.LogLevels], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.NodeService.SetLogLevel is not implemented"))
 }
 
 func (UnimplementedNodeServiceHandler) ReloadConfig(context.Context, *connect.Request[v1.ReloadConfigRequest]) (*connect.Response[v1.ReloadedConfig], error) {

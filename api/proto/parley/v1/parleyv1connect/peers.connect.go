@@ -58,6 +58,8 @@ const (
 	PeerServiceListStaticPeersProcedure = "/parley.v1.PeerService/ListStaticPeers"
 	// PeerServiceGetHistoryProcedure is the fully-qualified name of the PeerService's GetHistory RPC.
 	PeerServiceGetHistoryProcedure = "/parley.v1.PeerService/GetHistory"
+	// PeerServiceGetTopologyProcedure is the fully-qualified name of the PeerService's GetTopology RPC.
+	PeerServiceGetTopologyProcedure = "/parley.v1.PeerService/GetTopology"
 	// PeerServiceWatchPeersProcedure is the fully-qualified name of the PeerService's WatchPeers RPC.
 	PeerServiceWatchPeersProcedure = "/parley.v1.PeerService/WatchPeers"
 )
@@ -81,6 +83,8 @@ type PeerServiceClient interface {
 	ListStaticPeers(context.Context, *connect.Request[v1.ListStaticPeersRequest]) (*connect.Response[v1.ListStaticPeersResponse], error)
 	// GetHistory tells how connections ended and who was refused, newest first.
 	GetHistory(context.Context, *connect.Request[v1.GetHistoryRequest]) (*connect.Response[v1.GetHistoryResponse], error)
+	// GetTopology is the network as this node sees it: itself and its peers.
+	GetTopology(context.Context, *connect.Request[v1.GetTopologyRequest]) (*connect.Response[v1.Topology], error)
 	// WatchPeers is WatchEvents of the peers alone.
 	WatchPeers(context.Context, *connect.Request[v1.WatchPeersRequest]) (*connect.ServerStreamForClient[v1.Watched], error)
 }
@@ -162,6 +166,12 @@ func NewPeerServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(peerServiceMethods.ByName("GetHistory")),
 			connect.WithClientOptions(opts...),
 		),
+		getTopology: connect.NewClient[v1.GetTopologyRequest, v1.Topology](
+			httpClient,
+			baseURL+PeerServiceGetTopologyProcedure,
+			connect.WithSchema(peerServiceMethods.ByName("GetTopology")),
+			connect.WithClientOptions(opts...),
+		),
 		watchPeers: connect.NewClient[v1.WatchPeersRequest, v1.Watched](
 			httpClient,
 			baseURL+PeerServiceWatchPeersProcedure,
@@ -184,6 +194,7 @@ type peerServiceClient struct {
 	penalize        *connect.Client[v1.PenalizeRequest, v1.PeerNote]
 	listStaticPeers *connect.Client[v1.ListStaticPeersRequest, v1.ListStaticPeersResponse]
 	getHistory      *connect.Client[v1.GetHistoryRequest, v1.GetHistoryResponse]
+	getTopology     *connect.Client[v1.GetTopologyRequest, v1.Topology]
 	watchPeers      *connect.Client[v1.WatchPeersRequest, v1.Watched]
 }
 
@@ -242,6 +253,11 @@ func (c *peerServiceClient) GetHistory(ctx context.Context, req *connect.Request
 	return c.getHistory.CallUnary(ctx, req)
 }
 
+// GetTopology calls parley.v1.PeerService.GetTopology.
+func (c *peerServiceClient) GetTopology(ctx context.Context, req *connect.Request[v1.GetTopologyRequest]) (*connect.Response[v1.Topology], error) {
+	return c.getTopology.CallUnary(ctx, req)
+}
+
 // WatchPeers calls parley.v1.PeerService.WatchPeers.
 func (c *peerServiceClient) WatchPeers(ctx context.Context, req *connect.Request[v1.WatchPeersRequest]) (*connect.ServerStreamForClient[v1.Watched], error) {
 	return c.watchPeers.CallServerStream(ctx, req)
@@ -266,6 +282,8 @@ type PeerServiceHandler interface {
 	ListStaticPeers(context.Context, *connect.Request[v1.ListStaticPeersRequest]) (*connect.Response[v1.ListStaticPeersResponse], error)
 	// GetHistory tells how connections ended and who was refused, newest first.
 	GetHistory(context.Context, *connect.Request[v1.GetHistoryRequest]) (*connect.Response[v1.GetHistoryResponse], error)
+	// GetTopology is the network as this node sees it: itself and its peers.
+	GetTopology(context.Context, *connect.Request[v1.GetTopologyRequest]) (*connect.Response[v1.Topology], error)
 	// WatchPeers is WatchEvents of the peers alone.
 	WatchPeers(context.Context, *connect.Request[v1.WatchPeersRequest], *connect.ServerStream[v1.Watched]) error
 }
@@ -343,6 +361,12 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(peerServiceMethods.ByName("GetHistory")),
 		connect.WithHandlerOptions(opts...),
 	)
+	peerServiceGetTopologyHandler := connect.NewUnaryHandler(
+		PeerServiceGetTopologyProcedure,
+		svc.GetTopology,
+		connect.WithSchema(peerServiceMethods.ByName("GetTopology")),
+		connect.WithHandlerOptions(opts...),
+	)
 	peerServiceWatchPeersHandler := connect.NewServerStreamHandler(
 		PeerServiceWatchPeersProcedure,
 		svc.WatchPeers,
@@ -373,6 +397,8 @@ func NewPeerServiceHandler(svc PeerServiceHandler, opts ...connect.HandlerOption
 			peerServiceListStaticPeersHandler.ServeHTTP(w, r)
 		case PeerServiceGetHistoryProcedure:
 			peerServiceGetHistoryHandler.ServeHTTP(w, r)
+		case PeerServiceGetTopologyProcedure:
+			peerServiceGetTopologyHandler.ServeHTTP(w, r)
 		case PeerServiceWatchPeersProcedure:
 			peerServiceWatchPeersHandler.ServeHTTP(w, r)
 		default:
@@ -426,6 +452,10 @@ func (UnimplementedPeerServiceHandler) ListStaticPeers(context.Context, *connect
 
 func (UnimplementedPeerServiceHandler) GetHistory(context.Context, *connect.Request[v1.GetHistoryRequest]) (*connect.Response[v1.GetHistoryResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.PeerService.GetHistory is not implemented"))
+}
+
+func (UnimplementedPeerServiceHandler) GetTopology(context.Context, *connect.Request[v1.GetTopologyRequest]) (*connect.Response[v1.Topology], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("parley.v1.PeerService.GetTopology is not implemented"))
 }
 
 func (UnimplementedPeerServiceHandler) WatchPeers(context.Context, *connect.Request[v1.WatchPeersRequest], *connect.ServerStream[v1.Watched]) error {

@@ -1,0 +1,124 @@
+package config
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Every live key can be taken over, set by text, and kept.
+func TestLiveKeys(t *testing.T) {
+	texts := map[string]string{
+		"log.level": "warn,p2p=debug", "ops.pprof": "true", "api.public_read": "false", "api.jwt_secret_file": "other.hex", "api.allowed_hosts": "a.example,b.example",
+		"api.rate": "7/s", "api.cors": "https://a.example", "api.tls_cert": "cert.pem", "api.tls_key": "key.pem", "p2p.allow_peers": "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR",
+		"p2p.shared_key_file": "swarm.key", "telemetry.sample_ratio": "0.25", "sink": `[{ kind = "nats", url = "nats://h:4222" }]`,
+	}
+	dir := t.TempDir()
+	var all Settings
+	live := 0
+	for _, k := range Keys() {
+		if !k.Live {
+			continue
+		}
+		live++
+		value, err := Parse(k.Name, texts[k.Name])
+		if err != nil {
+			t.Fatalf("%s: %v", k.Name, err)
+		}
+		b, err := json.Marshal(map[string]any{k.Name: value}) // as a client sends it
+		if err != nil {
+			t.Fatal(err)
+		}
+		var patch map[string]any
+		if err := json.Unmarshal(b, &patch); err != nil {
+			t.Fatal(err)
+		}
+		next, keys, err := all.Merge(patch)
+		if err != nil || !slices.Equal(keys, []string{k.Name}) {
+			t.Fatalf("%s: %v %v", k.Name, keys, err)
+		}
+		all = next
+	}
+	if live != len(texts) {
+		t.Errorf("%d keys are live, %d are tried", live, len(texts))
+	}
+	text, err := all.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(SettingsPath(dir), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := LoadArgs{Dir: t.TempDir(), Environ: []string{"HOME=" + dir}, Flags: map[string]string{"data_dir": dir, "api.rate": "9/s", "p2p.listen": "/ip4/127.0.0.1/tcp/9906"}}
+	l, err := Load(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := Default()
+	for key, want := range texts {
+		Take(&to, l.Config, key)
+		origin := "file " + filepath.Join(dir, SettingsName) + ":"
+		if key == "api.rate" {
+			want, origin = "9/s", "flag --set api.rate"
+		}
+		k, _ := find(key)
+		if got := format(k.at(&to)); got != want && key != "sink" || key == "sink" && len(to.Sinks) != 1 || !strings.HasPrefix(l.Origins[key], origin) {
+			t.Errorf("%s: %s from %s, want %s from %s", key, got, l.Origins[key], want, origin)
+		}
+	}
+	again, err := ReadSettings(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := again.Encode(); err != nil || string(b) != string(text) {
+		t.Errorf("read again: %v\n%s\nwas\n%s", err, b, text)
+	}
+	if l, err = Load(LoadArgs{Dir: args.Dir, Environ: args.Environ, Flags: args.Flags, Settings: []byte{}}); err != nil || l.Log.Level != "info" {
+		t.Errorf("without the settings: %v", err)
+	}
+}
+
+func TestMergeIsAMergePatch(t *testing.T) {
+	s := Settings{map[string]any{"log.level": "debug", "api.cors": []any{"https://a.example"}, "api.public_read": false}}
+	for patch, want := range map[string]string{
+		`{}`: "api.cors api.public_read log.level", `{"log":null}`: "api.cors api.public_read", `{"api":{"cors":null},"ops":{"pprof":true}}`: "api.public_read log.level ops.pprof",
+		`{"log.level":null,"api":{}}`: "api.cors api.public_read", `{"api":null}`: "log.level",
+	} {
+		next, _, err := s.Merge(fromJSON(t, patch))
+		var keys []string
+		for key := range next.values {
+			keys = append(keys, key)
+		}
+		slices.Sort(keys)
+		if got := strings.Join(keys, " "); err != nil || got != want {
+			t.Errorf("%s: %s %v, want %s", patch, got, err, want)
+		}
+	}
+	if len(s.values) != 3 {
+		t.Error("a merge changed what it began with")
+	}
+	for patch, want := range map[string]string{
+		`{"log":{"level":"debug"},"node":{"name":"x"}}`: "patch: node.name: acts from the next start on: set it in parley.toml, and not here [PLY-101 range]",
+		`{"log":1}`:                     "patch: log: is a section, not a value: give its keys as an object [PLY-101 type]",
+		`{"lgo":{"level":1}}`:           "patch: lgo: unknown key",
+		`{"api":{"cors":[null]}}`:       "patch: api.cors: has null in a list",
+		`{"api":{"jwt_secret":"x"}}`:    "patch: api.jwt_secret: is a secret, which is given by file alone",
+		`{"data_dir":"/","log":"info"}`: "patch: data_dir: acts from the next start on: set it in parley.toml, and not here [PLY-101 range]\npatch: log:",
+	} {
+		if _, _, err := s.Merge(fromJSON(t, patch)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v\nwant %s", patch, err, want)
+		}
+	}
+}
+
+func fromJSON(t *testing.T, text string) map[string]any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal([]byte(text), &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
