@@ -226,8 +226,8 @@ func (r *report) sidecarTable() string {
 	var b strings.Builder
 	put := func(text string, cells ...string) {
 		b.WriteString(pad(text, 34, false))
-		for _, c := range cells {
-			b.WriteString(pad(c, 22, true))
+		for i, c := range cells {
+			b.WriteString(pad(c, [...]int{22, 24, 20}[i], true))
 		}
 		b.WriteString("\n")
 	}
