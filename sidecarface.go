@@ -106,6 +106,15 @@ func (n *Node) PublishMessage(ctx context.Context, topic string, data []byte) (s
 	return s.Publish(ctx, topic, data)
 }
 
+// SendMessage is PublishMessage for who has no use for the message's id.
+func (n *Node) SendMessage(ctx context.Context, topic string, data []byte) error {
+	s, err := n.program()
+	if err != nil {
+		return err
+	}
+	return s.Send(ctx, topic, data)
+}
+
 // ReadMessages reads accepted messages of topics, of all where none is named.
 // The caller MUST Close it.
 func (n *Node) ReadMessages(topics []string) (*MessageReader, error) {

@@ -1,9 +1,12 @@
 package api
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
+	"io"
+	"math"
 	"net/http"
 	"regexp"
 	"strings"
@@ -33,13 +36,18 @@ type grpcRule struct {
 	places  *slots        // bound of large answers and of what is open to all, nil = none
 	stream  bool          // has no end of its own, or many messages: not timed, and ended when the node stops
 	atMost  time.Duration // of a stream, 0 = no limit
+	busy    bool          // of a program beside the node, with many messages: read in large parts, and nothing is compressed
 }
 
 // frameSpare is what may come beside a message: its head, and what compression
 // adds to what does not get smaller.
 const frameSpare = 4 << 10 // bytes
 
-const compressFrom = 1 << 10 // bytes of an answer, for who takes it compressed
+const (
+	compressFrom = 1 << 10       // bytes of an answer, for who takes it compressed
+	compressNone = math.MaxInt32 // bytes, which no answer has
+	readAtOnce   = 32 << 10      // bytes of a busy stream
+)
 
 // grpcService adds the calls of one service. Each is a route of its own, so that
 // access, limits and counters are those of every route; a call without a rule
@@ -47,9 +55,13 @@ const compressFrom = 1 << 10 // bytes of an answer, for who takes it compressed
 func grpcService[T any](s *Server, build func(T, ...connect.HandlerOption) (string, http.Handler), impl T, rules map[string]grpcRule) {
 	limits := connect.WithConditionalHandlerOptions(func(spec connect.Spec) []connect.HandlerOption {
 		rule := rules[spec.Procedure[strings.LastIndexByte(spec.Procedure, '/')+1:]]
-		return []connect.HandlerOption{connect.WithReadMaxBytes(rule.limit())}
+		from := compressFrom
+		if rule.busy {
+			from = compressNone
+		}
+		return []connect.HandlerOption{connect.WithReadMaxBytes(rule.limit()), connect.WithCompressMinBytes(from)}
 	})
-	prefix, h := build(impl, limits, connect.WithInterceptors(calls{s}), connect.WithCompressMinBytes(compressFrom),
+	prefix, h := build(impl, limits, connect.WithInterceptors(calls{s}),
 		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}))
 	s.services = append(s.services, strings.Trim(prefix, "/"))
 	for name, rule := range rules {
@@ -100,7 +112,11 @@ func (s *Server) serveGRPC(h http.Handler, rule grpcRule) http.HandlerFunc {
 			_ = c.rc.SetWriteDeadline(time.Time{}) // each message has its own
 		}
 		_ = c.rc.SetReadDeadline(time.Now().Add(cmp.Or(rule.atMost, bodyTimeout))) // not every connection has one
-		h.ServeHTTP(flushWriter{w, c}, r.WithContext(ctx))
+		r = r.WithContext(ctx)
+		if rule.busy {
+			r.Body = inParts{bufio.NewReaderSize(r.Body, readAtOnce), r.Body}
+		}
+		h.ServeHTTP(flushWriter{w, c}, r)
 		if rec := recorderOf(w); rec != nil {
 			switch {
 			case c.status != 0:
@@ -110,6 +126,13 @@ func (s *Server) serveGRPC(h http.Handler, rule grpcRule) http.HandlerFunc {
 			}
 		}
 	}
+}
+
+// inParts reads what has come at once: HTTP/2 tells its client of each read, and
+// connect does two a message.
+type inParts struct {
+	io.Reader
+	io.Closer
 }
 
 // untilStop ends a stream when the node stops or the caller's token does, also

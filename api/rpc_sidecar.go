@@ -27,14 +27,16 @@ const (
 	maxDetail  = 256              // bytes
 	toldAtOnce = 64 << 10         // bytes of messages that go out together
 	busyWait   = 2 * time.Millisecond
+	busyMost   = 30 * time.Second // for one message
 )
 
 func (s *Server) sidecarService() {
 	message := int(s.cfg.Sidecar.MaxMessage) + besideData
 	grpcService(s, parleyv1connect.NewSidecarServiceHandler, parleyv1connect.SidecarServiceHandler(sidecarCalls{s}), map[string]grpcRule{
-		"Attach":  {access: admin, maxBody: parley.MaxProgramPart + besideData, stream: true},
-		"Publish": {access: admin, maxBody: message}, "PublishStream": {access: admin, maxBody: message, stream: true}, "Subscribe": {access: admin, stream: true},
-		"Request":    {access: admin, maxBody: parley.MaxProgramRequest + besideData, stream: true},
+		"Attach":  {access: admin, maxBody: parley.MaxProgramPart + besideData, stream: true, busy: true},
+		"Publish": {access: admin, maxBody: message}, "PublishStream": {access: admin, maxBody: message, stream: true, busy: true},
+		"Subscribe":  {access: admin, stream: true, busy: true},
+		"Request":    {access: admin, maxBody: parley.MaxProgramRequest + besideData, stream: true, busy: true},
 		"ReportPeer": {access: admin}, "SetHead": {access: admin}, "GetPeers": {access: admin},
 	})
 }
@@ -298,9 +300,15 @@ func (c sidecarCalls) PublishStream(ctx context.Context, st *connect.ClientStrea
 
 // publish waits while queues are full.
 func (c sidecarCalls) publish(ctx context.Context, r *pb.PublishRequest) error {
+	var begin time.Time
 	for {
-		_, err := c.s.node.PublishMessage(ctx, r.GetTopic(), r.GetData())
+		err := c.s.node.SendMessage(ctx, r.GetTopic(), r.GetData())
 		if !errors.Is(err, chain.ErrBusy) {
+			return err
+		}
+		if begin.IsZero() {
+			begin = time.Now()
+		} else if time.Since(begin) > busyMost {
 			return err
 		}
 		select {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"strings"
@@ -323,6 +324,27 @@ func TestPublishStream(t *testing.T) {
 		if n := binary.BigEndian.Uint64(m.GetData()); n != uint64(i) || len(m.GetData()) != sizes[i%len(sizes)] {
 			t.Fatalf("message %d of %d bytes, want %d of %d", n, len(m.GetData()), i, sizes[i%len(sizes)])
 		}
+	}
+	st = c.PublishStream(ctx)
+	ended := make(chan error, 1)
+	const many = 3000 // more than wait for a program: it is held up until it has read
+	go func() {
+		for i := range many {
+			if err := st.Send(&pb.PublishRequest{Topic: "tx", Data: fmt.Append(nil, i)}); err != nil {
+				ended <- err
+				return
+			}
+		}
+		_, err := st.CloseAndReceive()
+		ended <- err
+	}()
+	for i := range many {
+		if m := next(t, program, (*pb.ToApp).GetMessage); string(m.GetData()) != fmt.Sprint(i) {
+			t.Fatalf("message %q, want %d", m.GetData(), i)
+		}
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
 	}
 	st = c.PublishStream(ctx)
 	for _, topic := range []string{"tx", "nothing"} {

@@ -33,6 +33,8 @@ const (
 	serverRaw  = "raw"  // writes the same frames to bare sockets
 	serverBare = "bare" // net/http with the handler of a constant answer
 	serverSide = "side" // a node of a sidecar network with its API
+	serverSub  = "sub"  // a host with pubsub that tells which messages came
+	serverSure = "sure" // the same, with a validator
 )
 
 // dataIn is the data directory of a server, in its own.
@@ -48,7 +50,7 @@ type order struct {
 
 	Answer *constant `json:"answer,omitempty"` // from now on; bare alone
 
-	Connect string `json:"connect,omitempty"` // to this address of libp2p; nodes alone
+	Connect string `json:"connect,omitempty"` // to this address of libp2p; nodes and hosts alone
 }
 
 // constant is a whole answer of HTTP.
@@ -102,6 +104,8 @@ func runServer(ctx context.Context, kind, dir string, in io.Reader, out io.Write
 		addr, obey, stop, err = serveRaw(ctx)
 	case serverBare:
 		addr, obey, stop, err = serveBare(ctx)
+	case serverSub, serverSure:
+		addr, obey, stop, err = serveSub(ctx, kind == serverSure)
 	default:
 		return fmt.Errorf("%s=%s: no such server", serverEnv, kind)
 	}

@@ -32,7 +32,7 @@ const (
 type sidecarRow struct{ Cases []sidecarCase }
 
 // sidecarCase is two nodes, each a process with a program that is attached over
-// gRPC in this one, and two hosts of libp2p-pubsub in this process.
+// gRPC in this one, and two hosts of libp2p-pubsub, each a process too.
 type sidecarCase struct {
 	Bytes    int    `json:"bytes"`
 	Validate bool   `json:"validate"` // the receiver says of each message that it is good
@@ -66,41 +66,44 @@ func (b *bench) measureSidecar(ctx context.Context, r *report) error {
 
 func measureSidecar(ctx context.Context, dir string, p sidecarPlan, say *progress) (*sidecarRow, error) {
 	row := &sidecarRow{}
-	for i, validate := range []bool{false, true} {
-		if err := row.measure(ctx, filepath.Join(dir, fmt.Sprint(i)), p, validate, say); err != nil {
-			return nil, fmt.Errorf("validate = %v: %w", validate, err)
+	for _, validate := range []bool{false, true} {
+		for _, bytes := range p.Bytes {
+			c, err := measureCase(ctx, filepath.Join(dir, fmt.Sprint(len(row.Cases))), p, bytes, validate, say)
+			if err != nil {
+				return nil, fmt.Errorf("%d bytes, validate = %v: %w", bytes, validate, err)
+			}
+			row.Cases = append(row.Cases, c)
 		}
 	}
 	return row, nil
 }
 
-func (r *sidecarRow) measure(ctx context.Context, dir string, p sidecarPlan, validate bool, say *progress) (err error) {
+// measureCase has nodes of its own: a peer takes a bounded number of messages
+// in ten seconds.
+func measureCase(ctx context.Context, dir string, p sidecarPlan, bytes int, validate bool, say *progress) (c sidecarCase, err error) {
 	ours, err := openPrograms(ctx, dir, validate)
 	if err != nil {
-		return err
+		return c, err
 	}
 	defer func() { err = errors.Join(err, ours.close()) }()
-	bare, err := openBarePair(ctx, validate)
+	bare, err := openBarePair(ctx, filepath.Join(dir, "bare"), validate)
 	if err != nil {
-		return err
+		return c, err
 	}
 	defer func() { err = errors.Join(err, bare.close()) }()
-	for _, bytes := range p.Bytes {
-		c := sidecarCase{Bytes: bytes, Validate: validate}
-		for range p.Rounds {
-			if err := errors.Join(load(ctx, ours, p.Load, bytes, &c.OursPS, &c.NodesUS), load(ctx, bare, p.Load, bytes, &c.BarePS, &c.BareUS)); err != nil {
-				return err
-			}
-			if err := errors.Join(pace(ctx, ours, p.Paced, bytes, &c.P50MS, &c.P99MS), pace(ctx, bare, p.Paced, bytes, &c.BareP50, &c.BareP99)); err != nil {
-				return err
-			}
-			say.now("sidecar: messages of %d bytes", bytes)
+	c = sidecarCase{Bytes: bytes, Validate: validate}
+	for range p.Rounds {
+		if err := errors.Join(load(ctx, ours, p.Load, bytes, &c.OursPS, &c.NodesUS), load(ctx, bare, p.Load, bytes, &c.BarePS, &c.BareUS)); err != nil {
+			return c, err
 		}
-		c.Ratio = c.OursPS.over(c.BarePS)
-		r.Cases = append(r.Cases, c)
-		say.done("sidecar: %s messages/s, bare %s", c.OursPS.text(), c.BarePS.text())
+		if err := errors.Join(pace(ctx, ours, p.Paced, bytes, &c.P50MS, &c.P99MS), pace(ctx, bare, p.Paced, bytes, &c.BareP50, &c.BareP99)); err != nil {
+			return c, err
+		}
+		say.now("sidecar: messages of %d bytes", bytes)
 	}
-	return nil
+	c.Ratio = c.OursPS.over(c.BarePS)
+	say.done("sidecar: %s messages/s, bare %s", c.OursPS.text(), c.BarePS.text())
+	return c, nil
 }
 
 // numberedMessage is message i of a round; salt tells rounds apart, for no message
@@ -222,9 +225,9 @@ func (r *report) sidecarTable() string {
 	}
 	var b strings.Builder
 	put := func(text string, cells ...string) {
-		b.WriteString(pad(text, 37, false))
-		for _, c := range cells {
-			b.WriteString(pad(c, 21, true))
+		b.WriteString(pad(text, 34, false))
+		for i, c := range cells {
+			b.WriteString(pad(c, [...]int{22, 24, 20}[i], true))
 		}
 		b.WriteString("\n")
 	}

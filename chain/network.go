@@ -146,6 +146,7 @@ type Message struct {
 	Origin peer.ID   // who signed the claim; "" where the topic has none
 	Time   time.Time // of the claim, by the origin's clock
 	Data   []byte    // MUST NOT be changed; may be kept
+	ID     string    // 20 bytes, as gossip knows it on the wire
 }
 
 // Protocol is a request/response protocol, one request a stream.

@@ -92,7 +92,7 @@ func (w *wing) Publish(ctx context.Context, topic string, data []byte) error {
 	if !ok {
 		return errors.New("not served")
 	}
-	return t.Validate(ctx, chain.Message{From: self, Data: data})
+	return t.Validate(ctx, chain.Message{From: self, Data: data, ID: idOf(topic, string(data))})
 }
 
 func (w *wing) Open(_ context.Context, p peer.ID, protocol string) (chain.Stream, error) {
@@ -116,6 +116,12 @@ func (w *wing) Report(p peer.ID, o chain.Offence, _ string) {
 	w.reports = append(w.reports, string(p)+" "+string(o))
 }
 
+// idOf is a message's id as gossip has it.
+func idOf(topic, data string) string {
+	id := wire.MessageID(wire.TopicName(NetOf("main"), topic), []byte(data))
+	return string(id[:])
+}
+
 // deliver hands a message of a peer to a topic.
 func (w *wing) deliver(ctx context.Context, topic, data string) error {
 	return w.deliverOf(ctx, other, topic, data)
@@ -127,7 +133,7 @@ func (w *wing) deliverOf(ctx context.Context, from peer.ID, topic, data string) 
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, t.Timeout)
 	defer cancel()
-	return t.Validate(ctx, chain.Message{From: from, Data: []byte(data)})
+	return t.Validate(ctx, chain.Message{From: from, Data: []byte(data), ID: idOf(topic, data)})
 }
 
 // ask asks the program as p does. The answer comes from the connection; ended

@@ -50,6 +50,13 @@ func (q *queue[T]) push(l lane, item T) bool {
 	return true
 }
 
+// room reports whether an item of n bytes may be on its way to a lane. A
+// quarter is left to those that are already.
+func (q *queue[T]) room(l lane, n int) bool {
+	held := &q.held[l]
+	return held.items < maxWaiting*3/4 && (held.bytes == 0 || held.bytes+n <= maxWaitingBytes*3/4)
+}
+
 // ring wakes who waits to read.
 func (q *queue[T]) ring() {
 	select {

@@ -173,8 +173,8 @@ func (x *Session) tell(p peer.ID, n ToApp) {
 
 // give queues a message that nobody is asked about. Where peers send more than
 // the program reads, it is told how many it lost; they never end its session.
-// One that does not read what its own node has published has lost touch, and
-// begins anew.
+// Of its own node's there is room, or Send does not send them; where a call came
+// in between too often, it begins anew.
 func (x *Session) give(m Message) {
 	switch {
 	case x.queue.err != nil:

@@ -148,20 +148,15 @@ func (x *Session) Verdict(id uint64, kind Verdict, reason string) error {
 func (s *Sidecar) deliver(name string, m chain.Message, toApp bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	msg := Message{Topic: name, From: m.From, Data: m.Data}
-	id := func() string { // costs a hash
-		if msg.ID == "" {
-			msg.ID = s.messageID(name, m.Data)
-		}
-		return msg.ID
+	if (!toApp || s.app == nil) && len(s.readers) == 0 {
+		return
 	}
+	msg := Message{Topic: name, ID: hex.EncodeToString([]byte(m.ID)), From: m.From, Data: m.Data}
 	if toApp && s.app != nil {
-		msg.ID = id()
 		s.app.give(msg)
 	}
 	for r := range s.readers {
 		if r.takes(name) {
-			msg.ID = id()
 			r.give(msg)
 		}
 	}
@@ -173,26 +168,35 @@ func (s *Sidecar) messageID(topic string, data []byte) string {
 	return hex.EncodeToString(id[:])
 }
 
-// Publish sends data to all and returns the message's id. It is not validated
-// here: who publishes answers for it, and the peers judge it. It returns
-// ErrNoTopic, a *SizeError, or chain.ErrBusy when queues are full.
+// Publish is Send, and returns the message's id, which costs a hash.
 func (s *Sidecar) Publish(ctx context.Context, name string, data []byte) (string, error) {
-	s.mu.Lock()
-	services := s.services
-	t, ok := s.topics[name]
-	s.mu.Unlock()
-	switch {
-	case services == nil:
-		return "", ErrStopped
-	case !ok:
-		return "", fmt.Errorf("topic %q: %w: declare it in Hello or sidecar.topics", cut(name), ErrNoTopic)
-	case len(data) == 0:
-		return "", badInput("a message without data: give at least one byte")
-	case len(data) > t.max:
-		return "", &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d", len(data), name, t.max)}
-	}
-	if err := services.Publish(ctx, name, data); err != nil {
+	if err := s.Send(ctx, name, data); err != nil {
 		return "", err
 	}
 	return s.messageID(name, data), nil
+}
+
+// Send sends data to all. It is not validated here: who publishes answers for
+// it, and the peers judge it. It returns ErrNoTopic, a *SizeError, or
+// chain.ErrBusy when queues are full, that of the own program too.
+func (s *Sidecar) Send(ctx context.Context, name string, data []byte) error {
+	s.mu.Lock()
+	services := s.services
+	t, ok := s.topics[name]
+	room := s.app == nil || s.app.queue.room(ours, Message{Data: data}.size())
+	s.mu.Unlock()
+	switch {
+	case services == nil:
+		return ErrStopped
+	case !ok:
+		return fmt.Errorf("topic %q: %w: declare it in Hello or sidecar.topics", cut(name), ErrNoTopic)
+	case len(data) == 0:
+		return badInput("a message without data: give at least one byte")
+	case len(data) > t.max:
+		return &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d", len(data), name, t.max)}
+	}
+	if !room {
+		return fmt.Errorf("the program does not read what it has published: %w", chain.ErrBusy)
+	}
+	return services.Publish(ctx, name, data)
 }

@@ -168,6 +168,7 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 	start := time.Now()
 	if o, ok := pm.ValidatorData.(*own); ok {
 		t.mark.Store(pm.Topic)
+		o.message.ID = pm.ID
 		t.g.tracer.seen.arrived(pm, t.Name, true, start)
 		o.err = t.Validate(ctx, o.message)
 		t.count.seconds.Observe(time.Since(start).Seconds())
@@ -185,6 +186,7 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 		if t.Claim {
 			t.count.delay.Observe(max(0, start.Sub(m.Time).Seconds()))
 		}
+		m.ID = pm.ID
 		vctx, check := tracing.Start(ctx, t.tracer, "validate")
 		err = t.Validate(vctx, m)
 		tracing.End(check, err)

@@ -61,14 +61,16 @@ const (
 type SidecarServiceClient interface {
 	// Attach is how a program becomes the one of this node. Its first message is
 	// hello; then it sends verdicts and replies. A second program replaces the
-	// first, whose stream ends ABORTED; one that does not read what this node
-	// publishes ends RESOURCE_EXHAUSTED. What it declared stays served for 30 s after it left.
+	// first, whose stream ends ABORTED. What it declared stays served for 30 s
+	// after it left.
 	Attach(context.Context) *connect.BidiStreamForClient[v1.FromApp, v1.ToApp]
 	// Publish sends data to all that take a topic. This node does not validate
-	// it, its peers will: what they reject is charged to this node.
+	// it, its peers will: what they reject is charged to this node. It ends
+	// RESOURCE_EXHAUSTED while queues are full, that of a program which does not
+	// read what was published here among them.
 	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error)
 	// PublishStream sends many messages, in order and each as Publish does; where
-	// queues are full it waits. It ends with the first that is refused, whose
+	// queues are full it waits, for 30 s. It ends with the first that is refused, whose
 	// number, from 0, is in the error.
 	PublishStream(context.Context) *connect.ClientStreamForClient[v1.PublishRequest, v1.PublishSummary]
 	// Subscribe reads the accepted messages, without judging them.
@@ -202,14 +204,16 @@ func (c *sidecarServiceClient) GetPeers(ctx context.Context, req *connect.Reques
 type SidecarServiceHandler interface {
 	// Attach is how a program becomes the one of this node. Its first message is
 	// hello; then it sends verdicts and replies. A second program replaces the
-	// first, whose stream ends ABORTED; one that does not read what this node
-	// publishes ends RESOURCE_EXHAUSTED. What it declared stays served for 30 s after it left.
+	// first, whose stream ends ABORTED. What it declared stays served for 30 s
+	// after it left.
 	Attach(context.Context, *connect.BidiStream[v1.FromApp, v1.ToApp]) error
 	// Publish sends data to all that take a topic. This node does not validate
-	// it, its peers will: what they reject is charged to this node.
+	// it, its peers will: what they reject is charged to this node. It ends
+	// RESOURCE_EXHAUSTED while queues are full, that of a program which does not
+	// read what was published here among them.
 	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error)
 	// PublishStream sends many messages, in order and each as Publish does; where
-	// queues are full it waits. It ends with the first that is refused, whose
+	// queues are full it waits, for 30 s. It ends with the first that is refused, whose
 	// number, from 0, is in the error.
 	PublishStream(context.Context, *connect.ClientStream[v1.PublishRequest]) (*connect.Response[v1.PublishSummary], error)
 	// Subscribe reads the accepted messages, without judging them.
