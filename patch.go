@@ -56,7 +56,7 @@ func (n *Node) PatchConfig(ctx context.Context, patch map[string]any, files, for
 		return Reloaded{}, &ConfigError{err}
 	}
 	for _, key := range keys {
-		if by := cfg.Origins[key]; strings.HasPrefix(by, "env ") || strings.HasPrefix(by, "flag ") {
+		if by := cfg.Origins[key]; next.Has(key) && (strings.HasPrefix(by, "env ") || strings.HasPrefix(by, "flag ")) {
 			return Reloaded{}, &OverriddenError{key, by}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -257,7 +258,14 @@ func (f *filter) seeLogs(may bool) {
 	f.key = f.sum()
 }
 
-func (f *filter) sum() string { return fmt.Sprint(f.logs, f.rules) }
+// sum quotes each glob: clients choose them, and no two lists may look alike.
+func (f *filter) sum() string {
+	b := strconv.AppendBool(nil, f.logs)
+	for _, r := range f.rules {
+		b = strconv.AppendQuote(strconv.AppendBool(append(b, ' '), r.in), r.glob)
+	}
+	return string(b)
+}
 
 // choose returns the frames that are let in.
 func (f *filter) choose(frames []frame) (in []frame) {

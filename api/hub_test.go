@@ -112,6 +112,23 @@ func TestLogsAreNotShared(t *testing.T) {
 	}
 }
 
+// TestFiltersAreNotTakenForOthers has a client ask for what looks like the list of
+// another, and take it back.
+func TestFiltersAreNotTakenForOthers(t *testing.T) {
+	const glob = "* true} {log.* false} {stats.* false} {peer.sampled"
+	chosen := map[string][]frame{}
+	forger := testQueue(t, glob)
+	if err := forger.subscribe(false, []string{glob}); err != nil {
+		t.Fatal(err)
+	}
+	forger.give([]frame{numbered("block.stored", 1)}, chosen)
+	q := testQueue(t, "")
+	q.give([]frame{numbered("block.stored", 1)}, chosen)
+	if got, _ := q.take(time.Now()); len(got) != 1 {
+		t.Errorf("%d events, want 1", len(got))
+	}
+}
+
 func TestSlowClient(t *testing.T) {
 	q := testQueue(t, "*")
 	for i := range uint64(queueSize) {

@@ -9,10 +9,15 @@ import (
 	"github.com/parley-p2p/parley/event"
 )
 
-const lookForReaders = 100 * time.Millisecond // whether anybody follows the log by events
+const (
+	lookForReaders = 100 * time.Millisecond // whether anybody follows the log by events
+	// maxLogEvents is how many lines become events between two looks: they share
+	// the ring of events with those that sinks and others may come back for.
+	maxLogEvents = 10
+)
 
-// tellLog makes events of the lines of the log, as long as somebody who may
-// follows them; else they cost nothing but a look.
+// tellLog makes events of the lines of the log, at most 100 a second, as long as
+// somebody who may follows them. GET logs has every line.
 func (s *Server) tellLog(ctx context.Context) error {
 	if s.lines == nil {
 		return nil
@@ -20,7 +25,7 @@ func (s *Server) tellLog(ctx context.Context) error {
 	f := s.lines.follow(0)
 	defer s.lines.leave(f)
 	var looked time.Time
-	wanted := false
+	wanted, told := false, 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -29,11 +34,15 @@ func (s *Server) tellLog(ctx context.Context) error {
 		}
 		lines, _ := s.lines.take(f) // what is lost here is lost to nobody but who is too slow anyway
 		if now := time.Now(); now.Sub(looked) > lookForReaders {
-			looked, wanted = now, s.hub.wants(event.LogWritten{}.Type())
+			looked, wanted, told = now, s.hub.wants(event.LogWritten{}.Type()), 0
 		}
 		for _, line := range lines {
-			if e, ok := logEvent(line); ok && wanted {
+			if !wanted || told >= maxLogEvents {
+				break
+			}
+			if e, ok := logEvent(line); ok {
 				s.node.Events().Publish(e)
+				told++
 			}
 		}
 	}

@@ -102,9 +102,15 @@ func ReadSettings(dataDir string) (Settings, error) {
 	return s, nil
 }
 
+// Has reports whether key is set.
+func (s Settings) Has(key string) bool {
+	_, ok := s.values[key]
+	return ok
+}
+
 // Merge returns the settings with a merge patch (RFC 7396): sections with keys,
 // as in a file or by dotted name; null takes a setting back, and that of a
-// section all of its settings. It returns the keys that the patch names too. A
+// section all of its settings. It returns the keys that it sets or takes back too. A
 // *FaultsError names all that cannot be set; values are judged by Load.
 func (s Settings) Merge(patch map[string]any) (next Settings, keys []string, err error) {
 	m := merge{values: maps.Clone(s.values)}
@@ -144,7 +150,12 @@ func (m *merge) section(prefix string, patch map[string]any) {
 		case isSection && isMap:
 			m.section(key+".", inner)
 		case isSection && value == nil:
-			maps.DeleteFunc(m.values, func(k string, _ any) bool { return strings.HasPrefix(k, key+".") })
+			for k := range m.values {
+				if strings.HasPrefix(k, key+".") {
+					delete(m.values, k)
+					m.keys = append(m.keys, k)
+				}
+			}
 		case isSection:
 			m.fault(key, RuleType, "is a section, not a value: give its keys as an object")
 		default:

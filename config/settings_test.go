@@ -122,3 +122,16 @@ func fromJSON(t *testing.T, text string) map[string]any {
 	}
 	return m
 }
+
+// TestSectionTakenBack: who may not take a key back by its name may not do so by
+// that of its section, so Merge names it.
+func TestSectionTakenBack(t *testing.T) {
+	s, _, err := Settings{}.Merge(map[string]any{"p2p": map[string]any{"shared_key_file": "swarm.key"}, "log": map[string]any{"level": "debug"}})
+	if err != nil || !s.Has("p2p.shared_key_file") {
+		t.Fatal(err)
+	}
+	next, keys, err := s.Merge(map[string]any{"p2p": nil, "api": nil})
+	if err != nil || next.Has("p2p.shared_key_file") || !next.Has("log.level") || !slices.Equal(keys, []string{"p2p.shared_key_file"}) {
+		t.Errorf("%v %v %v", next, keys, err)
+	}
+}

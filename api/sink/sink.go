@@ -119,10 +119,11 @@ func dialer(cfg config.Sink, o Options, log *slog.Logger) (func() (broker, error
 			return nil, err
 		}
 	}
+	node := o.Node // and not o, which has the sinks of before
 	if cfg.Kind == config.SinkKafka {
-		return func() (broker, error) { return newKafka(u, creds, o.Node) }, nil
+		return func() (broker, error) { return newKafka(u, creds, node) }, nil
 	}
-	return func() (broker, error) { return newNATS(u, creds, o.Node, log) }, nil
+	return func() (broker, error) { return newNATS(u, creds, node, log) }, nil
 }
 
 // Run delivers until ctx ends, and for two seconds more what is not delivered
