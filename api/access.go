@@ -30,6 +30,7 @@ type caller struct {
 	admin bool
 	free  bool   // of limits per address: loopback or a unix socket
 	local bool   // by a unix socket: the node's own user
+	need  access // of the route
 	sub   string // of the token
 
 	until time.Time // end of the token, zero = none

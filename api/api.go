@@ -52,6 +52,7 @@ type Server struct {
 	adopting sync.Mutex // held while live and origins are replaced
 	live     atomic.Pointer[live]
 	origins  atomic.Pointer[origins]
+	stays    stays
 	cert     *certificate // nil = plain HTTP
 	rpc      *rpc.Server  // nil = not served
 	rpcFrom  uint64       // the head when the node started

@@ -191,7 +191,9 @@ func (s *Server) teranodeSocket(w http.ResponseWriter, r *http.Request) {
 		defer cancel()
 		keepAlive(ctx, conn)
 	})
-	if code, why := s.writeTeranode(ctx, conn, q); code != 0 {
+	stay, leave := s.stay(callerOf(ctx), func() { _ = conn.CloseNow() })
+	defer leave()
+	if code, why := s.writeTeranode(ctx, conn, q, stay); code != 0 {
 		_ = conn.Close(code, why)
 	}
 	cancel()
@@ -199,13 +201,15 @@ func (s *Server) teranodeSocket(w http.ResponseWriter, r *http.Request) {
 }
 
 // writeTeranode returns how to close the connection; 0 = it is gone.
-func (s *Server) writeTeranode(ctx context.Context, conn *websocket.Conn, q *queue) (websocket.StatusCode, string) {
-	expired := callerOf(ctx).expired()
+func (s *Server) writeTeranode(ctx context.Context, conn *websocket.Conn, q *queue, stay *stay) (websocket.StatusCode, string) {
 	tick := time.NewTicker(s.cfg.Gossip.StatusInterval)
 	defer tick.Stop()
 	frames := []frame{{flat: s.teranodeStatusFrame(time.Now())}}
 	for {
 		for _, f := range frames {
+			if s.leaving(stay) {
+				break
+			}
 			if f.flat == nil {
 				continue
 			}
@@ -219,8 +223,8 @@ func (s *Server) writeTeranode(ctx context.Context, conn *websocket.Conn, q *que
 			return 0, ""
 		case <-s.hub.stopCh:
 			return websocket.StatusGoingAway, errStopped.Error()
-		case <-expired:
-			return closeExpired, errExpired.Error()
+		case <-stay.over:
+			return closeExpired, stay.why.Error()
 		case now := <-tick.C:
 			frames = []frame{{flat: s.teranodeStatusFrame(now)}}
 		case <-q.wake:

@@ -13,8 +13,10 @@ import (
 )
 
 // byHash makes an operation on a block conditional: what is named by its hash
-// never changes, so a client that has it is told so, and caches may keep it.
+// changes only in its form, with the program, so a client that has it is told so.
 func (s *Server) byHash(op *huma.Operation) {
+	v := s.node.Version()
+	form := strings.Trim(tagOf([]byte(v.Version+" "+v.Commit)), `"`)[:8]
 	op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
 		hash, err := chain.ParseHash(ctx.Param("ref"))
 		if err != nil {
@@ -22,24 +24,24 @@ func (s *Server) byHash(op *huma.Operation) {
 			return
 		}
 		whose := "public"
-		if !s.cfg.API.PublicRead {
+		if !s.live.Load().publicRead {
 			whose = "private"
 		}
-		next(&immutable{humaContext: ctx, tag: `"` + hash.String() + `"`, cache: whose + ", max-age=31536000, immutable"})
+		next(&tagged{humaContext: ctx, tag: `"` + hash.String() + "-" + form + `"`, cache: whose + ", no-cache"})
 	})
 }
 
 type humaContext = huma.Context // whose method Context would be hidden by a field of that name
 
-// immutable is the context of an answer that never changes. A client that has it
-// gets 304; an error is an error.
-type immutable struct {
+// tagged is the context of an answer with an ETag. A client that has it gets 304;
+// an error is an error.
+type tagged struct {
 	humaContext
 	tag, cache string
 	had        bool
 }
 
-func (c *immutable) SetStatus(code int) {
+func (c *tagged) SetStatus(code int) {
 	if code == http.StatusOK {
 		c.SetHeader("ETag", c.tag)
 		c.SetHeader("Cache-Control", c.cache)
@@ -50,7 +52,7 @@ func (c *immutable) SetStatus(code int) {
 	c.humaContext.SetStatus(code)
 }
 
-func (c *immutable) BodyWriter() io.Writer {
+func (c *tagged) BodyWriter() io.Writer {
 	if c.had {
 		return io.Discard
 	}

@@ -13,8 +13,8 @@ func (p pair) conditional(t *testing.T) {
 	genesis := h.do("GET", "/api/v1/chain/blocks/0", "", "").json(t)["hash"].(string)
 	asset := regexp.MustCompile(`(?:src|href)="([^"?]*)`).FindStringSubmatch(string(h.do("GET", "/docs", "", "").body))[1]
 	for _, c := range []struct{ path, cache string }{
-		{"/api/v1/chain/blocks/" + hash, "immutable"}, {"/api/v1/chain/blocks/" + strings.ToUpper(hash), "immutable"}, {"/api/v1/chain/blocks/" + genesis, "immutable"},
-		{"/api/v1/chain/blocks/" + hash + "/records", "immutable"}, {"/api/v1/chain/blocks/" + hash + "/records?limit=1", "immutable"},
+		{"/api/v1/chain/blocks/" + hash, "public, no-cache"}, {"/api/v1/chain/blocks/" + strings.ToUpper(hash), "public, no-cache"}, {"/api/v1/chain/blocks/" + genesis, "public, no-cache"},
+		{"/api/v1/chain/blocks/" + hash + "/records", "public, no-cache"}, {"/api/v1/chain/blocks/" + hash + "/records?limit=1", "public, no-cache"},
 		{"/openapi.json", "no-cache"}, {"/openapi.yaml", "no-cache"}, {"/openapi-3.0.json", "no-cache"},
 	} {
 		first := h.do("GET", c.path, "", "")

@@ -51,6 +51,7 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 			s.refuse(rec, r, s.noRoute(h, r))
 			return
 		}
+		c.need = rt.access
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
 		if rt.maxBody != noBodyLimit {
 			r.Body = http.MaxBytesReader(rec, r.Body, rt.maxBody)

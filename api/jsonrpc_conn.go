@@ -34,6 +34,8 @@ type rpcPipe interface {
 	write(ctx context.Context, b []byte) error
 	// part tells the client why the connection ends, while there is one.
 	part(why error)
+	// cut ends the connection at once.
+	cut()
 }
 
 // rpcSession is one connection of JSON-RPC. Its messages are carried out one
@@ -74,22 +76,23 @@ func (s *Server) serveRPC(ctx context.Context, pipe rpcPipe, addr netip.Addr, ip
 		defer close(messages)
 		x.listen(ctx, messages)
 	})
-	why := x.work(ctx, messages)
+	stay, leave := s.stay(callerOf(ctx), pipe.cut)
+	defer leave()
+	why := x.work(ctx, messages, stay)
 	s.log.Debug("JSON-RPC connection ended", "why", why)
 	pipe.part(why)
 }
 
 // work returns why it ended, nil = the client has no more to say.
-func (x *rpcSession) work(ctx context.Context, messages <-chan []byte) error {
-	expired := callerOf(ctx).expired()
+func (x *rpcSession) work(ctx context.Context, messages <-chan []byte, stay *stay) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-x.s.hub.stopCh:
 			return errStopped
-		case <-expired:
-			return errExpired
+		case <-stay.over:
+			return stay.why
 		case b, more := <-messages:
 			if !more {
 				return context.Cause(ctx)
@@ -257,6 +260,9 @@ func (x *rpcSession) notify(ctx context.Context, name string, q *queue) {
 				"jsonrpc": "2.0", "method": "parley_subscription", "params": map[string]any{"subscription": name, "result": json.RawMessage(f.data)},
 			})
 			if err == nil {
+				err = ctx.Err() // between two, whatever the pipe makes of it
+			}
+			if err == nil {
 				err = x.pipe.write(ctx, b)
 			}
 			if err != nil {
@@ -331,12 +337,15 @@ func (p socketPipe) write(ctx context.Context, b []byte) error {
 	return writeFrame(ctx, p.conn, frame{data: b})
 }
 
+func (p socketPipe) cut() { _ = p.conn.CloseNow() }
+
 func (p socketPipe) part(why error) {
+	parted, is := errors.AsType[partedError](why)
 	switch {
+	case is:
+		_ = p.conn.Close(closeExpired, parted.Error())
 	case errors.Is(why, errStopped):
 		_ = p.conn.Close(websocket.StatusGoingAway, why.Error())
-	case errors.Is(why, errExpired):
-		_ = p.conn.Close(closeExpired, why.Error())
 	case errors.Is(why, errRPCSlow):
 		_ = p.conn.Close(closeTooSlow, why.Error())
 	}
@@ -427,3 +436,5 @@ func (p *localPipe) write(_ context.Context, b []byte) error {
 }
 
 func (p *localPipe) part(error) {}
+
+func (p *localPipe) cut() { _ = p.conn.Close() }

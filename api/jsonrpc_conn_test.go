@@ -256,6 +256,8 @@ func (e *endless) write(ctx context.Context, _ []byte) error {
 
 func (e *endless) part(error) {}
 
+func (e *endless) cut() {}
+
 // A client that does not read has no more at work than its share, be its messages
 // short or long.
 func TestRPCBackPressure(t *testing.T) {
@@ -266,7 +268,7 @@ func TestRPCBackPressure(t *testing.T) {
 func backPressure(t *testing.T, size int, want int64) {
 	t.Helper()
 	s := idleServer(t, nil)
-	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), callerKey{}, caller{free: true}))
+	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), callerKey{}, caller{free: true, need: read}))
 	e := &endless{size: size, refuse: make(chan struct{})}
 	done := make(chan struct{})
 	go func() {

@@ -27,7 +27,10 @@ type lane struct {
 	net.Conn
 	raw syscall.RawConn // nil = no write that does not wait (TLS)
 
+	leaving func() bool // whether the client is to go, nil = never; set before the first send
+
 	mu     sync.Mutex // held while something is written; guards below
+	last   time.Time  // end of all writes, once it is to go
 	busy   bool       // the client's goroutine has frames: the hub writes none
 	rest   []byte     // of what the hub wrote and the socket did not take, before all else
 	closed bool       // a close was written, or the connection is dead: nothing follows
@@ -116,7 +119,7 @@ func (l *lane) settle() error {
 func (l *lane) wait(b []byte) error {
 	defer func() { _ = l.SetWriteDeadline(time.Time{}) }() // one that passes would end the next write
 	for part := range slices.Chunk(b, joinSlow) {
-		if err := l.SetWriteDeadline(time.Now().Add(streamWrite)); err != nil {
+		if err := l.SetWriteDeadline(l.until()); err != nil {
 			return err
 		}
 		if _, err := l.Conn.Write(part); err != nil {
@@ -127,10 +130,26 @@ func (l *lane) wait(b []byte) error {
 	return nil
 }
 
-// send writes frames as the client reads. Between them pings have their turn.
+// until is the end of the next write. A client that is to go has streamWrite for
+// all that it still gets: the rest of a frame, and why it has to go.
+func (l *lane) until() time.Time { // mu held
+	t := time.Now().Add(streamWrite)
+	if !l.isLeaving() {
+		return t
+	}
+	if l.last.IsZero() {
+		l.last = t
+	}
+	return l.last
+}
+
+func (l *lane) isLeaving() bool { return l.leaving != nil && l.leaving() }
+
+// send writes frames as the client reads, until it is to go. Between them pings
+// have their turn.
 func (l *lane) send(frames []frame) error {
 	var b []byte
-	for len(frames) > 0 {
+	for len(frames) > 0 && !l.isLeaving() {
 		n := within(frames, joinSlow)
 		b = b[:0]
 		for _, f := range frames[:n] {
@@ -156,12 +175,13 @@ func (l *lane) sendJoined(b []byte) error {
 	return l.wait(b)
 }
 
-// drain writes what the queue holds, and hands the lane back to the hub.
+// drain writes what the queue holds, and hands the lane back to the hub. It keeps
+// the lane of a client that is to go.
 func (l *lane) drain(q *queue) (tooSlow bool, err error) {
 	l.mu.Lock()
 	l.busy = true
 	l.mu.Unlock()
-	for {
+	for !l.isLeaving() {
 		frames, slow := q.take(time.Now())
 		if slow {
 			return true, nil
@@ -173,6 +193,7 @@ func (l *lane) drain(q *queue) (tooSlow bool, err error) {
 			return false, l.sendJoined(nil) // the rest, and whether it is dead
 		}
 	}
+	return false, nil
 }
 
 // handBack reports false where something has come meanwhile.
@@ -211,7 +232,7 @@ func (l *lane) flush(q *queue, j *joiner) {
 
 // tryWrite writes what the socket takes at once; mu held.
 func (l *lane) tryWrite(b []byte) (int, error) {
-	l.out = b
+	l.out, l.written, l.err = b, 0, nil // the attempt is not made where the socket is closed
 	err := l.raw.Write(l.attempt)
 	l.out = nil
 	if err == nil {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
@@ -10,10 +11,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/parley-p2p/parley/event"
 )
@@ -278,24 +284,51 @@ type noise struct {
 
 func (noise) Type() string { return "noise" }
 
+// stopped is a client that reads nothing but what the test reads.
+func stopped(t *testing.T, h *house, query string) *bufio.Reader {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.base, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetReadDeadline(time.Now().Add(2 * time.Minute))
+	_ = conn.(*net.TCPConn).SetReadBuffer(256 << 10)
+	fmt.Fprint(conn, "GET /api/v1/ws?types=noise"+query+" HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+	slow := bufio.NewReader(conn)
+	if res, err := http.ReadResponse(slow, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(res, err)
+	}
+	return slow
+}
+
+const floods = 13 * 200 // events of 4 kB, 10 MB: over all that a socket and a queue hold
+
+// flood publishes as one that reads can follow.
+func flood(t *testing.T, h *house, fast *socket) {
+	t.Helper()
+	const step = 200
+	pad := strings.Repeat("x", 4000)
+	for range floods / step {
+		for i := range step {
+			h.node.Events().Publish(noise{i, pad})
+		}
+		for range step {
+			if e := fast.next(); e.Type != "noise" {
+				t.Fatalf("one that reads is told %s %s", e.Type, e.Data)
+			}
+		}
+	}
+}
+
 // TestStoppedClient publishes to one that reads and one that does not: the one
 // misses nothing, and the other is told how much it missed.
 func TestStoppedClient(t *testing.T) {
 	h := start(t, nil)
 	fast := h.dial(t, "?types=noise")
 	fast.next()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(h.base, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	_ = conn.(*net.TCPConn).SetReadBuffer(256 << 10)
-	fmt.Fprint(conn, "GET /api/v1/ws?types=noise HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
-	slow := bufio.NewReader(conn)
-	if res, err := http.ReadResponse(slow, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatal(res, err)
-	}
+	slow := stopped(t, h, "")
 	next := func() (e envelope) {
 		for {
 			first, data, err := readFrame(slow)
@@ -311,19 +344,8 @@ func TestStoppedClient(t *testing.T) {
 			return e
 		}
 	}
-	next()                      // hello
-	const steps, step = 13, 200 // 10 MB: over all that the socket and the queue hold
-	pad := strings.Repeat("x", 4000)
-	for range steps {
-		for i := range step {
-			h.node.Events().Publish(noise{i, pad})
-		}
-		for range step {
-			if e := fast.next(); e.Type != "noise" {
-				t.Fatalf("one that reads is told %s %s", e.Type, e.Data)
-			}
-		}
-	}
+	next() // hello
+	flood(t, h, fast)
 	var dropped, got int
 	var last uint64
 	for dropped == 0 {
@@ -339,7 +361,95 @@ func TestStoppedClient(t *testing.T) {
 		}
 		last = e.Seq
 	}
-	if got+dropped != steps*step || got < queueSize {
-		t.Errorf("%d came and %d were dropped of %d", got, dropped, steps*step)
+	if got+dropped != floods || got < queueSize {
+		t.Errorf("%d came and %d were dropped of %d", got, dropped, floods)
+	}
+}
+
+// TestSlowClientIsParted: one that reads too slowly is not kept until it has read
+// all, neither when it may not have the stream any longer nor when the node stops.
+func TestSlowClientIsParted(t *testing.T) {
+	c := labConfig(t)
+	c.API.PublicRead = false
+	h, _ := reloader(t, c)
+	gone := h.token("admin")
+	first, err := os.ReadFile(filepath.Join(c.DataDir, c.API.JWTSecretFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := strings.Repeat("5e", 32) + "\n"
+	secretOf(t, h, c, second+string(first))
+	fast := h.dial(t, "?types=noise&token="+h.token("admin"))
+	fast.next()
+	slow := stopped(t, h, "&token="+gone)
+	stopped(t, h, "&token="+h.token("read")) // it never reads
+	flood(t, h, fast)
+	secretOf(t, h, c, second)
+	for {
+		kind, data, err := readFrame(slow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(data, `"lagged"`) {
+			t.Fatal("it is given all that waited for it")
+		}
+		if kind == 0x88 {
+			if code := websocket.StatusCode(binary.BigEndian.Uint16([]byte(data))); code != closeExpired || data[2:] != errRevoked.Error() {
+				t.Errorf("closed with %d %s", code, data[2:])
+			}
+			break
+		}
+	}
+	begin := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	h.shutdown(ctx, nil)
+	if took := time.Since(begin); took > streamWrite*3/4 {
+		t.Errorf("one that does not read holds the end up for %s", took)
+	}
+}
+
+// TestDrainEnds: a drain that goes on for as long as its client reads a little ends
+// when the client is to go.
+func TestDrainEnds(t *testing.T) {
+	server, conn := sockets(t)
+	q, lane := testQueue(t, "*"), newLane(server)
+	q.size = 1 << 20
+	const frames, size = 1000, 64 << 10 // 64 MB
+	data := make([]byte, size)
+	for i := range frames {
+		q.push(frame{seq: uint64(i + 1), name: "a", data: data})
+	}
+	var leaving atomic.Bool
+	lane.leaving = leaving.Load
+	drained := make(chan error, 1)
+	go func() {
+		_, err := lane.drain(q)
+		drained <- err
+		_ = server.Close()
+	}()
+	_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+	if _, err := io.CopyN(io.Discard, conn, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	leaving.Store(true)
+	if n, err := io.Copy(io.Discard, conn); err != nil || n > frames*size/2 {
+		t.Errorf("%d bytes more, %v", n, err)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWriteOfClosedSocket: nothing counts as written where nothing was tried.
+func TestWriteOfClosedSocket(t *testing.T) {
+	server, _ := sockets(t)
+	lane := newLane(server)
+	if n, err := lane.tryWrite([]byte("first")); n != 5 || err != nil {
+		t.Fatal(n, err)
+	}
+	_ = server.Close()
+	if n, err := lane.tryWrite([]byte("again")); n != 0 || err == nil {
+		t.Errorf("%d bytes went out of a closed socket: %v", n, err)
 	}
 }

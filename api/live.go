@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"slices"
 
@@ -38,8 +39,9 @@ func (s *Server) follow(ctx context.Context) error {
 	}
 }
 
-// adopt takes over what the node took over. Who is served at the moment goes on
-// with what was. It fails only where the secrets were not read yet.
+// adopt takes over what the node took over. A request that is served at the moment
+// goes on with what was; a stream ends where its caller may not have it any
+// longer. It fails only where the secrets were not read yet.
 func (s *Server) adopt() error {
 	s.adopting.Lock() // so that of two at once the newer one holds
 	defer s.adopting.Unlock()
@@ -54,7 +56,10 @@ func (s *Server) adopt() error {
 	} else {
 		next.limits = newLimiter(int(cfg.API.Rate))
 	}
-	s.live.Store(next)
+	before := s.live.Swap(next)
+	if before != nil && (before.publicRead != next.publicRead || !slices.EqualFunc(before.secrets, next.secrets, bytes.Equal)) {
+		s.judgeAll()
+	}
 	s.origins.Store(newOrigins(cfg.API))
 	if s.cert == nil || cfg.API.TLSCert == "" {
 		return nil

@@ -37,8 +37,18 @@ func TestReloadActsAtOnce(t *testing.T) {
 	}
 	old, oldAdmin := h.token("read"), h.token("admin")
 
+	h.waitFor("the chain", func() bool { _, err := h.node.Chain(); return err == nil })
+	genesis, _ := h.do("GET", "/api/v1/chain/blocks/0", "", "").json(t)["hash"].(string)
+	cache := func(want string) {
+		t.Helper()
+		if got := h.do("GET", "/api/v1/chain/blocks/"+genesis, old, "").header.Get("Cache-Control"); got != want {
+			t.Errorf("who may keep a block: %q, want %q", got, want)
+		}
+	}
+	cache("public, no-cache")
 	c.API.PublicRead = false
 	reload(`"api.public_read"`)
+	cache("private, no-cache")
 	if got := status(""); got != 401 {
 		t.Errorf("without a token: %d", got)
 	}

@@ -73,21 +73,25 @@ func (s *Server) logLines(w http.ResponseWriter, r *http.Request) {
 	out := newSSE(w)
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
-	expired := callerOf(r.Context()).expired()
+	stay, part := s.stay(callerOf(r.Context()), nil)
+	defer part()
 	for out.flush() {
 		select {
 		case <-r.Context().Done():
 			return
 		case <-s.hub.stopCh:
 			return
-		case <-expired:
-			out.write(": " + errExpired.Error() + "\n\n")
+		case <-stay.over:
+			out.write(": " + stay.why.Error() + "\n\n")
 			return
 		case <-tick.C:
 			out.write(": ping\n\n")
 		case <-f.wake:
 			lines, lost := s.lines.take(f)
 			for _, line := range lines {
+				if s.leaving(stay) {
+					break
+				}
 				out.write("event: log\ndata: " + string(line) + "\n\n")
 			}
 			if lost > 0 {

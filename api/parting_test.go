@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -34,14 +36,30 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 
 	lasting := h.dial(t, "?types=peer.*&token="+h.token("read"))
 	readHello(t, lasting.next())
-	until := time.Now().Add(4 * time.Second).Truncate(time.Second) // whole seconds: so are those of a token
+	until := time.Now().Add(15 * time.Second).Truncate(time.Second) // whole seconds: so are those of a token
 	short := func(h *house) string {
 		return sign(t, jwt.SigningMethodHS256, h.live.Load().secrets[0], jwt.MapClaims{"scope": "admin", "exp": until.Add(-tokenLeeway).Unix()})
 	}
-	// each begins a stream, and returns what waits for its last word
+	ends := begun(ctx, t, map[*house]string{h: short(h), program: short(program)}, h, program)
+	for name, end := range ends {
+		if why := end(); !strings.Contains(why, errExpired.Error()) {
+			t.Errorf("%s: the last word is %q", name, why)
+		}
+		if time.Now().Before(until) {
+			t.Errorf("%s ended %s too early", name, time.Until(until))
+		}
+	}
+	h.node.Events().Publish(event.PeerUnbanned{Target: "192.0.2.1"})
+	lasting.until("peer.unbanned")
+}
+
+// begun begins a stream of each kind, and returns what waits for the last word of
+// each.
+func begun(ctx context.Context, t *testing.T, tokens map[*house]string, h, program *house) (ends map[string]func() string) {
+	t.Helper()
 	socket := func(path string) func(*testing.T) func() string {
 		return func(t *testing.T) func() string {
-			conn, res, err := websocket.Dial(ctx, strings.Replace(h.base, "http", "ws", 1)+path+"?token="+short(h), nil)
+			conn, res, err := websocket.Dial(ctx, strings.Replace(h.base, "http", "ws", 1)+path+"?token="+tokens[h], nil)
 			if err != nil {
 				t.Fatalf("%v %v", err, res)
 			}
@@ -60,7 +78,7 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 	}
 	lines := func(path string) func(*testing.T) func() string {
 		return func(t *testing.T) func() string {
-			r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.base+path+"?token="+short(h), nil)
+			r, err := http.NewRequestWithContext(ctx, http.MethodGet, h.base+path+"?token="+tokens[h], nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,12 +104,12 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 		return err.Error()
 	}
 	client := h2c(nil)
-	defer client.CloseIdleConnections()
-	ends := map[string]func() string{}
+	t.Cleanup(client.CloseIdleConnections)
+	ends = map[string]func() string{}
 	for name, begin := range map[string]func(*testing.T) func() string{
 		"WebSocket": socket("/api/v1/ws"), "Teranode": socket("/p2p-ws"), "JSON-RPC": socket("/rpc"), "events": lines("/api/v1/events"), "logs": lines("/api/v1/logs"),
 		"gRPC": func(t *testing.T) func() string {
-			s, err := parleyv1connect.NewNodeServiceClient(client, h.base, connect.WithGRPC(), bearer(short(h))).WatchEvents(ctx, connect.NewRequest(&pb.WatchEventsRequest{}))
+			s, err := parleyv1connect.NewNodeServiceClient(client, h.base, connect.WithGRPC(), bearer(tokens[h])).WatchEvents(ctx, connect.NewRequest(&pb.WatchEventsRequest{}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,7 +120,7 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 			}
 		},
 		"a program": func(t *testing.T) func() string {
-			st := attach(ctx, t, parleyv1connect.NewSidecarServiceClient(client, program.base, connect.WithGRPC(), bearer(short(program))), programHello())
+			st := attach(ctx, t, parleyv1connect.NewSidecarServiceClient(client, program.base, connect.WithGRPC(), bearer(tokens[program])), programHello())
 			return func() string {
 				_, err := st.Receive()
 				return remote(t, err)
@@ -111,16 +129,89 @@ func TestStreamsEndWithTheirToken(t *testing.T) {
 	} {
 		ends[name] = begin(t)
 	}
+	return ends
+}
+
+// secretOf replaces the secrets of a house, and reads them again.
+func secretOf(t *testing.T, h *house, c config.Config, secrets string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(c.DataDir, c.API.JWTSecretFile), []byte(secrets), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.do("POST", "/api/v1/config/reload", "unix", ""); got.status != http.StatusOK {
+		t.Fatalf("reload: %d %s", got.status, got.body)
+	}
+}
+
+// TestStreamsEndWithTheirSecret: a reload ends the streams of those who may not
+// have them any longer, and no others.
+func TestStreamsEndWithTheirSecret(t *testing.T) {
+	t.Parallel()
+	c, other := labConfig(t), labConfig(t)
+	other.Network = "sidecar"
+	h, next := reloader(t, c)
+	program, _ := reloader(t, other)
+	h.waitFor("the chain", func() bool { _, err := h.node.Chain(); return err == nil })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	second := strings.Repeat("5e", 32) + "\n"
+	old := map[*house]string{h: h.token("admin"), program: program.token("admin")}
+	for x, c := range map[*house]config.Config{h: c, program: other} {
+		first, err := os.ReadFile(filepath.Join(c.DataDir, c.API.JWTSecretFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		secretOf(t, x, c, second+string(first))
+	}
+	ends := begun(ctx, t, old, h, program)
+	fresh := h.dial(t, "?types=peer.*&token="+h.token("read"))
+	readHello(t, fresh.next())
+	local, _, err := websocket.Dial(ctx, "ws://localhost/api/v1/ws?types=peer.*", &websocket.DialOptions{HTTPClient: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", h.unix)
+		},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	local.SetReadLimit(1 << 20)
+	own := &socket{local, t}
+	defer local.CloseNow() //nolint:errcheck // it is over
+
+	anonymous := h.dial(t, "")
+	readHello(t, anonymous.next())
+	res, err := http.Get(h.base + "/api/v1/events?types=peer.*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	c.API.PublicRead = false
+	next.Store(&config.Loaded{Config: c})
+	if got := h.do("POST", "/api/v1/config/reload", "unix", ""); got.status != http.StatusOK {
+		t.Fatalf("reload: %d %s", got.status, got.body)
+	}
+	for err = nil; err == nil; {
+		_, _, err = anonymous.Read(ctx)
+	}
+	if websocket.CloseStatus(err) != closeExpired || !strings.Contains(err.Error(), errShut.Error()) {
+		t.Errorf("without a token: %v", err)
+	}
+	if b, err := io.ReadAll(res.Body); err != nil || !strings.HasSuffix(string(b), "\n: "+errShut.Error()+"\n\n") {
+		t.Errorf("without a token: %v %s", err, b)
+	}
+	h.waitFor("those with a token go on, and the local one", func() bool { return len(h.stays.list()) == len(ends)-1+2 })
+
+	secretOf(t, h, c, second)
+	secretOf(t, program, other, second)
 	for name, end := range ends {
-		if why := end(); !strings.Contains(why, errExpired.Error()) {
+		if why := end(); !strings.Contains(why, errRevoked.Error()) {
 			t.Errorf("%s: the last word is %q", name, why)
 		}
-		if time.Now().Before(until) {
-			t.Errorf("%s ended %s too early", name, time.Until(until))
-		}
 	}
-	h.node.Events().Publish(event.PeerUnbanned{Target: "192.0.2.1"})
-	lasting.until("peer.unbanned")
+	h.waitFor("two streams that go on", func() bool { return len(h.stays.list()) == 2 })
+	h.node.Events().Publish(event.PeerBanned{Target: "192.0.2.1"})
+	fresh.until("peer.banned")
+	own.until("peer.banned")
 }
 
 // TestTurnedAwayIsWaitedFor: a client that there is no place for, and that is

@@ -139,20 +139,22 @@ type inParts struct {
 // one that waits for its client. end MUST be called.
 func (s *Server) untilStop(ctx context.Context, rc *http.ResponseController) (_ context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
+	stay, leave := s.stay(callerOf(ctx), nil)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		select {
 		case <-s.hub.stopCh:
 			cancel(errStopped)
-		case <-callerOf(ctx).expired():
-			cancel(errExpired)
+		case <-stay.over:
+			cancel(stay.why)
 		case <-ctx.Done():
 			return
 		}
 		_ = rc.SetReadDeadline(time.Now())
 	}()
 	return ctx, func() {
+		leave()
 		cancel(nil)
 		<-done // rc must not be used when the request is over
 	}
@@ -228,11 +230,11 @@ func (s calls) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 
 func (s calls) ended(ctx context.Context, err error) error {
 	c := callOf(ctx)
-	switch why := context.Cause(ctx); {
-	case errors.Is(why, errStopped):
+	why := context.Cause(ctx)
+	if parted, is := errors.AsType[partedError](why); is {
+		err = unauthenticated.problem(parted.Error())
+	} else if errors.Is(why, errStopped) {
 		err = notReady.problem(why.Error())
-	case errors.Is(why, errExpired):
-		err = unauthenticated.problem(why.Error())
 	}
 	if c.status = http.StatusOK; err == nil {
 		return nil

@@ -69,6 +69,9 @@ func (c gossipCalls) Tail(ctx context.Context, r *connect.Request[pb.TailRequest
 		for _, v := range tail.Take() {
 			message, err := shown[pb.TailMessage](v)
 			if err == nil {
+				err = ctx.Err()
+			}
+			if err == nil {
 				err = to.Send(message)
 			}
 			if err != nil {

@@ -54,6 +54,9 @@ func (s *Server) watch(ctx context.Context, types []string, since *uint64, to *c
 	frames := c.first
 	for {
 		for _, f := range frames {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			m, err := f.grpc()
 			if err != nil {
 				return err

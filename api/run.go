@@ -125,6 +125,8 @@ func (s *Server) shutdown(ctx context.Context, servers []*http.Server) {
 		})
 	}
 	wg.Wait()
+	stop := context.AfterFunc(ctx, s.stays.cut) // a client that reads slowly holds up nobody
+	defer stop()
 	s.hub.wait()
 }
 

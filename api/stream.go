@@ -63,8 +63,7 @@ type client struct {
 	queue *queue
 	ip    string  // counted; "" = not
 	first []frame // hello, and what was missed
-
-	expired <-chan time.Time // the end of its token; nil = it has none
+	stay  *stay
 }
 
 // enter reads what a stream asks for and joins the hub. A client that has
@@ -81,7 +80,7 @@ func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *
 			return nil, badRequest.problem("since: want the seq of an event")
 		}
 	}
-	c := &client{queue: newQueue(stream, f, s.metrics), ip: clientIP(r), expired: callerOf(r.Context()).expired()}
+	c := &client{queue: newQueue(stream, f, s.metrics), ip: clientIP(r)}
 	c.queue.owner = callerOf(r.Context()).local
 	seq, err := s.hub.join(c.queue, c.ip)
 	if err != nil {
@@ -123,6 +122,9 @@ func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = conn.CloseNow() }()
+	var leave func()
+	c.stay, leave = s.stay(callerOf(r.Context()), func() { _ = lane.Close() })
+	defer leave()
 	c.queue.join(lane)
 	s.serveWebSocket(context.WithoutCancel(r.Context()), conn, lane, c)
 }
@@ -148,6 +150,7 @@ func clientIP(r *http.Request) string {
 func (s *Server) serveWebSocket(ctx context.Context, conn *websocket.Conn, lane *lane, c *client) {
 	ctx, cancel := context.WithCancel(ctx)
 	conn.SetReadLimit(clientFrame)
+	lane.leaving = func() bool { return ctx.Err() != nil || s.leaving(c.stay) }
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer cancel()
@@ -185,8 +188,8 @@ func (s *Server) writeEvents(ctx context.Context, lane *lane, c *client) (websoc
 			return 0, ""
 		case <-s.hub.stopCh:
 			return websocket.StatusGoingAway, errStopped.Error()
-		case <-c.expired:
-			return closeExpired, errExpired.Error()
+		case <-c.stay.over:
+			return closeExpired, c.stay.why.Error()
 		case <-c.queue.wake:
 		}
 	}
@@ -270,12 +273,17 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.hub.leave(c.queue, c.ip)
+	stay, leave := s.stay(callerOf(r.Context()), nil)
+	defer leave()
 	out := newSSE(w)
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	frames := c.first
 	for {
 		for _, f := range frames {
+			if s.leaving(stay) {
+				break
+			}
 			out.write(f.sse())
 		}
 		if !out.flush() {
@@ -288,8 +296,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			return
 		case <-s.hub.stopCh:
 			return
-		case <-c.expired:
-			out.write(": " + errExpired.Error() + "\n\n")
+		case <-stay.over:
+			out.write(": " + stay.why.Error() + "\n\n")
 			return
 		case <-tick.C:
 			out.write(": ping\n\n")
