@@ -132,12 +132,39 @@ func (n *Node) covered(t reputation.Target) []peer.ID {
 // and holds; closes are the connected peers that it cuts off. With dryRun
 // nothing changes: it says what would be.
 func (n *Node) Ban(ctx context.Context, r BanRequest, dryRun bool) (b Ban, closes []peer.ID, err error) {
+	if r.Target, err = n.banTarget(r.Target); err != nil {
+		return Ban{}, nil, err
+	}
 	if dryRun {
 		b, closes, err = n.bans.Plan(r)
 	} else {
 		b, closes, err = n.bans.Add(ctx, r)
 	}
 	return b, closes, banFault(err)
+}
+
+// banTarget puts its id in the place of the end or the beginning of one, as
+// [Node.FindPeer] finds it, among the banned too. Names are for the taking: by
+// those nobody is banned. What stands for nobody is left to the reader of targets.
+func (n *Node) banTarget(text string) (string, error) {
+	short, ok := parseShort(text)
+	if _, err := reputation.ParseTarget(text); err == nil || !ok {
+		return text, nil //nolint:nilerr // it says what is wrong when it is read
+	}
+	found := n.byShort(text)
+	for _, b := range n.bans.List(false, func(b *Ban) bool { return b.Kind == reputation.KindPeer }) {
+		if id, err := peer.Decode(b.Target); err == nil && short.fits(id) {
+			found = append(found, id)
+		}
+	}
+	if len(found) == 0 {
+		if strings.Contains(text, "…") || strings.Contains(text, "...") {
+			return "", &unknownPeerError{strings.TrimSpace(text)}
+		}
+		return text, nil
+	}
+	id, err := n.only(text, found)
+	return id.String(), err
 }
 
 // banFault tells what the caller did wrong from what went wrong here.
@@ -156,19 +183,30 @@ func banFault(err error) error {
 // Unban lifts every ban of exactly this target. An address that a banned range
 // covers stays banned: the error says by which.
 func (n *Node) Unban(ctx context.Context, target, actor string) error {
+	target, err := n.banTarget(target)
+	if err != nil {
+		return err
+	}
 	t, err := reputation.ParseTarget(target)
 	if err != nil {
 		return banFault(err)
 	}
 	err = n.bans.Remove(ctx, t, actor)
 	if b, ok := n.bans.Check(t); errors.Is(err, ErrNotBanned) && ok {
-		return fmt.Errorf("%w itself: %s covers it, remove that", ErrNotBanned, b.Target)
+		return fmt.Errorf("%s: %w itself: %s covers it, remove that", t, ErrNotBanned, b.Target)
+	}
+	if errors.Is(err, ErrNotBanned) {
+		return fmt.Errorf("%s: %w: parley bans list tells who is", t, err)
 	}
 	return err
 }
 
 // BanOf is the ban that covers target, nil = it is not banned.
 func (n *Node) BanOf(target string) (*Ban, error) {
+	target, err := n.banTarget(target)
+	if err != nil {
+		return nil, err
+	}
 	t, err := reputation.ParseTarget(target)
 	if err != nil {
 		return nil, banFault(err)

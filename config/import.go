@@ -95,9 +95,7 @@ func (out *Imported) known(entries []entry, from string) (list []entry) {
 		hidden := slices.IndexFunc(secrets, func(s secret) bool { return s.key == a.key })
 		switch {
 		case !ok || a.key == "" || !a.allows(e):
-			if from != FromTeranode || strings.HasPrefix(e.key, "p2p_") { // its file is of the whole system
-				unknown[e.key] = true
-			}
+			unknown[e.key] = true
 		case hidden >= 0 && e.value != "":
 			out.Notes = append(out.Notes, fmt.Sprintf("%s: %s is a secret, and is written to no file: leave it in the environment, or name a file of mode 0600 by %s", e.where, e.key, secrets[hidden].fileKey))
 		case hidden >= 0:
@@ -207,9 +205,11 @@ func teranodeLines(data []byte, shown, context string) []entry {
 		depth int
 	}
 	best := map[string]line{}
+	var list []entry
 	for n, text := range lines(data) {
 		full, value, ok := strings.Cut(text, "=")
 		if !ok {
+			list = append(list, lineEntry(fmt.Sprintf("line %d, which has no =", n), "", shown, n))
 			continue
 		}
 		name, of, _ := strings.Cut(strings.TrimSpace(full), ".")
@@ -223,8 +223,16 @@ func teranodeLines(data []byte, shown, context string) []entry {
 			best[name] = line{unquote(strings.TrimSpace(value)), n, len(of)}
 		}
 	}
-	var list []entry
+	used := map[string]bool{} // in other values, so they are not left out
+	for _, l := range best {
+		for _, m := range braced.FindAllStringSubmatch(l.value, -1) {
+			used[m[1]] = true
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(best)) {
+		if _, known := findAlias(name); used[name] && !known {
+			continue
+		}
 		value := expand(best[name].value, func(other string) string { return best[other].value })
 		list = append(list, lineEntry(name, value, shown, best[name].n))
 	}

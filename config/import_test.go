@@ -21,8 +21,8 @@ func TestImport(t *testing.T) {
 		{"prysm", FromPrysm, "", "p2p-tcp-port: 13000\np2p-max-peers: 70\npeer: [/ip4/192.0.2.1/tcp/13000/p2p/12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR]\np2p-host-ip: 192.0.2.7\n",
 			[]string{"port = 13000 # file x.yaml:1 p2p-tcp-port", "max_peers = 70 # file x.yaml:2 p2p-max-peers"}, "192.0.2.7", "left out, since there is no such key here: p2p-host-ip"},
 		{"teranode", FromTeranode, "dev.me", "p2p_port = 9905\np2p_port.dev = 9906 # all\np2p_port.dev.me=9907\np2p_port.prod = 1\nHOST.dev = 192.0.2.1\np2p_static_peers = /dns4/${HOST}/tcp/9905|node2:8080\np2p_static_peers.prod = x\np2p_block_topic = ${net}-${net}\nnet = a\nutxostore = sqlite\np2p_odd=1\np2p_shared_key =\n",
-			[]string{"port = 9907 # x:3 p2p_port", "static_peers = ['/dns4/192.0.2.1/tcp/9905', 'node2:8080'] # x:6 p2p_static_peers", "block = 'a-a' # x:8 p2p_block_topic"}, "utxostore", "left out, since there is no such key here: p2p_odd"},
-		{"teranode, no context", FromTeranode, "", "p2p_port = 9905\np2p_port.dev = 9906\n", []string{"port = 9905 # x:1 p2p_port"}, "9906", ""},
+			[]string{"port = 9907 # x:3 p2p_port", "static_peers = ['/dns4/192.0.2.1/tcp/9905', 'node2:8080'] # x:6 p2p_static_peers", "block = 'a-a' # x:8 p2p_block_topic"}, "utxostore", "left out, since there is no such key here: p2p_odd, utxostore"},
+		{"teranode, no context", FromTeranode, "", "p2p_port = 9905\np2p_port.dev = 9906\np2p_max 7\n", []string{"port = 9905 # x:1 p2p_port"}, "9906", "left out, since there is no such key here: line 3, which has no ="},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			got, err := Import(c.from, []byte(c.text), "x", c.context)

@@ -16,7 +16,7 @@ import (
 // PeerError is one item of PEERS that nobody can dial.
 type PeerError struct {
 	Item     string
-	Position int    // from 1, empty items not counted
+	Position int    // from 1
 	Reason   string // why, and what to write instead
 }
 
@@ -25,10 +25,13 @@ func (e *PeerError) Error() string {
 	return fmt.Sprintf("item %d %s %s", e.Position, quote(e.Item), e.Reason)
 }
 
-// parsePeers checks the items of PEERS. They come back as ParsePeer gives them, none twice, the unreadable ones left out: each
+// parsePeers checks the items of PEERS, of which empty ones count and are left out. They come back as ParsePeer gives them, none twice, the unreadable ones left out: each
 // of those is a *PeerError.
 func parsePeers(raw []string) (items, warnings []string, faults []error) {
 	for i, text := range raw {
+		if text == "" {
+			continue
+		}
 		item, err := ParsePeer(text)
 		switch {
 		case err != nil:
@@ -45,7 +48,7 @@ func parsePeers(raw []string) (items, warnings []string, faults []error) {
 	return items, warnings, faults
 }
 
-// splitPeers reads the text of PEERS: items by comma, blanks around them, empty items, one pair of quotes around the whole
+// splitPeers reads the text of PEERS: items by comma, which may be empty; blanks around them, one pair of quotes around the whole
 // or an item, and a comment from a blank and # on are dropped (docker's --env-file keeps the last two). A list as in a file is
 // read too.
 func splitPeers(text string) []string {
@@ -53,9 +56,7 @@ func splitPeers(text string) []string {
 	text, _ = unbracket(text)
 	var items []string
 	for item := range strings.SplitSeq(text, ",") {
-		if item = unquote(strings.TrimSpace(item)); item != "" {
-			items = append(items, item)
-		}
+		items = append(items, unquote(strings.TrimSpace(item)))
 	}
 	return items
 }

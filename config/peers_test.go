@@ -66,6 +66,9 @@ func TestParsePeersWarns(t *testing.T) {
 	if diff := cmp.Diff(want, warnings); diff != "" {
 		t.Error(diff)
 	}
+	if got, warnings, _ = peersOf("a,,a"); len(got) != 1 || !cmp.Equal(warnings, []string{`item 3 "a" is there twice: used once [PLY-102]`}) {
+		t.Errorf("an empty item: %q, %q", got, warnings)
+	}
 }
 
 func TestParsePeersFaults(t *testing.T) {

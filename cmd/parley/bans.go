@@ -59,7 +59,7 @@ func bansCommand(g *globals) *cobra.Command {
 	return c
 }
 
-const targetHelp = "T is a peer ID, an IP address or a CIDR; parley peers show tells the peer ID and the address of a peer that you know by its name."
+const targetHelp = "T is a peer ID, the end of one as lists show it, an IP address or a CIDR; parley peers show tells the peer ID and the address of a peer that you know by its name."
 
 // oneTarget wants one target and says what that is.
 func oneTarget(_ *cobra.Command, args []string) error {
@@ -125,7 +125,12 @@ func bansAdd(g *globals) *cobra.Command {
 			"Without an end it is bans.duration from now. Where connected peers are cut off by a range, they are shown first and it asks.\n" +
 			"What covers this node, its static or trusted peers, or more than a /8 (IPv6 /16) is refused without --force.",
 		Example: "parley bans add 12D3KooW… --reason spam\nparley bans add 203.0.113.0/24 --for 48h --note scanner\nparley bans add 2001:db8::/32 --forever --dry-run",
-		RunE:    func(c *cobra.Command, args []string) error { return g.addBan(c.Context(), args[0], f) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("for") && f.duration <= 0 {
+				return fail(exitUsage, "--for %v: want a duration above 0 such as 24h, or --forever [PLY-002]", f.duration)
+			}
+			return g.addBan(c.Context(), args[0], f)
+		},
 	}
 	c.Flags().DurationVar(&f.duration, "for", 0, "how long, such as 24h")
 	c.Flags().StringVar(&f.until, "until", "", "when it ends, such as 2026-12-24T18:00:00Z")
@@ -180,6 +185,7 @@ func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
 			return facts(verb, b.Target, "ends", banEnds(b.Ban), "cuts off", strconv.Itoa(len(b.Closes))+" connected peers"), nil
 		}
 	}
+	began := time.Now()
 	answer, plan, err := post("bans?dry_run=true")
 	if err != nil {
 		return err
@@ -198,7 +204,21 @@ func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
 	if err != nil {
 		return err
 	}
+	if made.endsAfter(plan, time.Since(began)+time.Second) { // a ban is never made shorter by another
+		end := "for ever"
+		if made.Until != nil {
+			end = "until " + when(*made.Until)
+		}
+		g.say("%s is already banned %s, kept: remove that ban first to have it end sooner", made.Target, end)
+		return g.show(answer, view("already banned", made))
+	}
 	return g.show(answer, view("banned", made))
+}
+
+// endsAfter says that b ends later than was planned, by more than late, the time
+// from plan to ban.
+func (b *madeBan) endsAfter(plan madeBan, late time.Duration) bool {
+	return plan.Until != nil && (b.Until == nil || b.Until.Sub(*plan.Until) > late)
 }
 
 func (g *globals) nameClosed(ids []peer.ID) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -91,16 +92,15 @@ func configCommand(g *globals) *cobra.Command {
 
 func configShowCommand(g *globals) *cobra.Command {
 	var origin bool
-	c := &cobra.Command{Use: "show", Short: "Every key with its value", Args: cobra.NoArgs, Example: "PEERS=node1:8080 parley config show --origin"}
+	c := &cobra.Command{Use: "show", Short: "Every key with its value", Args: cobra.NoArgs, Long: configLong, Example: "parley config show --origin\nparley config show --config parley.toml"}
 	flags := addConfigFlags(c)
 	c.Flags().BoolVar(&origin, "origin", false, "and where the value comes from")
-	c.RunE = func(*cobra.Command, []string) error {
-		cfg, err := g.loadWith(flags)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		values, err := g.configValues(c.Context(), flags)
 		if err != nil {
 			return err
 		}
-		g.warn(cfg)
-		l := list[config.Value]{Items: cfg.Values()}
+		l := list[config.Value]{Items: values}
 		l.Count = len(l.Items)
 		return g.showValue(l, func() *table {
 			t := &table{columns: []column{{name: "KEY"}, {name: "VALUE"}, {name: "ORIGIN", wide: !origin}}}
@@ -113,6 +113,79 @@ func configShowCommand(g *globals) *cobra.Command {
 	return c
 }
 
+const configLong = "Of the node that --node or PARLEY_NODE names, or that runs on the data directory: what acts. Where none runs, or with --config or\n" +
+	"a key's flag: what files, environment and flags say for a start; stderr tells which files."
+
+// configValues are those of the running node, else those of files, environment
+// and flags.
+func (g *globals) configValues(ctx context.Context, f *configFlags) ([]config.Value, error) {
+	flags, err := f.values()
+	if err != nil {
+		return nil, err
+	}
+	why := "these are not the values of a running node"
+	if len(flags) == 0 && (g.config == "" || g.node != "" || g.bundle != "") {
+		values, err := g.runningValues(ctx)
+		var unreached *codeError
+		switch {
+		case err == nil && values != nil:
+			return values, nil
+		case err == nil:
+			why = "no node runs on the data directory"
+		case g.node != "" || g.bundle != "" || !errors.As(err, &unreached) || unreached.code != exitUnreachable:
+			return nil, err
+		default:
+			why = unreached.Error()
+		}
+	}
+	cfg, err := g.load(flags)
+	if err != nil {
+		return nil, err
+	}
+	g.warn(cfg)
+	from := "no file was found: environment, flags and defaults"
+	if len(cfg.Files) > 0 {
+		from = "read " + strings.Join(cfg.Files, ", ")
+	}
+	g.say("%s; %s", why, from)
+	return cfg.Values(), nil
+}
+
+// runningValues asks the node that the user names, or that of the data
+// directory; nil = there is none.
+func (g *globals) runningValues(ctx context.Context) ([]config.Value, error) {
+	of := *g
+	if of.node == "" && of.dataDir == "" && of.config == "" {
+		of.node = os.Getenv("PARLEY_NODE")
+	}
+	if of.node == "" && of.bundle == "" {
+		cfg, err := g.load(nil)
+		if err != nil {
+			return nil, err
+		}
+		path := parley.SocketPath(cfg.DataDir)
+		if _, err := os.Stat(path); err != nil {
+			return nil, nil //nolint:nilnil,nilerr // none is an answer
+		}
+		of.node = "unix:" + path
+	}
+	c, err := of.client()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	body, err := c.get(ctx, "config")
+	if err != nil {
+		return nil, err
+	}
+	l, err := decode[list[config.Value]](body)
+	if err == nil {
+		g.say("with these values %s runs; for those of a next start name --config", c.name)
+	}
+	return l.Items, err
+}
+
 func (g *globals) warn(cfg *config.Loaded) {
 	for _, w := range cfg.Warnings {
 		g.say("warning: %s", w)
@@ -120,14 +193,14 @@ func (g *globals) warn(cfg *config.Loaded) {
 }
 
 func configGetCommand(g *globals) *cobra.Command {
-	c := &cobra.Command{Use: "get KEY", Short: "The value of one key", Args: cobra.ExactArgs(1), Example: "parley config get p2p.port"}
+	c := &cobra.Command{Use: "get KEY", Short: "The value of one key", Args: cobra.ExactArgs(1), Long: configLong, Example: "parley config get p2p.port"}
 	flags := addConfigFlags(c)
-	c.RunE = func(_ *cobra.Command, args []string) error {
-		cfg, err := g.loadWith(flags)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		values, err := g.configValues(c.Context(), flags)
 		if err != nil {
 			return err
 		}
-		for _, v := range cfg.Values() {
+		for _, v := range values {
 			if v.Key == args[0] {
 				_, err := fmt.Fprintln(g.out, v.Value)
 				return err
@@ -192,6 +265,9 @@ func configImportCommand(g *globals) *cobra.Command {
 	c.Flags().StringVar(&scope, "context", os.Getenv("SETTINGS_CONTEXT"), "of Teranode's settings, such as dev.me; default: SETTINGS_CONTEXT")
 	c.Flags().StringVar(&out, "out", "", "write to this file, which must not exist; default: stdout")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if from == "" {
+			return usage(c, errors.New("--from is missing: want provchain, prysm or teranode"))
+		}
 		if from != config.FromProvChain && from != config.FromPrysm && from != config.FromTeranode {
 			return usage(c, fmt.Errorf("--from %q: want provchain, prysm or teranode", from))
 		}
@@ -276,6 +352,9 @@ func configSetCommand(g *globals) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if unset == (len(args) == 2) {
 			return usage(c, errors.New("want KEY and VALUE, or KEY and --unset"))
+		}
+		if i := slices.IndexFunc(config.Keys(), func(k config.Key) bool { return k.Name == args[0] && !k.Live }); i >= 0 {
+			return fail(exitFailed, "%s acts from the next start on: set it in the node's parley.toml, or by environment or flag, and start it again; nothing has changed [PLY-101]", args[0])
 		}
 		var value any
 		if !unset {

@@ -71,12 +71,13 @@ func (g *globals) stream(ctx context.Context, types string, after uint64) error 
 		}
 		if e.Type == "hello" { // its snapshot is for dashboards
 			hello, err := decode[struct {
-				Seq uint64 `json:"seq"`
+				Seq     uint64 `json:"seq"`
+				Resumed bool   `json:"resumed"`
 			}](e.Data)
 			if err != nil {
 				return err
 			}
-			g.say("following what comes after event %d; Ctrl-C ends", hello.Seq)
+			g.say("%s; Ctrl-C ends", followed(after, hello.Seq, hello.Resumed))
 		}
 		if e.Type == "" || e.Type == "hello" {
 			continue
@@ -87,6 +88,20 @@ func (g *globals) stream(ctx context.Context, types string, after uint64) error 
 		}
 	}
 	return nil
+}
+
+// followed says what a stream begins with: after is what was asked for, 0 =
+// nothing, and now the newest event.
+func followed(after, now uint64, resumed bool) string {
+	switch {
+	case after == 0:
+		return fmt.Sprintf("following what comes after event %d", now)
+	case resumed:
+		return fmt.Sprintf("going on after event %d: first what was missed, up to event %d, then what comes", after, now)
+	case after > now:
+		return fmt.Sprintf("event %d is not known, the newest is %d: following what comes after that", after, now)
+	}
+	return fmt.Sprintf("event %d is no longer held: what came after it, up to event %d, is lost and not shown; following what comes after that", after, now)
 }
 
 func (c *client) events(ctx context.Context, timeout time.Duration, path string) (*websocket.Conn, error) {

@@ -26,7 +26,7 @@ const maxMessage = 1 << 20 // bytes of one that is published
 func gossipCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "gossip", Short: "The topics that everybody hears, and the ways of their messages",
-		Example: "parley gossip topics\nparley gossip mesh block\nparley gossip tail\nparley gossip trace 3f2a…\nparley gossip publish tx tx.bin",
+		Example: "parley gossip topics\nparley gossip mesh block\nparley gossip tail\nparley gossip trace 3f2a9c01b7d4e8f60512a3b4c5d6e7f801234567\nparley gossip publish tx tx.bin",
 	}
 	c.AddCommand(
 		&cobra.Command{Use: "topics", Short: "How each topic does", Args: cobra.NoArgs, Example: "parley gossip topics -o wide",
@@ -43,7 +43,7 @@ func gossipCommand(g *globals) *cobra.Command {
 			}},
 		tailCommand(g), publishCommand(g),
 		&cobra.Command{Use: "trace MSGID", Short: "The way of one of the newest messages through this node", Args: cobra.ExactArgs(1),
-			Long:    "Who brought it first, who again, what was said of it, and to whom it was sent. A node remembers its newest 2048 messages.",
+			Long:    "Who brought it first, who again, what was said of it, and to whom it was sent. MSGID is the\nwhole id, 40 hex digits, as parley gossip tail shows it. A node remembers its newest 2048 messages.",
 			Example: "parley gossip trace 3f2a9c01b7d4e8f60512a3b4c5d6e7f801234567",
 			RunE: func(c *cobra.Command, args []string) error {
 				return ask(c.Context(), g, "gossip/traces/"+url.PathEscape(args[0]), viewTrace)
@@ -129,8 +129,9 @@ func verdictText(verdict, reason string, ms float64) string {
 }
 
 func publishCommand(g *globals) *cobra.Command {
-	return &cobra.Command{Use: "publish TOPIC FILE", Short: "Send a file's bytes to all that take a topic; on sidecar networks", Args: cobra.ExactArgs(2),
-		Long: "FILE may be -, which is stdin. The node does not look at what it sends: its peers judge it. The message's id is shown.", Example: "parley gossip publish tx tx.bin",
+	var sure bool
+	c := &cobra.Command{Use: "publish TOPIC FILE", Short: "Send a file's bytes to all that take a topic; on sidecar networks", Args: cobra.ExactArgs(2),
+		Long: "FILE may be -, which is stdin. The node does not look at what it sends: its peers judge it, and those that reject it\ncharge this node points; so it asks first. The message's id is shown.", Example: "parley gossip publish tx tx.bin\nparley gossip publish tx tx.bin --yes",
 		RunE: func(c *cobra.Command, args []string) error {
 			data, err := g.readMost(args[1], maxMessage, "cut it into several")
 			if err != nil {
@@ -138,6 +139,10 @@ func publishCommand(g *globals) *cobra.Command {
 			}
 			node, err := g.client()
 			if err != nil {
+				return err
+			}
+			question := fmt.Sprintf("this sends %s to all that take %s, and nobody has looked at them: who rejects them charges this node points", count(len(data), "byte"), args[0])
+			if err := g.confirmed(sure, "--yes", question); err != nil {
 				return err
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), g.timeout)
@@ -153,6 +158,8 @@ func publishCommand(g *globals) *cobra.Command {
 				return facts("message", v.ID), err
 			})
 		}}
+	c.Flags().BoolVar(&sure, "yes", false, "without asking")
+	return c
 }
 
 func tailCommand(g *globals) *cobra.Command {

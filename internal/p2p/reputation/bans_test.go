@@ -76,6 +76,11 @@ func TestParseTarget(t *testing.T) {
 			t.Errorf("%q was taken as %q", in, got)
 		}
 	}
+	for in, want := range map[string]string{"203.0.113.0/33": "a prefix over 32: want 203.0.113.0/0 to /32", "2001:db8::/129": "a prefix over 128", "203.0.113.0/x": "no prefix that can be read"} {
+		if _, err := ParseTarget(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", in, err, want)
+		}
+	}
 }
 
 func FuzzParseTarget(f *testing.F) {

@@ -20,9 +20,9 @@ const (
 // Import tells what came of a list.
 type Import struct {
 	Added        int           `json:"added"`
-	Endless      int           `json:"without_end"`   // of them, targets for which the list says no end: they hold for For
+	Endless      int           `json:"without_end"`   // targets, new or to end later, for which the list says no end: they hold for For
 	For          string        `json:"for"`           // bans.duration
-	Known        int           `json:"known"`         // there already, and for as long
+	Known        int           `json:"known"`         // there already; where the list says later, they end later
 	RefusedLines int           `json:"refused_lines"` // all of them
 	Refused      []RefusedLine `json:"refused"`       // the first 1000
 }
@@ -90,11 +90,13 @@ func (in *importing) add(r row, ends bool) error {
 	if !holds && in.list.count()+len(in.taken) >= in.cfg.Max {
 		return errors.Join(ErrBansFull, in.flush())
 	}
-	if !holds {
+	if holds || in.taken[r.target] {
+		in.sum.Known++
+	} else {
 		in.taken[r.target] = true
+		in.sum.Added++
 	}
 	in.ops = append(in.ops, op{row: r})
-	in.sum.Added++
 	if !ends {
 		in.sum.Endless++
 	}
@@ -110,7 +112,8 @@ func (in *importing) flush() error {
 	}
 	err := in.do(in.ctx, in.ops)
 	if err != nil {
-		in.sum.Added -= len(in.ops)
+		in.sum.Added -= len(in.taken)
+		in.sum.Known -= len(in.ops) - len(in.taken)
 	}
 	in.ops = nil
 	clear(in.taken)

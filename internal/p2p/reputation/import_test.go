@@ -41,6 +41,14 @@ func TestImport(t *testing.T) {
 	if err != nil || again.Known != 1 || again.Added != 0 {
 		t.Errorf("again: %+v %v", again, err)
 	}
+	// What a list bans for longer is known, and is no new ban.
+	twice, err := b.Import(t.Context(), strings.NewReader("10.0.0.1\n10.0.0.1\n2001:db9::/32\n2001:db9::/32\n"), "me", false)
+	if err != nil || twice.Added != 1 || twice.Known != 3 {
+		t.Errorf("twice: %+v %v", twice, err)
+	}
+	if err := b.Remove(t.Context(), Target{Prefix: netip.MustParsePrefix("2001:db9::/32")}, "me"); err != nil {
+		t.Fatal(err)
+	}
 	// A list that does not fit: what came first holds.
 	list.Reset()
 	for i := range 1000 {

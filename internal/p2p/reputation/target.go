@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -60,6 +61,11 @@ func parseTarget(s string) (Target, error) {
 	if p, err := netip.ParsePrefix(s); err == nil {
 		return prefixTarget(p)
 	}
+	if addr, bits, ok := strings.Cut(s, "/"); ok {
+		if a, err := netip.ParseAddr(addr); err == nil {
+			return Target{}, badPrefix(s, a, bits)
+		}
+	}
 	if a, err := netip.ParseAddr(s); err == nil {
 		return AddrTarget(a)
 	}
@@ -70,6 +76,14 @@ func parseTarget(s string) (Target, error) {
 		return Target{Peer: p}, nil
 	}
 	return Target{}, fmt.Errorf("target %q is no peer id, IP address or CIDR: host names are not banned, give the address; of a peer that you know by its name, parley peers show tells the id", s)
+}
+
+// badPrefix says what is wrong with the bits of s, which are after the address a.
+func badPrefix(s string, a netip.Addr, bits string) error {
+	if n, err := strconv.Atoi(bits); err == nil && n > a.BitLen() {
+		return fmt.Errorf("target %q has a prefix over %d: want %s/0 to /%d", s, a.BitLen(), a, a.BitLen())
+	}
+	return fmt.Errorf("target %q has no prefix that can be read: want a number from 0 to %d after the /, and no zone", s, a.BitLen())
 }
 
 func multiaddrTarget(s string) (Target, error) {
