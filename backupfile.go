@@ -76,7 +76,15 @@ func (m *Manifest) Bytes() int64 {
 // A BackupError says that a file is no backup, or not the one that was written.
 type BackupError struct{ Err error }
 
-func (e *BackupError) Error() string { return "the backup is damaged: " + e.Err.Error() }
+func (e *BackupError) Error() string {
+	if errors.Is(e.Err, ErrNoBackup) {
+		return e.Err.Error()
+	}
+	return "the backup is damaged: " + e.Err.Error()
+}
+
+// ErrNoBackup is of a file that was never a backup.
+var ErrNoBackup = errors.New("it is no backup of a node")
 
 // Unwrap gives what was found.
 func (e *BackupError) Unwrap() error { return e.Err }
@@ -282,6 +290,9 @@ func ctxFirst(ctx context.Context, err error) error {
 
 func readManifest(t *tar.Reader) (*Manifest, error) {
 	h, err := t.Next()
+	if errors.Is(err, zstd.ErrMagicMismatch) {
+		return nil, badBackup("%w: no manifest: %w", ErrNoBackup, err)
+	}
 	if err != nil {
 		return nil, badBackup("no manifest: %w", err)
 	}

@@ -102,7 +102,7 @@ func TestReadBackupRefuses(t *testing.T) {
 		want string
 	}{
 		"nothing":         {nil, "no manifest"},
-		"no zstd":         {[]byte("hello, this is no archive"), "no manifest"},
+		"no zstd":         {[]byte("hello, this is no archive"), "it is no backup of a node: no manifest"},
 		"zeros for ever":  {bomb.Bytes(), "no manifest"},
 		"cut":             {good[:len(good)/2], "the backup is damaged"},
 		"cut at its end":  {good[:len(good)-1], "the backup is damaged"},

@@ -48,7 +48,7 @@ func (n *Node) Status() Status {
 		s.Verification = &Verification{State: v.State, Done: v.Done, Total: v.Total, ETAS: v.ETA.Seconds(), Detail: v.Detail}
 		if v.State == replica.Damaged {
 			s.Verdict = "degraded"
-			s.Reasons = append(s.Reasons, "store: "+v.Detail)
+			s.Reasons = append(s.Reasons, "store: "+v.Detail+" ["+checkCodes["store"]+"]")
 		}
 	}
 	told := false // that too few validators are connected
@@ -60,7 +60,7 @@ func (n *Node) Status() Status {
 	for _, check := range n.Health().Checks {
 		if !check.OK && check.Name != "findings" { // told above
 			s.Verdict = "degraded"
-			s.Reasons = append(s.Reasons, check.Name+": "+check.Note)
+			s.Reasons = append(s.Reasons, check.Name+": "+check.Note+" ["+checkCodes[check.Name]+"]")
 		}
 	}
 	if s.Head == nil {
@@ -73,7 +73,7 @@ func (n *Node) Status() Status {
 	v := n.validatorsN()
 	if s.Validators = &v; v.Connected < v.Quorum && !told {
 		s.Verdict = "degraded"
-		s.Reasons = append(s.Reasons, fmt.Sprintf("validators: %d of %d connected, %d needed: nothing is committed until more are back", v.Connected, v.N, v.Quorum))
+		s.Reasons = append(s.Reasons, fmt.Sprintf("validators: %d of %d connected, %d needed: nothing is committed until more are back: see parley chain validators [PLY-604]", v.Connected, v.N, v.Quorum))
 	}
 	return s
 }
@@ -146,13 +146,8 @@ func (n *Node) Health() Health {
 	}
 	y := n.syncState()
 	lag := Check{Name: "lag", OK: y.State != "waiting" && y.LagBlocks <= maxLag, LagBlocks: &y.LagBlocks}
-	switch {
-	case y.State == "waiting" && foreign != "":
-		lag.Note = "no peer of the chain that this node waits for has answered yet"
-	case y.State == "waiting":
-		lag.Note = "no peer has answered with its chain yet"
-	case !lag.OK:
-		lag.Note = fmt.Sprintf("%d blocks behind", y.LagBlocks)
+	if !lag.OK {
+		lag.Note = lagNote(y, foreign, n.head())
 	}
 	found := Check{Name: "findings", OK: true}
 	var notes []string

@@ -338,6 +338,8 @@ func backupFault(ctx context.Context, file string, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, parley.ErrNoBackup):
+		return &codeError{exitCheck, fmt.Errorf("%s is no backup: name a file that parley backup create --out wrote [PLY-104]", file)}
 	case errors.As(err, &bad):
 		return &codeError{exitCheck, fmt.Errorf("%s: %w: use an older backup, or sync from peers [PLY-104]", file, err)}
 	case errors.As(err, &other):

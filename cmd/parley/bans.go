@@ -93,7 +93,7 @@ func bansList(g *globals) *cobra.Command {
 }
 
 func (g *globals) viewBans(l list[parley.Ban]) *table {
-	t := &table{columns: []column{{name: "TARGET"}, {name: "ENDS"}, {name: "REASON"}, {name: "ORIGIN"}, {name: "HITS", right: true}, {name: "SINCE", right: true}, {name: "NOTE"},
+	t := &table{columns: []column{{name: "TARGET", tight: shortIDs}, {name: "ENDS"}, {name: "REASON"}, {name: "ORIGIN"}, {name: "HITS", right: true}, {name: "SINCE", right: true}, {name: "NOTE"},
 		{name: "BY", wide: true}, {name: "TIMES", wide: true, right: true}, {name: "NODE", wide: true}}, empty: "nobody is banned"}
 	for _, b := range l.Items {
 		t.add(b.Target, banEnds(b), b.Reason, b.Origin, strconv.FormatUint(b.Hits, 10), since(b.Created), strings.Map(printable, b.Note),
@@ -182,7 +182,7 @@ func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
 	}
 	view := func(verb string, b madeBan) func() (*table, error) {
 		return func() (*table, error) {
-			return facts(verb, b.Target, "ends", banEnds(b.Ban), "cuts off", strconv.Itoa(len(b.Closes))+" connected peers"), nil
+			return facts(verb, b.Target, "ends", banEnds(b.Ban), "cuts off", count(len(b.Closes), "connected peer")), nil
 		}
 	}
 	began := time.Now()
@@ -196,7 +196,7 @@ func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
 	}
 	if plan.Kind == "cidr" && len(plan.Closes) > 0 && !f.sure {
 		g.nameClosed(plan.Closes)
-		if err := g.confirmed(false, "--yes", fmt.Sprintf("banning %s cuts off %d connected peers", plan.Target, len(plan.Closes))); err != nil {
+		if err := g.confirmed(false, "--yes", fmt.Sprintf("banning %s cuts off %s", plan.Target, count(len(plan.Closes), "connected peer"))); err != nil {
 			return err
 		}
 	}

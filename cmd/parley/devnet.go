@@ -19,7 +19,6 @@ import (
 const (
 	devnetRedraw = time.Second     // on a terminal
 	devnetLine   = 2 * time.Second // elsewhere
-	devnetWidth  = 100             // columns of a terminal that hold whole addresses
 )
 
 // devnetFlags are what the commands of a devnet share.
@@ -214,7 +213,7 @@ func (d *devnetFlags) welcome(n *devnet.Net, rows []devnet.Row) {
 
 // watchRows shows the nodes until ctx ends or another command stops them all.
 func (d *devnetFlags) watchRows(ctx context.Context, n *devnet.Net) error {
-	width, tty := terminal(d.out)
+	_, tty := terminal(d.out)
 	live := tty && d.output == "table"
 	every := devnetLine
 	if live {
@@ -244,7 +243,7 @@ func (d *devnetFlags) watchRows(ctx context.Context, n *devnet.Net) error {
 				fmt.Fprintf(d.out, "\x1b[%dA\x1b[J", drawn)
 			}
 			drawn = len(rows) + 1
-			err = viewDevnet(rows, width < devnetWidth).print(d.out, false)
+			err = viewDevnet(rows).print(d.out, false)
 		case d.output == "table":
 			_, err = fmt.Fprintln(d.out, devnetSummary(rows, time.Now()))
 		default:
@@ -261,17 +260,16 @@ func (d *devnetFlags) watchRows(ctx context.Context, n *devnet.Net) error {
 	}
 }
 
-// viewDevnet makes the table of nodes; a narrow one has of each address the
-// port alone.
-func viewDevnet(rows []devnet.Row, narrow bool) *table {
-	t := &table{columns: []column{{name: "NODE"}, {name: "ROLE"}, {name: "PID", right: true}, {name: "API"}, {name: "PEERS", right: true},
-		{name: "HEIGHT", right: true}, {name: "HEAD"}, {name: "RECORDS", right: true}, {name: "REC/S", right: true}, {name: "STATE"},
+// portOf is an address without its host.
+func portOf(addr string) string { return addr[max(0, strings.LastIndex(addr, ":")):] }
+
+// viewDevnet makes the table of nodes.
+func viewDevnet(rows []devnet.Row) *table {
+	t := &table{columns: []column{{name: "NODE"}, {name: "ROLE"}, {name: "PID", right: true}, {name: "API", tight: portOf}, {name: "PEERS", right: true},
+		{name: "HEIGHT", right: true}, {name: "HEAD", tight: func(hash string) string { return hash[:min(len(hash), 6)] }}, {name: "RECORDS", right: true}, {name: "REC/S", right: true}, {name: "STATE"},
 		{name: "OPS", wide: true}, {name: "SOCKET", wide: true}, {name: "PEER ID", wide: true}}}
 	for _, r := range rows {
 		cells := []string{r.Name, r.Role, "", r.API, "", "", "", "", "", r.State, r.Ops, r.Socket, r.PeerID.String()}
-		if narrow {
-			cells[3] = r.API[strings.LastIndex(r.API, ":"):]
-		}
 		if r.PID != 0 {
 			cells[2] = strconv.Itoa(r.PID)
 		}
@@ -322,7 +320,7 @@ func (d *devnetFlags) print(rows []devnet.Row) error {
 		Agree   bool   `json:"agree"`
 		Missing string `json:"missing,omitempty"`
 	}{list[devnet.Row]{Items: rows, Count: len(rows)}, missing == "", missing}
-	return d.showValue(v, func() *table { return viewDevnet(rows, false) })
+	return d.showValue(v, func() *table { return viewDevnet(rows) })
 }
 
 func (d *devnetFlags) status(c *cobra.Command, _ []string) error {

@@ -34,7 +34,7 @@ func formatHandler(format string, w io.Writer) slog.Handler {
 	all := &slog.HandlerOptions{Level: slog.LevelDebug} // api.Log decides
 	switch format {
 	case "text":
-		return tint.NewTextHandler(w, &tint.Options{Level: all.Level, TimeFormat: time.TimeOnly + ".000", NoColor: !tty || noColor()})
+		return tint.NewTextHandler(w, &tint.Options{Level: all.Level, TimeFormat: time.TimeOnly + ".000", NoColor: !tty || noColor(), ReplaceAttr: plain})
 	case "journal":
 		return newJournalHandler(w)
 	}
@@ -42,9 +42,22 @@ func formatHandler(format string, w io.Writer) slog.Handler {
 	return slog.NewJSONHandler(w, all)
 }
 
-// plain writes addresses and durations as people write them.
-func plain(_ []string, a slog.Attr) slog.Attr {
+const logTime = "2006-01-02T15:04:05.000Z" // of an attribute, in UTC
+
+// plain writes addresses, durations and times as people write them; a line's
+// own time is the handler's.
+func plain(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey {
+		return a
+	}
 	switch v := a.Value.Any().(type) {
+	case time.Time:
+		a.Value = slog.StringValue(v.UTC().Format(logTime))
+	case *time.Time:
+		a.Value = slog.AnyValue(nil)
+		if v != nil {
+			a.Value = slog.StringValue(v.UTC().Format(logTime))
+		}
 	case time.Duration:
 		a.Value = slog.StringValue(v.String())
 	case net.Addr:
@@ -74,7 +87,7 @@ func newJournalHandler(w io.Writer) *journalHandler {
 			if len(groups) == 0 && (a.Key == slog.TimeKey || a.Key == slog.LevelKey) {
 				return slog.Attr{}
 			}
-			return a
+			return plain(groups, a)
 		},
 	})}
 }

@@ -7,8 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/charmbracelet/x/ansi"
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/parley-p2p/parley"
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/internal/devnet"
 )
 
 func TestShowFormats(t *testing.T) {
@@ -43,6 +48,52 @@ func TestTableFitsTheTerminal(t *testing.T) {
 	l := layout{columns: []column{{}, {}}, shown: []int{0, 1}, widths: []int{4, 100}, room: 20}
 	if got := l.line([]string{"name", strings.Repeat("x", 100)}); got != "name  xxxxxxxxxxxxx…" {
 		t.Errorf("line %q", got)
+	}
+}
+
+const aPeerID = "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR"
+
+// On a terminal of 80 columns nothing that somebody has to know is cut.
+func TestTablesFitNarrowTerminals(t *testing.T) {
+	next, hash := time.Date(2026, 11, 29, 4, 5, 6, 0, time.UTC), chain.Hash{1}
+	id, err := peer.Decode(aPeerID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	remedy := "start them, or mend their network: see parley chain validators [PLY-604]"
+	for name, test := range map[string]struct {
+		table *table
+		want  []string // on lines of their own, in this order
+	}{
+		"status": {viewStatus(parley.Status{Network: config.NetworkConsortium, Verdict: "degraded", Reasons: []string{"no_quorum: " + strings.Repeat("word ", 30) + remedy, "peers: 0 of 1"}}),
+			[]string{"verdict     degraded", "reason      no_quorum: word", "            ", "[PLY-604]", "reason      peers: 0 of 1"}},
+		"static": {viewStatic(list[parley.StaticPeer]{Items: []parley.StaticPeer{
+			{Item: aPeerID, ID: id, Origin: "member", State: "trying", Tries: 12, Class: "wrong_network", NextAt: &next, LastError: strings.Repeat("very ", 20) + "odd"},
+			{Item: "node.example.org:8080", Origin: "config", State: "connected"}}}),
+			[]string{"PEER       NEXT", "…k4kBRAcR", "  wrong_network: very very", "very odd", "node.example.org:8080"}},
+		"bans": {(&globals{}).viewBans(list[parley.Ban]{Items: []parley.Ban{{Target: aPeerID, Reason: "invalid_block", Origin: "operator", Hits: 7, Created: next, Note: "scanner"}}}),
+			[]string{"HITS", "…k4kBRAcR  never"}},
+		"devnet": {viewDevnet([]devnet.Row{{Name: "node1", Role: "validator", PID: 123456, API: "http://127.0.0.1:8080", Peers: 3, Height: 1234, Head: &hash, Records: 123456, State: "healthy"}}),
+			[]string{"RECORDS  REC/S  STATE", "  :8080  "}},
+	} {
+		lines := test.table.lines(false, 80)
+		text := ansi.Strip(strings.Join(lines, "\n"))
+		rest := text
+		for _, want := range test.want {
+			_, after, found := strings.Cut(rest, want)
+			if !found {
+				t.Errorf("%s has no %q, or not in this order:\n%s", name, want, text)
+			}
+			_, rest, _ = strings.Cut(after, "\n")
+		}
+		for _, line := range lines {
+			if n := ansi.StringWidth(line); n > 80 || strings.HasSuffix(ansi.Strip(line), "…") {
+				t.Errorf("%s: %d columns: %s", name, n, line)
+			}
+		}
+		if wide := strings.Join(test.table.lines(false, 0), "\n"); name == "bans" && !strings.Contains(wide, aPeerID) {
+			t.Errorf("%s through a pipe:\n%s", name, wide)
+		}
 	}
 }
 

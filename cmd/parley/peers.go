@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/charmbracelet/x/ansi"
 	"github.com/spf13/cobra"
 
 	"github.com/parley-p2p/parley"
@@ -258,11 +259,26 @@ func (g *globals) viewPeer(p parley.PeerDetail) *table {
 	return t
 }
 
-const itemWidth = 40 // columns of a static peer's text: its id is beside it, and -o wide has the whole
+const (
+	itemWidth  = 40 // columns of a static peer's text: its id is beside it, and -o wide has the whole
+	tightWidth = 22 // of it on a narrow terminal
+)
+
+// tightItem is an item without what its row has beside it.
+func tightItem(text string) string { return ansi.Truncate(shortIDs(text), tightWidth, "…") }
+
+// clock is a time without its day.
+func clock(text string) string {
+	_, of, found := strings.Cut(text, "T")
+	if !found {
+		return text
+	}
+	return of
+}
 
 func viewStatic(l list[parley.StaticPeer]) *table {
-	t := &table{columns: []column{{name: "ITEM", most: itemWidth}, {name: "STATE"}, {name: "ORIGIN"}, {name: "TRIES", right: true}, {name: "PEER"}, {name: "NEXT"}, {name: "CLASS"},
-		{name: "LAST ERROR"}, {name: "PEER ID", wide: true}, {name: "RESTING", wide: true}}, empty: "no peers are kept: parley peers add HOST:PORT, or PEERS"}
+	t := &table{columns: []column{{name: "ITEM", most: itemWidth, tight: tightItem}, {name: "STATE"}, {name: "ORIGIN"}, {name: "TRIES", right: true}, {name: "PEER"}, {name: "NEXT", tight: clock}, {name: "CLASS", under: true},
+		{name: "LAST ERROR", under: true}, {name: "PEER ID", wide: true}, {name: "RESTING", wide: true}}, empty: "no peers are kept: parley peers add HOST:PORT, or PEERS"}
 	for _, p := range l.Items {
 		next := ""
 		if p.NextAt != nil {

@@ -25,10 +25,6 @@ func statusCommand(g *globals) *cobra.Command {
 }
 
 func viewStatus(s parley.Status) *table {
-	verdict := s.Verdict
-	if len(s.Reasons) > 0 {
-		verdict += ": " + strings.Join(s.Reasons, "; ")
-	}
 	chain, tip := s.ChainID, "not known yet"
 	if chain == "" {
 		chain = "not known yet"
@@ -40,8 +36,12 @@ func viewStatus(s parley.Status) *table {
 	if v := s.Validators; v != nil {
 		validators = fmt.Sprintf("%d of %d connected, %d needed", v.Connected, v.N, v.Quorum)
 	}
-	t := facts(
-		"verdict", verdict,
+	t := facts("verdict", s.Verdict)
+	t.whole = true
+	for _, reason := range s.Reasons {
+		t.add("reason", reason)
+	}
+	t.rows = append(t.rows, facts(
 		"node", s.Name+", "+s.Role,
 		"peer id", s.PeerID.String(),
 		"chain", chain,
@@ -51,7 +51,7 @@ func viewStatus(s parley.Status) *table {
 		"peers", peersText(s.Peers),
 		"waiting", fmt.Sprintf("%s, %s", count(s.Mempool.Records, "record"), size(s.Mempool.Bytes)),
 		"version", s.Version+", up "+seconds(s.UptimeS),
-	)
+	).rows...)
 	if s.Network != config.NetworkConsortium { // validators and records are the embedded chain's
 		t.rows = slices.DeleteFunc(t.rows, func(row []string) bool { return row[0] == "validators" || row[0] == "waiting" })
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,6 +21,9 @@ type column struct {
 	right bool
 	cut   bool // the last one: cells are cut so that a row is one line, off a terminal too
 	most  int  // columns of a cell but with -o wide, 0 = any number
+	// On a terminal that is too narrow for a row:
+	tight func(string) string // how a cell is written there, nil = as anywhere
+	under bool                // the cell is on lines of its own, below the row
 }
 
 // table is rows for people. Without columns it is a list of facts: name and
@@ -27,7 +32,7 @@ type table struct {
 	columns []column
 	rows    [][]string
 	empty   string // what to say, on stderr, where there is no row
-	whole   bool   // lines are not cut at the edge of a terminal, as with -o wide
+	whole   bool   // facts are wrapped at the edge of a terminal, not cut
 }
 
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
@@ -55,24 +60,74 @@ func (t *table) csv(w io.Writer) error {
 	return c.WriteAll(t.rows)
 }
 
-// print aligns the columns. On a terminal a line that would be too long is cut.
+// print aligns the columns. On a terminal a line that would be too long is
+// made tight and then cut, or wrapped where the table is to be whole.
 func (t *table) print(w io.Writer, wide bool) error {
-	l := layout{columns: t.columns, bold: t.columns == nil}
-	if l.columns == nil {
+	room := 0
+	if !wide {
+		room, _ = terminal(w)
+	}
+	for _, line := range t.lines(wide, room) {
+		if _, err := lipgloss.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lines are those of the table for a terminal of room columns, 0 = no bound.
+func (t *table) lines(wide bool, room int) (lines []string) {
+	l := layout{columns: t.columns, room: room}
+	if t.columns == nil {
 		l.columns = []column{{}, {}}
 	}
-	if !wide && !t.whole {
-		l.room, _ = terminal(w)
+	rows := t.printable()
+	l.measure(rows, wide)
+	if t.columns == nil {
+		return l.facts(rows, t.whole)
 	}
-	l.widths = make([]int, len(l.columns))
+	if l.room > 0 && l.total() > l.room {
+		rows = t.printable()
+		l.tighten(rows)
+	}
+	names := make([]string, len(t.columns))
+	for i, c := range t.columns {
+		names[i] = bold(c.name)
+	}
+	lines = append(lines, l.line(names))
+	for _, cells := range rows {
+		lines = append(append(lines, l.line(cells)), l.below(cells)...)
+	}
+	return lines
+}
+
+// printable are the rows without what would move the terminal.
+func (t *table) printable() [][]string {
 	rows := make([][]string, len(t.rows))
 	for n, row := range t.rows {
 		for _, cell := range row {
 			rows[n] = append(rows[n], strings.Map(printable, cell))
 		}
 	}
+	return rows
+}
+
+func bold(s string) string { return lipgloss.NewStyle().Bold(true).Render(s) }
+
+// layout is how wide the columns of a table are.
+type layout struct {
+	columns []column
+	shown   []int // columns, by index
+	under   []int // columns that are below their row
+	widths  []int
+	room    int // of the terminal, 0 = no bound
+}
+
+// measure chooses the columns and finds how wide they are.
+func (l *layout) measure(rows [][]string, wide bool) {
+	l.shown, l.widths = nil, make([]int, len(l.columns))
 	for i, c := range l.columns {
-		if c.wide && !wide {
+		if c.wide && !wide || slices.Contains(l.under, i) {
 			continue
 		}
 		l.shown = append(l.shown, i)
@@ -89,33 +144,76 @@ func (t *table) print(w io.Writer, wide bool) error {
 			l.widths[i] = max(l.widths[i], lipgloss.Width(row[i]))
 		}
 	}
-	if t.columns != nil {
-		names := make([]string, len(t.columns))
-		for i, c := range t.columns {
-			names[i] = lipgloss.NewStyle().Bold(true).Render(c.name)
-		}
-		if _, err := lipgloss.Fprintln(w, l.line(names)); err != nil {
-			return err
-		}
-	}
-	for _, cells := range rows {
-		if l.bold {
-			cells[0] = lipgloss.NewStyle().Bold(true).Render(cells[0])
-		}
-		if _, err := lipgloss.Fprintln(w, l.line(cells)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
-// layout is how wide the columns of a table are.
-type layout struct {
-	columns []column
-	shown   []int // columns, by index
-	widths  []int
-	room    int  // of the terminal, 0 = no bound
-	bold    bool // the first column
+// total is how wide the widest row is.
+func (l *layout) total() int {
+	n := len(gap) * max(0, len(l.shown)-1)
+	for _, i := range l.shown {
+		n += l.widths[i]
+	}
+	return n
+}
+
+// tighten makes the rows narrower, as their columns allow it.
+func (l *layout) tighten(rows [][]string) {
+	for i, c := range l.columns {
+		if c.under {
+			l.under = append(l.under, i)
+		}
+		if c.tight == nil {
+			continue
+		}
+		for _, row := range rows {
+			row[i] = c.tight(row[i])
+		}
+	}
+	l.measure(rows, false)
+}
+
+// below are the lines that follow a row.
+func (l *layout) below(cells []string) (lines []string) {
+	var texts []string
+	for _, i := range l.under {
+		if cells[i] != "" {
+			texts = append(texts, cells[i])
+		}
+	}
+	if len(texts) == 0 {
+		return nil
+	}
+	for _, line := range l.wrap(strings.Join(texts, ": "), len(gap)) {
+		lines = append(lines, gap+line)
+	}
+	return lines
+}
+
+// wrap breaks a text into lines that fit beside used columns.
+func (l *layout) wrap(text string, used int) []string {
+	if l.room == 0 {
+		return []string{text}
+	}
+	const bound = "\u2011" // no line ends within a word such as PLY-604
+	text = ansi.Wrap(strings.ReplaceAll(text, "-", bound), max(l.room-used, leastCut), " ")
+	return strings.Split(strings.ReplaceAll(text, bound, "-"), "\n")
+}
+
+// facts are lines of a name and a value each.
+func (l *layout) facts(rows [][]string, whole bool) (lines []string) {
+	for _, cells := range rows {
+		values := []string{cells[1]}
+		if whole {
+			values = l.wrap(cells[1], l.widths[0]+len(gap))
+		}
+		for n, value := range values {
+			name := ""
+			if n == 0 {
+				name = bold(cells[0])
+			}
+			lines = append(lines, l.line([]string{name, value}))
+		}
+	}
+	return lines
 }
 
 const (
@@ -124,7 +222,7 @@ const (
 )
 
 // cut leaves the cells of column i the room beside the columns before it.
-func (l layout) cut(rows [][]string, i int) {
+func (l *layout) cut(rows [][]string, i int) {
 	room := l.room
 	if room == 0 {
 		room = lineWidth
@@ -141,7 +239,7 @@ func (l layout) cut(rows [][]string, i int) {
 
 const gap = "  " // between columns
 
-func (l layout) line(cells []string) string {
+func (l *layout) line(cells []string) string {
 	var b strings.Builder
 	for n, i := range l.shown {
 		last := n == len(l.shown)-1
@@ -171,6 +269,11 @@ func short(id string) string {
 	}
 	return "…" + id[len(id)-8:]
 }
+
+var idForm = regexp.MustCompile(`\b(?:12D3KooW|16Uiu2HA|Qm)[1-9A-HJ-NP-Za-km-z]{40,50}\b`)
+
+// shortIDs shortens the peer ids in a text.
+func shortIDs(text string) string { return idForm.ReplaceAllStringFunc(text, short) }
 
 // head keeps the beginning of a hash.
 func head(hash string) string { return hash[:min(len(hash), 12)] }

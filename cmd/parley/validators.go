@@ -30,6 +30,10 @@ type changeFlags struct {
 	threshold                 int
 	out                       string
 	adminsToAdd, adminsToDrop []string // of validators admins
+
+	command *cobra.Command    // that runs
+	args    []string          // of it
+	named   map[string]string // names among them → the peer ids that they stand for
 }
 
 const whichNode = "ID is a peer ID, a key (ed25519:…), self for the node that is asked, or, where you are asked, the name of it or of one connected with it."
@@ -70,6 +74,7 @@ func validatorsCommand(g *globals) *cobra.Command {
 		Example: "parley chain validators admins\nparley chain validators admins --add 12D3KooW… --add 12D3KooW… --threshold 2",
 	}
 	for _, c := range []*cobra.Command{add, remove, apply, admins} {
+		c.PreRun = func(c *cobra.Command, args []string) { f.command, f.args, f.named = c, args, map[string]string{} }
 		c.Flags().BoolVar(&f.yes, "yes", false, "do not ask; also take two validators, of which neither may stop")
 		c.Flags().BoolVar(&f.force, "force", false, "though somebody that is needed is away or behind")
 		c.Flags().StringVar(&f.out, "out", "", "where a change goes that needs more approvals (default: change-EPOCH.json)")
@@ -220,6 +225,7 @@ func (f *changeFlags) nodeOf(ctx context.Context, cl *client, id string) (string
 	}
 	switch len(found) {
 	case 1:
+		f.named[id] = found[0]
 		return found[0], nil
 	case 0:
 		return "", fail(exitNotFound, "neither this node, %q, nor a connected peer has the name %q: see parley peers list, or give a peer ID", asked.Name, id)
@@ -349,7 +355,7 @@ func (f *changeFlags) change(ctx context.Context, cl *client, req parley.ChangeR
 		return f.show(body, func() (*table, error) { return viewChange(plan), nil })
 	}
 	f.tell(plan)
-	if err := f.confirmed(f.yes, "--yes", "this changes the chain for all its nodes"); err != nil {
+	if err := f.confirmed(f.yes, f.sayYes(), "this changes the chain for all its nodes"); err != nil {
 		return err
 	}
 	// just what was shown, or nothing
