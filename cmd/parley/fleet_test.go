@@ -34,12 +34,8 @@ type fleetNode struct {
 
 func startFleetNode(t *testing.T, name string, settings ...string) *fleetNode {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = l.Close()
-	n := &fleetNode{t: t, addr: l.Addr().String(), dir: filepath.Join(t.TempDir(), name), said: &bytes.Buffer{}}
+	addr := freeAddr()
+	n := &fleetNode{t: t, addr: addr, dir: filepath.Join(t.TempDir(), name), said: &bytes.Buffer{}}
 	args := []string{"run", "--data-dir", n.dir, "--api-listen", n.addr, "--set", "p2p.port=0", "--set", "profile=devnet", "--set", "ops.listen=", "--set", "discovery.dht=off", "--set", "discovery.pex=false"}
 	for _, s := range settings {
 		args = append(args, "--set", s)

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,10 +39,36 @@ func TestScript(t *testing.T) {
 // ports NAME… puts a free TCP port into each variable.
 func ports(ts *testscript.TestScript, _ bool, names []string) {
 	for _, name := range names {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		_, port, err := net.SplitHostPort(freeAddr())
 		ts.Check(err)
-		ts.Setenv(name, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-		defer l.Close() // held until all of this call are chosen
+		ts.Setenv(name, port)
+	}
+}
+
+var nextPort atomic.Int32 // after portBase
+
+const (
+	portBase  = 21_000
+	portCount = 11_000 // to 32,000: below those that the kernel gives to who asks for any
+)
+
+// freeAddr is of a port that nobody has, and that no other test of this program
+// and no outgoing connection gets until a node listens there.
+func freeAddr() string {
+	for {
+		port := portBase + (int(nextPort.Add(1))+os.Getpid()*61)%portCount
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		u, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		_ = u.Close()
+		return addr
 	}
 }
 

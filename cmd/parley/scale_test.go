@@ -35,12 +35,7 @@ type scaled struct {
 
 func startScaled(t *testing.T, settings ...string) scaled {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := scaled{ops: l.Addr().String()}
-	_ = l.Close()
+	s := scaled{ops: freeAddr()}
 	s.fleetNode = startFleetNode(t, "n", append(settings, "ops.listen="+s.ops, "ops.pprof=true")...)
 	return s
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,12 +30,8 @@ func TestSinkOverRestart(t *testing.T) {
 	sink := `sink=[{ kind = "kafka", url = "kafka://` + c.ListenAddrs()[0] + `", subject = "parley.{node}", types = ["node.*", "block.*"] }]`
 	run := func(end os.Signal) {
 		t.Helper()
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = l.Close()
-		cmd := parleyCommand(context.Background(), "run", "--data-dir", dir, "--api-listen", l.Addr().String(),
+		addr := freeAddr()
+		cmd := parleyCommand(context.Background(), "run", "--data-dir", dir, "--api-listen", addr,
 			"--set", "p2p.port=0", "--set", "profile=devnet", "--set", "ops.listen=", "--set", "node.name=anna", "--set", sink)
 		var said bytes.Buffer
 		cmd.Stderr = &said
@@ -123,12 +118,8 @@ func TestSinksAreReadAgain(t *testing.T) {
 	}
 	write("first")
 	dir := filepath.Join(t.TempDir(), "d")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = l.Close()
-	cmd := parleyCommand(context.Background(), "run", "--config", file, "--data-dir", dir, "--api-listen", l.Addr().String(),
+	addr := freeAddr()
+	cmd := parleyCommand(context.Background(), "run", "--config", file, "--data-dir", dir, "--api-listen", addr,
 		"--set", "p2p.port=0", "--set", "profile=devnet", "--set", "ops.listen=", "--set", "node.name=anna")
 	var said bytes.Buffer
 	cmd.Stderr = &said
