@@ -206,27 +206,16 @@ func serveGws(ctx context.Context) (addr string, obey func(order) error, stop fu
 		mu.Unlock()
 		go c.ReadLoop()
 	})
-	seq := uint64(1 << 50)
-	obey = func(o order) error {
-		mu.Lock()
-		defer mu.Unlock()
-		return paced(o, func(t ticked) error {
-			seq++
-			text, err := json.Marshal(envelopeOf(seq, t))
-			if err != nil {
+	return addr, told(&mu, func(text []byte) error {
+		b := gws.NewBroadcaster(gws.OpcodeText, text)
+		defer b.Close()
+		for _, c := range conns {
+			if err := b.Broadcast(c); err != nil {
 				return err
 			}
-			b := gws.NewBroadcaster(gws.OpcodeText, text)
-			defer b.Close()
-			for _, c := range conns {
-				if err := b.Broadcast(c); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	return addr, obey, stop, err
+		}
+		return nil
+	}), stop, err
 }
 
 // pinged answers pings.
@@ -248,8 +237,21 @@ func serveRaw(ctx context.Context) (addr string, obey func(order) error, stop fu
 		conns = append(conns, c)
 		mu.Unlock()
 	})
+	return addr, told(&mu, func(text []byte) error {
+		frame := textFrame(text)
+		for _, c := range conns {
+			if _, err := c.Write(frame); err != nil {
+				return err
+			}
+		}
+		return nil
+	}), stop, err
+}
+
+// told obeys by sending each event in the form of ours; mu is held meanwhile.
+func told(mu *sync.Mutex, send func(text []byte) error) func(order) error {
 	seq := uint64(1 << 50)
-	obey = func(o order) error {
+	return func(o order) error {
 		mu.Lock()
 		defer mu.Unlock()
 		return paced(o, func(t ticked) error {
@@ -258,16 +260,9 @@ func serveRaw(ctx context.Context) (addr string, obey func(order) error, stop fu
 			if err != nil {
 				return err
 			}
-			frame := textFrame(text)
-			for _, c := range conns {
-				if _, err := c.Write(frame); err != nil {
-					return err
-				}
-			}
-			return nil
+			return send(text)
 		})
 	}
-	return addr, obey, stop, err
 }
 
 // textFrame is text as a WebSocket frame of a server.
