@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -13,11 +14,14 @@ import (
 	"github.com/parley-p2p/parley/event"
 )
 
+const maxGraver = 200 // charges that are told one by one
+
 // Verdicts is what nodes held against peers.
 type Verdicts struct {
 	mu          sync.Mutex // guards below
 	points      map[chain.Offence]int
 	details     map[string]int // of charges
+	graver      []string       // charges that weigh more than a slow answer does
 	discouraged []string
 	banned      []string
 	alarms      map[string]int
@@ -75,6 +79,9 @@ func (v *Verdicts) note(n *Node, e event.Event) { // mu held
 	case event.PeerPenalized:
 		v.points[e.Reason] += e.Points
 		v.details[fmt.Sprintf("%s: %s", e.Reason, e.Detail)] += e.Points
+		if e.Reason != chain.Timeout && len(v.graver) < maxGraver {
+			v.graver = append(v.graver, fmt.Sprintf("%s by %s at %s: %s, %d points, %s", who(e.Peer), n.Name, time.Now().Format(time.DateTime), e.Reason, e.Points, e.Detail))
+		}
 	case event.PeerDiscouraged:
 		v.discouraged = append(v.discouraged, fmt.Sprintf("%s by %s at %d", who(e.Peer), n.Name, e.Points))
 	case event.PeerBanned:
@@ -96,6 +103,13 @@ func (v *Verdicts) Hard() (discouraged, banned []string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return slices.Clone(v.discouraged), slices.Clone(v.banned)
+}
+
+// Graver lists the first charges that were for more than a timeout.
+func (v *Verdicts) Graver() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.graver)
 }
 
 // Alarms counts those that were raised.

@@ -189,6 +189,11 @@ func (s *Handshake) exchange(ctx context.Context, p peer.ID) (ver wire.Verack, e
 	deadline, _ := ctx.Deadline()
 	_ = st.SetDeadline(deadline)
 
+	defer func() {
+		if err != nil && (ctx.Err() != nil || !isStarting(err)) && !s.IsReady(p) {
+			_ = st.Conn().Close()
+		}
+	}()
 	start := time.Now()
 	if err := wire.WriteFrame(st, s.version().Encode()); err != nil {
 		return wire.Verack{}, fmt.Errorf("send version: %w", err)

@@ -92,10 +92,16 @@ func (l *lockedBuffer) String() string {
 // bubble runs f with a simulated network in virtual time.
 func bubble(t *testing.T, f func(t *testing.T, nw *simnet.Simnet)) {
 	t.Helper()
+	bubbleWith(t, simnet.StaticLatency(10*time.Millisecond), f)
+}
+
+// bubbleWith is bubble with lines of its own.
+func bubbleWith(t *testing.T, latency func(*simnet.Packet) time.Duration, f func(t *testing.T, nw *simnet.Simnet)) {
+	t.Helper()
 	old := runtime.GOMAXPROCS(1) // timers of a bubble under the race detector, golang/go#78156
 	defer runtime.GOMAXPROCS(old)
 	synctest.Test(t, func(t *testing.T) {
-		nw := &simnet.Simnet{LatencyFunc: simnet.StaticLatency(10 * time.Millisecond)}
+		nw := &simnet.Simnet{LatencyFunc: latency}
 		nw.Start()
 		f(t, nw)
 		time.Sleep(time.Minute) // QUIC drains

@@ -81,8 +81,8 @@ func TestStreamsWaitInVain(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		b.mu.Lock()
-		if n := len(b.waiting); n != maxStreams {
-			t.Errorf("%d streams of one peer wait, want %d", n, maxStreams)
+		if n := len(b.waiting); n != 1+maxStreams {
+			t.Errorf("%d streams of one peer wait, want that of the greeting, whose connection is closed, and %d", n, maxStreams)
 		}
 		for len(b.waiting) < maxWaiting { // as if many peers had come
 			b.waiting = append(b.waiting, b.waiting[0])
@@ -250,6 +250,39 @@ func TestRefusalsInTheLog(t *testing.T) {
 		}
 		if log := a.log.String(); !strings.Contains(log, "peer refused") {
 			t.Errorf("not logged: %s", log)
+		}
+	})
+}
+
+// A peer whose answer comes too late has heard us. To greet it once more over
+// the same connection would be an offence, and so that one is closed.
+func TestGreetingUnansweredEndsTheConnection(t *testing.T) {
+	var late atomic.Int64
+	latency := func(*simnet.Packet) time.Duration { return 10*time.Millisecond + time.Duration(late.Load()) }
+	bubbleWith(t, latency, func(t *testing.T, nw *simnet.Simnet) {
+		a, b := start(t, nw, 1, statusOf("x", 1)), start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		dial(t, a, b)
+		time.Sleep(time.Second) // identify
+		late.Store(int64(6 * time.Second))
+		if err := a.Greet(t.Context(), b.host.ID()); err == nil {
+			t.Fatal("an answer that took 12 s was taken")
+		}
+		late.Store(0)
+		if n := len(a.host.Network().ConnsToPeer(b.host.ID())); n != 0 {
+			t.Errorf("%d connections after a greeting without an answer", n)
+		}
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Errorf("greeted again: %v", err)
+		}
+		time.Sleep(20 * time.Second)
+		if !a.IsReady(b.host.ID()) || !b.IsReady(a.host.ID()) {
+			t.Errorf("ready %v and %v", a.IsReady(b.host.ID()), b.IsReady(a.host.ID()))
+		}
+		if got := b.rep.Score(a.host.ID()).Points; got != 0 {
+			t.Errorf("b holds %d points against a: %+v", got, b.rep.Score(a.host.ID()))
 		}
 	})
 }

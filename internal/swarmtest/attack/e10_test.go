@@ -37,10 +37,16 @@ func TestE10(t *testing.T) {
 	for seed := range max(1, *seeds) {
 		swarmtest.RunSeed(t, uint64(seed+1), func(s *swarmtest.Swarm) {
 			h := swarmtest.NewHonest(s, plan)
+			told := 0
 			for hour := range *hours {
 				h.Pass(time.Hour)
 				discouraged, banned := h.Hard()
 				line("| %d | %d | %d | %v | %d | %d |\n", seed+1, hour+1, h.Churned, strings.TrimSuffix(strings.TrimPrefix(fmt.Sprint(h.Points()), "map["), "]"), len(discouraged), len(banned))
+				graver := h.Graver()
+				for _, g := range graver[told:] {
+					fmt.Fprintln(os.Stderr, g)
+				}
+				told = len(graver)
 				if len(discouraged)+len(banned) > 0 {
 					t.Errorf("discouraged: %q, banned: %q", discouraged, banned)
 				}
