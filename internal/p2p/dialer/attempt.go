@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/parley-p2p/parley/internal/tracing"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 const (
@@ -452,6 +453,9 @@ func (d *Dialer) failed(s *slot, started, now time.Time, class Class, out outcom
 	before := s.retry
 	s.retry.failed(started, now, class)
 	s.lastErr, s.wholeErr = reason(out.err), oneLine(out.err.Error(), maxError)
+	if !s.bannedAt.IsZero() && hungUp(out.err) {
+		s.lastErr = fmt.Sprintf("%s, at %s UTC, and hangs up since", wordsOfGoodbye(wire.GoodbyeBanned), s.bannedAt.UTC().Format("15:04:05"))
+	}
 	if class == ClassSelf {
 		told := s.item.told
 		s.item.told, s.item.lookAt = true, now.Add(lookEvery)
