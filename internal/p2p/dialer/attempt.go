@@ -22,7 +22,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 
 	"github.com/parley-p2p/parley/internal/tracing"
-	"github.com/parley-p2p/parley/internal/wire"
 )
 
 const (
@@ -454,7 +453,7 @@ func (d *Dialer) failed(s *slot, started, now time.Time, class Class, out outcom
 	s.retry.failed(started, now, class)
 	s.lastErr, s.wholeErr = reason(out.err), oneLine(out.err.Error(), maxError)
 	if !s.bannedAt.IsZero() && hungUp(out.err) {
-		s.lastErr = fmt.Sprintf("%s, at %s UTC, and hangs up since", wordsOfGoodbye(wire.GoodbyeBanned), s.bannedAt.UTC().Format("15:04:05"))
+		s.lastErr = fmt.Sprintf("at %s UTC it said that it has banned this node, and since then it hangs up: %s", s.bannedAt.UTC().Format("15:04:05"), mendBan)
 	}
 	if class == ClassSelf {
 		told := s.item.told

@@ -43,12 +43,14 @@ func (d *Dialer) greet(ctx context.Context, p peer.ID, c network.Conn) error {
 	return fmt.Errorf("greet %s: %w", p, &addrError{c.RemoteMultiaddr(), err})
 }
 
+const mendBan = "ask its operator why, and to lift it (parley bans remove, with the peer id or the address of this node)"
+
 // wordsOfGoodbye says what a peer said that left us, where that matters to who
 // wants it; "" = there is nothing to say.
 func wordsOfGoodbye(code uint64) string {
 	switch code {
 	case wire.GoodbyeBanned:
-		return "it says that it has banned this node: ask its operator why, and to lift it (parley bans remove, with the peer id or the address of this node)"
+		return "it says that it has banned this node: " + mendBan
 	case wire.GoodbyeBadScore:
 		return "it says that this node behaves badly: compare version, chain and clock of both"
 	case wire.GoodbyeTooManyPeers:
