@@ -282,8 +282,7 @@ func serveBare(ctx context.Context) (addr string, obey func(order) error, stop f
 		mu.RLock()
 		a := now
 		mu.RUnlock()
-		h := w.Header()
-		maps.Copy(h, a.Header)
+		maps.Copy(w.Header(), a.Header)
 		_, _ = w.Write(a.Body)
 	})
 	obey = func(o order) error {

@@ -294,8 +294,8 @@ func (d *Dialer) view(s *slot) StaticPeer { // mu held
 	}
 	return StaticPeer{
 		Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
-		ShutOut:   s.retry.class == ClassNotAllowed || !s.bannedAt.IsZero(),
 		LastError: s.lastErr, WholeError: s.wholeErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Given: s.at.given(), Resting: resting,
+		ShutOut: s.retry.class == ClassNotAllowed || !s.bannedAt.IsZero(),
 	}
 }
 
