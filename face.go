@@ -207,9 +207,11 @@ type Chain struct {
 
 // ValidatorsN counts the validators, of whom Connected include this node.
 type ValidatorsN struct {
-	N         int `json:"n"`
-	Connected int `json:"connected"`
-	Quorum    int `json:"quorum"`
+	N         int      `json:"n"`
+	Connected int      `json:"connected"`
+	Quorum    int      `json:"quorum"`
+	Spare     int      `json:"spare"`         // so many more may go until nothing is written any more
+	Away      []string `json:"away,omitzero"` // names, else peer ids, of those that are not connected; absent where there are no validators
 }
 
 // PeerHead is a peer's head as it says and as it proved.

@@ -142,7 +142,7 @@ func (n *Node) Health() Health {
 	foreign := n.foreign()
 	peers := Check{Name: "peers", OK: have >= want, Have: &have, Want: &want}
 	if !peers.OK {
-		peers.Note = fmt.Sprintf("%d of %d peers: %s", have, want, cmp.Or(foreign, "see parley peers static"))
+		peers.Note = fmt.Sprintf("%d of %d peers: %s", have, want, cmp.Or(foreign, n.shutOut(), "see parley peers static"))
 	}
 	y := n.syncState()
 	lag := Check{Name: "lag", OK: y.State != "waiting" && y.LagBlocks <= maxLag, LagBlocks: &y.LagBlocks}

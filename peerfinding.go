@@ -146,6 +146,17 @@ func (n *Node) othersUnnamed() (others int) {
 	return others
 }
 
+// shutOut says which static peer does not let this node in, and why; "" where
+// there is none.
+func (n *Node) shutOut() string {
+	for _, p := range n.dial.Static() {
+		if p.ShutOut && p.LastError != "" {
+			return fmt.Sprintf("%s: %s", p.Item, p.LastError)
+		}
+	}
+	return ""
+}
+
 func plural(n int, one, more string) string {
 	if n == 1 {
 		return "1 " + one

@@ -1,6 +1,7 @@
 package parley
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -52,12 +53,15 @@ func (n *Node) viewValidator(v consortium.Validator, leader uint64) Validator {
 // validatorsN counts the set of a chain that is known.
 func (n *Node) validatorsN() ValidatorsN {
 	set := n.replica.Ledger().Tip().Set
-	c := ValidatorsN{N: set.Len(), Quorum: set.Quorum()}
+	c := ValidatorsN{N: set.Len(), Quorum: set.Quorum(), Away: []string{}}
 	for _, v := range n.Validators() {
 		if v.Connected {
 			c.Connected++
+		} else {
+			c.Away = append(c.Away, cmp.Or(v.Name, v.Peer.String()))
 		}
 	}
+	c.Spare = max(0, c.Connected-c.Quorum)
 	return c
 }
 

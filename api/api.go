@@ -165,7 +165,6 @@ func (s *Server) handle(r route) {
 	key := r.method + " " + r.pattern
 	s.mux.HandleFunc(key, r.serve)
 	s.routes[key] = &r
-	s.metrics.declare(r)
 }
 
 // get adds a route of another system's shape.

@@ -86,7 +86,18 @@ func run(ctx context.Context, args []string, out, talk io.Writer) (err error) {
 	if b.binary, err = build(ctx, *binary, dir); err != nil {
 		return err
 	}
-	if r.Machine.Fsync, err = fsyncTimes(dir, 100); err != nil {
+	if err := b.measure(ctx, r, parts, out); err != nil {
+		return err
+	}
+	if *results == "" {
+		return nil
+	}
+	return r.save(*results)
+}
+
+// measure fills r, section by section, and prints it to out.
+func (b *bench) measure(ctx context.Context, r *report, parts []section, out io.Writer) (err error) {
+	if r.Machine.Fsync, err = fsyncTimes(b.dir, 100); err != nil {
 		return err
 	}
 	for _, p := range parts {
@@ -99,10 +110,7 @@ func run(ctx context.Context, args []string, out, talk io.Writer) (err error) {
 	}
 	r.finish(b.begin)
 	fmt.Fprintf(out, "%s\n%s", r.honest(), r.tables())
-	if *results == "" {
-		return nil
-	}
-	return r.save(*results)
+	return nil
 }
 
 // section is one part of a run.

@@ -153,69 +153,86 @@ func pace(ctx context.Context, l carrier, n, bytes int, p50, p99 *figure) error 
 // carry sends n messages and returns when each has arrived, once; took is from
 // when a message is sent, or due.
 func carry(ctx context.Context, l carrier, n, bytes int, every time.Duration) (took []float64, err error) {
-	salt := time.Now().UnixNano()
-	sent, got := make([]time.Time, n), make([]bool, n)
-	flight := make(chan struct{}, sidecarFlight)
-	next := make(chan int)
+	r := round{
+		carrier: l, salt: time.Now().UnixNano(), every: every, sent: make([]time.Time, n), got: make([]bool, n),
+		flight: make(chan struct{}, sidecarFlight), next: make(chan int),
+	}
 	g, gctx := errgroup.WithContext(ctx)
-	begin := time.Now()
-	g.Go(func() error {
-		defer close(next)
-		for i := range n {
-			if every > 0 {
-				time.Sleep(time.Until(begin.Add(time.Duration(i) * every)))
-			}
-			select {
-			case flight <- struct{}{}:
-			case <-gctx.Done():
-				return gctx.Err()
-			}
-			if sent[i] = time.Now(); every > 0 {
-				sent[i] = begin.Add(time.Duration(i) * every)
-			}
-			select {
-			case next <- i:
-			case <-gctx.Done():
-				return gctx.Err()
-			}
-		}
-		return nil
-	})
+	g.Go(func() error { return r.pace(gctx) })
 	for range sidecarSend {
 		g.Go(func() error {
-			for i := range next {
-				if err := l.publish(gctx, numberedMessage(salt, i, bytes)); err != nil {
+			for i := range r.next {
+				if err := l.publish(gctx, numberedMessage(r.salt, i, bytes)); err != nil {
 					return fmt.Errorf("publish: %w", err)
 				}
 			}
 			return nil
 		})
 	}
-	g.Go(func() error {
-		for count := 0; count < n; {
-			select {
-			case b := <-l.arrived():
-				if len(b) < 16 || int64(binary.BigEndian.Uint64(b)) != salt {
-					continue // of a round that failed
-				}
-				i := binary.BigEndian.Uint64(b[8:])
-				if i >= uint64(n) || got[i] {
-					return fmt.Errorf("message %d came twice", i)
-				}
-				got[i] = true
-				took = append(took, ms(time.Since(sent[i])))
-				<-flight
-				count++
-			case err := <-l.failed():
-				return err
-			case <-gctx.Done():
-				return fmt.Errorf("%d of %d messages arrived: %w", count, n, gctx.Err())
-			}
-		}
-		return nil
-	})
+	g.Go(func() error { return r.count(gctx) })
 	err = g.Wait()
-	return took, err
+	return r.took, err
+}
+
+// round is n messages on their way.
+type round struct {
+	carrier
+	salt   int64         // tells them from those of other rounds
+	every  time.Duration // 0 = as fast as they arrive
+	flight chan struct{} // places of messages that have not arrived
+	next   chan int      // numbers to be published
+	sent   []time.Time   // by number; written before a message's number goes into next
+	got    []bool        // by number; count's alone, with took
+	took   []float64     // ms, in the order of arrival
+}
+
+// pace hands out the numbers, each when it is due and has a place.
+func (r *round) pace(ctx context.Context) error {
+	defer close(r.next)
+	begin := time.Now()
+	for i := range r.sent {
+		if r.every > 0 {
+			time.Sleep(time.Until(begin.Add(time.Duration(i) * r.every)))
+		}
+		select {
+		case r.flight <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if r.sent[i] = time.Now(); r.every > 0 {
+			r.sent[i] = begin.Add(time.Duration(i) * r.every)
+		}
+		select {
+		case r.next <- i:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// count takes what arrives until all have.
+func (r *round) count(ctx context.Context) error {
+	for n := len(r.got); len(r.took) < n; {
+		select {
+		case b := <-r.arrived():
+			if len(b) < 16 || int64(binary.BigEndian.Uint64(b)) != r.salt {
+				continue // of a round that failed
+			}
+			i := binary.BigEndian.Uint64(b[8:])
+			if i >= uint64(n) || r.got[i] {
+				return fmt.Errorf("message %d came twice", i)
+			}
+			r.got[i] = true
+			r.took = append(r.took, ms(time.Since(r.sent[i])))
+			<-r.flight
+		case err := <-r.failed():
+			return err
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d messages arrived: %w", len(r.took), n, ctx.Err())
+		}
+	}
+	return nil
 }
 
 // sidecarTable is the result for people.

@@ -150,7 +150,8 @@ type madeBan struct {
 	Closes []peer.ID `json:"closes"`
 }
 
-func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
+// request is the body that asks for a ban.
+func (f banFlags) request(target string) (map[string]any, error) {
 	body := map[string]any{"target": target, "forever": f.forever, "reason": f.reason, "note": f.note, "force": f.force}
 	if f.duration != 0 {
 		body["for"] = f.duration.String()
@@ -158,9 +159,17 @@ func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
 	if f.until != "" {
 		t, err := time.Parse(time.RFC3339, f.until)
 		if err != nil {
-			return fail(exitUsage, "--until %q is no time: want one such as %s", f.until, when(time.Now().Add(48*time.Hour)))
+			return nil, fail(exitUsage, "--until %q is no time: want one such as %s", f.until, when(time.Now().Add(48*time.Hour)))
 		}
 		body["until"] = t
+	}
+	return body, nil
+}
+
+func (g *globals) addBan(ctx context.Context, target string, f banFlags) error {
+	body, err := f.request(target)
+	if err != nil {
+		return err
 	}
 	c, err := g.client()
 	if err != nil {

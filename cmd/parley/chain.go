@@ -49,7 +49,7 @@ func viewChain(c parley.Chain) *table {
 		"holds", holds, "role", c.Role,
 	)
 	if embedded {
-		t.add("validators", fmt.Sprintf("%d of %d connected, %d needed", c.Validators.Connected, c.Validators.N, c.Validators.Quorum))
+		t.add("validators", validatorsText(&c.Validators))
 	}
 	t.add("sync", c.Sync.State)
 	return t

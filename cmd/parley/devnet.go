@@ -45,37 +45,37 @@ func devnetCommand(g *globals) *cobra.Command {
 		RunE:    d.up,
 	}
 	c.PersistentFlags().StringVar(&d.dir, "dir", devnet.DefaultDir, "where the devnet lives")
-	up := devnetSub("up", "Start the devnet and watch it; Ctrl-C stops it", cobra.NoArgs, d.up)
+	up := devnetSub("up", "Start the devnet and watch it; Ctrl-C stops it", "parley devnet up --nodes 4\nparley devnet up --detach --base-port 8180", cobra.NoArgs, d.up)
 	for _, c := range []*cobra.Command{c, up} {
 		c.Flags().IntVar(&d.nodes, "nodes", 0, fmt.Sprintf("validators of a new devnet (default %d)", devnet.DefaultNodes))
 		c.Flags().IntVar(&d.basePort, "base-port", 0, fmt.Sprintf("first API port, ops 1010 above (default %d, or as before)", devnet.DefaultBasePort))
 		c.Flags().StringVar(&d.bind, "bind", "", fmt.Sprintf("address of API and p2p (default %s, or as before)", devnet.DefaultBind))
 		c.Flags().BoolVar(&d.detach, "detach", false, "return when all agree; the nodes go on")
 	}
-	down := devnetSub("down", "Stop all nodes", cobra.NoArgs, d.down)
+	down := devnetSub("down", "Stop all nodes", "parley devnet down\nparley devnet down --purge", cobra.NoArgs, d.down)
 	down.Flags().BoolVar(&d.purge, "purge", false, "delete keys, chain and logs too")
-	logs := devnetSub("logs [NODE…]", "Show the nodes' logs", cobra.ArbitraryArgs, d.logs)
+	logs := devnetSub("logs [NODE…]", "Show the nodes' logs", "parley devnet logs node2 -f\nparley devnet logs -n 5", cobra.ArbitraryArgs, d.logs)
 	logs.Flags().BoolVarP(&d.follow, "follow", "f", false, "go on as they grow")
 	logs.Flags().IntVarP(&d.lines, "lines", "n", 50, "last lines of each log")
-	restart := devnetSub("restart NODE… | --all", "Stop and start nodes, with the same identity and chain", cobra.ArbitraryArgs, d.restart)
+	restart := devnetSub("restart NODE… | --all", "Stop and start nodes, with the same identity and chain", "parley devnet restart node2\nparley devnet restart --all", cobra.ArbitraryArgs, d.restart)
 	restart.Flags().BoolVar(&d.all, "all", false, "every node, the killed ones too")
-	load := devnetSub("load", "Write generated records and measure their way to commit", cobra.NoArgs, d.load)
+	load := devnetSub("load", "Write generated records and measure their way to commit", "parley devnet load --rate 500/s --for 1m\nparley devnet load --records 10000 --rate max", cobra.NoArgs, d.load)
 	load.Flags().StringVar(&d.rate, "rate", "200/s", "records a second, or max")
 	load.Flags().StringVar(&d.size, "size", "256", "bytes of a record's body")
 	load.Flags().DurationVar(&d.length, "for", 30*time.Second, "how long")
 	load.Flags().IntVar(&d.records, "records", 0, "so many instead of --for")
 	c.AddCommand(up, down, logs, restart, load,
-		devnetSub("status", "The nodes, once", cobra.NoArgs, d.status),
-		devnetSub("add [NAME]", "One more node, told the first one's address only", cobra.MaximumNArgs(1), d.add),
-		devnetSub("kill NODE", "End a node as a power cut does (SIGKILL)", cobra.ExactArgs(1), d.kill),
-		devnetSub("partition GROUP / GROUP …", "Cut groups of nodes off from each other, like n1 / n2,n3", cobra.MinimumNArgs(1), d.partition),
-		devnetSub("heal", "End a partition", cobra.NoArgs, d.heal),
+		devnetSub("status", "The nodes, once", "parley devnet status\nparley devnet status --json", cobra.NoArgs, d.status),
+		devnetSub("add [NAME]", "One more node, told the first one's address only", "parley devnet add", cobra.MaximumNArgs(1), d.add),
+		devnetSub("kill NODE", "End a node as a power cut does (SIGKILL)", "parley devnet kill node2", cobra.ExactArgs(1), d.kill),
+		devnetSub("partition GROUP / GROUP …", "Cut groups of nodes off from each other, like n1 / n2,n3", "parley devnet partition n1 / n2,n3", cobra.MinimumNArgs(1), d.partition),
+		devnetSub("heal", "End a partition", "parley devnet heal", cobra.NoArgs, d.heal),
 	)
 	return c
 }
 
-func devnetSub(use, short string, args cobra.PositionalArgs, run func(*cobra.Command, []string) error) *cobra.Command {
-	return &cobra.Command{Use: use, Short: short, Args: args, RunE: run}
+func devnetSub(use, short, example string, args cobra.PositionalArgs, run func(*cobra.Command, []string) error) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Example: example, Args: args, RunE: run}
 }
 
 // devnetError gives what devnet says its exit code.

@@ -42,7 +42,7 @@ func (g *globals) register(root *cobra.Command) {
 	f.StringVarP(&g.output, "output", "o", "table", "table, wide, json, jsonl, yaml, csv or template=T")
 	f.BoolVar(&g.json, "json", false, "the API's answer as it is (= -o json)")
 	f.DurationVar(&g.watch, "watch", 0, "show again every 2s, or --watch=5s")
-	f.Lookup("watch").NoOptDefVal = "2s"
+	f.Lookup("watch").NoOptDefVal, f.Lookup("watch").DefValue = "2s", ""
 	f.IntVar(&g.limit, "limit", 0, "at most so many rows")
 	f.DurationVar(&g.timeout, "timeout", defaultTimeout, "for the node to answer")
 	f.StringVar(&g.config, "config", "", "configuration (else ./parley.toml, user's, /etc/parley)")

@@ -6,14 +6,13 @@ import (
 	"strings"
 	"testing"
 
-	"charm.land/fang/v2"
 	"github.com/charmbracelet/x/ansi"
 	"github.com/spf13/cobra"
 )
 
-const helpColumns = 100 // of a terminal beside something else
-
-// TestHelpFits: no line of a command's help is longer than a terminal is wide.
+// TestHelpFits: no line of a command's help is longer than a terminal is wide,
+// and each page goes from an example over the command's own flags to the names
+// of those that every command has, and to what else there is to say.
 func TestHelpFits(t *testing.T) {
 	t.Setenv("__FANG_TEST_WIDTH", "100") // it wraps paragraphs, and no rows
 	var paths [][]string
@@ -30,17 +29,48 @@ func TestHelpFits(t *testing.T) {
 		root := rootCommand(newGlobals())
 		root.SetOut(&out)
 		root.SetArgs(append(path, "--help"))
-		if err := fang.Execute(t.Context(), root, fang.WithoutVersion()); err != nil {
+		if err := execute(t.Context(), root); err != nil {
 			t.Fatal(path, err)
 		}
-		if !strings.Contains(out.String(), "FLAGS") {
-			t.Errorf("%v: no help: %s", path, out.String())
-		}
+		pageOrder(t, path, out.String())
 		for line := range strings.Lines(out.String()) {
 			line = strings.TrimRight(ansi.Strip(line), " \n")
 			if n := ansi.StringWidth(line); n > helpColumns {
 				t.Errorf("parley %s --help: %d columns, want at most %d: %s", strings.Join(path, " "), n, helpColumns, line)
 			}
 		}
+	}
+}
+
+// pageOrder holds a page of help to the order of its parts.
+func pageOrder(t *testing.T, path []string, page string) {
+	t.Helper()
+	page = ansi.Strip(page)
+	parts := []string{"  USAGE", "  EXAMPLES", "  FLAGS", "  FLAGS OF EVERY COMMAND", "  NOTES"}
+	if len(path) == 0 {
+		parts = parts[:3]
+	}
+	at := -1
+	for i, part := range parts {
+		found := strings.Index(page, "\n"+part)
+		if found < 0 && part == "  NOTES" {
+			break // nothing more is to be said
+		}
+		if found <= at {
+			t.Errorf("parley %s --help: %q is not there, or not after %q:\n%s", strings.Join(path, " "), part, parts[max(0, i-1)], page)
+			return
+		}
+		at = found
+	}
+	if len(path) == 0 {
+		return
+	}
+	if before, _, _ := strings.Cut(page, "  EXAMPLES"); strings.Count(before, "\n") > 8 {
+		t.Errorf("parley %s --help does not begin with an example:\n%s", strings.Join(path, " "), page)
+	}
+	own, globals, _ := strings.Cut(page, "  FLAGS OF EVERY COMMAND")
+	globals, _, _ = strings.Cut(globals, "  NOTES")
+	if strings.Contains(own, "File with an API token") || !strings.Contains(globals, "--token-file ") || strings.Count(globals, "\n") > 6 {
+		t.Errorf("parley %s --help: the flags of every command are not in one short block:\n%s", strings.Join(path, " "), page)
 	}
 }

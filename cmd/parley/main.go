@@ -23,13 +23,20 @@ func run() int {
 		return printEnv(os.Stdout, os.Args[1:])
 	}
 	g := newGlobals()
-	root := rootCommand(g)
 	ctx, stop := notify(context.Background())
 	defer stop()
-	err := fang.Execute(ctx, root, fang.WithoutVersion(), fang.WithErrorHandler(func(w io.Writer, _ fang.Styles, err error) {
+	return exitCode(ctx, execute(ctx, rootCommand(g)))
+}
+
+// execute runs the command that the arguments name, and tells of its error.
+func execute(ctx context.Context, root *cobra.Command) error {
+	h := &helper{}
+	for _, c := range root.Commands() { // the root's own page is fang's: it has every flag
+		c.SetHelpFunc(h.show)
+	}
+	return fang.Execute(ctx, root, fang.WithoutVersion(), fang.WithColorSchemeFunc(h.scheme), fang.WithErrorHandler(func(w io.Writer, _ fang.Styles, err error) {
 		printError(ctx, w, err)
 	}))
-	return exitCode(ctx, err)
 }
 
 func rootCommand(g *globals) *cobra.Command {

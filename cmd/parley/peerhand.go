@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -40,15 +39,7 @@ func handCommands(g *globals) []*cobra.Command {
 		{
 			Use: "connect ADDR|PEER", Short: "Connect once; the peer is not kept", Args: cobra.ExactArgs(1), Long: whoHelp,
 			Example: "parley peers connect 192.0.2.7:8080\nparley peers connect node5\nparley peers connect 12D3KooW…",
-			RunE: func(c *cobra.Command, args []string) error {
-				if err := notEmpty(c, "ADDR", args[0], "host:port, a multiaddr, or a peer of parley peers list --state known"); err != nil {
-					return err
-				}
-				if _, err := peer.Decode(args[0]); err == nil {
-					return g.peerVerb(c, args[0], "connect")
-				}
-				return changePeer(c.Context(), g, http.MethodPost, "peers", map[string]any{"address": args[0]}, g.viewAdded)
-			},
+			RunE:    func(c *cobra.Command, args []string) error { return g.connectPeer(c, args[0]) },
 		},
 		{
 			Use: "disconnect PEER", Short: "Close the connection with a peer; it may come back", Args: cobra.ExactArgs(1), Long: whoHelp,
@@ -84,21 +75,19 @@ func handCommands(g *globals) []*cobra.Command {
 			Use: "untrust PEER", Short: "Take the trust back", Args: cobra.ExactArgs(1), Long: whoHelp, Example: "parley peers untrust 12D3KooW…",
 			RunE: func(c *cobra.Command, args []string) error { return g.peerVerb(c, args[0], "untrust") },
 		},
-		{
-			Use: "history [PEER]", Short: "How connections ended and who was refused, newest first", Args: cobra.MaximumNArgs(1), Long: whoHelp,
-			Example: "parley peers history\nparley peers history node5\nparley peers history 12D3KooW… --limit 20",
-			RunE: func(c *cobra.Command, args []string) error {
-				path := "peers/history"
-				if len(args) == 1 {
-					if err := notEmpty(c, "PEER", args[0], wantPeer); err != nil {
-						return err
-					}
-					path = "peers/" + url.PathEscape(args[0]) + "/history"
-				}
-				return ask(c.Context(), g, query(path, "limit", g.limitText()), func(l list[parley.HistoryEntry]) *table { return viewHistory(l, len(args) == 0) })
-			},
-		},
+		g.historyCommand(),
 	}
+}
+
+// connectPeer dials whom an id or an address names.
+func (g *globals) connectPeer(c *cobra.Command, who string) error {
+	if err := notEmpty(c, "ADDR", who, "host:port, a multiaddr, or a peer of parley peers list --state known"); err != nil {
+		return err
+	}
+	if _, err := peer.Decode(who); err == nil {
+		return g.peerVerb(c, who, "connect")
+	}
+	return changePeer(c.Context(), g, http.MethodPost, "peers", map[string]any{"address": who}, g.viewAdded)
 }
 
 const wantPeer = "a peer ID or its end, an address or a name, as parley peers list shows them"
@@ -176,26 +165,6 @@ func (g *globals) viewAdded(p parley.AddedPeer) *table {
 	t := facts("item", p.Item, "peer id", p.ID.String(), "state", p.State)
 	if p.LastError != "" {
 		t.add("last error", p.Class+": "+p.LastError)
-	}
-	return t
-}
-
-func viewHistory(l list[parley.HistoryEntry], all bool) *table {
-	t := &table{columns: []column{{name: "WHEN"}, {name: "EVENT"}, {name: "DIR"}, {name: "LASTED", right: true}, {name: "BY"},
-		{name: "PEER"}, {name: "REASON"}, {name: "PEER ID", wide: true}, {name: "ADDR", wide: true}, {name: "GOODBYE", wide: true, right: true}},
-		empty: "nothing is remembered of that peer"}
-	if all {
-		t.empty = "nothing is remembered yet"
-	}
-	for _, e := range l.Items {
-		lasted, goodbye := "", ""
-		if e.Event == "disconnected" {
-			lasted = seconds(e.DurationS)
-		}
-		if e.Goodbye > 0 {
-			goodbye = strconv.FormatUint(e.Goodbye, 10)
-		}
-		t.add(when(e.At), e.Event, direction(e.Direction), lasted, e.By, short(e.Peer.String()), e.Reason, e.Peer.String(), e.Addr, goodbye)
 	}
 	return t
 }

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,10 +82,25 @@ func (s scaled) memory() float64 {
 	return s.metric("go_memstats_heap_alloc_bytes") + s.metric("go_memstats_stack_inuse_bytes")
 }
 
+// needFiles raises how many files this process, and the nodes that it starts,
+// may have open; where it may not, the test is skipped and says so.
+func needFiles(t *testing.T, n uint64) {
+	t.Helper()
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil || l.Cur >= n {
+		return // the runtime has raised it to the hard limit
+	}
+	raised := syscall.Rlimit{Cur: n, Max: max(l.Max, n)} // root may have more than that
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised); err != nil {
+		t.Skipf("it needs %d open files, and this process may have %d: raise its hard limit, ulimit -Hn %d (%v)", n, l.Cur, n, err)
+	}
+}
+
 // TestThousandStreams: of two blocks of records each of 1,000 clients, half of
 // them by WebSocket and half by server-sent events, gets every event in order.
 func TestThousandStreams(t *testing.T) {
 	const clients, records = 1000, 50
+	needFiles(t, clients+1024)
 	s := startScaled(t)
 	before := s.memory()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -220,6 +236,7 @@ func listenSSE(ctx context.Context, t *testing.T, addr string) (next func() ([]b
 // asked once, half never say a word. The node goes on, within its limits.
 func TestIdleConnections(t *testing.T) {
 	const idle, most = 10000, 4096
+	needFiles(t, idle+1024)
 	s := startScaled(t)
 	before := s.memory()
 	var conns []net.Conn

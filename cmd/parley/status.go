@@ -33,11 +33,14 @@ func viewStatus(s parley.Status) *table {
 		tip = fmt.Sprintf("%d  %s  %s ago", s.Head.Height, head(s.Head.Hash.String()), seconds(s.Head.AgeS))
 	}
 	validators := "not known yet"
-	if v := s.Validators; v != nil {
-		validators = fmt.Sprintf("%d of %d connected, %d needed", v.Connected, v.N, v.Quorum)
-	}
 	t := facts("verdict", s.Verdict)
 	t.whole = true
+	if v := s.Validators; v != nil {
+		validators = validatorsText(v)
+		if v.Connected == v.Quorum && len(v.Away) > 0 {
+			t.add("warning", fmt.Sprintf("one validator less, and nothing is committed: away is %s; see parley chain validators", namesText(v.Away)))
+		}
+	}
 	for _, reason := range s.Reasons {
 		t.add("reason", reason)
 	}
@@ -67,6 +70,30 @@ func viewStatus(s parley.Status) *table {
 		t.add("backup", viewVerification(v))
 	}
 	return t
+}
+
+// validatorsText tells how many are there, how many more may go, and who is away.
+func validatorsText(v *parley.ValidatorsN) string {
+	text := fmt.Sprintf("%d of %d connected, %d needed", v.Connected, v.N, v.Quorum)
+	switch spare := v.Connected - v.Quorum; {
+	case spare == 0:
+		text += ": survives no loss"
+	case spare > 0:
+		text += fmt.Sprintf(": survives the loss of %d", spare)
+	}
+	if len(v.Away) > 0 {
+		text += "; away: " + namesText(v.Away)
+	}
+	return text
+}
+
+// namesText lists a few names.
+func namesText(names []string) string {
+	const most = 5
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
 }
 
 func peersText(p parley.StatusPeers) string {

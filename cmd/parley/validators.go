@@ -109,8 +109,7 @@ func (g *globals) viewValidators(l list[parley.Validator]) *table {
 		t.add(strconv.FormatUint(v.ID, 10), v.Name, yes(v.Connected), leader, height, short(v.Peer.String()), v.Peer.String(), v.Key.String())
 	}
 	if l.NextCursor == "" && len(l.Items) > 0 && g.watch <= 0 {
-		n := tolerance(len(l.Items))
-		g.say("%d connected, %d needed: %s", connected, n.Quorum, survives(n))
+		g.say("%s", standing(connected, tolerance(len(l.Items))))
 	}
 	return t
 }
@@ -123,6 +122,21 @@ func tolerance(n int) parley.Tolerance {
 	}
 	set := consortium.NewValidatorSet(vs)
 	return parley.Tolerance{N: n, Quorum: set.Quorum(), Crashes: set.Crashes(), Traitors: set.Faults()}
+}
+
+// standing tells what a set survives of whom so many are connected.
+func standing(connected int, t parley.Tolerance) string {
+	text := fmt.Sprintf("%d connected, %d needed: ", connected, t.Quorum)
+	switch spare := connected - t.Quorum; {
+	case connected == t.N:
+		return text + survives(t)
+	case spare < 0:
+		return text + "nothing is committed until " + plural(-spare, "more is back", "more are back")
+	case spare == 0:
+		return text + "no more may fail"
+	default:
+		return text + fmt.Sprintf("%d more may fail", spare)
+	}
 }
 
 func survives(t parley.Tolerance) string {

@@ -31,20 +31,39 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := chat(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr); err != nil {
+	switch err := chat(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr); {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	default:
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
+// errUsage means that the arguments are wrong; it was said already.
+var errUsage = errors.New("wrong usage")
+
 // chat runs until ctx ends or in does.
 func chat(ctx context.Context, args []string, in io.Reader, out, log io.Writer) error {
 	flags := flag.NewFlagSet("library", flag.ContinueOnError)
+	flags.SetOutput(log)
+	flags.Usage = func() {
+		fmt.Fprintln(log, "usage: library [--data-dir DIR] [--peers ADDRESS,…] [--listen MULTIADDR]; each line of the input goes to all")
+		flags.PrintDefaults()
+	}
 	dir := flags.String("data-dir", "chat", "where the node keeps its key and what it learned")
 	peers := flags.String("peers", "", "addresses of other nodes, by comma")
 	listen := flags.String("listen", "/ip4/127.0.0.1/tcp/0", "multiaddr")
-	if err := flags.Parse(args); err != nil {
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return err
+	} else if err != nil {
+		return errUsage
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(log, "%q: want flags alone; other nodes are named by --peers\n", flags.Arg(0))
+		flags.Usage()
+		return errUsage
 	}
 	// Load checks what it is given, as for the daemon.
 	loaded, err := config.Load(config.LoadArgs{Dir: *dir, Flags: map[string]string{

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"path/filepath"
 	"strings"
@@ -90,6 +91,16 @@ func TestChat(t *testing.T) {
 		}
 		if err := <-g.done; err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Wrong arguments are told with how it is used, once.
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{{"--peer", "x"}, {"127.0.0.1:8080"}} {
+		var said strings.Builder
+		if err := chat(t.Context(), args, strings.NewReader(""), io.Discard, &said); !errors.Is(err, errUsage) || strings.Count(said.String(), "usage: library") != 1 {
+			t.Errorf("%v: %v, it says\n%s", args, err, said.String())
 		}
 	}
 }

@@ -9,33 +9,28 @@
 const fs = require('node:fs');
 const path = require('node:path');
 const readline = require('node:readline');
-const { parseArgs } = require('node:util');
-const grpc = require('@grpc/grpc-js');
-const loader = require('@grpc/proto-loader');
-const { Chain, Fault, keyOf, publicKeyOf } = require('./chain.js');
+const { Chain, Fault, publicKeyOf } = require('./chain.js');
+const { readArgs, load, fail } = require('./args.js');
 
-const { values: args } = parseArgs({ options: {
-  node: { type: 'string' }, // unix:PATH, or host:port together with PARLEY_TOKEN
-  seed: { type: 'string' }, // file of 64 hex digits: who we are
-  authorities: { type: 'string' }, // public keys, by comma
-  proto: { type: 'string', default: path.join(__dirname, '../../api/proto') },
-  'print-key': { type: 'boolean' },
-} });
+const args = readArgs();
+if (args['print-key']) {
+  console.log(publicKeyOf(args.key));
+  process.exit(0);
+}
+
+const grpc = load('@grpc/grpc-js');
+const loader = load('@grpc/proto-loader');
 
 const TOPIC = 'blocks';
 const SYNC = 'blocks'; // the request: {"from": height}, answered by blocks, one a line
 const BATCH = 500; // blocks in a part of an answer
 const BACK = 20; // blocks that a sync begins before our head, for forks
 
-const key = keyOf(Buffer.from(fs.readFileSync(args.seed, 'utf8').trim(), 'hex'));
-if (args['print-key']) {
-  console.log(publicKeyOf(key));
-  process.exit(0);
-}
-
-const chain = new Chain(args.authorities.split(','));
+const { key } = args;
+const chain = new Chain(args.authorities);
 const log = (...words) => console.error(...words);
 
+if (!fs.existsSync(path.join(args.proto, 'parley/v1/sidecar.proto'))) fail(1, `--proto ${args.proto}: parley/v1/sidecar.proto is not there`);
 const definition = loader.loadSync('parley/v1/sidecar.proto', { includeDirs: [args.proto], keepCase: true, longs: Number, enums: String, oneofs: true });
 const { SidecarService } = grpc.loadPackageDefinition(definition).parley.v1;
 const client = new SidecarService(args.node, grpc.credentials.createInsecure(), {

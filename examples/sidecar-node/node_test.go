@@ -302,3 +302,38 @@ func TestSidecarNode(t *testing.T) {
 		t.Errorf("ada keeps %v", names)
 	}
 }
+
+// Whoever calls the program wrongly reads what it wants, and no stack.
+func TestUsage(t *testing.T) {
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip("node is not installed: run scripts/setup, or install the package nodejs")
+	}
+	seed := filepath.Join(t.TempDir(), "seed")
+	if err := os.WriteFile(seed, []byte(strings.Repeat("5e", 32)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{nil, 2, "--node and --seed and --authorities must be given"},
+		{[]string{"--help"}, 0, "usage: node main.js"},
+		{[]string{"--sed", seed}, 2, "Unknown option '--sed'"},
+		{[]string{"--print-key"}, 2, "--seed must be given"},
+		{[]string{"--print-key", "--seed", seed + "2"}, 1, "openssl rand -hex 32 > " + seed + "2"},
+		{[]string{"--print-key", "--seed", "main.js"}, 1, "want a file of 64 hex digits"},
+		{[]string{"--seed", seed, "--node", "unix:x", "--authorities", "abc"}, 2, `--authorities has "abc"`},
+		{[]string{"--print-key", "--seed", seed}, 0, ""},
+	} {
+		cmd := exec.CommandContext(t.Context(), "node", append([]string{"main.js"}, test.args...)...)
+		out, _ := cmd.CombinedOutput() // the code tells
+		text := string(out)
+		if code := cmd.ProcessState.ExitCode(); code != test.code || !strings.Contains(text, test.says) || strings.Contains(text, "    at ") {
+			t.Errorf("node main.js %s: exit code %d, want %d; it says\n%s", strings.Join(test.args, " "), code, test.code, text)
+		}
+		if test.code == 2 && !strings.Contains(text, "usage: node main.js") {
+			t.Errorf("node main.js %s tells no usage:\n%s", strings.Join(test.args, " "), text)
+		}
+	}
+}

@@ -452,6 +452,9 @@ func (d *Dialer) failed(s *slot, started, now time.Time, class Class, out outcom
 	before := s.retry
 	s.retry.failed(started, now, class)
 	s.lastErr, s.wholeErr = reason(out.err), oneLine(out.err.Error(), maxError)
+	if !s.bannedAt.IsZero() && hungUp(out.err) {
+		s.lastErr = fmt.Sprintf("at %s UTC it said that it has banned this node, and since then it hangs up: %s", s.bannedAt.UTC().Format("15:04:05"), mendBan)
+	}
 	if class == ClassSelf {
 		told := s.item.told
 		s.item.told, s.item.lookAt = true, now.Add(lookEvery)

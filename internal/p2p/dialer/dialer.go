@@ -267,6 +267,7 @@ type StaticPeer struct {
 	State      State
 	Class      Class          // of the last failure, "" = none since it was connected
 	Tries      int            // failed ones since then
+	ShutOut    bool           // it said that it does not let this node in, and has not since
 	LastError  string         // in plain words
 	WholeError string         // as it came, with what every address gave
 	NextAt     time.Time      // zero = not by time
@@ -294,6 +295,7 @@ func (d *Dialer) view(s *slot) StaticPeer { // mu held
 	return StaticPeer{
 		Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
 		LastError: s.lastErr, WholeError: s.wholeErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Given: s.at.given(), Resting: resting,
+		ShutOut: s.retry.class == ClassNotAllowed || !s.bannedAt.IsZero(),
 	}
 }
 

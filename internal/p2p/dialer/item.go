@@ -54,9 +54,10 @@ type slot struct {
 	id       peer.ID // as learned; "" = not yet
 	dialled  []ma.Multiaddr
 	retry    retry
-	lastErr  string // in plain words
-	wholeErr string // as it came
-	busy     bool   // an attempt is under way
+	lastErr  string    // in plain words
+	wholeErr string    // as it came
+	bannedAt time.Time // it said then that it bans us, and has not let us in since
+	busy     bool      // an attempt is under way
 	warned   Class
 	warnAt   time.Time
 }

@@ -153,7 +153,7 @@ func (f failure) words(class Class) string {
 	case errors.Is(f.err, syscall.EHOSTUNREACH), errors.Is(f.err, syscall.ENETUNREACH):
 		return "no route to " + where
 	case errors.Is(f.err, syscall.ECONNRESET), errors.Is(f.err, network.ErrReset), errors.Is(f.err, io.EOF), errors.Is(f.err, io.ErrUnexpectedEOF):
-		return where + " hung up before the handshake: it is full, or wants the shared key of a private network"
+		return where + " hung up before the handshake: it is full, has banned this node, or wants the shared key of a private network"
 	case class == ClassTimeout:
 		return "no answer from " + where
 	}

@@ -241,7 +241,7 @@ func TestReason(t *testing.T) {
 		{learn(asked(quic, context.DeadlineExceeded), asked(tcp, refusedAt)), "nobody listens at 192.0.2.1:9906 (another address failed too)"},
 		{learn(asked(tcp, os.ErrDeadlineExceeded), asked(quic, context.DeadlineExceeded)), "no answer from 192.0.2.1:9906 (another address failed too)"},
 		{fmt.Errorf("dial: %w", failed(quic, context.DeadlineExceeded)), "no answer from 192.0.2.1:9906 (QUIC)"},
-		{fmt.Errorf("dial: %w", failed(tcp, fmt.Errorf("failed to negotiate security protocol: %w", io.EOF))), "192.0.2.1:9906 hung up before the handshake: it is full, or wants the shared key of a private network"},
+		{fmt.Errorf("dial: %w", failed(tcp, fmt.Errorf("failed to negotiate security protocol: %w", io.EOF))), "192.0.2.1:9906 hung up before the handshake: it is full, has banned this node, or wants the shared key of a private network"},
 		{failed(tcp, fmt.Errorf("failed to negotiate security protocol: %w", errors.New("no trailing newline"))), "192.0.2.1:9906: no trailing newline"},
 		{failed(tcp, fmt.Errorf("upgrade: %w: %w", keyFault(false), io.EOF)), "192.0.2.1:9906: it has another shared key"},
 		{fmt.Errorf("dial: %w", errors.Join(failed(tcp, refusedAt), failed(tcp, swarm.ErrDialBackoff), failed(quic, swarm.ErrNoTransport))), "nobody listens at 192.0.2.1:9906"},

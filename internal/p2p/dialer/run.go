@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // job is one attempt of a slot, or a look at a name where slot is nil.
@@ -148,7 +149,7 @@ func (d *Dialer) hear(sub *event.Subscription) {
 				if s.retry.state != Connected {
 					return nil
 				}
-				return d.fell(s, now, classOfGoodbye(v.Goodbye))
+				return d.fell(s, now, v.Goodbye)
 			})
 		}
 	}
@@ -165,7 +166,7 @@ func (d *Dialer) recheck(now time.Time) {
 		d.each(p, func(s *slot) func() {
 			switch {
 			case !up && s.retry.state == Connected:
-				return d.fell(s, now, "")
+				return d.fell(s, now, 0)
 			case up && s.retry.state == Trying:
 				s.retry.next = now // the attempt finds it connected
 			}
@@ -199,7 +200,7 @@ func (d *Dialer) each(p peer.ID, f func(*slot) func()) {
 // held.
 func (d *Dialer) rose(s *slot, now time.Time) func() {
 	s.retry.up(now)
-	s.lastErr, s.wholeErr, s.warned = "", "", ""
+	s.lastErr, s.wholeErr, s.warned, s.bannedAt = "", "", "", time.Time{}
 	e := d.changeOf(s)
 	double := d.isDouble(s)
 	return func() {
@@ -210,15 +211,21 @@ func (d *Dialer) rose(s *slot, now time.Time) func() {
 	}
 }
 
-// fell notes that a slot's peer is gone. mu held.
-func (d *Dialer) fell(s *slot, now time.Time, c Class) func() {
+// fell notes that a slot's peer is gone, with that goodbye; 0 = without one. mu
+// held.
+func (d *Dialer) fell(s *slot, now time.Time, goodbye uint64) func() {
 	lasted := now.Sub(s.retry.upAt)
-	s.retry.down(now, c)
+	s.retry.down(now, classOfGoodbye(goodbye))
+	s.lastErr = wordsOfGoodbye(goodbye)
+	log, why := d.log.Info, s.lastErr
+	if goodbye == wire.GoodbyeBanned {
+		log, s.bannedAt = d.log.Warn, now
+	}
 	e := d.changeOf(s)
 	double := d.isDouble(s)
 	return func() {
 		if !double {
-			d.log.Info("static peer lost", "item", e.Item, "peer", e.ID, "class", e.Class, "after", lasted, "next", e.NextAt)
+			log("static peer lost", "item", e.Item, "peer", e.ID, "class", e.Class, "why", why, "after", lasted, "next", e.NextAt)
 			d.bus.Publish(e)
 		}
 	}

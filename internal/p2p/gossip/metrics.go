@@ -2,6 +2,8 @@ package gossip
 
 import (
 	"errors"
+	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -16,6 +18,8 @@ type metrics struct {
 	validate   *prometheus.HistogramVec
 	delay      *prometheus.HistogramVec
 	dropped    *prometheus.CounterVec // queue
+
+	named atomic.Bool // a topic has series of each histogram: their names are there
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -51,11 +55,28 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 type topicMetrics struct {
 	accept, reject, ignore, in, out, duplicates prometheus.Counter
 	mesh                                        prometheus.Gauge
-	seconds, delay                              prometheus.Observer
+	seconds, delay                              *observer
+}
+
+// observer makes the series of a histogram with its first value: those of all
+// topics would be 200 lines of zeros in each scrape of a node at rest.
+type observer struct {
+	of     *prometheus.HistogramVec
+	topic  string
+	once   sync.Once
+	series prometheus.Observer
+}
+
+func (o *observer) make() { o.once.Do(func() { o.series = o.of.WithLabelValues(o.topic) }) }
+
+// Observe is safe for concurrent use.
+func (o *observer) Observe(value float64) {
+	o.make()
+	o.series.Observe(value)
 }
 
 func (m *metrics) topic(name string) *topicMetrics {
-	return &topicMetrics{
+	t := &topicMetrics{
 		accept:     m.messages.WithLabelValues(name, "accept"),
 		reject:     m.messages.WithLabelValues(name, "reject"),
 		ignore:     m.messages.WithLabelValues(name, "ignore"),
@@ -63,7 +84,12 @@ func (m *metrics) topic(name string) *topicMetrics {
 		out:        m.bytes.WithLabelValues(name, "out"),
 		duplicates: m.duplicates.WithLabelValues(name),
 		mesh:       m.mesh.WithLabelValues(name),
-		seconds:    m.validate.WithLabelValues(name),
-		delay:      m.delay.WithLabelValues(name),
+		seconds:    &observer{of: m.validate, topic: name},
+		delay:      &observer{of: m.delay, topic: name},
 	}
+	if !m.named.Swap(true) {
+		t.seconds.make()
+		t.delay.make()
+	}
+	return t
 }

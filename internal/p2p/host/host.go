@@ -257,7 +257,7 @@ func (b base) behaviour(c *config.Config) error {
 	if b.o.Registerer == nil {
 		c.DisableMetrics = true
 	} else {
-		c.PrometheusRegisterer = b.o.Registerer
+		c.PrometheusRegisterer = lessIdle{b.o.Registerer}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -240,4 +241,25 @@ func (g countingGater) InterceptUpgraded(c network.Conn) (bool, control.Disconne
 		g.m.count(c.Stat().Direction, c.RemoteMultiaddr(), resultRefused)
 	}
 	return ok, why
+}
+
+// lessIdle keeps out the metrics of the library's resource manager, which are
+// off: limits.go says so to the manager, and its 200 series would stay at 0.
+type lessIdle struct{ prometheus.Registerer }
+
+// Register implements [prometheus.Registerer].
+func (r lessIdle) Register(c prometheus.Collector) error {
+	descs := make(chan *prometheus.Desc, 1)
+	go func() {
+		c.Describe(descs)
+		close(descs)
+	}()
+	idle := false
+	for d := range descs {
+		idle = idle || strings.Contains(d.String(), `fqName: "libp2p_rcmgr_`)
+	}
+	if idle {
+		return nil
+	}
+	return r.Registerer.Register(c)
 }

@@ -1731,6 +1731,8 @@ type ValidatorsN struct {
 	N             int32                  `protobuf:"varint,1,opt,name=n,proto3" json:"n,omitempty"`
 	Connected     int32                  `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
 	Quorum        int32                  `protobuf:"varint,3,opt,name=quorum,proto3" json:"quorum,omitempty"`
+	Spare         int32                  `protobuf:"varint,4,opt,name=spare,proto3" json:"spare,omitempty"` // so many more may go until nothing is written any more
+	Away          []string               `protobuf:"bytes,5,rep,name=away,proto3" json:"away,omitempty"`    // names, else peer ids, of those that are not connected
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1784,6 +1786,20 @@ func (x *ValidatorsN) GetQuorum() int32 {
 		return x.Quorum
 	}
 	return 0
+}
+
+func (x *ValidatorsN) GetSpare() int32 {
+	if x != nil {
+		return x.Spare
+	}
+	return 0
+}
+
+func (x *ValidatorsN) GetAway() []string {
+	if x != nil {
+		return x.Away
+	}
+	return nil
 }
 
 type Chain struct {
@@ -2691,11 +2707,13 @@ const file_parley_v1_chain_proto_rawDesc = "" +
 	"lag_blocks\x18\x03 \x01(\x04R\tlagBlocks\x12\x13\n" +
 	"\x05eta_s\x18\x04 \x01(\x01R\x04etaS\x12\x19\n" +
 	"\bblocks_s\x18\x05 \x01(\x01R\ablocksS\x12\x17\n" +
-	"\abytes_s\x18\x06 \x01(\x01R\x06bytesS\"Q\n" +
+	"\abytes_s\x18\x06 \x01(\x01R\x06bytesS\"{\n" +
 	"\vValidatorsN\x12\f\n" +
 	"\x01n\x18\x01 \x01(\x05R\x01n\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\x05R\tconnected\x12\x16\n" +
-	"\x06quorum\x18\x03 \x01(\x05R\x06quorum\"\xb9\x03\n" +
+	"\x06quorum\x18\x03 \x01(\x05R\x06quorum\x12\x14\n" +
+	"\x05spare\x18\x04 \x01(\x05R\x05spare\x12\x12\n" +
+	"\x04away\x18\x05 \x03(\tR\x04away\"\xb9\x03\n" +
 	"\x05Chain\x12\x19\n" +
 	"\bchain_id\x18\x01 \x01(\tR\achainId\x12!\n" +
 	"\fgenesis_hash\x18\x02 \x01(\tR\vgenesisHash\x12\x16\n" +
