@@ -377,6 +377,13 @@ func (n *Node) NodeStatus() wire.NodeStatus {
 	return s
 }
 
+// HeardStatus is what another node told everybody of itself.
+type HeardStatus = handshake.HeardStatus
+
+// HeardStatuses returns what other nodes told of themselves after the first so
+// many, oldest first, at most the newest 100, and how many came so far.
+func (n *Node) HeardStatuses(after uint64) ([]HeardStatus, uint64) { return n.shake.Statuses(after) }
+
 // announce tells everybody of this node, once the chain is known.
 func (n *Node) announce(ctx context.Context) error {
 	sub := n.bus.Subscribe()
