@@ -30,7 +30,7 @@ func TestEventPatterns(t *testing.T) {
 			t.Errorf("%q: %v, want %s", text, err, want)
 		}
 	}
-	s := Sink{Kind: SinkNATS, URL: "nats://h", Subject: "s", Types: []string{"block.*", "log.*", "recrod.*"}}
+	s := Sink{Kind: SinkNATS, URL: "nats://h", Subject: "s", Types: []string{"block.*", "log.*", "recordd.*"}}
 	problems := checkSinkTypes(s)
 	if len(problems) != 2 || !strings.HasPrefix(problems[0].text, `"log.*" is no type of event that goes to sinks`) || !strings.HasSuffix(problems[1].text, "did you mean record.*?") {
 		t.Errorf("%+v", problems)
