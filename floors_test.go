@@ -25,7 +25,7 @@ var floors = map[string][]string{
 	"internal/tally":   {},
 	"chain":            {},
 	"event":            {"chain"},
-	"config":           {},
+	"config":           {"event"},
 	"internal/wire":    {"chain"},
 	"consortium":       {"chain"},
 

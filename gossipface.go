@@ -98,7 +98,8 @@ type GossipHop struct {
 	AfterMS float64   `json:"after_ms"` // the arrival
 }
 
-// TailedMessage is a message that was judged.
+// TailedMessage is a message that was judged. One without an ID is none: it tells
+// how many were left out while no other came.
 type TailedMessage struct {
 	GossipMessage
 	From peer.ID `json:"from"` // who brought it first
@@ -149,12 +150,15 @@ func (n *Node) TailGossip(topics []string, data bool) GossipTail {
 // Wake yields when there is something to Take.
 func (t GossipTail) Wake() <-chan struct{} { return t.tail.Wake() }
 
-// Take returns what was judged since.
+// Take returns what was judged since, and last how much of it was left out.
 func (t GossipTail) Take() []TailedMessage {
 	judged := t.tail.Take()
 	list := make([]TailedMessage, len(judged))
 	for i, j := range judged {
-		list[i] = TailedMessage{GossipMessage: messageView(j.Seen), From: j.From, Lost: uint64(j.Lost), Data: j.Data}
+		list[i].Lost = uint64(j.Lost)
+		if j.ID != "" {
+			list[i] = TailedMessage{GossipMessage: messageView(j.Seen), From: j.From, Lost: uint64(j.Lost), Data: j.Data}
+		}
 	}
 	return list
 }

@@ -55,12 +55,12 @@ func (n *Node) Status() Status {
 	for _, f := range n.Findings() {
 		told = told || f.Title == replica.NoQuorum
 		s.Verdict = "degraded"
-		s.Reasons = append(s.Reasons, f.Title+": "+f.Why+" ["+f.Code+"]")
+		s.Reasons = append(s.Reasons, findingReason(f))
 	}
 	for _, check := range n.Health().Checks {
 		if !check.OK && check.Name != "findings" { // told above
 			s.Verdict = "degraded"
-			s.Reasons = append(s.Reasons, check.Name+": "+check.Note+" ["+checkCodes[check.Name]+"]")
+			s.Reasons = append(s.Reasons, check.reason())
 		}
 	}
 	if s.Head == nil {
@@ -377,6 +377,13 @@ func (n *Node) NodeStatus() wire.NodeStatus {
 	return s
 }
 
+// HeardStatus is what another node told everybody of itself.
+type HeardStatus = handshake.HeardStatus
+
+// HeardStatuses returns what other nodes told of themselves after the first so
+// many, oldest first, at most the newest 100, and how many came so far.
+func (n *Node) HeardStatuses(after uint64) ([]HeardStatus, uint64) { return n.shake.Statuses(after) }
+
 // announce tells everybody of this node, once the chain is known.
 func (n *Node) announce(ctx context.Context) error {
 	sub := n.bus.Subscribe()
@@ -393,62 +400,6 @@ func (n *Node) announce(ctx context.Context) error {
 }
 
 const eventsAtOnce = 1024
-
-// rates turns counters into rates.
-type rates struct {
-	at       time.Time
-	in, out  int64
-	records  uint64
-	messages map[string]uint64
-}
-
-// sample publishes the node's figures once a second.
-func (n *Node) sample(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	last := n.counters(time.Now())
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case now := <-tick.C:
-			next := n.counters(now)
-			e := n.stats(last, next)
-			n.lastStats.Store(&e)
-			n.bus.Publish(e)
-			last = next
-		}
-	}
-}
-
-func (n *Node) counters(now time.Time) rates {
-	c := rates{at: now, messages: map[string]uint64{}}
-	total, _ := n.host.Bandwidth()
-	c.in, c.out = total.In, total.Out
-	if _, err := n.genesis(); err == nil {
-		c.records = n.replica.Ledger().Tip().Records
-	}
-	for _, t := range n.gossip.Topics() {
-		c.messages[t.Topic] = t.Messages
-	}
-	return c
-}
-
-func (n *Node) stats(last, next rates) event.StatsSampled {
-	s := next.at.Sub(last.at).Seconds()
-	count := n.PeerCount()
-	e := event.StatsSampled{
-		Inbound: count.Inbound, Outbound: count.Outbound, BytesInS: float64(next.in-last.in) / s, BytesOutS: float64(next.out-last.out) / s,
-		RecordsS: float64(next.records-last.records) / s, MessagesS: map[string]float64{},
-	}
-	for topic, m := range next.messages {
-		e.MessagesS[topic] = float64(m-last.messages[topic]) / s
-	}
-	if p := n.pool(); p != nil {
-		e.Mempool = p.Len()
-	}
-	return e
-}
 
 // Partition cuts this node off from every node that is not in its own group,
 // by node names. Profile devnet only.

@@ -27,10 +27,12 @@ func (n *Node) Findings() []Finding {
 	return append(n.replica.Findings(), n.found...)
 }
 
-// watchPeers looks for what is wrong with the configured peers, until ctx ends.
+// watchPeers looks for what is wrong with the configured peers, and whether the
+// node is ready, until ctx ends.
 func (n *Node) watchPeers(ctx context.Context) error {
 	tick := time.NewTicker(findEvery)
 	defer tick.Stop()
+	health := n.Health().Status
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,6 +42,7 @@ func (n *Node) watchPeers(ctx context.Context) error {
 			outside := n.outside
 			n.foundMu.Unlock()
 			n.setFound(slices.Concat(n.peerFindings(), n.privateFindings(), outside))
+			health = n.tellHealth(health)
 		}
 	}
 }

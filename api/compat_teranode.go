@@ -10,7 +10,9 @@ import (
 	"github.com/coder/websocket"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 const (
@@ -132,9 +134,13 @@ func (s *Server) nameOf(id peer.ID) (who peer.ID, name, baseURL string) {
 
 // teranodeStatusFrame is this node's own status.
 func (s *Server) teranodeStatusFrame(now time.Time) []byte {
-	n := s.node.NodeStatus()
+	return statusFrame(now, s.node.ID(), s.node.NodeStatus())
+}
+
+// statusFrame is what a node tells of itself.
+func statusFrame(at time.Time, id peer.ID, n wire.NodeStatus) []byte {
 	v := teranodeStatus{
-		Timestamp: stamp(now), Type: "node_status", PeerID: s.node.ID(), ClientName: n.ClientName, BaseURL: n.BaseURL, Version: n.Version, CommitHash: n.CommitHash,
+		Timestamp: stamp(at), Type: "node_status", PeerID: id, ClientName: n.ClientName, BaseURL: n.BaseURL, Version: n.Version, CommitHash: n.CommitHash,
 		BestBlockHash: n.BestBlockHash.String(), BestHeight: n.BestHeight, TxCount: n.TxCount, SubtreeCount: n.SubtreeCount, FSMState: n.FSMState,
 		StartTime: n.StartTime, Uptime: float64(n.UptimeMS) / 1000, MinerName: n.MinerName, ListenMode: n.ListenMode, ChainWork: n.ChainWork,
 		ConnectedPeers: n.ConnectedPeers, Storage: n.Storage, SyncPeerHeight: n.SyncPeerHeight, SyncConnectedAt: n.SyncConnectedAt,
@@ -147,6 +153,29 @@ func (s *Server) teranodeStatusFrame(now time.Time) []byte {
 		return nil // texts and numbers are JSON
 	}
 	return b
+}
+
+const lookForStatuses = time.Second // of other nodes
+
+// tellStatuses gives clients what other nodes tell of themselves, as it comes.
+func (s *Server) tellStatuses(ctx context.Context) error {
+	tick := time.NewTicker(lookForStatuses)
+	defer tick.Stop()
+	for _, last := s.node.HeardStatuses(0); ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		var list []parley.HeardStatus
+		list, last = s.node.HeardStatuses(last)
+		s.hub.offer(func() (frames []frame) {
+			for _, h := range list {
+				frames = append(frames, frame{name: "node_status", flat: statusFrame(h.At, h.Peer, h.Status)})
+			}
+			return frames
+		})
+	}
 }
 
 // teranodeSocket serves Teranode's frames; ?format=v1 is the native stream.

@@ -167,7 +167,7 @@ func (p pair) errors(t *testing.T) {
 		{"POST", "/api/v1/devnet/partition", admin, `{"groups":[["other"]]}`, 400, "PLY-002", nil},
 		{"POST", "/api/v1/devnet/partition", admin, `{}`, 422, "PLY-003", nil},
 		{"GET", "/api/v1/ws", "", "", 426, "PLY-009", nil},
-		{"GET", "/api/v1/events?types=[", "", "", 400, "PLY-002", nil},
+		{"GET", "/api/v1/events?types=[", "", "", 400, "PLY-002", nil}, {"GET", "/api/v1/events?types=peers.*", "", "", 400, "PLY-002", nil},
 		{"GET", "/api/v1/events?since=x", "", "", 400, "PLY-002", nil},
 		{"GET", "/api/v1/status", "", "", 403, "PLY-005", []string{"Host", "evil.example"}},
 		{"GET", "/api/blockchain/blocks/99999", "", "", 404, "block_not_found", nil},

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
+	"github.com/parley-p2p/parley"
 	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
 	"github.com/parley-p2p/parley/api/proto/parley/v1/parleyv1connect"
 	"github.com/parley-p2p/parley/config"
@@ -86,5 +88,17 @@ func TestGossipCalls(t *testing.T) {
 		if _, err := c.client.Publish(ctx, connect.NewRequest(&pb.GossipPublishRequest{Topic: c.topic, Data: []byte(c.data)})); connect.CodeOf(err) != c.want {
 			t.Errorf("publish %d bytes to %s: %v, want %v", len(c.data), c.topic, err, c.want)
 		}
+	}
+}
+
+// Word of messages that were left out goes as it is, without a message.
+func TestTailed(t *testing.T) {
+	m, err := tailed(parley.TailedMessage{Lost: 7})
+	if err != nil || !proto.Equal(m, &pb.TailMessage{Lost: 7}) {
+		t.Errorf("%v, %v", m, err)
+	}
+	m, err = tailed(parley.TailedMessage{GossipMessage: parley.GossipMessage{ID: "ab", At: time.Now(), Verdict: "accept"}, Lost: 1})
+	if err != nil || m.GetMessageId() != "ab" || m.GetLost() != 1 || m.GetAt() == nil {
+		t.Errorf("%v, %v", m, err)
 	}
 }

@@ -14,13 +14,13 @@ import (
 	"time"
 
 	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
+	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
 )
 
 const (
 	queueSize   = 1024 // events that wait for one client
 	maxGlobs    = 64   // of one client's filter
-	maxGlobSize = 64   // bytes
 	lagsAllowed = 3    // in lagWindow; then the client is too slow
 	lagWindow   = time.Minute
 	perIP       = 50 // clients of the stream without a token
@@ -117,6 +117,23 @@ func (h *hub) hand(events []event.Envelope, lost int, frames []frame) (ready []*
 	clear(h.ready[min(len(ready), len(h.ready)):]) // of clients that have left
 	h.ready = ready
 	return ready
+}
+
+// offer gives frames that a client can do without to those of flat frames: who
+// has half a queue to read yet gets none, so that none is too slow because of
+// them. They are made where somebody wants them.
+func (h *hub) offer(make func() []frame) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.flats == 0 {
+		return
+	}
+	frames := make()
+	for q := range h.clients {
+		if q.strict {
+			q.offer(frames)
+		}
+	}
 }
 
 // skip passes over events that nobody waits for; flat = somebody wants them so.
@@ -240,8 +257,8 @@ func newFilter(types string) (*filter, error) {
 func (f *filter) add(in bool, globs ...string) error {
 	for _, g := range globs {
 		g = strings.TrimSpace(g)
-		if _, err := path.Match(g, ""); err != nil || g == "" || len(g) > maxGlobSize {
-			return fmt.Errorf("types: %.80q is no pattern: want such as peer.* or block.stored", g)
+		if err := config.CheckEventPattern(g); err != nil {
+			return fmt.Errorf("types: %w", err)
 		}
 		f.rules = slices.DeleteFunc(f.rules, func(r rule) bool { return r.glob == g })
 		if f.rules = append(f.rules, rule{g, in}); len(f.rules) > maxGlobs {
@@ -361,6 +378,13 @@ func (q *queue) put(frames ...frame) { // mu held
 			q.drop(1, f.seq, f.seq)
 		}
 	}
+}
+
+func (q *queue) offer(frames []frame) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.put(frames[:min(len(frames), max(0, q.size/2-len(q.frames)))]...)
+	q.ring()
 }
 
 // join has the hub write to a lane, once that is handed back to it.

@@ -91,14 +91,14 @@ func rpcPush(t *testing.T, h *house, client *rpc.Client) {
 	if err := client.CallContext(t.Context(), &ok, "parley_unsubscribe", "0x0"); err == nil {
 		t.Error("unsubscribed from nothing")
 	}
-	for _, params := range [][]any{{}, {"blocks"}, {"events", 7}, {"events", []string{"["}}, {"events", "a", "b"}} {
+	for _, params := range [][]any{{}, {"blocks"}, {"events", 7}, {"events", []string{"["}}, {"events", "none.such"}, {"events", "*", "b"}} {
 		err := client.CallContext(t.Context(), new(string), rpcSubscribe, params...)
 		if bad := rpc.Error(nil); !errors.As(err, &bad) || bad.ErrorCode() != rpcBadParams {
 			t.Errorf("%v: %v", params, err)
 		}
 	}
 	for i := range rpcSubs + 1 {
-		err := client.CallContext(t.Context(), new(string), rpcSubscribe, "events", "none.such")
+		err := client.CallContext(t.Context(), new(string), rpcSubscribe, "events", "ledger.checked")
 		if (err != nil) != (i == rpcSubs) {
 			t.Errorf("subscription %d: %v", i+1, err)
 		}

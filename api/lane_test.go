@@ -282,7 +282,7 @@ type noise struct {
 	Pad string `json:"pad"`
 }
 
-func (noise) Type() string { return "noise" }
+func (noise) Type() string { return "ledger.checked" }
 
 // stopped is a client that reads nothing but what the test reads.
 func stopped(t *testing.T, h *house, query string) *bufio.Reader {
@@ -294,7 +294,7 @@ func stopped(t *testing.T, h *house, query string) *bufio.Reader {
 	t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	_ = conn.(*net.TCPConn).SetReadBuffer(256 << 10)
-	fmt.Fprint(conn, "GET /api/v1/ws?types=noise"+query+" HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+	fmt.Fprint(conn, "GET /api/v1/ws?types=ledger.checked"+query+" HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
 	slow := bufio.NewReader(conn)
 	if res, err := http.ReadResponse(slow, nil); err != nil || res.StatusCode != http.StatusSwitchingProtocols {
@@ -315,7 +315,7 @@ func flood(t *testing.T, h *house, fast *socket) {
 			h.node.Events().Publish(noise{i, pad})
 		}
 		for range step {
-			if e := fast.next(); e.Type != "noise" {
+			if e := fast.next(); e.Type != (noise{}).Type() {
 				t.Fatalf("one that reads is told %s %s", e.Type, e.Data)
 			}
 		}
@@ -326,7 +326,7 @@ func flood(t *testing.T, h *house, fast *socket) {
 // misses nothing, and the other is told how much it missed.
 func TestStoppedClient(t *testing.T) {
 	h := start(t, nil)
-	fast := h.dial(t, "?types=noise")
+	fast := h.dial(t, "?types=ledger.checked")
 	fast.next()
 	slow := stopped(t, h, "")
 	next := func() (e envelope) {
@@ -379,7 +379,7 @@ func TestSlowClientIsParted(t *testing.T) {
 	}
 	second := strings.Repeat("5e", 32) + "\n"
 	secretOf(t, h, c, second+string(first))
-	fast := h.dial(t, "?types=noise&token="+h.token("admin"))
+	fast := h.dial(t, "?types=ledger.checked&token="+h.token("admin"))
 	fast.next()
 	slow := stopped(t, h, "&token="+gone)
 	stopped(t, h, "&token="+h.token("read")) // it never reads

@@ -5,6 +5,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/parley-p2p/parley"
 	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
 	"github.com/parley-p2p/parley/api/proto/parley/v1/parleyv1connect"
 )
@@ -67,7 +68,7 @@ func (c gossipCalls) Tail(ctx context.Context, r *connect.Request[pb.TailRequest
 		case <-tail.Wake():
 		}
 		for _, v := range tail.Take() {
-			message, err := shown[pb.TailMessage](v)
+			message, err := tailed(v)
 			if err == nil {
 				err = ctx.Err()
 			}
@@ -79,4 +80,13 @@ func (c gossipCalls) Tail(ctx context.Context, r *connect.Request[pb.TailRequest
 			}
 		}
 	}
+}
+
+// tailed makes a message of one that was judged, or of word of those that were
+// left out.
+func tailed(v parley.TailedMessage) (*pb.TailMessage, error) {
+	if v.ID == "" {
+		return &pb.TailMessage{Lost: v.Lost}, nil
+	}
+	return shown[pb.TailMessage](v)
 }

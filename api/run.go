@@ -80,6 +80,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.hub.run(gctx) })
 	g.Go(func() error { return s.follow(gctx) })
 	g.Go(func() error { return s.tellLog(gctx) })
+	g.Go(func() error { return s.tellStatuses(gctx) })
 	<-gctx.Done()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()

@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +21,7 @@ const (
 	pingEvery    = 10 * time.Second
 	pongWithin   = 20 * time.Second
 	clientFrame  = 4 << 10 // bytes
+	closeReason  = 123     // bytes of the text that a close frame has room for
 	subProtocol  = "parley.v1"
 	closeTooSlow = websocket.StatusCode(4008)
 )
@@ -232,7 +233,8 @@ func readCommands(ctx context.Context, conn *websocket.Conn, q *queue) {
 			err = q.obey(b)
 		}
 		if err != nil {
-			_ = conn.Close(websocket.StatusInvalidFramePayloadData, fmt.Sprintf("%.100s", err))
+			text := err.Error()
+			_ = conn.Close(websocket.StatusInvalidFramePayloadData, strings.ToValidUTF8(text[:min(len(text), closeReason)], ""))
 			return
 		}
 	}

@@ -264,11 +264,11 @@ func TestFullServer(t *testing.T) {
 // TestTooSlow floods one client three times.
 func TestTooSlow(t *testing.T) {
 	h := start(t, nil)
-	s := h.dial(t, "?types=flood")
+	s := h.dial(t, "?types=ledger.checked")
 	s.next()
 	flood := make([]frame, queueSize+10)
 	for i := range flood {
-		flood[i] = frame{seq: uint64(i + 1), name: "flood", data: []byte(`{"type":"flood"}`)}
+		flood[i] = frame{seq: uint64(i + 1), name: "ledger.checked", data: []byte(`{"type":"ledger.checked"}`)}
 	}
 	h.hub.mu.Lock()
 	var q *queue

@@ -16,6 +16,7 @@ import (
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // TestTeranodeFrames pins the five frames to the last sign.
@@ -45,9 +46,17 @@ func TestTeranodeFrames(t *testing.T) {
 	}
 	b.Write(s.teranodeStatusFrame(at))
 	b.WriteByte('\n')
+	b.Write(statusFrame(at, from, wire.NodeStatus{
+		ClientName: "node2", BaseURL: "https://n2.example.org", Version: "v1.0.0", CommitHash: "abcdef0", BestBlockHash: chain.Hash{6}, BestHeight: 813,
+		TxCount: 3, SubtreeCount: 1, FSMState: "CATCHINGBLOCKS", StartTime: 1795165200, UptimeMS: 3_600_500, MinerName: "node2", ListenMode: "full",
+		ChainWork: "00ff", ConnectedPeers: 11, Storage: "full", SyncPeer: from, SyncPeerHeight: 820, SyncPeerHash: chain.Hash{7}, SyncConnectedAt: 1795165201,
+	}))
+	b.WriteByte('\n')
 	text := strings.ReplaceAll(b.String(), s.node.ID().String(), "SELF")
-	text = regexp.MustCompile(`"(start_time|uptime)":[0-9.]+`).ReplaceAllString(text, `"$1":0`)
-	text = regexp.MustCompile(`"(version|commit_hash|best_block_hash)":"[^"]*"`).ReplaceAllString(text, `"$1":"…"`)
+	ours, theirs, _ := strings.Cut(text, `"type":"node_status","peer_id":"`+somebody)
+	ours = regexp.MustCompile(`"(start_time|uptime)":[0-9.]+`).ReplaceAllString(ours, `"$1":0`)
+	ours = regexp.MustCompile(`"(version|commit_hash|best_block_hash)":"[^"]*"`).ReplaceAllString(ours, `"$1":"…"`)
+	text = ours + `"type":"node_status","peer_id":"` + somebody + theirs
 	golden(t, "teranode.golden", []byte(text))
 }
 
@@ -72,6 +81,33 @@ func TestTeranodeQueue(t *testing.T) {
 	push(teranodeQueue + 1)
 	if _, slow := q.take(time.Now()); !slow {
 		t.Error("a frame is missing, and nobody is told")
+	}
+}
+
+// What other nodes tell of themselves fills half of a queue at most: it closes
+// nobody.
+func TestTeranodeStatusesCloseNobody(t *testing.T) {
+	h := newHub(event.NewBus(64), 10, testMetrics(t))
+	h.offer(func() []frame { t.Error("made for nobody"); return nil })
+	flat, native := testQueue(t, teranodeTypes), testQueue(t, "")
+	flat.size, flat.strict = teranodeQueue, true
+	for _, q := range []*queue{flat, native} {
+		if _, err := h.join(q, ""); err != nil {
+			t.Fatal(err)
+		}
+		defer h.leave(q, "")
+	}
+	for range 3 {
+		h.offer(func() []frame { return slices.Repeat([]frame{{name: "node_status", flat: []byte("{}")}}, 30) })
+	}
+	for i := range teranodeQueue / 2 {
+		flat.push(frame{seq: uint64(i + 1), name: "block.stored"})
+	}
+	if frames, slow := flat.take(time.Now()); slow || len(frames) != teranodeQueue {
+		t.Errorf("%d frames wait, too slow %v", len(frames), slow)
+	}
+	if !native.empty() {
+		t.Error("the event stream has them too")
 	}
 }
 
@@ -100,16 +136,22 @@ func (p pair) teranodeFrames(t *testing.T) {
 		if got := h.do("POST", "/api/v1/records", h.token("admin"), fmt.Sprintf(`{"subject":%q,"body":1}`, path)); got.status != 200 {
 			t.Fatalf("%d %s", got.status, got.body)
 		}
-		want := []string{"block"}
+		want := []string{"block", "node_status"} // of the other node
 		for len(want) > 0 {
 			m := next()
+			if m["type"] == "node_status" && m["peer_id"] == h.node.ID().String() {
+				continue
+			}
+			if m["type"] == "node_status" && (m["peer_id"] != p.follower.node.ID().String() || len(m) != 23) {
+				t.Errorf("%v", m)
+			}
 			want = slices.DeleteFunc(want, func(x string) bool { return m["type"] == x })
 			if m["type"] == "block" && (m["client_name"] != "n1" || m["height"].(float64) < 1 || m["hash"] == "") {
 				t.Errorf("%v", m)
 			}
 		}
 	}
-	native, _, err := websocket.Dial(t.Context(), strings.Replace(h.base, "http", "ws", 1)+"/ws?format=v1&types=none.such", nil)
+	native, _, err := websocket.Dial(t.Context(), strings.Replace(h.base, "http", "ws", 1)+"/ws?format=v1&types=node.stopping", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

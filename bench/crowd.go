@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	tickType   = "bench.ticked"
-	stuffType  = "stats.stuffed" // who asks for no types is not told of it
-	crowdLimit = time.Minute     // for all to have what was sent
-	frameRoom  = 8 << 10         // bytes of a client's buffer; larger frames are only counted
+	tickType   = "ledger.checked" // a known one, which no node of these runs tells
+	stuffType  = "stats.stuffed"  // who asks for no types is not told of it
+	crowdLimit = time.Minute      // for all to have what was sent
+	frameRoom  = 8 << 10          // bytes of a client's buffer; larger frames are only counted
 )
 
 // crowd is clients of one server, on bare sockets: each reads all and counts

@@ -179,7 +179,7 @@ func (d *delayRow) round(ctx context.Context, s *side, events int) error {
 	}
 	d.P50MS.add(p50)
 	d.P99MS.add(p99)
-	stopped, err := newViewer(ctx, s.addr, "?types=stats.*,bench.*", 4096)
+	stopped, err := newViewer(ctx, s.addr, "?types=stats.*,"+tickType, 4096)
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func isWildcard(host string) bool {
 }
 
 // ParseLogLevel reads log.level: a level, and exceptions by room, like "info,p2p.gossip=debug". Without a level of its own
-// the root is info.
+// the root is info. Rooms are those of LogRooms, and what they begin with.
 func ParseLogLevel(text string) (root slog.Level, rooms map[string]slog.Level, err error) {
 	rooms = make(map[string]slog.Level)
 	for part := range strings.SplitSeq(text, ",") {
@@ -90,6 +90,9 @@ func ParseLogLevel(text string) (root slog.Level, rooms map[string]slog.Level, e
 			return 0, nil, fmt.Errorf("%s has a part %s that is not debug, info, warn, error or ROOM=LEVEL", quote(text), quote(part))
 		}
 		if isRoom {
+			if err := checkRoom(room); err != nil {
+				return 0, nil, fmt.Errorf("%s has a level for %w", quote(text), err)
+			}
 			rooms[room] = level
 		} else {
 			root = level

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	gotoml "github.com/pelletier/go-toml/v2"
+
+	"github.com/parley-p2p/parley/event"
 )
 
 // Sink is a place outside that the node's events are delivered to: one table
@@ -37,6 +39,7 @@ const (
 	maxSubject     = 200 // bytes; with names for {node} and {type} a topic of Kafka has room for it (249)
 	maxSinkTypes   = 64
 	sinkKey        = "sink"
+	logWritten     = "log.written"
 )
 
 // Words in a Subject that stand for what they say.
@@ -60,7 +63,7 @@ func (s Sink) SubjectOf(node, eventType string) string {
 // Wants tells whether events of a type go to the sink. Lines of the log, which
 // are told while somebody follows them, do not.
 func (s Sink) Wants(eventType string) bool {
-	return eventType != "log.written" && slices.ContainsFunc(s.Types, func(glob string) bool {
+	return eventType != logWritten && slices.ContainsFunc(s.Types, func(glob string) bool {
 		ok, _ := path.Match(glob, eventType)
 		return ok
 	})
@@ -290,9 +293,10 @@ func checkSinkTypes(s Sink) []problem {
 		return one(RuleRange, "has %d patterns: give 1 to %d, such as peer.* or block.stored", n, maxSinkTypes)
 	}
 	var out []problem
+	types := slices.DeleteFunc(event.Types(), func(t string) bool { return t == logWritten })
 	for _, glob := range s.Types {
-		if _, err := path.Match(glob, ""); err != nil || glob == "" || len(glob) > maxSubject {
-			out = append(out, problem{RuleRange, quote(glob) + " is no pattern: want such as peer.* or block.stored"})
+		if err := checkPattern(glob, types, "type of event that goes to sinks"); err != nil {
+			out = append(out, problem{RuleRange, err.Error()})
 		}
 	}
 	return out

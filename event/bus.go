@@ -17,12 +17,14 @@ type Envelope struct {
 // Bus carries events from who publishes to who subscribes. It keeps the newest
 // ones in a ring, and each subscriber reads at its own pace: a publisher never
 // waits, and a subscriber that falls behind the ring is told how many it
-// missed. All methods are safe for concurrent use.
+// missed. Of [PeerSampled], which may be large, it keeps the newest alone: an
+// older one is neither read nor missed. All methods are safe for concurrent use.
 type Bus struct {
 	mu    sync.Mutex // guards below; nothing blocks under it
 	ring  []Envelope // slot seq % len
 	next  uint64     // seq of the next event
 	first uint64     // seq of the first event ever
+	peers uint64     // seq of the newest PeerSampled; 0 = none
 	subs  map[*Subscription]struct{}
 }
 
@@ -42,6 +44,9 @@ func (b *Bus) Publish(events ...Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, e := range events {
+		if _, is := e.(PeerSampled); is {
+			b.newSample()
+		}
 		b.ring[b.next%uint64(len(b.ring))] = Envelope{V: 1, Seq: b.next, TS: now, Type: e.Type(), Data: e}
 		b.next++
 	}
@@ -51,6 +56,14 @@ func (b *Bus) Publish(events ...Event) {
 		default:
 		}
 	}
+}
+
+// newSample forgets the sample before that which gets the next number.
+func (b *Bus) newSample() { // mu held
+	if b.peers != 0 && b.peers >= b.oldest() {
+		b.ring[b.peers%uint64(len(b.ring))].Data = nil
+	}
+	b.peers = b.next
 }
 
 // Seq is the number of the newest event, or one below the first.
@@ -69,7 +82,9 @@ func (b *Bus) Count(from, to uint64, wanted func(eventType string) bool) uint64 
 	n := max(min(oldest, to), from) - from
 	var types []string
 	for seq := max(from, oldest); seq < to; seq++ {
-		types = append(types, b.ring[seq%uint64(len(b.ring))].Type)
+		if e := b.ring[seq%uint64(len(b.ring))]; e.Data != nil {
+			types = append(types, e.Type)
+		}
 	}
 	b.mu.Unlock()
 	for _, t := range types { // a pattern may take its time
@@ -154,7 +169,9 @@ func (s *Subscription) Take(max int) (events []Envelope, lost int) {
 		events = make([]Envelope, 0, n)
 	}
 	for ; s.cursor < b.next && len(events) < max; s.cursor++ {
-		events = append(events, b.ring[s.cursor%uint64(len(b.ring))])
+		if e := b.ring[s.cursor%uint64(len(b.ring))]; e.Data != nil {
+			events = append(events, e)
+		}
 	}
 	if s.cursor < b.next {
 		select {

@@ -123,6 +123,23 @@ type StaticPeerChanged struct {
 	NextAt *time.Time `json:"next_at"`
 }
 
+// PeerSampled tells how the connected peers do, each five seconds: at most 1,000
+// of them, those that are there the longest. Where there are none it is said
+// once. The bus keeps the newest one alone.
+type PeerSampled struct {
+	Peers []PeerSample `json:"peers"` // never null
+}
+
+// PeerSample is one peer of [PeerSampled].
+type PeerSample struct {
+	ID        peer.ID `json:"id"`
+	LatencyMS float64 `json:"latency_ms"` // 0 = not known
+	Height    uint64  `json:"height"`     // that it claims
+	Score     int     `json:"score"`
+	BytesInS  float64 `json:"bytes_in_s"` // since the last sample
+	BytesOutS float64 `json:"bytes_out_s"`
+}
+
 // BlockStored says that a block is in the ledger, on disk.
 type BlockStored struct {
 	Height      uint64     `json:"height"`
@@ -249,6 +266,24 @@ type FindingChanged struct {
 	Why      string `json:"why"`      // with the mend
 }
 
+// MeshChanged says that other many peers exchange whole messages of a topic
+// with this node: of one topic at most once in ten seconds, and then the number
+// of now.
+type MeshChanged struct {
+	Topic string `json:"topic"` // our name of it
+	Mesh  int    `json:"mesh"`  // 0 also where the topic is no longer served
+	Low   int    `json:"low"`   // below it peers are looked for, where there are more
+	High  int    `json:"high"`  // above it some are left
+}
+
+// HealthChanged says that the node became ready, or is no longer. It is looked
+// for each five seconds.
+type HealthChanged struct {
+	From    string   `json:"from"` // ready | not_ready | dead
+	To      string   `json:"to"`
+	Reasons []string `json:"reasons"` // of the checks that fail, each with its code; never null
+}
+
 // StatsSampled is sent once a second.
 type StatsSampled struct {
 	Inbound   int                `json:"inbound"`
@@ -281,6 +316,7 @@ func (PeerBanned) Type() string        { return "peer.banned" }
 func (PeerUnbanned) Type() string      { return "peer.unbanned" }
 func (PeerDiscouraged) Type() string   { return "peer.discouraged" }
 func (StaticPeerChanged) Type() string { return "static_peer.changed" }
+func (PeerSampled) Type() string       { return "peer.sampled" }
 func (BlockStored) Type() string       { return "block.stored" }
 func (HeadChanged) Type() string       { return "head.changed" }
 func (SubtreeAnnounced) Type() string  { return "subtree.announced" }
@@ -295,5 +331,7 @@ func (DHTDisagreement) Type() string   { return "dht.disagreement" }
 func (AlarmRaised) Type() string       { return "alarm.raised" }
 func (AlarmCleared) Type() string      { return "alarm.cleared" }
 func (FindingChanged) Type() string    { return "finding.changed" }
+func (MeshChanged) Type() string       { return "mesh.changed" }
+func (HealthChanged) Type() string     { return "health.changed" }
 func (StatsSampled) Type() string      { return "stats.sampled" }
 func (LogWritten) Type() string        { return "log.written" }

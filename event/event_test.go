@@ -7,6 +7,8 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +44,7 @@ func samples(t *testing.T) []Event {
 		PeerBanned{Target: "203.0.113.0/24", Kind: "cidr", Reason: "manual", Note: "scanner", Origin: "operator", Actor: "token:ops", Created: at, Until: &at, Offences: 1, Closes: []peer.ID{id}},
 		PeerUnbanned{Target: "203.0.113.0/24", By: "token:ops"},
 		StaticPeerChanged{Item: "node1:8080", ID: id, State: "trying", Class: "refused", NextAt: &at},
+		PeerSampled{Peers: []PeerSample{{ID: id, LatencyMS: 12.5, Height: 812, Score: 7, BytesInS: 1024, BytesOutS: 512.5}}},
 		BlockStored{Height: 812, Hash: h, PrevHash: h, Proposer: 1, RecordCount: 50, SizeBytes: 20480, From: id, Source: "gossip", DelayMS: 12},
 		HeadChanged{Height: 812, Hash: h},
 		SubtreeAnnounced{ID: h, Height: 812, Index: 1, Records: 50, From: id},
@@ -56,6 +59,8 @@ func samples(t *testing.T) []Event {
 		AlarmRaised{Code: "sybil_region", Text: "too many peers near one key", Evidence: map[string]any{"key": "ab", "groups": 3}},
 		AlarmCleared{Code: "sybil_region", Text: "nothing seen for 30m0s", Evidence: map[string]any{"lookups": 12}},
 		FindingChanged{Code: "PLY-105", Severity: "crit", Title: "disk_low", Why: "12 MiB are free"},
+		MeshChanged{Topic: "block", Mesh: 5, Low: 6, High: 12},
+		HealthChanged{From: "ready", To: "not_ready", Reasons: []string{"peers: 0 of 1 peers: see parley peers static [PLY-504]"}},
 		StatsSampled{Inbound: 1, Outbound: 2, BytesInS: 3, BytesOutS: 4, MessagesS: map[string]float64{"block": 1}, RecordsS: 5, Mempool: 6},
 		LogWritten{Level: "warn", Room: "p2p.dialer", Msg: "peer not reached", Attrs: map[string]json.RawMessage{"peer": json.RawMessage(`"n2"`)}},
 	}
@@ -112,8 +117,13 @@ func TestEveryEventHasASample(t *testing.T) {
 			t.Errorf("%s has no sample, so its JSON is not pinned", m[1])
 		}
 	}
-	if len(made) != len(sampled) || len(made) < 27 {
-		t.Errorf("%d events are found, %d have a sample", len(made), len(sampled))
+	if len(made) != len(sampled) || len(made) < 30 || len(all) != len(made) {
+		t.Errorf("%d events are found, %d have a sample, %d a type that is known", len(made), len(sampled), len(all))
+	}
+	for _, e := range samples(t) {
+		if !slices.Contains(Types(), e.Type()) {
+			t.Errorf("%s is no known type", e.Type())
+		}
 	}
 }
 
@@ -200,4 +210,71 @@ func TestSeqRisesOverRestarts(t *testing.T) {
 			time.Sleep(13 * time.Millisecond)
 		}
 	})
+}
+
+// Of samples of peers, which may be large, the ring holds the newest: the others
+// are neither read, nor counted as lost.
+func TestBusKeepsTheNewestSample(t *testing.T) {
+	b := NewBus(64)
+	before := b.Seq()
+	for i := range 5 {
+		b.Publish(HeadChanged{Height: uint64(i)}, PeerSampled{Peers: make([]PeerSample, i)})
+	}
+	s, ok := b.SubscribeSince(before)
+	defer s.Close()
+	events, lost := s.Take(100)
+	if !ok || lost != 0 || len(events) != 6 || events[4].Data.(HeadChanged).Height != 4 || len(events[5].Data.(PeerSampled).Peers) != 4 || events[5].Seq != before+10 {
+		t.Errorf("resumed %v, lost %d: %+v", ok, lost, events)
+	}
+	all := func(string) bool { return true }
+	if n := b.Count(before+1, before+11, all); n != 6 {
+		t.Errorf("%d events count, want 6", n)
+	}
+	b.Publish(heads(100, 0)...) // the sample has left the ring, and its place is another's
+	b.Publish(PeerSampled{})
+	if n := b.Count(b.Seq()-63, b.Seq()+1, all); n != 64 {
+		t.Errorf("%d events count, want 64", n)
+	}
+	few, _ := s.Take(10)
+	if rest, _ := s.Take(100); len(few) != 10 || len(rest) != 54 || rest[53].Type != "peer.sampled" {
+		t.Errorf("%d and %d events", len(few), len(rest))
+	}
+}
+
+// docs/events.md has each event with the fields of its data, and no other.
+func TestPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/events.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_.]+)` \\| (.*) \\| .* \\|$").FindAllStringSubmatch(string(page), -1) {
+		rows[m[1]] = m[2]
+	}
+	for _, e := range samples(t) {
+		row, is := rows[e.Type()]
+		if !is {
+			t.Errorf("docs/events.md does not have %s", e.Type())
+		}
+		delete(rows, e.Type())
+		if e.Type() == "peer.ready" {
+			row += "`peer` `direction` `addr` `transport` `source` `slot`"
+		}
+		b, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(b, &fields); err != nil {
+			t.Fatal(err)
+		}
+		for name := range fields {
+			if !strings.Contains(row, "`"+name+"`") {
+				t.Errorf("docs/events.md: the row of %s does not have %s", e.Type(), name)
+			}
+		}
+	}
+	for name := range rows {
+		t.Errorf("docs/events.md has %s, which is none", name)
+	}
 }

@@ -112,8 +112,9 @@ func (k *sink) begin(first uint64, last *position, clean bool) {
 // begins with what happens now.
 func (k *sink) follow(before *Sinks) {
 	k.done = k.bus.Seq()
-	if i := slices.IndexFunc(before.sinks, func(old *sink) bool { return old.key() == k.key() }); i >= 0 {
-		k.done, k.gap = before.sinks[i].done, before.sinks[i].gap
+	kept := before.kept()
+	if i := slices.IndexFunc(kept, func(old *sink) bool { return old.key() == k.key() }); i >= 0 {
+		k.done, k.gap = kept[i].done, kept[i].gap
 	}
 	k.taken = k.done
 	k.sub = k.bus.SubscribeAfter(k.done)

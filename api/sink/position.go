@@ -43,11 +43,12 @@ func (s *Sinks) position(k *sink) position {
 
 // save replaces sinks.json: a crash leaves the old one or the new.
 func (s *Sinks) save(clean bool) error {
-	if len(s.sinks) == 0 {
+	sinks := s.kept()
+	if len(sinks) == 0 {
 		return nil
 	}
 	all := positions{Boot: s.boot, Clean: clean, Sinks: map[string]*position{}}
-	for _, k := range s.sinks {
+	for _, k := range sinks {
 		p := s.position(k)
 		all.Sinks[k.key()] = &p
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,6 +47,7 @@ type Sinks struct {
 	log   *slog.Logger
 	found func([]event.FindingChanged)
 	sinks []*sink
+	held  []*sink // that have ended, and for which others may go on; see Hold
 	end   func()
 }
 
@@ -53,13 +55,10 @@ type Sinks struct {
 // the bus. It connects to nothing. An error is about the configuration: a
 // restart does not mend it. Sinks that were made MUST be run.
 func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
 	if o.Registerer == nil {
 		o.Registerer = prometheus.NewRegistry()
 	}
-	s := &Sinks{bus: bus, boot: o.Boot, file: filepath.Join(o.Dir, fileName), log: o.Log.With("room", "api.sink"), found: o.Found}
+	s := newSinks(bus, o)
 	positions, clean, err := readPositions(s.file)
 	if err != nil {
 		s.log.Warn("positions of sinks not read: they go on from this start", "file", s.file, "err", err)
@@ -94,6 +93,26 @@ func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
 	s.end = func() { o.Registerer.Unregister(lag) } // others may follow
 	return s, nil
 }
+
+func newSinks(bus *event.Bus, o Options) *Sinks {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Sinks{bus: bus, boot: o.Boot, file: filepath.Join(o.Dir, fileName), log: o.Log.With("room", "api.sink"), found: o.Found}
+}
+
+// Hold stands in for sinks of which New says that they cannot follow those of
+// o.After: it delivers nothing, and keeps how far each of o.After came. Sinks
+// that follow it go on from there, or are told how much is lost; so are those of
+// the next start.
+func Hold(bus *event.Bus, o Options) *Sinks {
+	s := newSinks(bus, o)
+	s.held, s.end = o.After.kept(), func() {}
+	return s
+}
+
+// kept are the sinks whose position is kept.
+func (s *Sinks) kept() []*sink { return slices.Concat(s.sinks, s.held) }
 
 // Check tells what New would say against the configuration. It connects to
 // nothing.
@@ -160,7 +179,7 @@ func (s *Sinks) keepPositions(ctx context.Context) {
 	if s.found != nil {
 		s.found(s.findings()) // those of sinks that are gone since are over
 	}
-	if len(s.sinks) == 0 {
+	if len(s.kept()) == 0 {
 		<-ctx.Done()
 		return
 	}
@@ -191,7 +210,7 @@ func (s *Sinks) keepPositions(ctx context.Context) {
 // progress changes whenever a position does.
 func (s *Sinks) progress() uint64 {
 	sum := s.bus.Seq()
-	for _, k := range s.sinks {
+	for _, k := range s.kept() {
 		sum += k.acked()
 	}
 	return sum

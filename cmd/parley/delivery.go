@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/parley-p2p/parley/api/sink"
 	"github.com/parley-p2p/parley/config"
@@ -40,7 +39,8 @@ func (d *delivery) take(cfg config.Config) (act func(), err error) {
 }
 
 // run delivers until ctx ends. Sinks that were read again go on where those of
-// the same url and subject came to.
+// the same url and subject came to, also where there were none between them
+// because some could not start.
 func (d *delivery) run(ctx context.Context) error {
 	for {
 		again, stop := context.WithCancel(ctx)
@@ -62,9 +62,8 @@ func (d *delivery) run(ctx context.Context) error {
 		var err error
 		if d.now, err = sink.New(sinks, d.bus, o); err != nil { // its files changed since they were looked at
 			d.options.Log.Error("sinks that were read again cannot start: there is none until the next reload", "room", "api.sink", "err", err)
-			if d.now, err = sink.New(nil, d.bus, o); err != nil {
-				return fmt.Errorf("sinks that were read again: %w", err)
-			}
+			d.now = sink.Hold(d.bus, o)
+			continue
 		}
 		d.options.Log.Info("sinks changed", "room", "api.sink", "sinks", len(sinks))
 	}

@@ -191,11 +191,15 @@ func (g *globals) tail(ctx context.Context, topics []string, data bool) error {
 	}
 	defer stream.Close()
 	g.say("following; Ctrl-C ends")
-	for n := 0; (g.limit == 0 || n < g.limit) && stream.Receive(); n++ {
+	for n := 0; (g.limit == 0 || n < g.limit) && stream.Receive(); {
 		m := stream.Msg()
 		if m.GetLost() > 0 {
 			g.say("%s left out: they came too fast", count(m.GetLost(), "message"))
 		}
+		if m.GetMessageId() == "" {
+			continue
+		}
+		n++
 		if err := g.showMessage(m); err != nil {
 			return err
 		}

@@ -127,7 +127,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	close(g.started)
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
-	noisy := map[peer.ID]time.Time{}
+	noisy, told := map[peer.ID]time.Time{}, meshes{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -138,6 +138,9 @@ func (g *Gossip) Run(ctx context.Context) error {
 			}
 		case now := <-look.C:
 			g.chargeNoise(noisy, now)
+			if events := told.look(g.meshSizes(), now); len(events) > 0 {
+				g.bus.Publish(events...)
+			}
 		case <-sub.Wake():
 			g.cut(sub)
 		}

@@ -183,7 +183,8 @@ type Tail struct {
 }
 
 // Judged is a message that was. Data, which MUST NOT be changed, is there for an
-// accepted one where it was asked for.
+// accepted one where it was asked for. One without an ID is none: it tells how
+// many were left out while no other came.
 type Judged struct {
 	Seen // without its hops
 	Data []byte
@@ -225,12 +226,15 @@ func (t *Tail) add(n Seen, data []byte) { // mu held
 // Wake yields when there is something to Take.
 func (t *Tail) Wake() <-chan struct{} { return t.wake }
 
-// Take returns what was judged since.
+// Take returns what was judged since, and last how much of it was left out.
 func (t *Tail) Take() []Judged {
 	t.seen.mu.Lock()
 	defer t.seen.mu.Unlock()
 	list := t.list
-	t.list, t.bytes = nil, 0
+	if t.lost > 0 {
+		list = append(list, Judged{Lost: t.lost})
+	}
+	t.list, t.bytes, t.lost = nil, 0, 0
 	return list
 }
 

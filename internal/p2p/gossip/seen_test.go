@@ -115,13 +115,25 @@ func TestSeenIsBounded(t *testing.T) {
 	for _, j := range list {
 		size += len(j.Data)
 	}
-	if len(list) != tailBytes/(10<<10) || size > tailBytes || tail.lost != n-len(list) {
-		t.Errorf("%d wait, of %d bytes, %d lost", len(list), size, tail.lost)
+	const room = tailBytes / (10 << 10)
+	if len(list) != room+1 || size > tailBytes {
+		t.Fatalf("%d wait, of %d bytes", len(list), size)
+	}
+	if last := list[room]; last.ID != "" || last.Lost != n-room || list[room-1].Lost != 0 { // told at once, though nothing follows
+		t.Errorf("lost %d of %d, where %d were taken: %+v", last.Lost, n, room, last)
 	}
 	m := &pubsub.Message{Message: &pb.Message{}, ID: "next", ReceivedFrom: peer.ID("a")}
 	s.arrived(m, "t", false, now)
 	s.judged(m, VerdictIgnore, strings.Repeat("x", 2*maxReason), now)
-	if list = tail.Take(); len(list) != 1 || list[0].Lost == 0 || len(list[0].Reason) != maxReason {
+	if list = tail.Take(); len(list) != 1 || list[0].Lost != 0 || len(list[0].Reason) != maxReason {
 		t.Errorf("after the loss: %+v", list)
+	}
+	for i, size := range []int{tailBytes - 1, 2, 1} { // the second has no room, and the third has
+		m := &pubsub.Message{Message: &pb.Message{Data: make([]byte, size)}, ID: fmt.Sprint("big", i), ReceivedFrom: peer.ID("a")}
+		s.arrived(m, "t", false, now)
+		s.judged(m, VerdictAccept, "", now)
+	}
+	if list = tail.Take(); len(list) != 2 || list[1].ID != "big2" || list[1].Lost != 1 {
+		t.Errorf("around one that was left out: %+v", len(list))
 	}
 }

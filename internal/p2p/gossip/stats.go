@@ -32,7 +32,7 @@ func (g *Gossip) Topics() []TopicStats {
 	list := []TopicStats{}
 	for _, t := range g.served() {
 		s := TopicStats{
-			Topic: t.Name, Name: t.wire, Mesh: len(g.tracer.in(t.wire)),
+			Topic: t.Name, Name: t.wire, Mesh: g.tracer.size(t.wire),
 			Messages: t.messages.Load(), Duplicates: t.duplicates.Load(),
 		}
 		if h := t.handle.Load(); h != nil {

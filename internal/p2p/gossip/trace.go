@@ -168,3 +168,9 @@ func (t *tracer) in(name string) []peer.ID {
 	defer t.mu.Unlock()
 	return slices.Collect(maps.Keys(t.mesh[name]))
 }
+
+func (t *tracer) size(name string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.mesh[name])
+}

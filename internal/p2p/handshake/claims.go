@@ -63,6 +63,10 @@ func (s *Handshake) claimedStatus(_ context.Context, m chain.Message) error {
 		return wire.Fault(err)
 	}
 	s.note(m.Origin, chain.Head{Height: v.BestHeight, Hash: v.BestBlockHash})
+	if m.Origin != s.host.ID() && !s.rep.Refused(m.Origin) {
+		v.BaseURL = publicURL(v.BaseURL)
+		s.told.add(HeardStatus{Peer: m.Origin, At: m.Time, Status: v})
+	}
 	return nil
 }
 

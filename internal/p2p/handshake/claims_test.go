@@ -47,6 +47,9 @@ func TestClaimsUpdateTheTable(t *testing.T) {
 			t.Errorf("after best_block: %+v", p)
 		}
 		say(TopicNodeStatus, "far", wire.NodeStatus{ClientName: "far", BestHeight: 5, BaseURL: "http://10.0.0.1/"}.Encode())
+		if list, all := a.Statuses(0); all != 1 || len(list) != 1 || list[0].Peer != "far" || list[0].Status.BestHeight != 5 || list[0].Status.BaseURL != "" {
+			t.Errorf("heard %d: %+v", all, list) // its URL leads readers into a network of theirs
+		}
 		v := wire.Version{Protocol: 1, Name: "far away"}
 		v.SetStatus(statusOf("x", 6))
 		say(TopicHandshake, "far", v.Encode())
@@ -84,6 +87,51 @@ func TestClaimsUpdateTheTable(t *testing.T) {
 			delete(a.peers, peer.ID(fmt.Sprint("peer", i)))
 		}
 		a.mu.Unlock()
+	})
+}
+
+// The newest statuses of others are kept, neither our own nor of who is banned.
+func TestStatuses(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a := start(t, nw, 1, statusOf("x", 1))
+		defer a.stop()
+		say := func(origin peer.ID, height uint64) {
+			t.Helper()
+			m := chain.Message{From: "relay", Origin: origin, Time: time.Now(), Data: wire.NodeStatus{BestHeight: height, BaseURL: "https://n.example.org"}.Encode()}
+			if err := a.claimedStatus(t.Context(), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if list, all := a.Statuses(0); all != 0 || list != nil {
+			t.Errorf("before any: %v", list)
+		}
+		const banned = peer.ID("banned")
+		for range 3 {
+			a.rep.Penalize(banned, chain.InvalidBlock, "x")
+		}
+		if !a.rep.Refused(banned) {
+			t.Fatal("not refused")
+		}
+		say(a.host.ID(), 1)
+		say(banned, 1)
+		for i := range uint64(mostHeard + 5) {
+			say("far", i)
+		}
+		list, all := a.Statuses(0)
+		if all != mostHeard+5 || len(list) != mostHeard || list[0].Status.BestHeight != 5 || list[mostHeard-1].Status.BestHeight != mostHeard+4 {
+			t.Fatalf("%d came, %d are kept", all, len(list))
+		}
+		if list[0].Status.BaseURL == "" || list[0].At.IsZero() {
+			t.Errorf("%+v", list[0])
+		}
+		if list, _ := a.Statuses(all - 2); len(list) != 2 || list[1].Status.BestHeight != mostHeard+4 {
+			t.Errorf("the last two: %+v", list)
+		}
+		for _, after := range []uint64{all, all + 7} {
+			if list, _ := a.Statuses(after); len(list) != 0 {
+				t.Errorf("after %d of %d: %d", after, all, len(list))
+			}
+		}
 	})
 }
 

@@ -85,6 +85,7 @@ type Handshake struct {
 	kick    chan struct{} // a connection was made: look at the deadlines
 	regreet chan struct{} // our chain became known
 	running chan struct{} // closed when Run follows the connections
+	told    heard         // statuses of others
 
 	mu        sync.Mutex // guards below; nothing blocks under it
 	open      bool       // Run runs and streams are served

@@ -640,7 +640,7 @@ type TailMessage struct {
 	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
 	VerdictMs     float64                `protobuf:"fixed64,8,opt,name=verdict_ms,json=verdictMs,proto3" json:"verdict_ms,omitempty"`
 	From          string                 `protobuf:"bytes,9,opt,name=from,proto3" json:"from,omitempty"`   // who brought it first
-	Lost          uint64                 `protobuf:"varint,10,opt,name=lost,proto3" json:"lost,omitempty"` // messages left out before this one
+	Lost          uint64                 `protobuf:"varint,10,opt,name=lost,proto3" json:"lost,omitempty"` // messages left out before this one; without a message_id there is none yet, and only this is told
 	Data          []byte                 `protobuf:"bytes,11,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
