@@ -2,8 +2,11 @@ package gossip
 
 import (
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
 )
@@ -12,15 +15,48 @@ import (
 // meets bytes that it cannot read, and tells nobody.
 type inbound struct {
 	network.Stream
+	peer   peer.ID
+	pace   *pace
 	frame  frame
 	failed bool // a Read has
+	once   sync.Once
+	over   chan struct{} // closed when it is not read any more
 }
 
+// Read waits before an RPC until its peer is to be read on.
 func (i *inbound) Read(b []byte) (int, error) {
+	if i.frame.between() {
+		i.rest()
+	}
 	n, err := i.Stream.Read(b)
 	i.frame.pass(b[:n])
 	i.failed = i.failed || err != nil
 	return n, err
+}
+
+func (i *inbound) rest() {
+	for {
+		d, woken := i.pace.rest(i.peer, time.Now())
+		if d == 0 {
+			return
+		}
+		timer := time.NewTimer(d)
+		select {
+		case <-timer.C:
+			i.pace.rested(i.peer)
+		case <-woken:
+		case <-i.over:
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// Reset ends a rest too.
+func (i *inbound) Reset() error {
+	i.once.Do(func() { close(i.over) })
+	return i.Stream.Reset()
 }
 
 // fault says what made pubsub stop reading; without an offence it was nothing
@@ -41,6 +77,9 @@ type frame struct {
 	left  uint64 // of it, yet to come
 	shift uint   // bits of the length that have come
 }
+
+// between reports whether the next byte begins an RPC.
+func (f *frame) between() bool { return f.left == 0 && f.shift == 0 }
 
 func (f *frame) pass(b []byte) {
 	for len(b) > 0 {

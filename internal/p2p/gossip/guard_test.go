@@ -20,7 +20,7 @@ func testGuard(t *testing.T) *guard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newGuard(m, func(peer.ID, string) bool { return true })
+	return newGuard(m, newPace(0), func(peer.ID, string) bool { return true })
 }
 
 func TestInspect(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 type scope struct {
 	host.Host
 	credit *credit
+	pace   *pace
 	// ended is told of each stream that pubsub reads no more, and what the peer
 	// sent that made it stop; "" is nothing.
 	ended  func(p peer.ID, o chain.Offence, detail string)
@@ -35,8 +36,8 @@ type scope struct {
 	served  []protocol.ID
 }
 
-func newScope(h host.Host, c *credit, maxRPC int, ended func(peer.ID, chain.Offence, string)) *scope {
-	return &scope{Host: h, credit: c, maxRPC: maxRPC, ended: ended, streams: map[network.Stream]struct{}{}}
+func newScope(h host.Host, c *credit, p *pace, maxRPC int, ended func(peer.ID, chain.Offence, string)) *scope {
+	return &scope{Host: h, credit: c, pace: p, maxRPC: maxRPC, ended: ended, streams: map[network.Stream]struct{}{}}
 }
 
 // enter reports whether work may begin; if so it MUST end with leave.
@@ -95,15 +96,18 @@ func (s *scope) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 			return
 		}
 		defer s.leave()
-		if !s.hold(st) {
+		p := st.Conn().RemotePeer()
+		in := &inbound{Stream: st, peer: p, pace: s.pace, over: make(chan struct{})}
+		if !s.hold(in) {
 			_ = st.Reset()
 			return
 		}
-		defer s.drop(st)
-		in := &inbound{Stream: st}
+		defer s.drop(in)
+		s.pace.open(p, time.Now())
+		defer s.pace.close(p)
 		handle(in)
 		o, detail := in.fault(s.maxRPC)
-		s.ended(st.Conn().RemotePeer(), o, detail)
+		s.ended(p, o, detail)
 	})
 }
 
