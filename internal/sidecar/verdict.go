@@ -62,6 +62,8 @@ func (s *Sidecar) ask(ctx context.Context, name string, m chain.Message) error {
 	id := s.lastID
 	v := Validate{ID: id, Topic: name, From: m.From, Data: m.Data, Deadline: start.Add(s.cfg.ValidateTimeout)}
 	if len(s.asks) >= maxAsks || s.asked+len(m.Data) > maxAsksBytes || !app.queue.push(verdicts, v) {
+		app.lost++
+		app.queue.ring()
 		s.mu.Unlock()
 		s.metrics.verdict(name, "busy")
 		return fmt.Errorf("%d verdicts are awaited: %w", maxAsks, chain.ErrBusy)

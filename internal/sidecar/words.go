@@ -122,8 +122,9 @@ type PeerGone struct {
 	Reason string
 }
 
-// Lost tells that messages of peers were dropped, for the program read more
-// slowly than they came. What was asked about is not among them.
+// Lost tells that messages of peers were not told, for the program read more
+// slowly than they came, or judged so: of those that it was to be asked about,
+// those that it was not.
 type Lost struct{ Messages uint64 } // since the last one
 
 const overhead = 128 // bytes of an item in a queue beside its data

@@ -1046,8 +1046,9 @@ func (x *PeerGone) GetReason() string {
 	return ""
 }
 
-// Lost tells that messages of peers, of topics without verdicts, were dropped:
-// the program reads more slowly than they come. Ask peers for what is missing.
+// Lost tells that messages of peers were dropped before the program was told, or
+// asked about them: it reads, or judges, more slowly than they come. Ask peers for
+// what is missing.
 type Lost struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Messages      uint64                 `protobuf:"varint,1,opt,name=messages,proto3" json:"messages,omitempty"` // since the last one
