@@ -11,6 +11,8 @@ import (
 	"github.com/parley-p2p/parley/chain"
 )
 
+const readAhead = 4 << 10 // bytes
+
 // inbound is a stream that pubsub reads RPCs from. pubsub resets it when it
 // meets bytes that it cannot read, and tells nobody.
 type inbound struct {
@@ -21,17 +23,51 @@ type inbound struct {
 	failed bool // a Read has
 	once   sync.Once
 	over   chan struct{} // closed when it is not read any more
+
+	buffer *[readAhead]byte // of readBuffers; nil while nothing comes
+	unread []byte           // in buffer
+	err    error            // behind it
 }
+
+var readBuffers = sync.Pool{New: func() any { return new([readAhead]byte) }}
 
 // Read waits before an RPC until its peer is to be read on.
 func (i *inbound) Read(b []byte) (int, error) {
 	if i.frame.between() {
 		i.rest()
 	}
-	n, err := i.Stream.Read(b)
+	n, err := i.take(b)
 	i.frame.pass(b[:n])
 	i.failed = i.failed || err != nil
+	if i.buffer != nil && len(i.unread) == 0 && i.frame.between() {
+		readBuffers.Put(i.buffer)
+		i.buffer = nil
+	}
 	return n, err
+}
+
+// take reads ahead once something has come: pubsub takes an RPC in three parts,
+// and RPCs come together.
+func (i *inbound) take(b []byte) (int, error) {
+	if len(i.unread) == 0 {
+		if i.err != nil {
+			return 0, i.err
+		}
+		if i.frame.between() || len(b) >= readAhead {
+			return i.Stream.Read(b)
+		}
+		if i.buffer == nil {
+			i.buffer = readBuffers.Get().(*[readAhead]byte)
+		}
+		n, err := i.Stream.Read(i.buffer[:])
+		i.unread, i.err = i.buffer[:n], err
+		if n == 0 {
+			return 0, err
+		}
+	}
+	n := copy(b, i.unread)
+	i.unread = i.unread[n:]
+	return n, nil
 }
 
 func (i *inbound) rest() {

@@ -121,7 +121,7 @@ func (s *scope) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (n
 		s.credit.clear(p) // pubsub drops the queue
 		return nil, err
 	}
-	out := &outbound{Stream: st, scope: s, peer: p}
+	out := newOutbound(st, s.credit, p, s.drop)
 	if !s.hold(out) {
 		_ = st.Reset()
 		return nil, errClosed
@@ -142,25 +142,4 @@ func (s *scope) cut(p peer.ID) {
 			s.running.Go(func() { _ = st.Reset() }) // to say so may wait for a peer that does not read
 		}
 	}
-}
-
-// outbound is a stream that pubsub writes RPCs to, one Write an RPC, and
-// resets in the end whatever happened.
-type outbound struct {
-	network.Stream
-	scope *scope
-	peer  peer.ID
-}
-
-func (o *outbound) Write(b []byte) (int, error) {
-	n, err := o.Stream.Write(b)
-	if err == nil && carriesMessages(b) {
-		o.scope.credit.written(o.peer, time.Now())
-	}
-	return n, err
-}
-
-func (o *outbound) Reset() error {
-	o.scope.drop(o)
-	return o.Stream.Reset()
 }
