@@ -133,6 +133,9 @@ type Topic struct {
 	Timeout time.Duration
 	// AtOnce is how many Validate run at once; 0 = 64.
 	AtOnce int
+	// Quick says that Validate never waits: it is called without a deadline and a
+	// place, for which the message costs less.
+	Quick bool
 	// Validate decides what is relayed: nil → accepted, which is the relay;
 	// *InvalidError → rejected and charged; anything else → dropped. It is
 	// called by several goroutines, for our own messages too (From is Self),

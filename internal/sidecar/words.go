@@ -62,6 +62,7 @@ type Hello struct {
 	Protocols []string   // names of the requests that it answers
 	Genesis   chain.Hash // zero = it has none to compare
 	Status    []byte     // ≤ 1 KiB, told to every peer in the handshake
+	SkipOwn   bool       // do not tell it what this node publishes
 }
 
 // Topic is a topic that a program declares.
