@@ -129,7 +129,8 @@ type Topic struct {
 	Claim bool
 	// Rate is how many claims a second one origin may send; 0 means 1.
 	Rate int
-	// Timeout of one Validate, waiting for a place included; 0 = 500 ms.
+	// Timeout of one Validate, waiting for a place included; 0 = 500 ms. Negative:
+	// Validate has its own, which costs less; its ctx has no deadline then.
 	Timeout time.Duration
 	// AtOnce is how many Validate run at once; 0 = 64.
 	AtOnce int

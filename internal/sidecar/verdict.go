@@ -3,7 +3,6 @@ package sidecar
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"time"
 
@@ -20,11 +19,15 @@ const (
 )
 
 // ask is a verdict that is awaited.
-type ask struct{ verdict chan answer } // cap 1
+type ask struct {
+	verdict  chan answer // cap 1
+	deadline time.Time
+}
 
 type answer struct {
 	kind    Verdict
 	offence chain.Offence
+	late    bool // there was none in time
 }
 
 // named is a topic by its name, and how many verdicts it had of each kind.
@@ -53,18 +56,11 @@ func (s *Sidecar) judge(ctx context.Context, n named, m chain.Message) error {
 	return nil
 }
 
-// ask waits for the program's verdict until ctx's deadline, which gossip sets to
-// sidecar.validate_timeout. nil relays the message.
+// ask waits for the program's verdict for sidecar.validate_timeout. nil relays the
+// message.
 func (s *Sidecar) ask(ctx context.Context, n named, m chain.Message) error {
 	start := time.Now()
-	deadline, ok := ctx.Deadline()
-	if !ok { // the topic had no verdicts a moment ago
-		var cancel context.CancelFunc
-		deadline = start.Add(s.cfg.ValidateTimeout)
-		ctx, cancel = context.WithDeadline(ctx, deadline)
-		defer cancel()
-	}
-	a := &ask{make(chan answer, 1)}
+	a := &ask{make(chan answer, 1), start.Add(s.cfg.ValidateTimeout)}
 	s.mu.Lock()
 	app := s.app
 	if app == nil {
@@ -73,7 +69,7 @@ func (s *Sidecar) ask(ctx context.Context, n named, m chain.Message) error {
 	}
 	s.lastID++
 	id := s.lastID
-	v := Validate{ID: id, Topic: n.name, From: m.From, Data: m.Data, Deadline: deadline}
+	v := Validate{ID: id, Topic: n.name, From: m.From, Data: m.Data, Deadline: a.deadline}
 	if len(s.asks) >= maxAsks || s.asked+len(m.Data) > maxAsksBytes || !app.queue.push(verdicts, v) {
 		app.lost++
 		app.queue.ring()
@@ -83,6 +79,9 @@ func (s *Sidecar) ask(ctx context.Context, n named, m chain.Message) error {
 	}
 	s.asks[id] = a
 	s.asked += len(m.Data)
+	if s.late == nil {
+		s.late = time.AfterFunc(s.cfg.ValidateTimeout, s.giveUp)
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -92,16 +91,37 @@ func (s *Sidecar) ask(ctx context.Context, n named, m chain.Message) error {
 	}()
 	select {
 	case got := <-a.verdict:
+		if got.late {
+			return s.without(n, "timeout", s.cfg.OnTimeout)
+		}
 		s.metrics.seconds.Observe(time.Since(start).Seconds())
 		return s.obey(n, got)
 	case <-app.queue.over:
 		return s.without(n, "detached", s.cfg.OnDetached)
-	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.Canceled) { // the node stops
-			return ctx.Err()
+	case <-ctx.Done(): // the node stops
+		return ctx.Err()
+	}
+}
+
+// giveUp ends what is awaited past its deadline: one timer is cheaper than one
+// for each message.
+func (s *Sidecar) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.late = nil
+	var next time.Time
+	for id, a := range s.asks {
+		switch {
+		case !a.deadline.After(now):
+			s.settle(id, answer{late: true})
+		case next.IsZero() || a.deadline.Before(next):
+			next = a.deadline
 		}
 	}
-	return s.without(n, "timeout", s.cfg.OnTimeout)
+	if !next.IsZero() && s.services != nil {
+		s.late = time.AfterFunc(next.Sub(now), s.giveUp)
+	}
 }
 
 func (s *Sidecar) obey(n named, got answer) error {
@@ -217,7 +237,7 @@ func (s *Sidecar) Send(ctx context.Context, name string, data []byte) error {
 	case len(data) == 0:
 		return badInput("a message without data: give at least one byte")
 	case len(data) > t.max:
-		return &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d", len(data), name, t.max)}
+		return &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d: %s", len(data), name, t.max, config.SidecarLonger)}
 	}
 	if !room {
 		return fmt.Errorf("the program does not read what it has published: %w", chain.ErrBusy)
