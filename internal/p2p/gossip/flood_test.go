@@ -64,6 +64,7 @@ func TestPace(t *testing.T) {
 			now = now.Add(d)
 			continue
 		}
+		p.read("p")
 		p.came("p", 100, now)
 		for range 100 {
 			p.settled("p")
@@ -102,12 +103,14 @@ func TestPaceSharesValidation(t *testing.T) {
 	var ends []func()
 	bring := func(from peer.ID) (n int) {
 		p.open(from, now)
+		p.flows[from].window = mostAhead
 		for ; ; n++ {
 			if over, _ := held(from); over {
 				return n
 			}
+			p.read(from)
 			if p.came(from, 1, now); n%2 == 0 {
-				ends = append(ends, p.judge(from))
+				ends = append(ends, p.judge(from, now))
 			} else { // it is on its way
 				ends = append(ends, func() { p.settled(from) })
 			}
@@ -149,10 +152,40 @@ func TestPaceSharesValidation(t *testing.T) {
 	}
 }
 
+// A peer has more ahead while verdicts come soon, less when they are late, and a
+// few however late they are.
+func TestPaceFollowsVerdicts(t *testing.T) {
+	f, now := &flow{window: leastAhead}, time.Now()
+	for range 2 * mostAhead {
+		f.took(soon, now)
+	}
+	if f.window != mostAhead {
+		t.Errorf("%d ahead when verdicts come soon", f.window)
+	}
+	f.took(late, now)
+	if f.window != mostAhead {
+		t.Error("less ahead though none is late")
+	}
+	for range mostAhead { // that were ahead
+		f.took(2*late, now)
+	}
+	if f.window != mostAhead/2 {
+		t.Errorf("%d ahead after some that were late together", f.window)
+	}
+	for range 20 {
+		now = now.Add(2 * late)
+		f.took(2*late, now)
+	}
+	if f.window != leastAhead {
+		t.Errorf("%d ahead when all are late", f.window)
+	}
+}
+
 // What pubsub drops and tells nobody of holds up its peer for a moment only.
 func TestPaceForgetsWhatIsDropped(t *testing.T) {
 	p, now := newPace(0), time.Now()
 	p.open("p", now)
+	p.read("p")
 	p.came("p", 2*mostAhead, now)
 	for range mostAhead / 2 {
 		p.settled("p")

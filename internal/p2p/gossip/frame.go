@@ -39,6 +39,9 @@ func (i *inbound) Read(b []byte) (int, error) {
 	n, err := i.take(b)
 	i.frame.pass(b[:n])
 	i.failed = i.failed || err != nil
+	if n > 0 && i.frame.between() {
+		i.pace.read(i.peer)
+	}
 	if i.buffer != nil && len(i.unread) == 0 && i.frame.between() {
 		readBuffers.Put(i.buffer)
 		i.buffer = nil

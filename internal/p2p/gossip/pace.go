@@ -16,8 +16,13 @@ const (
 	// mostAhead messages wait for their verdict, or are on their way to it, before
 	// a peer that has its share of them is not read on.
 	mostAhead  = 256
-	leastAhead = 8 // of one peer, however many there are
+	leastAhead = 4 // of one peer, however many there are and however slow the verdicts
 	lookAgain  = 20 * time.Millisecond
+
+	// A peer has more ahead as long as verdicts come soon, and half of it when they
+	// are late: they have their time, 500 ms most often.
+	soon = 50 * time.Millisecond
+	late = 125 * time.Millisecond
 )
 
 // pace says when a peer is read on. Who brings more than we take is held up by
@@ -39,6 +44,8 @@ type flow struct {
 	coming  int       // messages that are read and not judged yet; pubsub does not tell of all that it drops
 	moved   bool      // since it was looked at last, one came to its judge
 	judged  int       // messages that are
+	window  int       // of what may be ahead
+	halved  time.Time // it, last
 	wake    chan struct{}
 }
 
@@ -69,7 +76,7 @@ func (p *pace) change(from peer.ID, do func(f *flow)) {
 	case was > 0 && is == 0:
 		p.busy--
 	}
-	if is := f.ahead(); is < was && is < p.share() {
+	if is := f.ahead(); is < was && is < p.share(f) {
 		select {
 		case f.wake <- struct{}{}:
 		default:
@@ -86,7 +93,7 @@ func (p *pace) open(from peer.ID, now time.Time) {
 	defer p.mu.Unlock()
 	f := p.flows[from]
 	if f == nil {
-		f = &flow{spare: p.most(), at: now, wake: make(chan struct{}, 1)}
+		f = &flow{spare: p.most(), at: now, window: leastAhead, wake: make(chan struct{}, 1)}
 		p.flows[from] = f
 	}
 	f.streams++
@@ -100,13 +107,16 @@ func (p *pace) close(from peer.ID) {
 	})
 }
 
-// came counts an RPC of n messages.
+// read counts an RPC that was read whole, and came how many messages it has once
+// that is known. Until then it counts as one.
+func (p *pace) read(from peer.ID) { p.change(from, func(f *flow) { f.coming++ }) }
+
 func (p *pace) came(from peer.ID, n int, now time.Time) {
 	p.change(from, func(f *flow) {
 		f.fill(p, now)
 		f.spare -= float64(max(1, n))
 		if f.streams > 0 {
-			f.coming += n
+			f.coming = max(0, f.coming+n-1)
 		}
 	})
 }
@@ -125,7 +135,7 @@ func (f *flow) next() {
 }
 
 // judge begins the validation of a message that came. The end MUST be called.
-func (p *pace) judge(from peer.ID) (end func()) {
+func (p *pace) judge(from peer.ID, now time.Time) (end func()) {
 	judged := false
 	p.change(from, func(f *flow) {
 		f.next()
@@ -135,10 +145,27 @@ func (p *pace) judge(from peer.ID) (end func()) {
 	if !judged {
 		return func() {}
 	}
-	return func() { p.change(from, func(f *flow) { f.judged-- }) }
+	return func() {
+		end := time.Now()
+		p.change(from, func(f *flow) {
+			f.judged--
+			f.took(end.Sub(now), end)
+		})
+	}
 }
 
-func (p *pace) share() int { return max(leastAhead, mostAhead/max(1, p.busy)) } // mu held
+// took fits the window to a verdict that took d.
+func (f *flow) took(d time.Duration, now time.Time) { // mu held
+	switch {
+	case d <= soon:
+		f.window = min(mostAhead, f.window+1)
+	case d > late && now.Sub(f.halved) > late:
+		f.window = max(leastAhead, f.window/2)
+		f.halved = now
+	}
+}
+
+func (p *pace) share(f *flow) int { return min(f.window, max(leastAhead, mostAhead/max(1, p.busy))) } // mu held
 
 // rest tells for how long a peer is not to be read, or less: then rest is to be
 // asked again, as when woken. 0 = read on.
@@ -148,7 +175,7 @@ func (p *pace) rest(from peer.ID, now time.Time) (time.Duration, <-chan struct{}
 	f := p.flows[from]
 	f.fill(p, now)
 	switch {
-	case f.ahead() >= p.share():
+	case f.ahead() >= p.share(f):
 		return lookAgain, f.wake // the share may grow too
 	case f.spare < 0:
 		return time.Duration(-f.spare/p.rate*float64(time.Second)).Round(time.Millisecond) + time.Millisecond, nil
