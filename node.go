@@ -217,7 +217,7 @@ func (n *Node) open() error {
 		Ready:  n.host.Greeted,
 		Tracer: n.env.Tracer,
 	}, n.host, n.rep, n.network, n.bus, n.room("p2p.handshake"), n.env.Registry)
-	if n.gossip, err = gossip.New(gossip.Config{Names: n.topicNames(), Key: key, Takes: n.takes, Tracer: n.env.Tracer}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
+	if n.gossip, err = gossip.New(gossip.Config{Names: n.topicNames(), Key: key, Takes: n.takes, PeerRate: n.peerRate(), Tracer: n.env.Tracer}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
 		return err
 	}
 	trusted, err := peerIDs(n.cfg.P2P.TrustedPeers)

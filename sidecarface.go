@@ -78,6 +78,18 @@ var (
 	ErrNoHead = errors.New("no head is known yet: the program tells it by SetHead")
 )
 
+// programRate is how many messages a second are read of one peer of a sidecar
+// network: what they cost is its programs' to decide, whose peers are held up.
+const programRate = 20_000
+
+// peerRate is gossip's; 0 = its own.
+func (n *Node) peerRate() int {
+	if n.sidecar != nil {
+		return programRate
+	}
+	return 0
+}
+
 // program is the sidecar network, or ErrOtherNetwork.
 func (n *Node) program() (*sidecar.Sidecar, error) {
 	if n.sidecar == nil {

@@ -13,7 +13,6 @@ import (
 	"connectrpc.com/connect"
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley"
 	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
@@ -26,6 +25,8 @@ const (
 	helloWait  = 10 * time.Second // for a program to say who it is
 	maxDetail  = 256              // bytes
 	toldAtOnce = 64 << 10         // bytes of messages that go out together
+	besideItem = 128              // bytes of one of them beside its data, about
+	maxNames   = 1024             // of peers, as text
 	busyWait   = 2 * time.Millisecond
 	busyMost   = 30 * time.Second // for one message
 )
@@ -83,9 +84,9 @@ func programProblem(err error) *problem {
 	case errors.Is(err, parley.ErrOtherNetwork):
 		return notOnThisNetwork.problem(err.Error())
 	case errors.As(err, &input):
-		return badRequest.problem(input.Text)
+		return badRequest.problem(err.Error())
 	case errors.As(err, &size):
-		return tooLarge.problem(size.Text)
+		return tooLarge.problem(err.Error())
 	case errors.As(err, &answer):
 		return conflict.problem(err.Error())
 	case errors.Is(err, parley.ErrNoTopic):
@@ -132,7 +133,7 @@ func (c sidecarCalls) Attach(ctx context.Context, st *connect.BidiStream[pb.From
 		defer close(done)
 		left(hear(ctx, st, program))
 	}()
-	err = tell(ctx, st, program)
+	err = tell(ctx, st, program, first.GetHello().GetBatches())
 	if cause := context.Cause(ctx); ctx.Err() != nil {
 		err = cause
 	}
@@ -168,7 +169,7 @@ func hear(ctx context.Context, st *connect.BidiStream[pb.FromApp, pb.ToApp], pro
 		switch {
 		case m.GetVerdict() != nil:
 			v := m.GetVerdict()
-			err = program.Verdict(v.GetId(), parley.ProgramVerdict(v.GetKind()), v.GetReason())
+			err = program.Verdict(v.GetId(), parley.ProgramVerdict(v.GetKind()), v.GetReason(), v.GetMore()...)
 		case m.GetReply() != nil:
 			r := m.GetReply()
 			err = program.Reply(r.GetId(), r.GetData(), r.GetLast(), r.GetError())
@@ -183,50 +184,94 @@ func hear(ctx context.Context, st *connect.BidiStream[pb.FromApp, pb.ToApp], pro
 
 // tell gives the program what it is told, until it is ended. What waits goes
 // out together.
-func tell(ctx context.Context, st *connect.BidiStream[pb.FromApp, pb.ToApp], program *parley.Program) error {
-	m := &pb.ToApp{Msg: &pb.ToApp_Welcome{Welcome: &pb.Welcome{Net: program.Net(), Peer: program.Self().String()}}}
+func tell(ctx context.Context, st *connect.BidiStream[pb.FromApp, pb.ToApp], program *parley.Program, batches bool) error {
 	over, cancel := context.WithCancel(ctx)
 	cancel() // with it Next does not wait
-	call := callOf(ctx)
-	for size := 0; ; {
-		next, err := program.Next(over)
-		size += proto.Size(m)
-		if call.held = err == nil && size < toldAtOnce; !call.held {
-			size = 0
+	to, names := teller{st: st, call: callOf(ctx), batches: batches}, peerNames{}
+	welcome := &pb.ToApp{Msg: &pb.ToApp_Welcome{Welcome: &pb.Welcome{Net: program.Net(), Peer: program.Self().String()}}}
+	if err := to.put(welcome, false); err != nil {
+		return err
+	}
+	for {
+		item, err := program.Next(ctx)
+		for size := 0; item != nil; {
+			m := names.told(item)
+			if item = nil; size < toldAtOnce {
+				size += besideItem + len(m.GetValidate().GetData()) + len(m.GetMessage().GetData()) + len(m.GetIncoming().GetData()) // proto.Size takes longer
+				item, err = program.Next(over)
+			}
+			if err := to.put(m, item != nil); err != nil {
+				return err
+			}
 		}
-		if err := st.Send(m); err != nil {
+		if err != nil && !errors.Is(err, context.Canceled) || ctx.Err() != nil {
 			return err
 		}
-		if errors.Is(err, context.Canceled) {
-			next, err = program.Next(ctx)
-		}
-		if err != nil {
-			return err
-		}
-		m = toldOf(next)
 	}
 }
 
-func toldOf(item parley.ToProgram) *pb.ToApp {
+// teller sends what goes out together as one batch, or message by message to a
+// program that takes none.
+type teller struct {
+	st      *connect.BidiStream[pb.FromApp, pb.ToApp]
+	call    *grpcCall
+	batches bool
+	batch   []*pb.ToApp
+}
+
+func (t *teller) put(m *pb.ToApp, more bool) error {
+	if !t.batches {
+		t.call.held = more
+		return t.st.Send(m)
+	}
+	t.batch = append(t.batch, m)
+	if more {
+		return nil
+	}
+	if len(t.batch) > 1 {
+		m = &pb.ToApp{Msg: &pb.ToApp_Batch{Batch: &pb.Batch{Items: t.batch}}}
+	}
+	err := t.st.Send(m)
+	clear(t.batch) // connect has written it
+	t.batch = t.batch[:0]
+	return err
+}
+
+// peerNames are peer ids as text, which takes a while to make.
+type peerNames map[peer.ID]string
+
+func (p peerNames) of(id peer.ID) string {
+	name, ok := p[id]
+	if !ok {
+		if len(p) >= maxNames {
+			clear(p)
+		}
+		name = id.String()
+		p[id] = name
+	}
+	return name
+}
+
+func (p peerNames) told(item parley.ToProgram) *pb.ToApp {
 	switch i := item.(type) {
 	case parley.ProgramValidate:
-		return &pb.ToApp{Msg: &pb.ToApp_Validate{Validate: &pb.Validate{Id: i.ID, Topic: i.Topic, From: i.From.String(), Data: i.Data, DeadlineMs: i.Deadline.UnixMilli()}}}
+		return &pb.ToApp{Msg: &pb.ToApp_Validate{Validate: &pb.Validate{Id: i.ID, Topic: i.Topic, From: p.of(i.From), Data: i.Data, DeadlineMs: i.Deadline.UnixMilli()}}}
 	case parley.ProgramMessage:
-		return &pb.ToApp{Msg: &pb.ToApp_Message{Message: messageOf(i)}}
+		return &pb.ToApp{Msg: &pb.ToApp_Message{Message: p.message(i)}}
 	case parley.ProgramIncoming:
-		return &pb.ToApp{Msg: &pb.ToApp_Incoming{Incoming: &pb.Incoming{Id: i.ID, Peer: i.Peer.String(), Protocol: i.Protocol, Data: i.Data}}}
+		return &pb.ToApp{Msg: &pb.ToApp_Incoming{Incoming: &pb.Incoming{Id: i.ID, Peer: p.of(i.Peer), Protocol: i.Protocol, Data: i.Data}}}
 	case parley.ProgramStatusOf:
-		return &pb.ToApp{Msg: &pb.ToApp_Status{Status: &pb.StatusOf{Peer: i.Peer.String(), Height: i.Head.Height, Hash: bytesOf(i.Head.Hash), Status: i.Status}}}
+		return &pb.ToApp{Msg: &pb.ToApp_Status{Status: &pb.StatusOf{Peer: p.of(i.Peer), Height: i.Head.Height, Hash: bytesOf(i.Head.Hash), Status: i.Status}}}
 	case parley.ProgramPeerGone:
-		return &pb.ToApp{Msg: &pb.ToApp_Gone{Gone: &pb.PeerGone{Peer: i.Peer.String(), Reason: i.Reason}}}
+		return &pb.ToApp{Msg: &pb.ToApp_Gone{Gone: &pb.PeerGone{Peer: p.of(i.Peer), Reason: i.Reason}}}
 	case parley.ProgramLost:
 		return &pb.ToApp{Msg: &pb.ToApp_Lost{Lost: &pb.Lost{Messages: i.Messages}}}
 	}
 	return &pb.ToApp{} // nothing that this version knows
 }
 
-func messageOf(m parley.ProgramMessage) *pb.Message {
-	return &pb.Message{Topic: m.Topic, Id: m.ID, From: m.From.String(), Data: m.Data}
+func (p peerNames) message(m parley.ProgramMessage) *pb.Message {
+	return &pb.Message{Topic: m.Topic, Id: m.ID, From: p.of(m.From), Data: m.Data}
 }
 
 // bytesOf is empty for the zero hash.
@@ -264,7 +309,7 @@ func helloOf(first *pb.FromApp) (parley.ProgramHello, error) {
 	if err != nil {
 		return parley.ProgramHello{}, err
 	}
-	hello := parley.ProgramHello{Name: h.GetName(), API: h.GetApi(), Genesis: genesis, Status: h.GetStatus()}
+	hello := parley.ProgramHello{Name: h.GetName(), API: h.GetApi(), Genesis: genesis, Status: h.GetStatus(), SkipOwn: h.GetSkipOwn()}
 	for _, t := range h.GetTopics() {
 		hello.Topics = append(hello.Topics, parley.ProgramTopic{Name: t.GetName(), MaxBytes: int(t.GetMaxBytes()), Validate: t.GetValidate()})
 	}
@@ -275,6 +320,9 @@ func helloOf(first *pb.FromApp) (parley.ProgramHello, error) {
 }
 
 func (c sidecarCalls) Publish(ctx context.Context, r *connect.Request[pb.PublishRequest]) (*connect.Response[pb.PublishResponse], error) {
+	if n := len(r.Msg.GetMore()); n > 0 {
+		return nil, badRequest.problem(fmt.Sprintf("%d messages in more: Publish sends one, PublishStream many", n))
+	}
 	id, err := c.s.node.PublishMessage(ctx, r.Msg.GetTopic(), r.Msg.GetData())
 	if err != nil {
 		return nil, err
@@ -286,11 +334,23 @@ func (c sidecarCalls) Publish(ctx context.Context, r *connect.Request[pb.Publish
 // full the program is held up.
 func (c sidecarCalls) PublishStream(ctx context.Context, st *connect.ClientStream[pb.PublishRequest]) (*connect.Response[pb.PublishSummary], error) {
 	sum := &pb.PublishSummary{}
-	for st.Receive() {
-		if err := c.publish(ctx, st.Msg()); err != nil {
-			return nil, fmt.Errorf("message %d: %w", sum.GetMessages(), err)
+	send := func(topic string, data []byte) error {
+		if err := c.publish(ctx, topic, data); err != nil {
+			return fmt.Errorf("message %d: %w", sum.GetMessages(), err)
 		}
 		sum.Messages++
+		return nil
+	}
+	for st.Receive() {
+		r := st.Msg()
+		if err := send(r.GetTopic(), r.GetData()); err != nil {
+			return nil, err
+		}
+		for _, data := range r.GetMore() {
+			if err := send(r.GetTopic(), data); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if err := st.Err(); err != nil {
 		return nil, err
@@ -299,10 +359,10 @@ func (c sidecarCalls) PublishStream(ctx context.Context, st *connect.ClientStrea
 }
 
 // publish waits while queues are full.
-func (c sidecarCalls) publish(ctx context.Context, r *pb.PublishRequest) error {
+func (c sidecarCalls) publish(ctx context.Context, topic string, data []byte) error {
 	var begin time.Time
 	for {
-		err := c.s.node.SendMessage(ctx, r.GetTopic(), r.GetData())
+		err := c.s.node.SendMessage(ctx, topic, data)
 		if !errors.Is(err, chain.ErrBusy) {
 			return err
 		}
@@ -328,12 +388,12 @@ func (c sidecarCalls) Subscribe(ctx context.Context, r *connect.Request[pb.Subsc
 	if err := to.Send(nil); err != nil { // the head of the answer tells the client that it misses nothing from now on
 		return err
 	}
-	for {
+	for names := (peerNames{}); ; {
 		m, err := reader.Next(ctx)
 		if err != nil {
 			return err
 		}
-		if err := to.Send(messageOf(m)); err != nil {
+		if err := to.Send(names.message(m)); err != nil {
 			return err
 		}
 	}

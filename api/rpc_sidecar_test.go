@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -214,7 +215,7 @@ func TestSidecarFaults(t *testing.T) {
 		{programHello(&pb.Topic{Name: "a/b"}), `"a/b"`, connect.CodeInvalidArgument},
 		{programHello(&pb.Topic{Name: "best_block"}), "every node", connect.CodeInvalidArgument},
 		{programHello(&pb.Topic{Name: "tx"}, &pb.Topic{Name: "tx"}), "twice", connect.CodeInvalidArgument},
-		{programHello(&pb.Topic{Name: "tx", MaxBytes: 2 << 20}), "1MiB", connect.CodeInvalidArgument},
+		{programHello(&pb.Topic{Name: "tx", MaxBytes: 2 << 20}), `"tx": max_bytes 2097152: want 1 to 1048576, which is sidecar.max_message, at most 1MiB in this version: publish the hash`, connect.CodeInvalidArgument},
 	} {
 		st := c.Attach(ctx)
 		_ = st.Send(x.first) // the answer tells
@@ -354,5 +355,93 @@ func TestPublishStream(t *testing.T) {
 	}
 	if _, err := st.CloseAndReceive(); connect.CodeOf(err) != connect.CodeNotFound || !strings.Contains(err.Error(), "message 1: ") {
 		t.Errorf("a topic that is not there: %v", err)
+	}
+}
+
+// TestSidecarInBatches sends, asks and answers several at once.
+func TestSidecarInBatches(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ha, a := sidecarHouse(t)
+	hb, b := sidecarHouse(t, strings.TrimPrefix(ha.base, "http://"))
+	hello := programHello(&pb.Topic{Name: "tx", Validate: true})
+	hello.GetHello().Batches, hello.GetHello().SkipOwn = true, true
+	ap, bp := attach(ctx, t, a, hello), attach(ctx, t, b, hello)
+	reader, err := a.Subscribe(ctx, connect.NewRequest(&pb.SubscribeRequest{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ha.waitFor("the subscription of the other", func() bool {
+		topics := hb.node.GossipTopics()
+		i := slices.IndexFunc(topics, func(s parley.GossipTopic) bool { return s.Topic == "tx" })
+		return i >= 0 && topics[i].Peers == 1
+	})
+	const messages = 200
+	r := &pb.PublishRequest{Topic: "tx", Data: []byte("0")}
+	for i := 1; i < messages; i++ {
+		r.More = append(r.More, fmt.Append(nil, i))
+	}
+	st := b.PublishStream(ctx)
+	if err := st.Send(r); err != nil {
+		t.Fatal(err)
+	}
+	if sum, err := st.CloseAndReceive(); err != nil || sum.Msg.GetMessages() != messages {
+		t.Fatalf("%v %v", sum, err)
+	}
+	most := 0
+	for asked := map[string]bool{}; len(asked) < messages; {
+		m, err := ap.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		items := m.GetBatch().GetItems()
+		most = max(most, len(items))
+		var ids []uint64
+		for _, i := range append(items, m) {
+			if v := i.GetValidate(); v != nil {
+				ids = append(ids, v.GetId())
+				asked[string(v.GetData())] = true
+			}
+		}
+		if len(ids) == 0 {
+			continue
+		}
+		if err := ap.Send(&pb.FromApp{Msg: &pb.FromApp_Verdict{Verdict: &pb.Verdict{Id: ids[0], More: ids[1:]}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if most < 2 {
+		t.Errorf("%d items in a batch", most)
+	}
+	for i := range messages { // all were accepted
+		if !reader.Receive() {
+			t.Fatalf("%d of %d messages: %v", i, messages, reader.Err())
+		}
+	}
+	if _, err := a.SetHead(ctx, connect.NewRequest(&pb.SetHeadRequest{Height: 9, Hash: bytes.Repeat([]byte{2}, 32)})); err != nil {
+		t.Fatal(err)
+	}
+	for over := false; !over; { // its own are not told
+		m, err := bp.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range append(m.GetBatch().GetItems(), m) {
+			over = over || i.GetStatus().GetHeight() == 9
+			if i.GetMessage() != nil {
+				t.Fatalf("told %v", i)
+			}
+		}
+	}
+	_, err = b.Publish(ctx, connect.NewRequest(r))
+	if connect.CodeOf(err) != connect.CodeInvalidArgument {
+		t.Errorf("many in Publish: %v", err)
+	}
+	st = b.PublishStream(ctx)
+	if err := st.Send(&pb.PublishRequest{Topic: "tx", Data: []byte("a"), More: [][]byte{[]byte("b"), nil, []byte("c")}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.CloseAndReceive(); err == nil || !strings.Contains(err.Error(), "message 2: ") {
+		t.Errorf("an empty one: %v", err)
 	}
 }

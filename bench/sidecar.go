@@ -21,11 +21,12 @@ type sidecarPlan struct {
 }
 
 const (
-	sidecarPace   = 2 * time.Millisecond
-	sidecarFlight = 128              // messages that are not there yet, at most
-	sidecarSend   = 32               // calls that publish at once
-	sidecarLimit  = 30 * time.Second // for a round
-	sidecarTopic  = "tx"
+	sidecarPace     = 2 * time.Millisecond
+	sidecarFlight   = 128              // messages that are not there yet, at most
+	sidecarSend     = 32               // calls that publish at once
+	sidecarTogether = 64               // messages of one request
+	sidecarLimit    = 30 * time.Second // for a round
+	sidecarTopic    = "tx"
 )
 
 // sidecarRow is one message from program to program.
@@ -39,8 +40,9 @@ type sidecarCase struct {
 	OursPS   figure `json:"ours_s"`
 	BarePS   figure `json:"bare_s"`
 	Ratio    figure `json:"ratio_bare"`
-	NodesUS  figure `json:"nodes_us"` // CPU of both nodes a message, without their programs
-	BareUS   figure `json:"bare_us"`  // CPU of both hosts
+	NodesUS  figure `json:"nodes_us"`    // CPU of both nodes a message, without their programs
+	EndsUS   figure `json:"programs_us"` // of both programs
+	BareUS   figure `json:"bare_us"`     // CPU of both hosts, which have their programs in them
 	P50MS    figure `json:"p50_ms"`
 	P99MS    figure `json:"p99_ms"`
 	BareP50  figure `json:"bare_p50_ms"`
@@ -52,7 +54,7 @@ type carrier interface {
 	publish(ctx context.Context, data []byte) error
 	arrived() <-chan []byte // at the other end
 	failed() <-chan error
-	cpu() (time.Duration, error) // of what carries
+	cpu() (carriers, programs time.Duration, err error) // that they have used
 	close() error
 }
 
@@ -93,7 +95,7 @@ func measureCase(ctx context.Context, dir string, p sidecarPlan, bytes int, vali
 	defer func() { err = errors.Join(err, bare.close()) }()
 	c = sidecarCase{Bytes: bytes, Validate: validate}
 	for range p.Rounds {
-		if err := errors.Join(load(ctx, ours, p.Load, bytes, &c.OursPS, &c.NodesUS), load(ctx, bare, p.Load, bytes, &c.BarePS, &c.BareUS)); err != nil {
+		if err := errors.Join(load(ctx, ours, p.Load, bytes, &c.OursPS, &c.NodesUS, &c.EndsUS), load(ctx, bare, p.Load, bytes, &c.BarePS, &c.BareUS, new(figure))); err != nil {
 			return c, err
 		}
 		if err := errors.Join(pace(ctx, ours, p.Paced, bytes, &c.P50MS, &c.P99MS), pace(ctx, bare, p.Paced, bytes, &c.BareP50, &c.BareP99)); err != nil {
@@ -116,10 +118,10 @@ func numberedMessage(salt int64, i, bytes int) []byte {
 }
 
 // load sends n messages as fast as they arrive.
-func load(ctx context.Context, l carrier, n, bytes int, perS, cpu *figure) error {
+func load(ctx context.Context, l carrier, n, bytes int, perS, carriers, programs *figure) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarLimit)
 	defer cancel()
-	before, err := l.cpu()
+	carried, ran, err := l.cpu()
 	if err != nil {
 		return err
 	}
@@ -128,12 +130,13 @@ func load(ctx context.Context, l carrier, n, bytes int, perS, cpu *figure) error
 		return err
 	}
 	took := time.Since(begin)
-	after, err := l.cpu()
+	carriedNow, ranNow, err := l.cpu()
 	if err != nil {
 		return err
 	}
 	perS.add(float64(n) / took.Seconds())
-	cpu.add(float64(after-before) / 1e3 / float64(n))
+	carriers.add(float64(carriedNow-carried) / 1e3 / float64(n))
+	programs.add(float64(ranNow-ran) / 1e3 / float64(n))
 	return nil
 }
 
@@ -254,6 +257,7 @@ func (r *report) sidecarTable() string {
 		how := map[bool]string{false: "", true: ", with verdicts"}[c.Validate]
 		put(fmt.Sprintf("%d B%s: messages/s", c.Bytes, how), c.OursPS.text(), c.BarePS.text(), percent(c.Ratio))
 		put("  CPU us a message, nodes or hosts", c.NodesUS.text(), c.BareUS.text())
+		put("  CPU us a message, both programs", c.EndsUS.text())
 		put("  publish to receive: p50, ms", c.P50MS.text(), c.BareP50.text())
 		put("  publish to receive: p99, ms", c.P99MS.text(), c.BareP99.text())
 	}

@@ -44,10 +44,10 @@ func (e *echo) publish(_ context.Context, data []byte) error {
 	}
 	return nil
 }
-func (e *echo) arrived() <-chan []byte      { return e.got }
-func (e *echo) failed() <-chan error        { return nil }
-func (e *echo) cpu() (time.Duration, error) { return 0, nil }
-func (e *echo) close() error                { return nil }
+func (e *echo) arrived() <-chan []byte               { return e.got }
+func (e *echo) failed() <-chan error                 { return nil }
+func (e *echo) cpu() (a, b time.Duration, err error) { return }
+func (e *echo) close() error                         { return nil }
 
 // A message that is missing, or comes twice, fails the run.
 func TestCarry(t *testing.T) {

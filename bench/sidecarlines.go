@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,7 +21,6 @@ type programs struct {
 	nodes  []*server
 	ends   []*program
 	got    chan []byte
-	own    chan struct{} // what the first has published and was not told of: its queue is bounded
 	fail   chan error
 	cancel context.CancelFunc
 }
@@ -32,14 +30,15 @@ type program struct {
 	conn   *grpc.ClientConn
 	stream grpc.ClientStream // Attach
 
-	mu    sync.Mutex        // held while out is written to
 	out   grpc.ClientStream // PublishStream
+	next  chan []byte       // to be published
 	ended chan struct{}
+	wrote chan struct{} // closed when nothing is published any more
 }
 
 func openPrograms(ctx context.Context, dir string, validate bool) (_ *programs, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	p := &programs{got: make(chan []byte, 2*sidecarFlight), own: make(chan struct{}, 4*sidecarFlight), fail: make(chan error, 2), cancel: cancel}
+	p := &programs{got: make(chan []byte, 2*sidecarFlight), fail: make(chan error, 3), cancel: cancel}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -56,16 +55,8 @@ func openPrograms(ctx context.Context, dir string, validate bool) (_ *programs, 
 			return nil, err
 		}
 		p.ends = append(p.ends, a)
-		take := func([]byte) { <-p.own }
-		if i == 1 {
-			take = func(b []byte) {
-				select {
-				case p.got <- b:
-				case <-ctx.Done():
-				}
-			}
-		}
-		go a.listen(ctx, take, p.fail)
+		go a.listen(ctx, p.got, p.fail)
+		go a.write(ctx, p.fail)
 	}
 	if _, err := p.nodes[1].do(order{Connect: p.nodes[0].p2p}); err != nil {
 		return nil, err
@@ -83,11 +74,11 @@ func attachProgram(ctx context.Context, dataDir string, validate bool) (_ *progr
 			err = errors.Join(err, conn.Close())
 		}
 	}()
-	a := &program{conn: conn, ended: make(chan struct{})}
+	a := &program{conn: conn, next: make(chan []byte, sidecarTogether), ended: make(chan struct{}), wrote: make(chan struct{})}
 	if a.stream, err = conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, parleyv1connect.SidecarServiceAttachProcedure); err != nil {
 		return nil, err
 	}
-	hello := &pb.Hello{Name: "bench", Api: 1, Topics: []*pb.Topic{{Name: sidecarTopic, Validate: validate}}}
+	hello := &pb.Hello{Name: "bench", Api: 1, Topics: []*pb.Topic{{Name: sidecarTopic, Validate: validate}}, Batches: true, SkipOwn: true}
 	if err := a.stream.SendMsg(&pb.FromApp{Msg: &pb.FromApp_Hello{Hello: hello}}); err != nil {
 		return nil, err
 	}
@@ -99,21 +90,67 @@ func attachProgram(ctx context.Context, dataDir string, validate bool) (_ *progr
 }
 
 // listen accepts what it is asked about, and takes each message.
-func (a *program) listen(ctx context.Context, take func([]byte), fail chan<- error) {
+func (a *program) listen(ctx context.Context, got chan<- []byte, fail chan<- error) {
 	defer close(a.ended)
 	for {
 		m := new(pb.ToApp)
 		err := a.stream.RecvMsg(m)
-		if v := m.GetValidate(); err == nil && v != nil {
-			if err = a.stream.SendMsg(&pb.FromApp{Msg: &pb.FromApp_Verdict{Verdict: &pb.Verdict{Id: v.GetId()}}}); err == nil {
-				take(v.GetData())
+		items := m.GetBatch().GetItems()
+		if items == nil {
+			items = []*pb.ToApp{m}
+		}
+		var accept []uint64
+		for _, i := range items {
+			if v := i.GetValidate(); v != nil {
+				accept = append(accept, v.GetId())
 			}
-		} else if v := m.GetMessage(); err == nil && v != nil {
-			take(v.GetData())
+		}
+		if err == nil && len(accept) > 0 {
+			err = a.stream.SendMsg(&pb.FromApp{Msg: &pb.FromApp_Verdict{Verdict: &pb.Verdict{Id: accept[0], More: accept[1:]}}})
 		}
 		if err != nil {
 			if ctx.Err() == nil {
 				fail <- fmt.Errorf("program: %w", err)
+			}
+			return
+		}
+		for _, i := range items {
+			data := i.GetMessage().GetData()
+			if v := i.GetValidate(); v != nil {
+				data = v.GetData()
+			}
+			if data == nil {
+				continue // of a peer
+			}
+			select {
+			case got <- data:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// write publishes what waits together.
+func (a *program) write(ctx context.Context, fail chan<- error) {
+	defer close(a.wrote)
+	for {
+		r := &pb.PublishRequest{Topic: sidecarTopic}
+		select {
+		case r.Data = <-a.next:
+		case <-ctx.Done():
+			return
+		}
+		for len(a.next) > 0 && len(r.More) < sidecarTogether {
+			r.More = append(r.More, <-a.next)
+		}
+		err := a.out.SendMsg(r)
+		if errors.Is(err, io.EOF) { // the node has ended the stream
+			err = errors.Join(err, a.out.RecvMsg(new(pb.PublishSummary)))
+		}
+		if err != nil {
+			if ctx.Err() == nil {
+				fail <- fmt.Errorf("publish: %w", err)
 			}
 			return
 		}
@@ -122,32 +159,25 @@ func (a *program) listen(ctx context.Context, take func([]byte), fail chan<- err
 
 func (p *programs) publish(ctx context.Context, data []byte) error {
 	select {
-	case p.own <- struct{}{}:
+	case p.ends[0].next <- data:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	a := p.ends[0]
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	err := a.out.SendMsg(&pb.PublishRequest{Topic: sidecarTopic, Data: data})
-	if errors.Is(err, io.EOF) { // the node has ended the stream
-		err = errors.Join(err, a.out.RecvMsg(new(pb.PublishSummary)))
-	}
-	return err
 }
 
 func (p *programs) arrived() <-chan []byte { return p.got }
 func (p *programs) failed() <-chan error   { return p.fail }
 
-func (p *programs) cpu() (sum time.Duration, err error) {
+func (p *programs) cpu() (nodes, ends time.Duration, err error) {
 	for _, n := range p.nodes {
 		used, err := n.do(order{})
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		sum += used
+		nodes += used
 	}
-	return sum, nil
+	return nodes, cpuTime(), nil
 }
 
 func (p *programs) close() error {
@@ -161,6 +191,7 @@ func (p *programs) close() error {
 	p.cancel()
 	for _, a := range p.ends {
 		<-a.ended
+		<-a.wrote
 		errs = append(errs, a.conn.Close())
 	}
 	return errors.Join(errs...)

@@ -129,10 +129,14 @@ type Topic struct {
 	Claim bool
 	// Rate is how many claims a second one origin may send; 0 means 1.
 	Rate int
-	// Timeout of one Validate, waiting for a place included; 0 = 500 ms.
+	// Timeout of one Validate, waiting for a place included; 0 = 500 ms. Negative:
+	// Validate has its own, which costs less; its ctx has no deadline then.
 	Timeout time.Duration
 	// AtOnce is how many Validate run at once; 0 = 64.
 	AtOnce int
+	// Quick says that Validate never waits: it is called without a deadline and a
+	// place, for which the message costs less.
+	Quick bool
 	// Validate decides what is relayed: nil → accepted, which is the relay;
 	// *InvalidError → rejected and charged; anything else → dropped. It is
 	// called by several goroutines, for our own messages too (From is Self),

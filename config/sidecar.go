@@ -155,6 +155,9 @@ func SidecarName(s string) bool { return topicName.MatchString(s) }
 // SidecarNameRule says what SidecarName wants.
 const SidecarNameRule = "1 to 64 of the characters A-Z, a-z, 0-9, _, . and -"
 
+// SidecarLonger says what a program does with a message that is too long.
+const SidecarLonger = "publish the hash of what is longer, and let peers get it by Request, whose answers have no such limit"
+
 func checkSidecarTopics(_ *checker, c *Config) (out []problem) {
 	if n := len(c.Sidecar.Topics); n > maxSidecarNames {
 		return one(RuleRange, "has %d topics, at most %d", n, maxSidecarNames)
@@ -189,7 +192,7 @@ func checkSidecarProtocols(_ *checker, c *Config) (out []problem) {
 
 func checkMaxMessage(_ *checker, c *Config) []problem {
 	if n := c.Sidecar.MaxMessage; n > sidecarCarries && n <= maxSidecarBytes {
-		return one(RuleRange, "%s is more than a message can have in this version, %s", n, Size(sidecarCarries))
+		return one(RuleRange, "%s is more than a message can have in this version, %s: %s", n, Size(sidecarCarries), SidecarLonger)
 	}
 	return nil
 }

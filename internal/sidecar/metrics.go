@@ -43,11 +43,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, errors.Join(reg.Register(m.attached), reg.Register(m.verdicts), reg.Register(m.seconds), reg.Register(m.dropped))
 }
 
-// declare has the series of a topic be there before its first message.
-func (m *metrics) declare(topic string) {
+// declare has the series of a topic be there before its first message, and gives
+// them by verdict: to look one up takes longer than the verdict.
+func (m *metrics) declare(topic string) map[string]prometheus.Counter {
+	counts := map[string]prometheus.Counter{}
 	for _, v := range verdictNames {
-		m.verdicts.WithLabelValues(topic, v)
+		counts[v] = m.verdicts.WithLabelValues(topic, v)
 	}
+	return counts
 }
-
-func (m *metrics) verdict(topic, verdict string) { m.verdicts.WithLabelValues(topic, verdict).Inc() }

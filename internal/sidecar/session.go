@@ -101,6 +101,9 @@ func (x *Session) takeQueued() (ToApp, bool) {
 		if !ok || x.s.awaits(item) {
 			return item, ok
 		}
+		if _, message := item.(Validate); message {
+			x.lost++
+		}
 	}
 }
 

@@ -64,6 +64,7 @@ type Sidecar struct {
 	topics   map[string]topic // by name, as they are judged now
 	asks     map[uint64]*ask  // verdicts that are awaited
 	asked    int              // bytes of their messages
+	late     *time.Timer      // for those without a verdict; nil = none is awaited
 	incoming map[uint64]*incoming
 	outgoing int // requests of ours under way
 	lastID   uint64
@@ -263,6 +264,9 @@ func (s *Sidecar) stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.services = nil
+	if s.late != nil {
+		s.late.Stop()
+	}
 	if s.app != nil {
 		s.app.end(ErrStopped)
 	}

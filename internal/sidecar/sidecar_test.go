@@ -40,6 +40,9 @@ func TestAsksAreBounded(t *testing.T) {
 		if err := w.deliver(t.Context(), "tx", "one more"); !errors.Is(err, chain.ErrBusy) {
 			t.Errorf("the 257th: %v", err)
 		}
+		if lost := next[Lost](t, x); lost.Messages != 1 {
+			t.Errorf("told of %d messages that it is not asked about", lost.Messages)
+		}
 		first := next[Validate](t, x)
 		if err := x.Verdict(first.ID, Reject, "spam"); err != nil {
 			t.Fatal(err)
@@ -62,8 +65,8 @@ func TestAsksAreBounded(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if item, err := x.Next(ctx); err == nil { // their time is over: nobody is asked in vain
-			t.Errorf("told %+v", item)
+		if item, err := x.Next(ctx); err != nil || item != (Lost{maxAsks}) { // their time is over: nobody is asked in vain
+			t.Errorf("told %+v, %v", item, err)
 		}
 		for verdict, want := range map[string]float64{"busy": 1, "reject": 1, "timeout": maxAsks} {
 			if got := counted(t, s, "tx", verdict); got != want {

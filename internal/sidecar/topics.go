@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -16,9 +15,8 @@ import (
 )
 
 const (
-	maxNames    = 32                     // topics, and as many protocols
-	maxName     = 64                     // bytes of a program's name
-	timeToSpare = 250 * time.Millisecond // for a message to come to its ask, beyond the ask itself
+	maxNames = 32 // topics, and as many protocols
+	maxName  = 64 // bytes of a program's name
 )
 
 // topic is a topic as its messages are judged now.
@@ -35,16 +33,16 @@ type declared struct {
 
 // served is what the p2p wing serves for us.
 type served struct {
-	topics    map[string]int // name → bytes of a message, or unsure
+	topics    map[string]topic // by name; unsure = it may be served or not
 	protocols map[string]bool
 	ever      map[string]bool // topics of this run
 	now       declared        // which is what is served, but after an error that was not undone
 }
 
-const unsure = -1 // the wing could not end a topic: it may be served or not
+var unsure = topic{max: -1} // the wing could not end it
 
 func newServed() served {
-	return served{topics: map[string]int{}, protocols: map[string]bool{}, ever: map[string]bool{}}
+	return served{topics: map[string]topic{}, protocols: map[string]bool{}, ever: map[string]bool{}}
 }
 
 // check says what is wrong with a Hello.
@@ -113,7 +111,7 @@ func (s *Sidecar) checkTopic(t Topic, seen map[string]bool) error {
 	case seen[t.Name]:
 		return badInput("topic %q is declared twice", t.Name)
 	case t.MaxBytes < 0 || t.MaxBytes > int(s.cfg.MaxMessage):
-		return badInput("topic %q: max_bytes %d: want 1 to %d, which is sidecar.max_message, at most 1MiB in this version", t.Name, t.MaxBytes, s.cfg.MaxMessage)
+		return badInput("topic %q: max_bytes %d: want 1 to %d, which is sidecar.max_message, at most 1MiB in this version: %s", t.Name, t.MaxBytes, s.cfg.MaxMessage, config.SidecarLonger)
 	}
 	return nil
 }
@@ -153,8 +151,8 @@ func (s *Sidecar) serve(ctx context.Context, h Hello) error {
 // served still, or already.
 func (s *Sidecar) change(ctx context.Context, services chain.Services, want declared) error {
 	var noTopics, noProtocols []string
-	for name, most := range s.served.topics {
-		if t, ok := want.topics[name]; !ok || t.max != most {
+	for name, is := range s.served.topics {
+		if t, ok := want.topics[name]; !ok || t != is {
 			noTopics = append(noTopics, name)
 			s.served.topics[name] = unsure
 		}
@@ -167,7 +165,7 @@ func (s *Sidecar) change(ctx context.Context, services chain.Services, want decl
 	if err := services.Withdraw(noTopics, noProtocols); err != nil {
 		return err
 	}
-	maps.DeleteFunc(s.served.topics, func(_ string, most int) bool { return most == unsure })
+	maps.DeleteFunc(s.served.topics, func(_ string, t topic) bool { return t == unsure })
 	maps.DeleteFunc(s.served.protocols, func(name string, _ bool) bool { return !slices.Contains(want.protocols, name) })
 	s.mu.Lock()
 	s.topics = want.topics
@@ -175,7 +173,7 @@ func (s *Sidecar) change(ctx context.Context, services chain.Services, want decl
 	var newTopics []chain.Topic
 	for name, t := range want.topics {
 		if _, ok := s.served.topics[name]; !ok {
-			newTopics = append(newTopics, s.topic(name, t.max))
+			newTopics = append(newTopics, s.topic(name, t))
 			s.served.ever[name] = true // it has metrics now
 		}
 	}
@@ -188,20 +186,18 @@ func (s *Sidecar) change(ctx context.Context, services chain.Services, want decl
 	if err := services.Serve(ctx, newTopics, newProtocols); err != nil {
 		return err // and serves none of them
 	}
-	for name, t := range want.topics {
-		s.served.topics[name] = t.max
-	}
+	maps.Copy(s.served.topics, want.topics)
 	for _, name := range want.protocols {
 		s.served.protocols[name] = true
 	}
 	return nil
 }
 
-func (s *Sidecar) topic(name string, most int) chain.Topic {
-	s.metrics.declare(name)
+func (s *Sidecar) topic(name string, t topic) chain.Topic {
+	n := named{name, s.metrics.declare(name)}
 	return chain.Topic{
-		Name: name, MaxBytes: most, Timeout: s.cfg.ValidateTimeout + timeToSpare, AtOnce: maxAsks,
-		Validate: func(ctx context.Context, m chain.Message) error { return s.judge(ctx, name, m) },
+		Name: name, MaxBytes: t.max, Quick: !t.validate, Timeout: -1, AtOnce: maxAsks,
+		Validate: func(ctx context.Context, m chain.Message) error { return s.judge(ctx, n, m) },
 	}
 }
 

@@ -3,9 +3,10 @@ package sidecar
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
@@ -18,56 +19,69 @@ const (
 )
 
 // ask is a verdict that is awaited.
-type ask struct{ verdict chan answer } // cap 1
+type ask struct {
+	verdict  chan answer // cap 1
+	deadline time.Time
+}
 
 type answer struct {
 	kind    Verdict
 	offence chain.Offence
+	late    bool // there was none in time
+}
+
+// named is a topic by its name, and how many verdicts it had of each kind.
+type named struct {
+	name     string
+	verdicts map[string]prometheus.Counter
 }
 
 // judge is Validate of every topic.
-func (s *Sidecar) judge(ctx context.Context, name string, m chain.Message) error {
-	services, err := s.wing()
-	if err != nil {
-		return chain.ErrUnready
-	}
+func (s *Sidecar) judge(ctx context.Context, n named, m chain.Message) error {
 	s.mu.Lock()
-	t, ok := s.topics[name]
+	services := s.services
+	t, ok := s.topics[n.name]
 	s.mu.Unlock()
 	switch {
-	case !ok:
+	case services == nil, !ok:
 		return chain.ErrUnready // it has just been withdrawn
-	case m.From == services.Self(), !t.validate:
-		s.deliver(name, m, true)
+	case !t.validate, m.From == services.Self():
+		s.deliver(n.name, m, true)
 		return nil
 	}
-	if err := s.ask(ctx, name, m); err != nil {
+	if err := s.ask(ctx, n, m); err != nil {
 		return err
 	}
-	s.deliver(name, m, false)
+	s.deliver(n.name, m, false)
 	return nil
 }
 
-// ask waits for the program's verdict. nil relays the message.
-func (s *Sidecar) ask(ctx context.Context, name string, m chain.Message) error {
+// ask waits for the program's verdict for sidecar.validate_timeout. nil relays the
+// message.
+func (s *Sidecar) ask(ctx context.Context, n named, m chain.Message) error {
 	start := time.Now()
-	a := &ask{make(chan answer, 1)}
+	a := &ask{make(chan answer, 1), start.Add(s.cfg.ValidateTimeout)}
 	s.mu.Lock()
 	app := s.app
 	if app == nil {
 		s.mu.Unlock()
-		return s.without(name, "detached", s.cfg.OnDetached)
+		return s.without(n, "detached", s.cfg.OnDetached)
 	}
 	s.lastID++
 	id := s.lastID
-	v := Validate{ID: id, Topic: name, From: m.From, Data: m.Data, Deadline: start.Add(s.cfg.ValidateTimeout)}
+	v := Validate{ID: id, Topic: n.name, From: m.From, Data: m.Data, Deadline: a.deadline}
 	if len(s.asks) >= maxAsks || s.asked+len(m.Data) > maxAsksBytes || !app.queue.push(verdicts, v) {
+		app.lost++
+		app.queue.ring()
 		s.mu.Unlock()
-		s.metrics.verdict(name, "busy")
+		n.verdicts["busy"].Inc()
 		return fmt.Errorf("%d verdicts are awaited: %w", maxAsks, chain.ErrBusy)
 	}
 	s.asks[id] = a
 	s.asked += len(m.Data)
+	if s.late == nil {
+		s.late = time.AfterFunc(s.cfg.ValidateTimeout, s.giveUp)
+	}
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
@@ -75,48 +89,67 @@ func (s *Sidecar) ask(ctx context.Context, name string, m chain.Message) error {
 		delete(s.asks, id)
 		s.asked -= len(m.Data)
 	}()
-	timer := time.NewTimer(s.cfg.ValidateTimeout)
-	defer timer.Stop()
 	select {
 	case got := <-a.verdict:
-		s.metrics.seconds.Observe(time.Since(start).Seconds())
-		return s.obey(name, got)
-	case <-app.queue.over:
-		return s.without(name, "detached", s.cfg.OnDetached)
-	case <-timer.C:
-	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.Canceled) { // the node stops
-			return ctx.Err()
+		if got.late {
+			return s.without(n, "timeout", s.cfg.OnTimeout)
 		}
+		s.metrics.seconds.Observe(time.Since(start).Seconds())
+		return s.obey(n, got)
+	case <-app.queue.over:
+		return s.without(n, "detached", s.cfg.OnDetached)
+	case <-ctx.Done(): // the node stops
+		return ctx.Err()
 	}
-	return s.without(name, "timeout", s.cfg.OnTimeout)
 }
 
-func (s *Sidecar) obey(name string, got answer) error {
+// giveUp ends what is awaited past its deadline: one timer is cheaper than one
+// for each message.
+func (s *Sidecar) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.late = nil
+	var next time.Time
+	for id, a := range s.asks {
+		switch {
+		case !a.deadline.After(now):
+			s.settle(id, answer{late: true})
+		case next.IsZero() || a.deadline.Before(next):
+			next = a.deadline
+		}
+	}
+	if !next.IsZero() && s.services != nil {
+		s.late = time.AfterFunc(next.Sub(now), s.giveUp)
+	}
+}
+
+func (s *Sidecar) obey(n named, got answer) error {
 	switch got.kind {
 	case Accept:
-		s.metrics.verdict(name, "accept")
+		n.verdicts["accept"].Inc()
 		return nil
 	case Reject:
-		s.metrics.verdict(name, "reject")
-		return chain.Invalid(got.offence, "topic %s: rejected by the program", name)
+		n.verdicts["reject"].Inc()
+		return chain.Invalid(got.offence, "topic %s: rejected by the program", n.name)
 	default:
-		s.metrics.verdict(name, "ignore")
+		n.verdicts["ignore"].Inc()
 		return fmt.Errorf("the program: %w", chain.ErrUnready)
 	}
 }
 
 // without decides where there is no verdict.
-func (s *Sidecar) without(name, why, policy string) error {
-	s.metrics.verdict(name, why)
+func (s *Sidecar) without(n named, why, policy string) error {
+	n.verdicts[why].Inc()
 	if policy == config.SidecarAccept {
 		return nil
 	}
 	return fmt.Errorf("no verdict of the program (%s): %w", why, chain.ErrUnready)
 }
 
-// Verdict answers a Validate. One that comes too late changes nothing.
-func (x *Session) Verdict(id uint64, kind Verdict, reason string) error {
+// Verdict answers a Validate, and those of more too. One that comes too late changes
+// nothing.
+func (x *Session) Verdict(id uint64, kind Verdict, reason string, more ...uint64) error {
 	a := answer{kind: kind}
 	switch kind {
 	case Accept, Ignore:
@@ -134,13 +167,23 @@ func (x *Session) Verdict(id uint64, kind Verdict, reason string) error {
 	if x.queue.err != nil {
 		return x.queue.err
 	}
-	if ask := x.s.asks[id]; ask != nil {
-		select {
-		case ask.verdict <- a:
-		default: // the second one
-		}
+	x.s.settle(id, a)
+	for _, id := range more {
+		x.s.settle(id, a)
 	}
 	return nil
+}
+
+// settle is called under s.mu.
+func (s *Sidecar) settle(id uint64, a answer) {
+	ask := s.asks[id]
+	if ask == nil {
+		return
+	}
+	select {
+	case ask.verdict <- a:
+	default: // the second one
+	}
 }
 
 // deliver gives an accepted message to those who read it, to the program too
@@ -148,11 +191,12 @@ func (x *Session) Verdict(id uint64, kind Verdict, reason string) error {
 func (s *Sidecar) deliver(name string, m chain.Message, toApp bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if (!toApp || s.app == nil) && len(s.readers) == 0 {
+	toApp = toApp && s.app != nil && !(s.app.hello.SkipOwn && m.From == s.app.self)
+	if !toApp && len(s.readers) == 0 {
 		return
 	}
 	msg := Message{Topic: name, ID: hex.EncodeToString([]byte(m.ID)), From: m.From, Data: m.Data}
-	if toApp && s.app != nil {
+	if toApp {
 		s.app.give(msg)
 	}
 	for r := range s.readers {
@@ -193,7 +237,7 @@ func (s *Sidecar) Send(ctx context.Context, name string, data []byte) error {
 	case len(data) == 0:
 		return badInput("a message without data: give at least one byte")
 	case len(data) > t.max:
-		return &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d", len(data), name, t.max)}
+		return &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d: %s", len(data), name, t.max, config.SidecarLonger)}
 	}
 	if !room {
 		return fmt.Errorf("the program does not read what it has published: %w", chain.ErrBusy)

@@ -62,6 +62,7 @@ type Hello struct {
 	Protocols []string   // names of the requests that it answers
 	Genesis   chain.Hash // zero = it has none to compare
 	Status    []byte     // ≤ 1 KiB, told to every peer in the handshake
+	SkipOwn   bool       // do not tell it what this node publishes
 }
 
 // Topic is a topic that a program declares.
@@ -122,8 +123,9 @@ type PeerGone struct {
 	Reason string
 }
 
-// Lost tells that messages of peers were dropped, for the program read more
-// slowly than they came. What was asked about is not among them.
+// Lost tells that messages of peers were not told, for the program read more
+// slowly than they came, or judged so: of those that it was to be asked about,
+// those that it was not.
 type Lost struct{ Messages uint64 } // since the last one
 
 const overhead = 128 // bytes of an item in a queue beside its data

@@ -83,12 +83,21 @@ func (c *credit) queued(p peer.ID, bytes, ours int, now time.Time) (cut bool) {
 	return true
 }
 
-// written notes that an RPC with messages was written to p.
-func (c *credit) written(p peer.ID, now time.Time) {
+// follows reports whether behind n RPCs with messages that have left p's queue
+// and are not written another one waits in it.
+func (c *credit) follows(p peer.ID, n int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.lanes[p]
+	return l != nil && l.in > l.out+uint64(n)
+}
+
+// written notes that n RPCs with messages were written to p.
+func (c *credit) written(p peer.ID, n int, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := c.lane(p)
-	l.out++
+	l.out += uint64(n)
 	l.moved = now
 	for len(l.waiting) > 0 && l.waiting[0].at <= l.out {
 		first := l.waiting[0]

@@ -4,11 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	pubsub "github.com/libp2p/go-libp2p-pubsub"
-	pb "github.com/libp2p/go-libp2p-pubsub/pb"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
@@ -56,58 +53,151 @@ func TestRepeatsAreBounded(t *testing.T) {
 	}
 }
 
-// A peer over its budget is charged once in ten seconds and not heard for the
-// rest of them; one below it never.
-func TestFloodIsLimited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := testGuard(t)
-		rpc := func(n int) *pubsub.RPC { return &pubsub.RPC{RPC: pb.RPC{Publish: make([]*pb.Message, n)}} }
-		second := func(p peer.ID, messages int) (heard int) {
-			for range messages / 100 {
-				if g.inspect(p, rpc(100)) == nil {
-					heard += 100
-				}
+// A peer is read at its rate and no faster, after a burst, and one whose stream
+// ends leaves nothing behind.
+func TestPace(t *testing.T) {
+	p, now := newPace(0), time.Now()
+	p.open("p", now)
+	read := 0
+	for end := now.Add(time.Minute); now.Before(end); {
+		if d, _ := p.rest("p", now); d > 0 {
+			now = now.Add(d)
+			continue
+		}
+		p.read("p")
+		p.came("p", 100, now)
+		for range 100 {
+			p.settled("p")
+		}
+		read += 100
+	}
+	if most := int(peerRate * (time.Minute + rateSpare).Seconds()); read < most-peerRate || read > most+peerRate/10 {
+		t.Errorf("%d messages were read in a minute, want %d", read, most)
+	}
+	now = now.Add(time.Hour)
+	for range int(peerRate * rateSpare.Seconds()) { // control counts
+		if d, _ := p.rest("p", now); d > 0 {
+			t.Fatal("no burst after a rest")
+		}
+		p.came("p", 0, now)
+	}
+	p.came("p", 0, now)
+	if d, _ := p.rest("p", now); d == 0 {
+		t.Error("control without messages has no limit")
+	}
+	p.close("p")
+	p.came("p", 1, now)
+	if len(p.flows) != 0 {
+		t.Errorf("%d flows are left", len(p.flows))
+	}
+}
+
+// What waits for its verdict is shared by the peers that brought it: one of them
+// leaves room for the others, and goes on when it has less than its share.
+func TestPaceSharesValidation(t *testing.T) {
+	p, now := newPace(0), time.Now()
+	held := func(from peer.ID) (bool, <-chan struct{}) {
+		d, wake := p.rest(from, now)
+		return d > 0, wake
+	}
+	var ends []func()
+	bring := func(from peer.ID) (n int) {
+		p.open(from, now)
+		p.flows[from].window = mostAhead
+		for ; ; n++ {
+			if over, _ := held(from); over {
+				return n
 			}
-			time.Sleep(time.Second)
-			return heard
-		}
-		for range 60 {
-			if got := second("fair", 2*peerBudget); got != 2*peerBudget {
-				t.Fatalf("%d of %d messages of a fair peer were heard", got, 2*peerBudget)
+			p.read(from)
+			if p.came(from, 1, now); n%2 == 0 {
+				ends = append(ends, p.judge(from, now))
+			} else { // it is on its way
+				ends = append(ends, func() { p.settled(from) })
 			}
 		}
-		heard := 0
-		for range 60 {
-			heard += second("flood", 10_000)
-		}
-		if heard != 6*maxFlood {
-			t.Errorf("%d messages of the flood were heard, want %d", heard, 6*maxFlood)
-		}
-		if n := len(g.charges); n != 6 {
-			t.Errorf("%d charges in a minute, want 6", n)
-		}
-		if c := <-g.charges; c.peer != "flood" || c.offence != chain.Spam {
-			t.Errorf("charge %+v", c)
-		}
-		time.Sleep(floodSpan)
-		if err := g.inspect("flood", rpc(1)); err != nil {
-			t.Errorf("not heard after the flood: %v", err)
-		}
-		for range maxFlood { // control counts
-			if err := g.inspect("grafts", rpc(0)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if g.inspect("grafts", rpc(0)) == nil {
-			t.Error("control without messages has no limit")
-		}
-		for i := range 2 * maxFlows {
-			_ = g.inspect(peer.ID(fmt.Sprint(i)), rpc(0))
-		}
-		if len(g.flows) > maxFlows {
-			t.Errorf("%d peers are counted", len(g.flows))
-		}
-	})
+	}
+	if n := bring("a"); n != mostAhead {
+		t.Errorf("%d messages of one peer alone are ahead", n)
+	}
+	if n := bring("b"); n != mostAhead/2 {
+		t.Errorf("%d messages of the second peer are ahead", n)
+	}
+	_, wake := held("b")
+	p.settled("b")
+	select {
+	case <-wake:
+	default:
+		t.Error("not woken when it has less than its share")
+	}
+	if over, _ := held("b"); over {
+		t.Error("held with less than its share")
+	}
+	for i := range mostAhead {
+		bring(peer.ID(fmt.Sprint(i)))
+	}
+	if n := bring("c"); n != leastAhead {
+		t.Errorf("%d messages of one of many are ahead", n)
+	}
+	for _, end := range ends {
+		end()
+	}
+	if over, _ := held("a"); over {
+		t.Error("held when nothing of it is ahead")
+	}
+	for from := range p.flows {
+		p.close(from)
+	}
+	if len(p.flows) != 0 || p.busy != 0 {
+		t.Errorf("%d flows are left, %d of them busy", len(p.flows), p.busy)
+	}
+}
+
+// A peer has more ahead while verdicts come soon, less when they are late, and a
+// few however late they are.
+func TestPaceFollowsVerdicts(t *testing.T) {
+	f, now := &flow{window: leastAhead}, time.Now()
+	for range 2 * mostAhead {
+		f.took(soon, now)
+	}
+	if f.window != mostAhead {
+		t.Errorf("%d ahead when verdicts come soon", f.window)
+	}
+	f.took(late, now)
+	if f.window != mostAhead {
+		t.Error("less ahead though none is late")
+	}
+	for range mostAhead { // that were ahead
+		f.took(2*late, now)
+	}
+	if f.window != mostAhead/2 {
+		t.Errorf("%d ahead after some that were late together", f.window)
+	}
+	for range 20 {
+		now = now.Add(2 * late)
+		f.took(2*late, now)
+	}
+	if f.window != leastAhead {
+		t.Errorf("%d ahead when all are late", f.window)
+	}
+}
+
+// What pubsub drops and tells nobody of holds up its peer for a moment only.
+func TestPaceForgetsWhatIsDropped(t *testing.T) {
+	p, now := newPace(0), time.Now()
+	p.open("p", now)
+	p.read("p")
+	p.came("p", 2*mostAhead, now)
+	for range mostAhead / 2 {
+		p.settled("p")
+	}
+	p.rested("p")
+	if d, _ := p.rest("p", now); d == 0 {
+		t.Error("read on though what it brought moves on")
+	}
+	p.rested("p")
+	if d, _ := p.rest("p", now); d > 0 {
+		t.Error("held up by what was dropped")
+	}
 }
 
 // Whatever the pieces in which bytes come, the length of the last RPC is known.

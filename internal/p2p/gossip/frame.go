@@ -2,25 +2,100 @@ package gossip
 
 import (
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
 )
+
+const readAhead = 4 << 10 // bytes
 
 // inbound is a stream that pubsub reads RPCs from. pubsub resets it when it
 // meets bytes that it cannot read, and tells nobody.
 type inbound struct {
 	network.Stream
+	peer   peer.ID
+	pace   *pace
 	frame  frame
 	failed bool // a Read has
+	once   sync.Once
+	over   chan struct{} // closed when it is not read any more
+
+	buffer *[readAhead]byte // of readBuffers; nil while nothing comes
+	unread []byte           // in buffer
+	err    error            // behind it
 }
 
+var readBuffers = sync.Pool{New: func() any { return new([readAhead]byte) }}
+
+// Read waits before an RPC until its peer is to be read on.
 func (i *inbound) Read(b []byte) (int, error) {
-	n, err := i.Stream.Read(b)
+	if i.frame.between() {
+		i.rest()
+	}
+	n, err := i.take(b)
 	i.frame.pass(b[:n])
 	i.failed = i.failed || err != nil
+	if n > 0 && i.frame.between() {
+		i.pace.read(i.peer)
+	}
+	if i.buffer != nil && len(i.unread) == 0 && i.frame.between() {
+		readBuffers.Put(i.buffer)
+		i.buffer = nil
+	}
 	return n, err
+}
+
+// take reads ahead once something has come: pubsub takes an RPC in three parts,
+// and RPCs come together.
+func (i *inbound) take(b []byte) (int, error) {
+	if len(i.unread) == 0 {
+		if i.err != nil {
+			return 0, i.err
+		}
+		if i.frame.between() || len(b) >= readAhead {
+			return i.Stream.Read(b)
+		}
+		if i.buffer == nil {
+			i.buffer = readBuffers.Get().(*[readAhead]byte)
+		}
+		n, err := i.Stream.Read(i.buffer[:])
+		i.unread, i.err = i.buffer[:n], err
+		if n == 0 {
+			return 0, err
+		}
+	}
+	n := copy(b, i.unread)
+	i.unread = i.unread[n:]
+	return n, nil
+}
+
+func (i *inbound) rest() {
+	for {
+		d, woken := i.pace.rest(i.peer, time.Now())
+		if d == 0 {
+			return
+		}
+		timer := time.NewTimer(d)
+		select {
+		case <-timer.C:
+			i.pace.rested(i.peer)
+		case <-woken:
+		case <-i.over:
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// Reset ends a rest too.
+func (i *inbound) Reset() error {
+	i.once.Do(func() { close(i.over) })
+	return i.Stream.Reset()
 }
 
 // fault says what made pubsub stop reading; without an offence it was nothing
@@ -41,6 +116,9 @@ type frame struct {
 	left  uint64 // of it, yet to come
 	shift uint   // bits of the length that have come
 }
+
+// between reports whether the next byte begins an RPC.
+func (f *frame) between() bool { return f.left == 0 && f.shift == 0 }
 
 func (f *frame) pass(b []byte) {
 	for len(b) > 0 {

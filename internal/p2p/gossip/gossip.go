@@ -36,6 +36,8 @@ type Config struct {
 	// MaxBytes bounds the data of every topic, for the limit on the wire is
 	// set before the topics are known. 0 means 1 MiB.
 	MaxBytes int
+	// PeerRate is how many messages a second are read of one peer. 0 means 4,000.
+	PeerRate int
 	// Takes says whether p is sent a topic, by our name of it, and may have us in
 	// its mesh; it is asked often, in pubsub's loop, and MUST be quick. It may not
 	// change its mind while p is connected. Nil: everybody is sent everything.
@@ -59,6 +61,7 @@ type Gossip struct {
 	metrics *metrics
 	scope   *scope
 	credit  *credit
+	pace    *pace
 	guard   *guard
 	tracer  *tracer
 
@@ -91,12 +94,12 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 	}
 	g := &Gossip{
 		cfg: cfg, self: h.ID(), rep: rep, bus: bus, log: log, metrics: m,
-		credit:  newCredit(),
+		credit: newCredit(), pace: newPace(cfg.PeerRate),
 		started: make(chan struct{}), stopped: make(chan struct{}),
 		byName: map[string]*topic{}, byWire: map[string]*topic{}, gave: map[peer.ID]gifts{},
 	}
-	g.guard = newGuard(m, g.takes)
-	g.scope = newScope(h, g.credit, g.maxRPC(), func(p peer.ID, o chain.Offence, detail string) {
+	g.guard = newGuard(m, g.pace, g.takes)
+	g.scope = newScope(h, g.credit, g.pace, g.maxRPC(), func(p peer.ID, o chain.Offence, detail string) {
 		g.guard.forget(p) // pubsub forgets its topics too
 		if o != "" {
 			g.guard.report(charge{p, o, detail})

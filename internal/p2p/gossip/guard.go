@@ -33,7 +33,7 @@ type guard struct {
 	charges chan charge // full: dropped and counted, for pubsub's loop cannot wait
 	metrics *metrics
 	takes   func(p peer.ID, wire string) bool
-	flows   map[peer.ID]*flow // pubsub's loop only
+	pace    *pace
 
 	mu    sync.Mutex                      // guards below
 	nets  map[string]struct{}             // that are served
@@ -46,9 +46,9 @@ type charge struct {
 	detail  string
 }
 
-func newGuard(m *metrics, takes func(p peer.ID, wire string) bool) *guard {
+func newGuard(m *metrics, pace *pace, takes func(p peer.ID, wire string) bool) *guard {
 	return &guard{
-		charges: make(chan charge, 256), metrics: m, takes: takes, flows: map[peer.ID]*flow{},
+		charges: make(chan charge, 256), metrics: m, takes: takes, pace: pace,
 		nets: map[string]struct{}{}, taken: map[peer.ID]map[string]struct{}{},
 	}
 }
@@ -64,12 +64,7 @@ func (g *guard) inspect(from peer.ID, rpc *pubsub.RPC) error {
 			p.Backoff = proto.Uint64(maxBackoff)
 		}
 	}
-	if over, first := g.flooded(from, len(rpc.GetPublish()), time.Now()); over {
-		if first {
-			g.report(spam(from))
-		}
-		return fmt.Errorf("%w: too many", errRPC)
-	}
+	g.pace.came(from, len(rpc.GetPublish()), time.Now())
 	what := excess(&rpc.RPC)
 	if what == "" {
 		return nil

@@ -20,7 +20,7 @@ func testGuard(t *testing.T) *guard {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newGuard(m, func(peer.ID, string) bool { return true })
+	return newGuard(m, newPace(0), func(peer.ID, string) bool { return true })
 }
 
 func TestInspect(t *testing.T) {
@@ -152,12 +152,12 @@ func TestCreditFollowsOrder(t *testing.T) {
 	}
 	c.clear("b")
 	for range 10 {
-		c.written("a", time.Time{})
+		c.written("a", 1, time.Time{})
 	}
 	if !c.busy() {
 		t.Error("what was not ours gave us room")
 	}
-	c.written("a", time.Time{})
+	c.written("a", 1, time.Time{})
 	if c.busy() {
 		t.Error("still busy after the first of ours left")
 	}
@@ -166,7 +166,7 @@ func TestCreditFollowsOrder(t *testing.T) {
 	if !c.busy() {
 		t.Error("two of three peers do not stop us")
 	}
-	c.written("d", time.Time{}) // left before it was seen to enter
+	c.written("d", 1, time.Time{}) // left before it was seen to enter
 	c.queued("d", 100, 100, time.Time{})
 	if l := c.lanes["d"]; len(l.waiting) != 0 || l.ours != 0 {
 		t.Errorf("%+v", l)
@@ -186,7 +186,7 @@ func TestCreditCutsWhoReadsNothing(t *testing.T) {
 			}
 			now = now.Add(each)
 			if reads && waiting%4 == 0 {
-				c.written(p, now)
+				c.written(p, 1, now)
 			}
 		}
 		return 0

@@ -16,7 +16,7 @@ import (
 const (
 	queueSize     = 4_096    // RPCs per peer; the library's 32 loses a third of a burst
 	validateQueue = 1_024    // messages before validation, all topics
-	validateMost  = 1_024    // messages in validation, all topics; pubsub loses what is over
+	validateMost  = 1_024    // messages in validation, all topics; pubsub loses what is over, which pace keeps from coming
 	validateTopic = 512      // of them of one topic, so that none starves the others
 	bigMessage    = 16 << 10 // bytes from which IDONTWANT is worth its message
 	rpcOverhead   = 64 << 10 // around the largest message, and room for control

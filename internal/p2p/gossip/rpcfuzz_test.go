@@ -39,7 +39,7 @@ func FuzzInspect(f *testing.F) {
 		if proto.Unmarshal(b, &rpc.RPC) != nil {
 			return
 		}
-		g := newGuard(m, func(peer.ID, string) bool { return true })
+		g := newGuard(m, newPace(0), func(peer.ID, string) bool { return true })
 		err := g.inspect("p", &rpc)
 		for _, p := range rpc.GetControl().GetPrune() {
 			if len(p.GetPeers()) > 0 || p.GetBackoff() > maxBackoff {

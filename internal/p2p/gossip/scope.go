@@ -22,6 +22,7 @@ import (
 type scope struct {
 	host.Host
 	credit *credit
+	pace   *pace
 	// ended is told of each stream that pubsub reads no more, and what the peer
 	// sent that made it stop; "" is nothing.
 	ended  func(p peer.ID, o chain.Offence, detail string)
@@ -35,8 +36,8 @@ type scope struct {
 	served  []protocol.ID
 }
 
-func newScope(h host.Host, c *credit, maxRPC int, ended func(peer.ID, chain.Offence, string)) *scope {
-	return &scope{Host: h, credit: c, maxRPC: maxRPC, ended: ended, streams: map[network.Stream]struct{}{}}
+func newScope(h host.Host, c *credit, p *pace, maxRPC int, ended func(peer.ID, chain.Offence, string)) *scope {
+	return &scope{Host: h, credit: c, pace: p, maxRPC: maxRPC, ended: ended, streams: map[network.Stream]struct{}{}}
 }
 
 // enter reports whether work may begin; if so it MUST end with leave.
@@ -95,15 +96,18 @@ func (s *scope) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
 			return
 		}
 		defer s.leave()
-		if !s.hold(st) {
+		p := st.Conn().RemotePeer()
+		in := &inbound{Stream: st, peer: p, pace: s.pace, over: make(chan struct{})}
+		if !s.hold(in) {
 			_ = st.Reset()
 			return
 		}
-		defer s.drop(st)
-		in := &inbound{Stream: st}
+		defer s.drop(in)
+		s.pace.open(p, time.Now())
+		defer s.pace.close(p)
 		handle(in)
 		o, detail := in.fault(s.maxRPC)
-		s.ended(st.Conn().RemotePeer(), o, detail)
+		s.ended(p, o, detail)
 	})
 }
 
@@ -117,7 +121,7 @@ func (s *scope) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (n
 		s.credit.clear(p) // pubsub drops the queue
 		return nil, err
 	}
-	out := &outbound{Stream: st, scope: s, peer: p}
+	out := newOutbound(st, s.credit, p, s.drop)
 	if !s.hold(out) {
 		_ = st.Reset()
 		return nil, errClosed
@@ -138,25 +142,4 @@ func (s *scope) cut(p peer.ID) {
 			s.running.Go(func() { _ = st.Reset() }) // to say so may wait for a peer that does not read
 		}
 	}
-}
-
-// outbound is a stream that pubsub writes RPCs to, one Write an RPC, and
-// resets in the end whatever happened.
-type outbound struct {
-	network.Stream
-	scope *scope
-	peer  peer.ID
-}
-
-func (o *outbound) Write(b []byte) (int, error) {
-	n, err := o.Stream.Write(b)
-	if err == nil && carriesMessages(b) {
-		o.scope.credit.written(o.peer, time.Now())
-	}
-	return n, err
-}
-
-func (o *outbound) Reset() error {
-	o.scope.drop(o)
-	return o.Stream.Reset()
 }

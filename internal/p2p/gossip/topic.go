@@ -24,7 +24,7 @@ type topic struct {
 	g       *Gossip
 	wire    string        // full name
 	last    string        // last element of wire
-	timeout time.Duration // of one validation, waiting included
+	timeout time.Duration // of one validation, waiting included; 0 = none
 	places  chan struct{} // to validate; the others wait
 	handle  atomic.Pointer[pubsub.Topic]
 	unrelay pubsub.RelayCancelFunc // set once, by open
@@ -62,8 +62,8 @@ func newTopic(g *Gossip, ct chain.Topic, wire, last string) *topic {
 		t.tracer = g.cfg.Tracer
 		t.timeout, t.places = 2*time.Second, make(chan struct{}, 4)
 	}
-	if ct.Timeout > 0 {
-		t.timeout = ct.Timeout
+	if ct.Timeout != 0 {
+		t.timeout = max(0, ct.Timeout)
 	}
 	if ct.AtOnce > 0 {
 		t.places = make(chan struct{}, min(ct.AtOnce, validateTopic))
@@ -78,7 +78,11 @@ func newTopic(g *Gossip, ct chain.Topic, wire, last string) *topic {
 // open joins the topic, or leaves nothing of it. Nobody subscribes in process:
 // Validate is the delivery.
 func (t *topic) open(ps *pubsub.PubSub) error {
-	if err := ps.RegisterTopicValidator(t.wire, t.validate, pubsub.WithValidatorTimeout(t.timeout), pubsub.WithValidatorConcurrency(validateTopic)); err != nil {
+	how := []pubsub.ValidatorOpt{pubsub.WithValidatorInline(t.Quick), pubsub.WithValidatorConcurrency(validateTopic)}
+	if !t.Quick && t.timeout > 0 {
+		how = append(how, pubsub.WithValidatorTimeout(t.timeout))
+	}
+	if err := ps.RegisterTopicValidator(t.wire, t.validate, how...); err != nil {
 		return err
 	}
 	h, err := ps.Join(t.wire)
@@ -174,11 +178,14 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 		t.count.seconds.Observe(time.Since(start).Seconds())
 		return t.judge(pm, "", o.err)
 	}
-	select { // pubsub itself would drop what comes in a burst
-	case t.places <- struct{}{}:
-		defer func() { <-t.places }()
-	case <-ctx.Done():
-		return t.judge(pm, "", ctx.Err())
+	defer t.g.pace.judge(from, start)()
+	if !t.Quick {
+		select { // pubsub itself would drop what comes in a burst
+		case t.places <- struct{}{}:
+			defer func() { <-t.places }()
+		case <-ctx.Done():
+			return t.judge(pm, "", ctx.Err())
+		}
 	}
 	ctx, span := t.arrived(ctx, from, len(pm.Data))
 	m, culprit, err := t.read(from, pm.Data)

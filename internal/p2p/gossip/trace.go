@@ -98,10 +98,11 @@ func (t *tracer) RejectMessage(m *pubsub.Message, reason string) {
 		t.g.guard.report(charge{m.ReceivedFrom, chain.Violation, "gossip message with " + reason})
 	case pubsub.RejectValidationFailed, pubsub.RejectValidationIgnored:
 		t.seen.judged(m, VerdictIgnore, reason, time.Now()) // where validate was not asked
-		return                                              // counted by verdict
+		return                                              // counted by verdict, as what is judged
 	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
 		t.g.metrics.dropped.WithLabelValues("validate").Inc()
 	}
+	t.g.pace.settled(m.ReceivedFrom)
 	t.seen.judged(m, VerdictDropped, reason, time.Now())
 	if tp := t.g.onWire(m.GetTopic()); tp != nil {
 		tp.note(tp.ignored, reason)
@@ -110,6 +111,7 @@ func (t *tracer) RejectMessage(m *pubsub.Message, reason string) {
 }
 
 func (t *tracer) DuplicateMessage(m *pubsub.Message) {
+	t.g.pace.settled(m.ReceivedFrom)
 	t.seen.came(m, time.Now())
 	if tp := t.g.onWire(m.GetTopic()); tp != nil {
 		tp.duplicates.Add(1)

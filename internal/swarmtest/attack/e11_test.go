@@ -90,8 +90,8 @@ core a node, of which judging a message takes 200 µs. Hosts over QUIC in virtua
 
 const e11Foot = `
 B0 is libp2p.New and NewGossipSub with all defaults, B1 is B0 with the peer scores of parley. Target of ours: p99 at most twice that
-before, and who sends what is oversized or malformed is out at the end. Valid messages are nobody's fault up to 2,000 a second; who
-brings twice that for ten seconds is not heard for the rest of them, and charged. A stock host has no limit of a topic but that of a
+before, and who sends what is oversized or malformed is out at the end. Valid messages are nobody's fault; who
+brings more than 4,000 a second is read no faster than that, and held up by it. A stock host has no limit of a topic but that of a
 message, 1 MiB, and its validator rejects what is too long; it resets a stream that it cannot read, and takes the next one. What is
 malformed or oversized on the other protocols of ours is what TestMisdeeds, TestMisservings and the fuzz targets show; no stock host
 speaks them.

@@ -179,6 +179,8 @@ type Hello struct {
 	Protocols     []*Protocol            `protobuf:"bytes,4,rep,name=protocols,proto3" json:"protocols,omitempty"`                        // at most 32
 	GenesisHash   []byte                 `protobuf:"bytes,5,opt,name=genesis_hash,json=genesisHash,proto3" json:"genesis_hash,omitempty"` // 32 bytes, or empty: peers with another one are left
 	Status        []byte                 `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`                              // at most 1 KiB, told to peers in the handshake
+	Batches       bool                   `protobuf:"varint,7,opt,name=batches,proto3" json:"batches,omitempty"`                           // what waits for the program may come as a batch, which costs less
+	SkipOwn       bool                   `protobuf:"varint,8,opt,name=skip_own,json=skipOwn,proto3" json:"skip_own,omitempty"`            // do not tell it what this node publishes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,6 +255,20 @@ func (x *Hello) GetStatus() []byte {
 		return x.Status
 	}
 	return nil
+}
+
+func (x *Hello) GetBatches() bool {
+	if x != nil {
+		return x.Batches
+	}
+	return false
+}
+
+func (x *Hello) GetSkipOwn() bool {
+	if x != nil {
+		return x.SkipOwn
+	}
+	return false
 }
 
 // Topic is a topic that the program declares: 1 to 64 of the characters A-Z,
@@ -362,14 +378,15 @@ func (x *Protocol) GetName() string {
 	return ""
 }
 
-// Verdict answers a Validate.
+// Verdict answers a Validate, or several.
 type Verdict struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Kind  Verdict_Kind           `protobuf:"varint,2,opt,name=kind,proto3,enum=parley.v1.Verdict_Kind" json:"kind,omitempty"`
 	// forged_block, invalid_block, oversize, malformed, violation, false_claim,
 	// invalid_tx, spam, timeout, stall or useless; empty = invalid_tx.
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason        string   `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	More          []uint64 `protobuf:"varint,4,rep,packed,name=more,proto3" json:"more,omitempty"` // ids that it is the verdict on too, which costs less than one each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -423,6 +440,13 @@ func (x *Verdict) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Verdict) GetMore() []uint64 {
+	if x != nil {
+		return x.More
+	}
+	return nil
 }
 
 // Reply is a part of the answer to an Incoming.
@@ -505,6 +529,7 @@ type ToApp struct {
 	//	*ToApp_Status
 	//	*ToApp_Gone
 	//	*ToApp_Lost
+	//	*ToApp_Batch
 	Msg           isToApp_Msg `protobuf_oneof:"msg"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -610,6 +635,15 @@ func (x *ToApp) GetLost() *Lost {
 	return nil
 }
 
+func (x *ToApp) GetBatch() *Batch {
+	if x != nil {
+		if x, ok := x.Msg.(*ToApp_Batch); ok {
+			return x.Batch
+		}
+	}
+	return nil
+}
+
 type isToApp_Msg interface {
 	isToApp_Msg()
 }
@@ -642,6 +676,10 @@ type ToApp_Lost struct {
 	Lost *Lost `protobuf:"bytes,7,opt,name=lost,proto3,oneof"`
 }
 
+type ToApp_Batch struct {
+	Batch *Batch `protobuf:"bytes,8,opt,name=batch,proto3,oneof"` // to a program whose hello says so
+}
+
 func (*ToApp_Welcome) isToApp_Msg() {}
 
 func (*ToApp_Validate) isToApp_Msg() {}
@@ -656,6 +694,54 @@ func (*ToApp_Gone) isToApp_Msg() {}
 
 func (*ToApp_Lost) isToApp_Msg() {}
 
+func (*ToApp_Batch) isToApp_Msg() {}
+
+// Batch is what waited for the program, in its order, without batches: 64 KiB, and
+// as much as the last of it has.
+type Batch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Items         []*ToApp               `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Batch) Reset() {
+	*x = Batch{}
+	mi := &file_parley_v1_sidecar_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Batch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Batch) ProtoMessage() {}
+
+func (x *Batch) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_sidecar_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Batch.ProtoReflect.Descriptor instead.
+func (*Batch) Descriptor() ([]byte, []int) {
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Batch) GetItems() []*ToApp {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Net           string                 `protobuf:"bytes,1,opt,name=net,proto3" json:"net,omitempty"`   // 8 hex digits, in the names of all topics and protocols
@@ -666,7 +752,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[7]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +764,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[7]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +777,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{7}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Welcome) GetNet() string {
@@ -722,7 +808,7 @@ type Validate struct {
 
 func (x *Validate) Reset() {
 	*x = Validate{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[8]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +820,7 @@ func (x *Validate) String() string {
 func (*Validate) ProtoMessage() {}
 
 func (x *Validate) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[8]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +833,7 @@ func (x *Validate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Validate.ProtoReflect.Descriptor instead.
 func (*Validate) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{8}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Validate) GetId() uint64 {
@@ -786,7 +872,7 @@ func (x *Validate) GetDeadlineMs() int64 {
 }
 
 // Message is an accepted one: of a topic without verdicts, or published by this
-// node, whose id from is then.
+// node, whose id from is then, unless hello said to skip those.
 type Message struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
@@ -799,7 +885,7 @@ type Message struct {
 
 func (x *Message) Reset() {
 	*x = Message{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[9]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +897,7 @@ func (x *Message) String() string {
 func (*Message) ProtoMessage() {}
 
 func (x *Message) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[9]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +910,7 @@ func (x *Message) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Message.ProtoReflect.Descriptor instead.
 func (*Message) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{9}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Message) GetTopic() string {
@@ -868,7 +954,7 @@ type Incoming struct {
 
 func (x *Incoming) Reset() {
 	*x = Incoming{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[10]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +966,7 @@ func (x *Incoming) String() string {
 func (*Incoming) ProtoMessage() {}
 
 func (x *Incoming) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[10]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +979,7 @@ func (x *Incoming) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Incoming.ProtoReflect.Descriptor instead.
 func (*Incoming) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{10}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Incoming) GetId() uint64 {
@@ -938,7 +1024,7 @@ type StatusOf struct {
 
 func (x *StatusOf) Reset() {
 	*x = StatusOf{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[11]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1036,7 @@ func (x *StatusOf) String() string {
 func (*StatusOf) ProtoMessage() {}
 
 func (x *StatusOf) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[11]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1049,7 @@ func (x *StatusOf) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusOf.ProtoReflect.Descriptor instead.
 func (*StatusOf) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{11}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatusOf) GetPeer() string {
@@ -1004,7 +1090,7 @@ type PeerGone struct {
 
 func (x *PeerGone) Reset() {
 	*x = PeerGone{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[12]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1102,7 @@ func (x *PeerGone) String() string {
 func (*PeerGone) ProtoMessage() {}
 
 func (x *PeerGone) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[12]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1115,7 @@ func (x *PeerGone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerGone.ProtoReflect.Descriptor instead.
 func (*PeerGone) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{12}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PeerGone) GetPeer() string {
@@ -1046,8 +1132,9 @@ func (x *PeerGone) GetReason() string {
 	return ""
 }
 
-// Lost tells that messages of peers, of topics without verdicts, were dropped:
-// the program reads more slowly than they come. Ask peers for what is missing.
+// Lost tells that messages of peers were dropped before the program was told, or
+// asked about them: it reads, or judges, more slowly than they come. Ask peers for
+// what is missing.
 type Lost struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Messages      uint64                 `protobuf:"varint,1,opt,name=messages,proto3" json:"messages,omitempty"` // since the last one
@@ -1057,7 +1144,7 @@ type Lost struct {
 
 func (x *Lost) Reset() {
 	*x = Lost{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[13]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1156,7 @@ func (x *Lost) String() string {
 func (*Lost) ProtoMessage() {}
 
 func (x *Lost) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[13]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1169,7 @@ func (x *Lost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lost.ProtoReflect.Descriptor instead.
 func (*Lost) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{13}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Lost) GetMessages() uint64 {
@@ -1093,16 +1180,19 @@ func (x *Lost) GetMessages() uint64 {
 }
 
 type PublishRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
-	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Data  []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// In PublishStream, which it makes cost less: messages of the topic behind data.
+	// A request has no more bytes than one with the largest message.
+	More          [][]byte `protobuf:"bytes,3,rep,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PublishRequest) Reset() {
 	*x = PublishRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[14]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1204,7 @@ func (x *PublishRequest) String() string {
 func (*PublishRequest) ProtoMessage() {}
 
 func (x *PublishRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[14]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1217,7 @@ func (x *PublishRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
 func (*PublishRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{14}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PublishRequest) GetTopic() string {
@@ -1144,6 +1234,13 @@ func (x *PublishRequest) GetData() []byte {
 	return nil
 }
 
+func (x *PublishRequest) GetMore() [][]byte {
+	if x != nil {
+		return x.More
+	}
+	return nil
+}
+
 type PublishResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MessageId     string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"` // 40 hex digits
@@ -1153,7 +1250,7 @@ type PublishResponse struct {
 
 func (x *PublishResponse) Reset() {
 	*x = PublishResponse{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1262,7 @@ func (x *PublishResponse) String() string {
 func (*PublishResponse) ProtoMessage() {}
 
 func (x *PublishResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[15]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1275,7 @@ func (x *PublishResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
 func (*PublishResponse) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{15}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PublishResponse) GetMessageId() string {
@@ -1197,7 +1294,7 @@ type PublishSummary struct {
 
 func (x *PublishSummary) Reset() {
 	*x = PublishSummary{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1306,7 @@ func (x *PublishSummary) String() string {
 func (*PublishSummary) ProtoMessage() {}
 
 func (x *PublishSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[16]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1319,7 @@ func (x *PublishSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishSummary.ProtoReflect.Descriptor instead.
 func (*PublishSummary) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{16}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PublishSummary) GetMessages() uint64 {
@@ -1241,7 +1338,7 @@ type SubscribeRequest struct {
 
 func (x *SubscribeRequest) Reset() {
 	*x = SubscribeRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1350,7 @@ func (x *SubscribeRequest) String() string {
 func (*SubscribeRequest) ProtoMessage() {}
 
 func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[17]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1363,7 @@ func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
 func (*SubscribeRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{17}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SubscribeRequest) GetTopics() []string {
@@ -1288,7 +1385,7 @@ type RequestRequest struct {
 
 func (x *RequestRequest) Reset() {
 	*x = RequestRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1397,7 @@ func (x *RequestRequest) String() string {
 func (*RequestRequest) ProtoMessage() {}
 
 func (x *RequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[18]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1410,7 @@ func (x *RequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestRequest.ProtoReflect.Descriptor instead.
 func (*RequestRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{18}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RequestRequest) GetPeer() string {
@@ -1354,7 +1451,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1463,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[19]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1476,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{19}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -1400,7 +1497,7 @@ type ReportPeerRequest struct {
 
 func (x *ReportPeerRequest) Reset() {
 	*x = ReportPeerRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1509,7 @@ func (x *ReportPeerRequest) String() string {
 func (*ReportPeerRequest) ProtoMessage() {}
 
 func (x *ReportPeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[20]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1522,7 @@ func (x *ReportPeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportPeerRequest.ProtoReflect.Descriptor instead.
 func (*ReportPeerRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{20}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReportPeerRequest) GetPeer() string {
@@ -1462,7 +1559,7 @@ type SetHeadRequest struct {
 
 func (x *SetHeadRequest) Reset() {
 	*x = SetHeadRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1571,7 @@ func (x *SetHeadRequest) String() string {
 func (*SetHeadRequest) ProtoMessage() {}
 
 func (x *SetHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[21]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1584,7 @@ func (x *SetHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetHeadRequest.ProtoReflect.Descriptor instead.
 func (*SetHeadRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{21}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SetHeadRequest) GetHeight() uint64 {
@@ -1533,7 +1630,7 @@ type GetPeersRequest struct {
 
 func (x *GetPeersRequest) Reset() {
 	*x = GetPeersRequest{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1642,7 @@ func (x *GetPeersRequest) String() string {
 func (*GetPeersRequest) ProtoMessage() {}
 
 func (x *GetPeersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[22]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1655,7 @@ func (x *GetPeersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPeersRequest.ProtoReflect.Descriptor instead.
 func (*GetPeersRequest) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{22}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{23}
 }
 
 type PeerList struct {
@@ -1570,7 +1667,7 @@ type PeerList struct {
 
 func (x *PeerList) Reset() {
 	*x = PeerList{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1679,7 @@ func (x *PeerList) String() string {
 func (*PeerList) ProtoMessage() {}
 
 func (x *PeerList) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[23]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1692,7 @@ func (x *PeerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerList.ProtoReflect.Descriptor instead.
 func (*PeerList) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{23}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PeerList) GetPeers() []*ReadyPeer {
@@ -1618,7 +1715,7 @@ type ReadyPeer struct {
 
 func (x *ReadyPeer) Reset() {
 	*x = ReadyPeer{}
-	mi := &file_parley_v1_sidecar_proto_msgTypes[24]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1727,7 @@ func (x *ReadyPeer) String() string {
 func (*ReadyPeer) ProtoMessage() {}
 
 func (x *ReadyPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_parley_v1_sidecar_proto_msgTypes[24]
+	mi := &file_parley_v1_sidecar_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1740,7 @@ func (x *ReadyPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadyPeer.ProtoReflect.Descriptor instead.
 func (*ReadyPeer) Descriptor() ([]byte, []int) {
-	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{24}
+	return file_parley_v1_sidecar_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReadyPeer) GetPeer() string {
@@ -1683,24 +1780,27 @@ const file_parley_v1_sidecar_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x10.parley.v1.HelloH\x00R\x05hello\x12.\n" +
 	"\averdict\x18\x02 \x01(\v2\x12.parley.v1.VerdictH\x00R\averdict\x12(\n" +
 	"\x05reply\x18\x03 \x01(\v2\x10.parley.v1.ReplyH\x00R\x05replyB\x05\n" +
-	"\x03msg\"\xc5\x01\n" +
+	"\x03msg\"\xfa\x01\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03api\x18\x02 \x01(\rR\x03api\x12(\n" +
 	"\x06topics\x18\x03 \x03(\v2\x10.parley.v1.TopicR\x06topics\x121\n" +
 	"\tprotocols\x18\x04 \x03(\v2\x13.parley.v1.ProtocolR\tprotocols\x12!\n" +
 	"\fgenesis_hash\x18\x05 \x01(\fR\vgenesisHash\x12\x16\n" +
-	"\x06status\x18\x06 \x01(\fR\x06status\"T\n" +
+	"\x06status\x18\x06 \x01(\fR\x06status\x12\x18\n" +
+	"\abatches\x18\a \x01(\bR\abatches\x12\x19\n" +
+	"\bskip_own\x18\b \x01(\bR\askipOwn\"T\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tmax_bytes\x18\x02 \x01(\rR\bmaxBytes\x12\x1a\n" +
 	"\bvalidate\x18\x03 \x01(\bR\bvalidate\"\x1e\n" +
 	"\bProtocol\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x8a\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x9e\x01\n" +
 	"\aVerdict\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x17.parley.v1.Verdict.KindR\x04kind\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"*\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04more\x18\x04 \x03(\x04R\x04more\"*\n" +
 	"\x04Kind\x12\n" +
 	"\n" +
 	"\x06ACCEPT\x10\x00\x12\n" +
@@ -1712,7 +1812,7 @@ const file_parley_v1_sidecar_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\xd5\x02\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\xff\x02\n" +
 	"\x05ToApp\x12.\n" +
 	"\awelcome\x18\x01 \x01(\v2\x12.parley.v1.WelcomeH\x00R\awelcome\x121\n" +
 	"\bvalidate\x18\x02 \x01(\v2\x13.parley.v1.ValidateH\x00R\bvalidate\x12.\n" +
@@ -1720,8 +1820,11 @@ const file_parley_v1_sidecar_proto_rawDesc = "" +
 	"\bincoming\x18\x04 \x01(\v2\x13.parley.v1.IncomingH\x00R\bincoming\x12-\n" +
 	"\x06status\x18\x05 \x01(\v2\x13.parley.v1.StatusOfH\x00R\x06status\x12)\n" +
 	"\x04gone\x18\x06 \x01(\v2\x13.parley.v1.PeerGoneH\x00R\x04gone\x12%\n" +
-	"\x04lost\x18\a \x01(\v2\x0f.parley.v1.LostH\x00R\x04lostB\x05\n" +
+	"\x04lost\x18\a \x01(\v2\x0f.parley.v1.LostH\x00R\x04lost\x12(\n" +
+	"\x05batch\x18\b \x01(\v2\x10.parley.v1.BatchH\x00R\x05batchB\x05\n" +
 	"\x03msg\"/\n" +
+	"\x05Batch\x12&\n" +
+	"\x05items\x18\x01 \x03(\v2\x10.parley.v1.ToAppR\x05items\"/\n" +
 	"\aWelcome\x12\x10\n" +
 	"\x03net\x18\x01 \x01(\tR\x03net\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\"y\n" +
@@ -1751,10 +1854,11 @@ const file_parley_v1_sidecar_proto_rawDesc = "" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\"\n" +
 	"\x04Lost\x12\x1a\n" +
-	"\bmessages\x18\x01 \x01(\x04R\bmessages\":\n" +
+	"\bmessages\x18\x01 \x01(\x04R\bmessages\"N\n" +
 	"\x0ePublishRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"0\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04more\x18\x03 \x03(\fR\x04more\"0\n" +
 	"\x0fPublishResponse\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\",\n" +
@@ -1813,7 +1917,7 @@ func file_parley_v1_sidecar_proto_rawDescGZIP() []byte {
 }
 
 var file_parley_v1_sidecar_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_parley_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_parley_v1_sidecar_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_parley_v1_sidecar_proto_goTypes = []any{
 	(Verdict_Kind)(0),         // 0: parley.v1.Verdict.Kind
 	(*FromApp)(nil),           // 1: parley.v1.FromApp
@@ -1823,26 +1927,27 @@ var file_parley_v1_sidecar_proto_goTypes = []any{
 	(*Verdict)(nil),           // 5: parley.v1.Verdict
 	(*Reply)(nil),             // 6: parley.v1.Reply
 	(*ToApp)(nil),             // 7: parley.v1.ToApp
-	(*Welcome)(nil),           // 8: parley.v1.Welcome
-	(*Validate)(nil),          // 9: parley.v1.Validate
-	(*Message)(nil),           // 10: parley.v1.Message
-	(*Incoming)(nil),          // 11: parley.v1.Incoming
-	(*StatusOf)(nil),          // 12: parley.v1.StatusOf
-	(*PeerGone)(nil),          // 13: parley.v1.PeerGone
-	(*Lost)(nil),              // 14: parley.v1.Lost
-	(*PublishRequest)(nil),    // 15: parley.v1.PublishRequest
-	(*PublishResponse)(nil),   // 16: parley.v1.PublishResponse
-	(*PublishSummary)(nil),    // 17: parley.v1.PublishSummary
-	(*SubscribeRequest)(nil),  // 18: parley.v1.SubscribeRequest
-	(*RequestRequest)(nil),    // 19: parley.v1.RequestRequest
-	(*Chunk)(nil),             // 20: parley.v1.Chunk
-	(*ReportPeerRequest)(nil), // 21: parley.v1.ReportPeerRequest
-	(*SetHeadRequest)(nil),    // 22: parley.v1.SetHeadRequest
-	(*GetPeersRequest)(nil),   // 23: parley.v1.GetPeersRequest
-	(*PeerList)(nil),          // 24: parley.v1.PeerList
-	(*ReadyPeer)(nil),         // 25: parley.v1.ReadyPeer
-	(*PeerHead)(nil),          // 26: parley.v1.PeerHead
-	(*Empty)(nil),             // 27: parley.v1.Empty
+	(*Batch)(nil),             // 8: parley.v1.Batch
+	(*Welcome)(nil),           // 9: parley.v1.Welcome
+	(*Validate)(nil),          // 10: parley.v1.Validate
+	(*Message)(nil),           // 11: parley.v1.Message
+	(*Incoming)(nil),          // 12: parley.v1.Incoming
+	(*StatusOf)(nil),          // 13: parley.v1.StatusOf
+	(*PeerGone)(nil),          // 14: parley.v1.PeerGone
+	(*Lost)(nil),              // 15: parley.v1.Lost
+	(*PublishRequest)(nil),    // 16: parley.v1.PublishRequest
+	(*PublishResponse)(nil),   // 17: parley.v1.PublishResponse
+	(*PublishSummary)(nil),    // 18: parley.v1.PublishSummary
+	(*SubscribeRequest)(nil),  // 19: parley.v1.SubscribeRequest
+	(*RequestRequest)(nil),    // 20: parley.v1.RequestRequest
+	(*Chunk)(nil),             // 21: parley.v1.Chunk
+	(*ReportPeerRequest)(nil), // 22: parley.v1.ReportPeerRequest
+	(*SetHeadRequest)(nil),    // 23: parley.v1.SetHeadRequest
+	(*GetPeersRequest)(nil),   // 24: parley.v1.GetPeersRequest
+	(*PeerList)(nil),          // 25: parley.v1.PeerList
+	(*ReadyPeer)(nil),         // 26: parley.v1.ReadyPeer
+	(*PeerHead)(nil),          // 27: parley.v1.PeerHead
+	(*Empty)(nil),             // 28: parley.v1.Empty
 }
 var file_parley_v1_sidecar_proto_depIdxs = []int32{
 	2,  // 0: parley.v1.FromApp.hello:type_name -> parley.v1.Hello
@@ -1851,36 +1956,38 @@ var file_parley_v1_sidecar_proto_depIdxs = []int32{
 	3,  // 3: parley.v1.Hello.topics:type_name -> parley.v1.Topic
 	4,  // 4: parley.v1.Hello.protocols:type_name -> parley.v1.Protocol
 	0,  // 5: parley.v1.Verdict.kind:type_name -> parley.v1.Verdict.Kind
-	8,  // 6: parley.v1.ToApp.welcome:type_name -> parley.v1.Welcome
-	9,  // 7: parley.v1.ToApp.validate:type_name -> parley.v1.Validate
-	10, // 8: parley.v1.ToApp.message:type_name -> parley.v1.Message
-	11, // 9: parley.v1.ToApp.incoming:type_name -> parley.v1.Incoming
-	12, // 10: parley.v1.ToApp.status:type_name -> parley.v1.StatusOf
-	13, // 11: parley.v1.ToApp.gone:type_name -> parley.v1.PeerGone
-	14, // 12: parley.v1.ToApp.lost:type_name -> parley.v1.Lost
-	25, // 13: parley.v1.PeerList.peers:type_name -> parley.v1.ReadyPeer
-	26, // 14: parley.v1.ReadyPeer.claimed:type_name -> parley.v1.PeerHead
-	1,  // 15: parley.v1.SidecarService.Attach:input_type -> parley.v1.FromApp
-	15, // 16: parley.v1.SidecarService.Publish:input_type -> parley.v1.PublishRequest
-	15, // 17: parley.v1.SidecarService.PublishStream:input_type -> parley.v1.PublishRequest
-	18, // 18: parley.v1.SidecarService.Subscribe:input_type -> parley.v1.SubscribeRequest
-	19, // 19: parley.v1.SidecarService.Request:input_type -> parley.v1.RequestRequest
-	21, // 20: parley.v1.SidecarService.ReportPeer:input_type -> parley.v1.ReportPeerRequest
-	22, // 21: parley.v1.SidecarService.SetHead:input_type -> parley.v1.SetHeadRequest
-	23, // 22: parley.v1.SidecarService.GetPeers:input_type -> parley.v1.GetPeersRequest
-	7,  // 23: parley.v1.SidecarService.Attach:output_type -> parley.v1.ToApp
-	16, // 24: parley.v1.SidecarService.Publish:output_type -> parley.v1.PublishResponse
-	17, // 25: parley.v1.SidecarService.PublishStream:output_type -> parley.v1.PublishSummary
-	10, // 26: parley.v1.SidecarService.Subscribe:output_type -> parley.v1.Message
-	20, // 27: parley.v1.SidecarService.Request:output_type -> parley.v1.Chunk
-	27, // 28: parley.v1.SidecarService.ReportPeer:output_type -> parley.v1.Empty
-	27, // 29: parley.v1.SidecarService.SetHead:output_type -> parley.v1.Empty
-	24, // 30: parley.v1.SidecarService.GetPeers:output_type -> parley.v1.PeerList
-	23, // [23:31] is the sub-list for method output_type
-	15, // [15:23] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	9,  // 6: parley.v1.ToApp.welcome:type_name -> parley.v1.Welcome
+	10, // 7: parley.v1.ToApp.validate:type_name -> parley.v1.Validate
+	11, // 8: parley.v1.ToApp.message:type_name -> parley.v1.Message
+	12, // 9: parley.v1.ToApp.incoming:type_name -> parley.v1.Incoming
+	13, // 10: parley.v1.ToApp.status:type_name -> parley.v1.StatusOf
+	14, // 11: parley.v1.ToApp.gone:type_name -> parley.v1.PeerGone
+	15, // 12: parley.v1.ToApp.lost:type_name -> parley.v1.Lost
+	8,  // 13: parley.v1.ToApp.batch:type_name -> parley.v1.Batch
+	7,  // 14: parley.v1.Batch.items:type_name -> parley.v1.ToApp
+	26, // 15: parley.v1.PeerList.peers:type_name -> parley.v1.ReadyPeer
+	27, // 16: parley.v1.ReadyPeer.claimed:type_name -> parley.v1.PeerHead
+	1,  // 17: parley.v1.SidecarService.Attach:input_type -> parley.v1.FromApp
+	16, // 18: parley.v1.SidecarService.Publish:input_type -> parley.v1.PublishRequest
+	16, // 19: parley.v1.SidecarService.PublishStream:input_type -> parley.v1.PublishRequest
+	19, // 20: parley.v1.SidecarService.Subscribe:input_type -> parley.v1.SubscribeRequest
+	20, // 21: parley.v1.SidecarService.Request:input_type -> parley.v1.RequestRequest
+	22, // 22: parley.v1.SidecarService.ReportPeer:input_type -> parley.v1.ReportPeerRequest
+	23, // 23: parley.v1.SidecarService.SetHead:input_type -> parley.v1.SetHeadRequest
+	24, // 24: parley.v1.SidecarService.GetPeers:input_type -> parley.v1.GetPeersRequest
+	7,  // 25: parley.v1.SidecarService.Attach:output_type -> parley.v1.ToApp
+	17, // 26: parley.v1.SidecarService.Publish:output_type -> parley.v1.PublishResponse
+	18, // 27: parley.v1.SidecarService.PublishStream:output_type -> parley.v1.PublishSummary
+	11, // 28: parley.v1.SidecarService.Subscribe:output_type -> parley.v1.Message
+	21, // 29: parley.v1.SidecarService.Request:output_type -> parley.v1.Chunk
+	28, // 30: parley.v1.SidecarService.ReportPeer:output_type -> parley.v1.Empty
+	28, // 31: parley.v1.SidecarService.SetHead:output_type -> parley.v1.Empty
+	25, // 32: parley.v1.SidecarService.GetPeers:output_type -> parley.v1.PeerList
+	25, // [25:33] is the sub-list for method output_type
+	17, // [17:25] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_parley_v1_sidecar_proto_init() }
@@ -1902,6 +2009,7 @@ func file_parley_v1_sidecar_proto_init() {
 		(*ToApp_Status)(nil),
 		(*ToApp_Gone)(nil),
 		(*ToApp_Lost)(nil),
+		(*ToApp_Batch)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1909,7 +2017,7 @@ func file_parley_v1_sidecar_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parley_v1_sidecar_proto_rawDesc), len(file_parley_v1_sidecar_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,195 @@
+package gossip
+
+import (
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+const (
+	// peerRate is how many messages a second are read of one peer, of all topics,
+	// control counted as one: twenty nodes that gossip records as fast as they do.
+	peerRate  = 4_000
+	rateSpare = 2 * time.Second // of it may come at once
+
+	// mostAhead messages wait for their verdict, or are on their way to it, before
+	// a peer that has its share of them is not read on.
+	mostAhead  = 256
+	leastAhead = 4 // of one peer, however many there are and however slow the verdicts
+	lookAgain  = 20 * time.Millisecond
+
+	// A peer has more ahead as long as verdicts come soon, and half of it when they
+	// are late: they have their time, 500 ms most often.
+	soon = 50 * time.Millisecond
+	late = 125 * time.Millisecond
+)
+
+// pace says when a peer is read on. Who brings more than we take is held up by
+// it, back to the program that publishes: pubsub itself would lose the rest, and
+// tell nobody.
+type pace struct {
+	rate float64 // messages a second
+
+	mu    sync.Mutex // guards below
+	flows map[peer.ID]*flow
+	busy  int // flows that are ahead
+}
+
+// flow is what a peer brings.
+type flow struct {
+	streams int       // that are read
+	spare   float64   // messages that it may bring at once; negative = it has brought too many
+	at      time.Time // of spare
+	coming  int       // messages that are read and not judged yet; pubsub does not tell of all that it drops
+	moved   bool      // since it was looked at last, one came to its judge
+	judged  int       // messages that are
+	window  int       // of what may be ahead
+	halved  time.Time // it, last
+	wake    chan struct{}
+}
+
+func (f *flow) ahead() int { return f.coming + f.judged }
+
+func newPace(rate int) *pace {
+	if rate == 0 {
+		rate = peerRate
+	}
+	return &pace{rate: float64(rate), flows: map[peer.ID]*flow{}}
+}
+
+func (p *pace) most() float64 { return p.rate * rateSpare.Seconds() }
+
+// change has f do something with the flow of a peer, if there is one.
+func (p *pace) change(from peer.ID, do func(f *flow)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.flows[from]
+	if f == nil {
+		return
+	}
+	was := f.ahead()
+	do(f)
+	switch is := f.ahead(); {
+	case was == 0 && is > 0:
+		p.busy++
+	case was > 0 && is == 0:
+		p.busy--
+	}
+	if is := f.ahead(); is < was && is < p.share(f) {
+		select {
+		case f.wake <- struct{}{}:
+		default:
+		}
+	}
+	if f.streams == 0 && f.ahead() == 0 {
+		delete(p.flows, from)
+	}
+}
+
+// open begins the reading of a stream, and close ends it.
+func (p *pace) open(from peer.ID, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.flows[from]
+	if f == nil {
+		f = &flow{spare: p.most(), at: now, window: leastAhead, wake: make(chan struct{}, 1)}
+		p.flows[from] = f
+	}
+	f.streams++
+}
+
+func (p *pace) close(from peer.ID) {
+	p.change(from, func(f *flow) {
+		if f.streams--; f.streams == 0 {
+			f.coming = 0
+		}
+	})
+}
+
+// read counts an RPC that was read whole, and came how many messages it has once
+// that is known. Until then it counts as one.
+func (p *pace) read(from peer.ID) { p.change(from, func(f *flow) { f.coming++ }) }
+
+func (p *pace) came(from peer.ID, n int, now time.Time) {
+	p.change(from, func(f *flow) {
+		f.fill(p, now)
+		f.spare -= float64(max(1, n))
+		if f.streams > 0 {
+			f.coming = max(0, f.coming+n-1)
+		}
+	})
+}
+
+func (f *flow) fill(p *pace, now time.Time) { // mu held
+	f.spare = min(p.most(), f.spare+p.rate*max(0, now.Sub(f.at)).Seconds())
+	f.at = now
+}
+
+// settled notes that a message that came is not judged.
+func (p *pace) settled(from peer.ID) { p.change(from, (*flow).next) }
+
+func (f *flow) next() {
+	f.coming = max(0, f.coming-1)
+	f.moved = true
+}
+
+// judge begins the validation of a message that came. The end MUST be called.
+func (p *pace) judge(from peer.ID, now time.Time) (end func()) {
+	judged := false
+	p.change(from, func(f *flow) {
+		f.next()
+		f.judged++
+		judged = true
+	})
+	if !judged {
+		return func() {}
+	}
+	return func() {
+		end := time.Now()
+		p.change(from, func(f *flow) {
+			f.judged--
+			f.took(end.Sub(now), end)
+		})
+	}
+}
+
+// took fits the window to a verdict that took d.
+func (f *flow) took(d time.Duration, now time.Time) { // mu held
+	switch {
+	case d <= soon:
+		f.window = min(mostAhead, f.window+1)
+	case d > late && now.Sub(f.halved) > late:
+		f.window = max(leastAhead, f.window/2)
+		f.halved = now
+	}
+}
+
+func (p *pace) share(f *flow) int { return min(f.window, max(leastAhead, mostAhead/max(1, p.busy))) } // mu held
+
+// rest tells for how long a peer is not to be read, or less: then rest is to be
+// asked again, as when woken. 0 = read on.
+func (p *pace) rest(from peer.ID, now time.Time) (time.Duration, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.flows[from]
+	f.fill(p, now)
+	switch {
+	case f.ahead() >= p.share(f):
+		return lookAgain, f.wake // the share may grow too
+	case f.spare < 0:
+		return time.Duration(-f.spare/p.rate*float64(time.Second)).Round(time.Millisecond) + time.Millisecond, nil
+	}
+	return 0, nil
+}
+
+// rested is for who was not woken: what was to come and has not moved was
+// dropped.
+func (p *pace) rested(from peer.ID) {
+	p.change(from, func(f *flow) {
+		if !f.moved {
+			f.coming = 0
+		}
+		f.moved = false
+	})
+}
