@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
 )
@@ -12,8 +13,10 @@ import (
 // meets bytes that it cannot read, and tells nobody.
 type inbound struct {
 	network.Stream
-	frame  frame
-	failed bool // a Read has
+	peer      peer.ID
+	forgotten bool // what came over it is; scope.mu
+	frame     frame
+	failed    bool // a Read has
 }
 
 func (i *inbound) Read(b []byte) (int, error) {

@@ -14,7 +14,7 @@ import (
 
 var otherFloods = []floodLine{
 	{what: floodValid, bad: 1, rate: 500, during: 12 * time.Second}, // within the budget of a peer
-	{what: floodValid, bad: 1, rate: 5000, during: 24 * time.Second},
+	{what: floodValid, bad: 1, rate: 5000, during: 12 * time.Second}, // above it from the eighth second on
 	{what: floodOversized, bad: 1, rate: 50, during: 12 * time.Second},
 	{what: floodOversized, bad: 5, rate: 200, during: 12 * time.Second},
 	{what: floodMalformed, bad: 1, rate: 100, during: 12 * time.Second},
