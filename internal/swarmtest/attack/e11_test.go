@@ -13,7 +13,7 @@ import (
 )
 
 var otherFloods = []floodLine{
-	{what: floodValid, bad: 1, rate: 500, during: 12 * time.Second}, // within the budget of a peer
+	{what: floodValid, bad: 1, rate: 500, during: 12 * time.Second},  // within the budget of a peer
 	{what: floodValid, bad: 1, rate: 5000, during: 12 * time.Second}, // above it from the eighth second on
 	{what: floodOversized, bad: 1, rate: 50, during: 12 * time.Second},
 	{what: floodOversized, bad: 5, rate: 200, during: 12 * time.Second},
