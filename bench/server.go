@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -281,10 +282,7 @@ func serveBare(ctx context.Context) (addr string, obey func(order) error, stop f
 		mu.RLock()
 		a := now
 		mu.RUnlock()
-		h := w.Header()
-		for name, values := range a.Header {
-			h[name] = values
-		}
+		maps.Copy(w.Header(), a.Header)
 		_, _ = w.Write(a.Body)
 	})
 	obey = func(o order) error {

@@ -35,8 +35,10 @@ func (d *Dialer) lookDNSAddr(ctx context.Context, it *item) ([]target, error) {
 		return nil, fmt.Errorf("resolve %s: %w", it.addr, err)
 	}
 	var targets []target
+	own := false
 	for _, a := range found {
 		addr, id := peer.SplitAddr(a)
+		own = own || id == d.host.ID()
 		if id == "" || len(addr) == 0 || firstCode(addr) == ma.P_DNSADDR || it.id != "" && id != it.id || id == d.host.ID() {
 			continue
 		}
@@ -47,7 +49,7 @@ func (d *Dialer) lookDNSAddr(ctx context.Context, it *item) ([]target, error) {
 		}
 		targets[i].addrs = append(targets[i].addrs, addr)
 	}
-	if len(targets) == 0 && len(found) == 0 {
+	if len(targets) == 0 && !own {
 		return nil, fmt.Errorf("resolve %s: %w", it.addr, errNoAddress)
 	}
 	return targets, nil

@@ -175,7 +175,7 @@ func FuzzLAN(f *testing.F) {
 		}
 		d.intake.book = book
 		info := peer.AddrInfo{ID: id}
-		for _, s := range strings.Split(addrs, "\n") {
+		for s := range strings.SplitSeq(addrs, "\n") {
 			if a, err := ma.NewMultiaddr(s); err == nil {
 				info.Addrs = append(info.Addrs, a)
 			}
