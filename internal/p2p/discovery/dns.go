@@ -76,7 +76,10 @@ func (w *walk) step(ctx context.Context, a ma.Multiaddr, depth int) error {
 // name reads the dnsaddr records of a name; want = only those of this peer.
 func (w *walk) name(ctx context.Context, name string, want peer.ID, depth int) error {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	key := name + "/" + string(want)
+	key := name
+	if want != "" {
+		key += "/" + string(want) // of two peers each is looked for
+	}
 	if w.names[key] {
 		return nil // a loop, or a second way to it
 	}
