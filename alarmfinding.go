@@ -28,7 +28,7 @@ var alarmFindings = map[string]struct{ code, title, mend string }{
 	"ban_brake":          {"PLY-520", "ban_brake", "the fault may be this node's own: compare its version, chain and clock with its peers'; parley peers show tells what they are charged with"},
 	"ban_storm":          {"PLY-521", "ban_storm", "parley bans list --origin auto tells who and for what; where they share a network, parley bans add RANGE keeps it out, and where they are honest, compare versions and parley bans clear --origin auto"},
 	"member_misbehaving": {"PLY-522", "member_misbehaving", "parley peers show tells what it is charged with: ask its operator, or take it off the list of static or trusted peers"},
-	"not_announced":      {"PLY-523", "not_announced", "the node tells its protocols again once a minute; where that does not help, start it again"},
+	"not_announced":      {"PLY-523", "not_announced", "the node tells its protocols again once a minute and renews its gossip after two, and each 15 min; where that does not help, start it again"},
 }
 
 // alarmsFound are the alarms that stand, as findings.

@@ -46,7 +46,7 @@ func (n *Node) openSlots() (err error) {
 	fns := dialer.SlotsFunctions{
 		Peers: n.slotPeers, Head: func() chain.Head { return n.network.Status().Head },
 		Syncing: func() bool { return n.syncState().State == "syncing" }, Gave: n.gossip.Gave, Disconnect: n.shake.Disconnect,
-		Need: func() { n.disc.Need() }, Refused: n.rep.Refusals, Alarms: n.alarms, Reachable: n.listensInPublic,
+		Need: func() { n.disc.Need() }, Refused: n.rep.Refusals, Alarms: n.alarms, Reachable: n.listensInPublic, Renew: n.gossip.Renew,
 	}
 	if c, ok := n.network.(chain.Clocked); ok {
 		fns.Interval = c.Interval

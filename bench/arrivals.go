@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -121,6 +123,11 @@ func measureArrivals(ctx context.Context, binary, dir string, p bansPlan, say *p
 					return nil, err
 				}
 				row.WokenMS.add(woken)
+				flood, err := t.flooded(ctx, p.Arrivals, at)
+				if err != nil {
+					return nil, err
+				}
+				row.FloodMS.add(flood)
 			}
 			h, err := caller(otherIP)
 			if err != nil {
@@ -225,6 +232,48 @@ func knock(ctx context.Context, transport string, at ma.Multiaddr) error {
 		return fmt.Errorf("a banned address is not refused, but: %w", err)
 	}
 	return nil
+}
+
+// Of the attempts that come at once: a node answers 1,000 a second.
+const (
+	atOnce    = 50
+	atOnceFor = 60 * time.Millisecond
+)
+
+// flooded is the cost of an attempt over QUIC, of which the banned address makes
+// many at once, each by one packet with which a handshake begins.
+func (t *target) flooded(ctx context.Context, n int, at ma.Multiaddr) (float64, error) {
+	port, err := at.ValueForProtocol(ma.P_UDP)
+	if err != nil {
+		return 0, err
+	}
+	d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(bannedIP)}}
+	c, err := d.DialContext(ctx, "udp", "127.0.0.1:"+port)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	initial := make([]byte, 1200) // RFC 9000, 17.2.2: version 1, an id of 8 bytes, none of its own
+	initial[0], initial[4], initial[5] = 0xc3, 1, 8
+	answer := make([]byte, 128)
+	cost, err := t.cost(max(1, n/atOnce), func() error {
+		begin := time.Now()
+		for range atOnce {
+			binary.BigEndian.PutUint64(initial[6:], rand.Uint64())
+			if _, err := c.Write(initial); err != nil {
+				return err
+			}
+		}
+		_ = c.SetReadDeadline(begin.Add(5 * time.Second))
+		for i := range atOnce {
+			if _, err := c.Read(answer); err != nil {
+				return fmt.Errorf("%d of %d attempts of a banned address are answered: %w", i, atOnce, err)
+			}
+		}
+		time.Sleep(atOnceFor - time.Since(begin))
+		return nil
+	})
+	return cost / atOnce, err
 }
 
 // woken is the cost of one byte over UDP, from an address that is not banned.

@@ -53,6 +53,7 @@ type arrival struct {
 	Transport string `json:"transport"`
 	RefusedMS figure `json:"refused_ms"`         // from a banned address; it wakes the node each time
 	WokenMS   figure `json:"woken_ms,omitempty"` // by a packet that it throws away: less is not to be had
+	FloodMS   figure `json:"flood_ms,omitempty"` // from a banned address, of many at once, all of them answered
 	TakenMS   figure `json:"taken_ms"`           // from another one, to the end of the secure handshake
 }
 
@@ -244,6 +245,7 @@ func (r *report) bansTable() string {
 		line("banned address refused, "+a.Transport+", node's CPU ms", a.RefusedMS.text())
 		if len(a.WokenMS) > 0 {
 			line("  woken by a packet that is thrown away", a.WokenMS.text())
+			line("  one of 50 that come at once", a.FloodMS.text())
 		}
 		line("  another one taken and left", a.TakenMS.text())
 	}

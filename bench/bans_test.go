@@ -9,7 +9,7 @@ import (
 // Lists are as long as the plan says, half of what is looked for is in them,
 // and every line of the table is measured.
 func TestMeasureBans(t *testing.T) {
-	row := &bansRow{Arrivals: []arrival{{"tcp", figure{.02, .03}, nil, figure{1, 2}}, {"quic", figure{.02, .03}, figure{.01, .02}, figure{1, 2}}}}
+	row := &bansRow{Arrivals: []arrival{{"tcp", figure{.02, .03}, nil, nil, figure{1, 2}}, {"quic", figure{.02, .03}, figure{.01, .02}, figure{.01, .02}, figure{1, 2}}}}
 	l, err := measureBanList(t.Context(), t.TempDir(), 1000, bansPlan{Rounds: 2, Checks: 40_000}, &progress{})
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,7 @@ func TestMeasureBans(t *testing.T) {
 		}
 	}
 	got := (&report{Bans: row}).bansTable()
-	if strings.Contains(got, "–\n") || !strings.Contains(got, "1,000 ranges") || !strings.Contains(got, "refused, tcp") || strings.Count(got, "thrown away") != 1 {
+	if strings.Contains(got, "–\n") || !strings.Contains(got, "1,000 ranges") || !strings.Contains(got, "refused, tcp") || strings.Count(got, "thrown away") != 1 || strings.Count(got, "at once") != 1 {
 		t.Errorf("table:\n%s", got)
 	}
 	if new(report).bansTable() != "" {

@@ -284,6 +284,9 @@ const page = "# Figures\n\n" +
   (public scope). CPU is that of all hosts.
 - **dial until ready**: two whole nodes in one process, by address, from the call until the handshake is done; bare
   is Connect of two stock hosts, which ends with identify.
+- **banned address refused**: CPU time of the node's process, which was asleep, from a connect or a QUIC dial of another
+  process until that is refused, and its own idle time taken off. A QUIC dial is two packets; one alone wakes the node too.
+  Of 50 attempts that come at once each is answered, and most find it awake.
 - **event to 1,000 WebSockets**: each server is a process with as many clients, which another process plays: they read all and
   count. Ours is a whole node and its native stream, the envelope's JSON and the filters included; the others send the same
   frames. CPU is the server's, less what it uses without events. At once: 100 events that are published one after the other.

@@ -308,7 +308,7 @@ func TestAddressesRest(t *testing.T) {
 			dead, good := at("1.8.0.1"), at("1.1.0.1")
 			zone := dnsaddr{"p": {dead + "/p2p/" + idOf(t, key).String(), good + "/p2p/" + idOf(t, key).String()}}
 			count := &dials{n: map[string]int{}}
-			b := w.node(options{ip: "1.2.0.1", gater: count, cfg: dialer.Config{Items: []string{"/dnsaddr/p"}, DNSAddr: zone, OptimiseRetries: optimise}})
+			b := w.node(options{ip: "1.2.0.1", gater: count, cfg: dialer.Config{Items: []string{"/dnsaddr/p"}, TXT: zone.txt, OptimiseRetries: optimise}})
 			defer b.stop()
 			time.Sleep(3 * time.Minute) // nobody is at either
 			count.take()

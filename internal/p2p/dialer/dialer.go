@@ -7,17 +7,15 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
-	madns "github.com/multiformats/go-multiaddr-dns"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
@@ -50,9 +48,9 @@ type Config struct {
 	// OptimiseRetries lets addresses rest that failed for a lasting reason, as
 	// long as the peer has others.
 	OptimiseRetries bool
-	// DNSAddr resolves /dnsaddr; nil = the system's DNS.
-	DNSAddr network.MultiaddrDNSResolver
-	Tracer  trace.Tracer // makes a span of each dial; nil = none
+	// TXT reads the records of a name, for /dnsaddr; nil = the system's DNS.
+	TXT    func(ctx context.Context, name string) ([]string, error)
+	Tracer trace.Tracer // makes a span of each dial; nil = none
 }
 
 // Functions are what the dialer needs of others. All may be called at once by
@@ -110,8 +108,8 @@ func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *even
 		return nil, err
 	}
 	cfg.DefaultPort = cmp.Or(cfg.DefaultPort, 9906)
-	if cfg.DNSAddr == nil {
-		cfg.DNSAddr = swarm.ResolverFromMaDNS{Resolver: madns.DefaultResolver}
+	if cfg.TXT == nil {
+		cfg.TXT = net.DefaultResolver.LookupTXT
 	}
 	d := &Dialer{
 		cfg: cfg, fns: fns, host: h, rep: rep, bus: bus, log: log, kept: kept,

@@ -2,9 +2,9 @@ package dialer_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -299,20 +299,15 @@ func TestPartitionHeals(t *testing.T) {
 // dnsaddr is a zone of TXT records.
 type dnsaddr map[string][]string
 
-func (z dnsaddr) ResolveDNSAddr(_ context.Context, _ peer.ID, a ma.Multiaddr, _, _ int) ([]ma.Multiaddr, error) {
-	name, err := a.ValueForProtocol(ma.P_DNSADDR)
-	if err != nil {
-		return nil, err
+func (z dnsaddr) txt(_ context.Context, name string) (texts []string, err error) {
+	list, ok := z[strings.TrimPrefix(name, "_dnsaddr.")]
+	if !ok {
+		return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
 	}
-	var list []ma.Multiaddr
-	for _, text := range z[name] {
-		list = append(list, ma.StringCast(text))
+	for _, a := range list {
+		texts = append(texts, "dnsaddr="+a)
 	}
-	return list, nil
-}
-
-func (dnsaddr) ResolveDNSComponent(context.Context, ma.Multiaddr, int) ([]ma.Multiaddr, error) {
-	return nil, errors.New("not asked for")
+	return texts, nil
 }
 
 func TestMultiaddrItems(t *testing.T) {
@@ -332,7 +327,7 @@ func TestMultiaddrItems(t *testing.T) {
 			{"/dnsaddr/all", 2},
 			{"/dnsaddr/all/p2p/" + b.host.ID().String(), 1},
 		} {
-			c := w.node(options{ip: "1.3.0.1", cfg: dialer.Config{Items: []string{tt.item}, DNSAddr: dnsaddr{"all": {full(a), full(b)}}}})
+			c := w.node(options{ip: "1.3.0.1", cfg: dialer.Config{Items: []string{tt.item}, TXT: dnsaddr{"all": {full(a), full(b)}}.txt}})
 			time.Sleep(10 * time.Second)
 			list := c.Static()
 			if len(list) != tt.want || len(c.Ready()) != tt.want {

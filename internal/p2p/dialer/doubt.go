@@ -24,6 +24,7 @@ const (
 	unseenAfter  = time.Minute // after that it counts; and how often they are told again
 	unseenPeers  = 2           // that gossip and could; one may be at fault itself
 	gossipPrefix = "/meshsub/"
+	renewAgain   = 15 * time.Minute // pubsub opens a stream anew four times within ten
 )
 
 // tested notes what became of a look at a peer of tried that a newcomer wants
@@ -57,11 +58,16 @@ func (s *Slots) poisoned(now time.Time) {
 }
 
 // announced raises and clears the alarm that most peers do not know that we
-// gossip: who does has opened a stream for it to us.
+// gossip: who does has opened a stream for it to us. They are told our protocols
+// again each minute. Who knows them and has given us up listens only to what is
+// new: so the second time gossip is renewed.
 func (s *Slots) announced(peers map[peer.ID]Peer, now time.Time) {
 	could, knows := 0, 0
 	h := s.dial.host
-	if h != nil && slices.ContainsFunc(h.Mux().Protocols(), gossips) {
+	switch serves := h != nil && slices.ContainsFunc(h.Mux().Protocols(), gossips); {
+	case !serves && now.Sub(s.renewedAt) < unseenAfter:
+		return // it is being renewed
+	case serves:
 		for id, p := range peers {
 			theirs, err := h.Peerstore().GetProtocols(id)
 			if err != nil || !p.Ready || now.Sub(p.ConnectedAt) < unseenAfter || !slices.ContainsFunc(theirs, gossips) {
@@ -77,8 +83,15 @@ func (s *Slots) announced(peers map[peer.ID]Peer, now time.Time) {
 	s.fns.Alarms.Set(alarmUnknown, unknown, "most peers do not know that this node gossips", map[string]any{
 		"peers": could, "know": knows,
 	})
-	if unknown && now.Sub(s.toldAt) >= unseenAfter {
-		s.toldAt = now
+	switch {
+	case !unknown:
+		s.told = false
+	case now.Sub(s.toldAt) < unseenAfter:
+	case s.told && s.fns.Renew != nil && now.Sub(s.renewedAt) >= renewAgain:
+		s.toldAt, s.renewedAt = now, now
+		s.fns.Renew()
+	default:
+		s.toldAt, s.told = now, true
 		s.tellAgain()
 	}
 }

@@ -8,15 +8,13 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 const (
-	lookTimeout  = 5 * time.Second
-	maxTargets   = 64 // of one name
-	dnsaddrDepth = 3
+	lookTimeout = 5 * time.Second
+	maxTargets  = 64 // of one name
 )
 
 // look finds the targets of an item as of now. Our own addresses are no
@@ -94,30 +92,6 @@ func (d *Dialer) resolveMultiaddr(ctx context.Context, a ma.Multiaddr) ([]ma.Mul
 		return nil, fmt.Errorf("resolve %s: %w", a, errNoAddress)
 	}
 	return addrs, nil
-}
-
-func (d *Dialer) lookDNSAddr(ctx context.Context, it *item) ([]target, error) {
-	found, err := d.cfg.DNSAddr.ResolveDNSAddr(ctx, it.id, it.addr, dnsaddrDepth, maxTargets)
-	if err != nil {
-		return nil, fmt.Errorf("resolve %s: %w", it.addr, err)
-	}
-	var targets []target
-	for _, a := range found {
-		addr, id := peer.SplitAddr(a)
-		if id == "" || len(addr) == 0 || firstCode(addr) == ma.P_DNSADDR || it.id != "" && id != it.id || id == d.host.ID() {
-			continue
-		}
-		i := slices.IndexFunc(targets, func(t target) bool { return t.id == id })
-		if i < 0 {
-			i = len(targets)
-			targets = append(targets, target{key: id.String(), id: id})
-		}
-		targets[i].addrs = append(targets[i].addrs, addr)
-	}
-	if len(targets) == 0 && len(found) == 0 {
-		return nil, fmt.Errorf("resolve %s: %w", it.addr, errNoAddress)
-	}
-	return targets, nil
 }
 
 // spread gives each target of an item its slot: mine, the slot under way, may

@@ -52,6 +52,7 @@ type pickerOptions struct {
 
 	banned    func(peer.ID, netip.Addr) bool // by the book, once it is filled; nil = nobody
 	reachable bool
+	renew     func(*picker) // gossip; nil = there is none
 }
 
 // blocks is a chain whose head moves.
@@ -135,8 +136,12 @@ func (w *world) picker(o pickerOptions) *picker {
 	if p.Dialer, err = dialer.New(dialer.Config{Items: o.items, OptimiseRetries: true}, fns, h, p.rep, p.bus, log, nil); err != nil {
 		t.Fatal(err)
 	}
+	var renew func()
+	if o.renew != nil {
+		renew = func() { o.renew(p) }
+	}
 	p.slots, err = dialer.NewSlots(o.slots, dialer.SlotsFunctions{
-		Peers: p.peers, Head: p.headNow, Interval: func() time.Duration { return p.interval }, Disconnect: p.Disconnect,
+		Renew: renew, Peers: p.peers, Head: p.headNow, Interval: func() time.Duration { return p.interval }, Disconnect: p.Disconnect,
 		Reachable: func() bool { return o.reachable },
 		Need: func() {
 			p.mu.Lock()

@@ -98,6 +98,9 @@ type SlotsFunctions struct {
 	// Refused counts the inbound connections that were refused by a limit or for
 	// a ban. Nil = nobody counts.
 	Refused func() uint64
+	// Renew has gossip offer its protocols anew. It does not block. Nil = there is
+	// no gossip.
+	Renew func()
 	// Alarms are those of the node; nil = of this room alone.
 	Alarms *event.Alarms
 	// Disconnect says goodbye and closes; it blocks for a second at most.
@@ -137,6 +140,9 @@ type Slots struct {
 	lookAt  time.Time
 	sawAt   time.Time // peers that we do not hold
 	toldAt  time.Time // our protocols, again
+	told    bool      // since the alarm began
+
+	renewedAt time.Time // gossip
 
 	ready, greeting int // inbound peers at the last look
 }

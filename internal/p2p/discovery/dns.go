@@ -76,13 +76,17 @@ func (w *walk) step(ctx context.Context, a ma.Multiaddr, depth int) error {
 // name reads the dnsaddr records of a name; want = only those of this peer.
 func (w *walk) name(ctx context.Context, name string, want peer.ID, depth int) error {
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if w.names[name] {
+	key := name
+	if want != "" {
+		key += "/" + string(want) // of two peers each is looked for
+	}
+	if w.names[key] {
 		return nil // a loop, or a second way to it
 	}
 	if len(w.names) >= maxWalkNames {
 		return fmt.Errorf("more than %d names", maxWalkNames)
 	}
-	w.names[name] = true
+	w.names[key] = true
 	texts, err := w.d.fns.TXT(ctx, "_dnsaddr."+name)
 	if err != nil {
 		return err

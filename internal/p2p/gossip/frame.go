@@ -17,12 +17,13 @@ const readAhead = 4 << 10 // bytes
 // meets bytes that it cannot read, and tells nobody.
 type inbound struct {
 	network.Stream
-	peer   peer.ID
-	pace   *pace
-	frame  frame
-	failed bool // a Read has
-	once   sync.Once
-	over   chan struct{} // closed when it is not read any more
+	peer      peer.ID
+	pace      *pace
+	forgotten bool // what came over it is; scope.mu
+	frame     frame
+	failed    bool // a Read has
+	once      sync.Once
+	over      chan struct{} // closed when it is not read any more
 
 	buffer *[readAhead]byte // of readBuffers; nil while nothing comes
 	unread []byte           // in buffer

@@ -68,6 +68,7 @@ type Gossip struct {
 	ran     atomic.Bool
 	started chan struct{} // closed once ps is set
 	stopped chan struct{} // closed when Run returns
+	renew   chan struct{} // holds one
 	ps      *pubsub.PubSub
 
 	mu     sync.RWMutex // guards below; nothing blocks under it
@@ -95,7 +96,7 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 	g := &Gossip{
 		cfg: cfg, self: h.ID(), rep: rep, bus: bus, log: log, metrics: m,
 		credit: newCredit(), pace: newPace(cfg.PeerRate),
-		started: make(chan struct{}), stopped: make(chan struct{}),
+		started: make(chan struct{}), stopped: make(chan struct{}), renew: make(chan struct{}, 1),
 		byName: map[string]*topic{}, byWire: map[string]*topic{}, gave: map[peer.ID]gifts{},
 	}
 	g.guard = newGuard(m, g.pace, g.takes)
@@ -131,6 +132,7 @@ func (g *Gossip) Run(ctx context.Context) error {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
 	noisy, told := map[peer.ID]time.Time{}, meshes{}
+	var offer <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -146,7 +148,30 @@ func (g *Gossip) Run(ctx context.Context) error {
 			}
 		case <-sub.Wake():
 			g.cut(sub)
+		case <-g.renew:
+			g.scope.withdraw()
+			offer = time.After(renewTime)
+		case <-offer:
+			g.scope.offer()
+			offer = nil
 		}
+	}
+}
+
+// renewTime is how long identify has to tell that the protocols are gone, and
+// again to tell that they are back.
+const renewTime = 5 * time.Second
+
+// Renew gets peers back that open no stream to us any more. A peer's pubsub
+// gives up at the first stream that is refused, or the fifth that ends within
+// ten minutes, and tries again only when it hears of a protocol that is new to
+// it. So for 5 s the protocols are served to no new stream, of which identify
+// tells all peers, and then they are back. Streams, topics, meshes and scores
+// stay. Renew returns at once.
+func (g *Gossip) Renew() {
+	select {
+	case g.renew <- struct{}{}:
+	default:
 	}
 }
 

@@ -20,7 +20,7 @@ type outbound struct {
 	network.Stream
 	credit *credit
 	peer   peer.ID
-	drop   func(network.Stream) // it is not held any more
+	over   func(*outbound) // it is not held any more
 	late   *time.Timer
 
 	mu       sync.Mutex // held while something is written; guards below
@@ -31,8 +31,8 @@ type outbound struct {
 
 var heldBuffers = sync.Pool{New: func() any { return new([sentTogether]byte) }}
 
-func newOutbound(st network.Stream, c *credit, p peer.ID, drop func(network.Stream)) *outbound {
-	o := &outbound{Stream: st, credit: c, peer: p, drop: drop}
+func newOutbound(st network.Stream, c *credit, p peer.ID, over func(*outbound)) *outbound {
+	o := &outbound{Stream: st, credit: c, peer: p, over: over}
 	o.late = time.AfterFunc(heldAtMost, func() {
 		o.mu.Lock()
 		defer o.mu.Unlock()
@@ -102,6 +102,6 @@ func (o *outbound) Close() error {
 }
 
 func (o *outbound) Reset() error {
-	o.drop(o)
+	o.over(o)
 	return o.Stream.Reset()
 }

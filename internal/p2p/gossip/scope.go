@@ -18,7 +18,9 @@ import (
 
 // scope is the host as pubsub sees it. It holds pubsub's streams, because
 // pubsub ends with its context but its reads and handlers do not, and it tells
-// credit what has left.
+// credit what has left. It has the two streams between us and a peer begin
+// together: pubsub forgets a peer's topics when its own stream to it ends, and
+// the peer tells them at the begin of its stream alone.
 type scope struct {
 	host.Host
 	credit *credit
@@ -33,11 +35,14 @@ type scope struct {
 	mu      sync.Mutex // guards below
 	closed  bool
 	streams map[network.Stream]struct{}
-	served  []protocol.ID
+	served  map[protocol.ID]network.StreamHandler
 }
 
 func newScope(h host.Host, c *credit, p *pace, maxRPC int, ended func(peer.ID, chain.Offence, string)) *scope {
-	return &scope{Host: h, credit: c, pace: p, maxRPC: maxRPC, ended: ended, streams: map[network.Stream]struct{}{}}
+	return &scope{
+		Host: h, credit: c, pace: p, maxRPC: maxRPC, ended: ended,
+		streams: map[network.Stream]struct{}{}, served: map[protocol.ID]network.StreamHandler{},
+	}
 }
 
 // enter reports whether work may begin; if so it MUST end with leave.
@@ -69,16 +74,57 @@ func (s *scope) drop(st network.Stream) {
 	delete(s.streams, st)
 }
 
+// over drops a stream of ours that has ended: what came from that peer before is
+// forgotten.
+func (s *scope) over(o *outbound) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, held := s.streams[o]; !held {
+		return
+	}
+	delete(s.streams, o)
+	for st := range s.streams {
+		if in, ok := st.(*inbound); ok && in.peer == o.peer {
+			in.forgotten = true
+		}
+	}
+}
+
+// restart ends the streams of p of which all is forgotten, and gives it time to
+// hear of that: what we say before, it would forget.
+func (s *scope) restart(ctx context.Context, p peer.ID) error {
+	s.mu.Lock()
+	var old []*inbound
+	for st := range s.streams {
+		if in, ok := st.(*inbound); ok && in.peer == p && in.forgotten {
+			old = append(old, in)
+		}
+	}
+	s.mu.Unlock()
+	if len(old) == 0 {
+		return nil
+	}
+	for _, in := range old {
+		_ = in.Reset()
+	}
+	select {
+	case <-time.After(restartTime):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+const restartTime = time.Second
+
 // close resets every stream and returns when handlers and validators have
 // ended. Call it after pubsub's context has ended.
 func (s *scope) close() {
 	s.mu.Lock()
 	s.closed = true
-	streams, served := slices.Collect(maps.Keys(s.streams)), s.served
+	streams := slices.Collect(maps.Keys(s.streams))
 	s.mu.Unlock()
-	for _, id := range served {
-		s.Host.RemoveStreamHandler(id)
-	}
+	s.withdraw()
 	for _, st := range streams {
 		_ = st.Reset()
 	}
@@ -87,28 +133,49 @@ func (s *scope) close() {
 
 // SetStreamHandler implements [host.Host].
 func (s *scope) SetStreamHandler(id protocol.ID, handle network.StreamHandler) {
-	s.mu.Lock()
-	s.served = append(s.served, id)
-	s.mu.Unlock()
-	s.Host.SetStreamHandler(id, func(st network.Stream) {
+	served := func(st network.Stream) {
 		if !s.enter() {
 			_ = st.Reset()
 			return
 		}
 		defer s.leave()
-		p := st.Conn().RemotePeer()
-		in := &inbound{Stream: st, peer: p, pace: s.pace, over: make(chan struct{})}
+		in := &inbound{Stream: st, peer: st.Conn().RemotePeer(), pace: s.pace, over: make(chan struct{})}
 		if !s.hold(in) {
 			_ = st.Reset()
 			return
 		}
 		defer s.drop(in)
-		s.pace.open(p, time.Now())
-		defer s.pace.close(p)
+		s.pace.open(in.peer, time.Now())
+		defer s.pace.close(in.peer)
 		handle(in)
 		o, detail := in.fault(s.maxRPC)
-		s.ended(p, o, detail)
-	})
+		s.ended(in.peer, o, detail)
+	}
+	s.mu.Lock()
+	s.served[id] = served
+	s.mu.Unlock()
+	s.Host.SetStreamHandler(id, served)
+}
+
+// withdraw has the host serve pubsub's protocols no more, of which identify
+// tells every peer. Streams that stand go on.
+func (s *scope) withdraw() {
+	for id := range s.handlers() {
+		s.Host.RemoveStreamHandler(id)
+	}
+}
+
+// offer takes withdraw back.
+func (s *scope) offer() {
+	for id, handle := range s.handlers() {
+		s.Host.SetStreamHandler(id, handle)
+	}
+}
+
+func (s *scope) handlers() map[protocol.ID]network.StreamHandler {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.served)
 }
 
 var errClosed = errors.New("gossip has stopped")
@@ -116,12 +183,15 @@ var errClosed = errors.New("gossip has stopped")
 // NewStream implements [host.Host]. It dials nobody: that is the dialer's, and
 // pubsub would where a peer has just left.
 func (s *scope) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (network.Stream, error) {
+	if err := s.restart(ctx, p); err != nil {
+		return nil, err
+	}
 	st, err := s.Host.NewStream(network.WithNoDial(ctx, "gossip"), p, ids...)
 	if err != nil {
 		s.credit.clear(p) // pubsub drops the queue
 		return nil, err
 	}
-	out := newOutbound(st, s.credit, p, s.drop)
+	out := newOutbound(st, s.credit, p, s.over)
 	if !s.hold(out) {
 		_ = st.Reset()
 		return nil, errClosed

@@ -67,7 +67,7 @@ func framed(t testing.TB, n int) []byte {
 func TestWritesTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, c := &pipe{}, newCredit()
-		o := newOutbound(p, c, "p", func(network.Stream) {})
+		o := newOutbound(p, c, "p", func(*outbound) {})
 		small, large, control := framed(t, 100), framed(t, 2*sentTogether), framed(t, 0)
 		queued := func(n int) {
 			for range n {

@@ -2,6 +2,7 @@ package attack
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"io"
@@ -45,6 +46,13 @@ type floodLine struct {
 	bad    int // of the victim's peers
 	rate   int // messages a second of all bad peers together
 	during time.Duration
+
+	peers, far int // of the victim, and nodes that publish; 0 = victimPeers, floodFar
+}
+
+// size is how many peers the victim has, and how many others publish.
+func (f floodLine) size() (peers, far int) {
+	return cmp.Or(f.peers, victimPeers), cmp.Or(f.far, floodFar)
 }
 
 // floodResult is what came of one run.
@@ -63,17 +71,18 @@ func flooded(t *testing.T, k meshKind, f floodLine, seed uint64) (res floodResul
 	t.Helper()
 	inMesh(t, k, seed, func(l *meshLab) {
 		l.cost = floodCost
+		peers, others := f.size()
 		v := l.node()
 		var near, far []*meshNode
-		for range victimPeers - f.bad {
+		for range peers - f.bad {
 			near = append(near, l.node())
 			v.dial(near[len(near)-1].Host)
 		}
-		for range floodFar {
+		for range others {
 			far = append(far, l.node())
 		}
 		for i, n := range slices.Concat(near, far) {
-			for _, j := range l.rand.Perm(len(near))[:3] {
+			for _, j := range l.rand.Perm(len(near))[:min(3, len(near))] {
 				if j != i {
 					n.dial(near[j].Host)
 				}
