@@ -256,34 +256,6 @@ func (s Settings) Encode() ([]byte, error) {
 	return append([]byte(settingsHead), bytes.TrimLeft(b, "\n")...), nil
 }
 
-// Take copies the value of one key, which MUST be one of Keys.
-func Take(to *Config, from Config, key string) {
-	k, ok := find(key)
-	if !ok {
-		panic("config: no key " + key)
-	}
-	switch p := k.at(to).(type) {
-	case *string:
-		*p = *k.at(&from).(*string)
-	case *bool:
-		*p = *k.at(&from).(*bool)
-	case *int:
-		*p = *k.at(&from).(*int)
-	case *float64:
-		*p = *k.at(&from).(*float64)
-	case *[]string:
-		*p = *k.at(&from).(*[]string)
-	case *[]Sink:
-		*p = *k.at(&from).(*[]Sink)
-	case *Rate:
-		*p = *k.at(&from).(*Rate)
-	case *Secret:
-		*p = *k.at(&from).(*Secret)
-	default:
-		panic(fmt.Sprintf("config: no key of %T changes while a node runs", p))
-	}
-}
-
 // Parse makes of text, as in the environment and flags, what JSON and a file
 // have for a key.
 func Parse(key, text string) (any, error) {
