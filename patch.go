@@ -50,7 +50,7 @@ func (n *Node) PatchConfig(ctx context.Context, patch map[string]any, files, for
 	}
 	text, err := next.Encode()
 	if err != nil {
-		return Reloaded{}, err
+		return Reloaded{}, &ConfigError{err}
 	}
 	cfg, err := n.env.Reload(text)
 	if err != nil {

@@ -153,3 +153,33 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
+
+// What is set at run time grows up to the size that the next start reads.
+func TestSettingsAreBounded(t *testing.T) {
+	hosts := func(n int) map[string]any {
+		list := make([]any, n)
+		for i := range list {
+			list[i] = "https://" + strings.Repeat("a", 60) + ".example"
+		}
+		return map[string]any{"api.cors": list}
+	}
+	for n, fits := range map[int]bool{10_000: true, 20_000: false} {
+		s, _, err := Settings{}.Merge(hosts(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := s.Encode()
+		if fits != (err == nil) || !fits && !strings.Contains(err.Error(), "at most 1048576 are kept in settings.toml") || len(text) > maxSettings {
+			t.Errorf("%d origins: %d bytes, %v", n, len(text), err)
+		}
+	}
+	dir := t.TempDir()
+	for size, fits := range map[int]bool{maxSettings: true, maxSettings + 1: false} {
+		if err := os.WriteFile(SettingsPath(dir), []byte(strings.Repeat("#", size)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(LoadArgs{Dir: t.TempDir(), Environ: []string{"HOME=" + dir}, Flags: map[string]string{"data_dir": dir}}); fits != (err == nil) {
+			t.Errorf("a file of %d bytes: %v", size, err)
+		}
+	}
+}
