@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 
+	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/internal/p2p/reputation"
 )
 
@@ -62,24 +63,25 @@ func (n *Node) openReputation(key crypto.PrivKey) (err error) {
 	return nil
 }
 
-// importBans bans whom the files of bans.import name. A wrong line is told and
-// left out.
-func (n *Node) importBans() error {
-	for _, name := range n.cfg.Bans.Import {
-		f, err := os.Open(n.cfg.Path(name))
+// importBans bans whom the files of bans.import name, and tells how many of
+// them were not banned before. A wrong line is told and left out.
+func (n *Node) importBans(ctx context.Context, cfg config.Config) (added int, err error) {
+	for _, name := range cfg.Bans.Import {
+		f, err := os.Open(cfg.Path(name))
 		if err != nil {
-			return &StartError{Code: 101, Err: fmt.Errorf("bans.import: %w", err)}
+			return added, &StartError{Code: 101, Err: fmt.Errorf("bans.import: %w", err)}
 		}
-		sum, err := n.ImportBans(context.Background(), f, "bans.import", false)
+		sum, err := n.ImportBans(ctx, f, importKey, false)
+		added += sum.Added
 		if err = errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("bans.import %s: %w", name, err)
+			return added, fmt.Errorf("bans.import %s: %w", name, err)
 		}
 		for _, r := range sum.Refused {
 			n.room("p2p.bans").Warn("target not banned", "file", name, "line", r.Line, "why", r.Why)
 		}
 		n.room("p2p.bans").Info("bans imported", "file", name, "added", sum.Added, "known", sum.Known, "refused", sum.RefusedLines)
 	}
-	return nil
+	return added, nil
 }
 
 // factsOf tells reputation where p is. Who is ours has no address to be banned.

@@ -17,22 +17,22 @@ import (
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
-func (n *Node) discoveryConfig() discovery.Config {
+func (n *Node) discoveryConfig(c config.P2P) discovery.Config {
 	return discovery.Config{
-		Discovery: n.cfg.Discovery, Bootstrap: n.cfg.P2P.BootstrapPeers, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
+		Discovery: n.cfg.Discovery, Bootstrap: c.BootstrapPeers, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
 		File: filepath.Join(n.cfg.DataDir, "dht.json"),
 	}
 }
 
 // sourceKinds is how many kinds of sources can bring peers: those that are
 // asked, and those that dial us.
-func (n *Node) sourceKinds() int { return discovery.Kinds(n.discoveryConfig()) + 1 }
+func (n *Node) sourceKinds(c config.P2P) int { return discovery.Kinds(n.discoveryConfig(c)) + 1 }
 
 // openDiscovery wires the sources of the book. What carries the network's name
 // begins when the chain is known.
 func (n *Node) openDiscovery() (err error) {
 	identity := n.identityOf()
-	n.disc, err = discovery.New(n.discoveryConfig(), discovery.Functions{
+	n.disc, err = discovery.New(n.discoveryConfig(n.cfg.P2P), discovery.Functions{
 		Resolve: n.resolver(), Connect: n.visit, Banned: n.bannedAt, ByHand: n.dial.ByHand, Found: n.slots.Found,
 		Wanted: n.wanted, Alarms: n.alarms,
 		Ready: func(p peer.ID) bool { return n.shake.IsReady(p) && !n.blocksAlone(p) },

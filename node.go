@@ -220,9 +220,9 @@ func (n *Node) open() error {
 	if n.gossip, err = gossip.New(gossip.Config{Names: n.topicNames(), Key: key, Takes: n.takes, PeerRate: n.peerRate(), Tracer: n.env.Tracer}, n.host, n.rep, n.bus, n.room("p2p.gossip"), n.env.Registry); err != nil {
 		return err
 	}
-	trusted, err := peerIDs(n.cfg.P2P.TrustedPeers)
+	trusted, err := trustedPeers(n.cfg.P2P)
 	if err != nil {
-		return &StartError{Code: 101, Err: fmt.Errorf("p2p.trusted_peers: %w", err)}
+		return &StartError{Code: 101, Err: err}
 	}
 	n.dial, err = dialer.New(dialer.Config{
 		Items: n.cfg.P2P.StaticPeers, Trusted: trusted, DefaultPort: config.Default().P2P.Port, Own: n.host.Addrs,
@@ -241,7 +241,8 @@ func (n *Node) open() error {
 	n.rep.Facts(n.factsOf)
 	n.bans.Protect(n.protected)
 	n.bans.Closes(n.covered)
-	return n.importBans()
+	_, err = n.importBans(context.Background(), n.cfg)
+	return err
 }
 
 func (n *Node) openHistory() (*history.History, error) {
@@ -250,18 +251,6 @@ func (n *Node) openHistory() (*history.History, error) {
 		cfg.File = filepath.Join(n.cfg.DataDir, historyName)
 	}
 	return history.Open(cfg, n.bus, n.room("p2p.history"), n.env.Registry)
-}
-
-func peerIDs(texts []string) ([]peer.ID, error) {
-	ids := make([]peer.ID, len(texts))
-	for i, text := range texts {
-		id, err := peer.Decode(text)
-		if err != nil {
-			return nil, fmt.Errorf("%q: %w", text, err)
-		}
-		ids[i] = id
-	}
-	return ids, nil
 }
 
 func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
@@ -276,9 +265,13 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	if i := n.firstTCP(); n.cfg.P2P.OnAPIPort && i >= 0 {
 		shared = &n.listeners[i]
 	}
-	advertise, err := n.advertised(key)
+	self, err := peer.IDFromPrivateKey(key)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("peer id of %s: %w", n.keyPath(), err)
+	}
+	advertise, err := n.advertised(n.cfg.P2P, self)
+	if err != nil {
+		return nil, &StartError{Code: 101, Err: err}
 	}
 	o := host.Options{
 		Key: key, Listen: listen, Advertise: advertise, Gater: n.gate,
@@ -310,26 +303,6 @@ func (n *Node) limited(remote multiaddr.Multiaddr, why string) {
 	if told { // at most a few a second
 		n.room("p2p.host").Info("peer refused", "addr", remote, "by", "us", "place", reputation.PlaceLimits, "reason", why)
 	}
-}
-
-// advertised reads p2p.advertise; what nobody could dial is left out aloud.
-func (n *Node) advertised(key crypto.PrivKey) ([]multiaddr.Multiaddr, error) {
-	self, err := peer.IDFromPrivateKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("peer id of %s: %w", n.keyPath(), err)
-	}
-	ports := host.Ports{TCP: n.cfg.P2P.Port, QUIC: n.quicPort()}
-	if n.cfg.P2P.OnAPIPort {
-		ports.API = n.apiPort()
-	}
-	addrs, warnings, err := host.Advertise(context.Background(), n.cfg.P2P.Advertise, self, ports, nil) // nil: looks up nothing
-	for _, w := range warnings {
-		n.log.Warn("address not advertised", "why", w, "code", "PLY-302")
-	}
-	if err != nil {
-		return nil, &StartError{Code: 101, Err: fmt.Errorf("p2p.advertise: %w", err)}
-	}
-	return addrs, nil
 }
 
 // Run works until ctx ends or a room fails. When it returns, every goroutine

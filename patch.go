@@ -23,9 +23,10 @@ func (e *OverriddenError) Error() string {
 var ErrFileKey = errors.New("names files of the node's machine, and is set by its local socket alone, or in its configuration file")
 
 // PatchConfig sets live keys of the configuration by a merge patch (RFC 7396),
-// and takes the configuration over as [Node.ReloadConfig] does. What was set is
-// kept in [config.SettingsName] of the data directory, as a file stronger than
-// the others, until null takes it back. files says whether keys may be set whose
+// and takes the configuration over as [Node.ReloadConfig] does, but that the
+// files of bans.import are read only where it names others. What was set is kept
+// in [config.SettingsName] of the data directory, as a file stronger than the
+// others, until null takes it back. files says whether keys may be set whose
 // values name files. After an error nothing has changed: a *[ConfigError] says
 // what is wrong with the patch, or with the configuration as it would be.
 func (n *Node) PatchConfig(ctx context.Context, patch map[string]any, files, force bool) (Reloaded, error) {
@@ -49,7 +50,7 @@ func (n *Node) PatchConfig(ctx context.Context, patch map[string]any, files, for
 	}
 	text, err := next.Encode()
 	if err != nil {
-		return Reloaded{}, err
+		return Reloaded{}, &ConfigError{err}
 	}
 	cfg, err := n.env.Reload(text)
 	if err != nil {

@@ -137,7 +137,7 @@ func (n *Node) wantedButBanned() (list []string) {
 // to find any of them and none has come by itself.
 func (n *Node) othersUnnamed() (others int) {
 	c := n.cfg
-	asked := len(c.P2P.StaticPeers) + len(c.P2P.BootstrapPeers) + len(c.Discovery.DNS)
+	asked := n.disc.Bootstraps() + len(c.Discovery.DNS)
 	if _, err := n.genesis(); err != nil || asked > 0 || c.Discovery.MDNS || n.dial.Configured() > 0 || n.book.Len() > 0 || len(n.shake.Ready()) > 0 {
 		return 0
 	}

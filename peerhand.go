@@ -185,8 +185,7 @@ func (n *Node) RemovePeer(ctx context.Context, what string) (RemovedPeer, error)
 	connected, is := n.Peer(out.ID)
 	switch {
 	case errors.Is(err, dialer.ErrNotStatic) && is:
-		n.dial.Leave(out.ID)
-		n.shake.Disconnect(ctx, out.ID, wire.GoodbyeShutdown, byHandWords)
+		n.leave(ctx, out.ID, byHandWords)
 		out.Note = strings.Join(comesBack(connected), "; ")
 		return out, nil
 	case err != nil:
@@ -198,9 +197,9 @@ func (n *Node) RemovePeer(ctx context.Context, what string) (RemovedPeer, error)
 		if n.dial.Has(id) {
 			continue
 		}
-		n.dial.Leave(id)
-		if p, is := n.Peer(id); is {
-			n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
+		p, is := n.Peer(id)
+		n.leave(ctx, id, byHandWords)
+		if is {
 			notes = append(notes, comesBack(p)...)
 		}
 	}
@@ -215,6 +214,13 @@ func (n *Node) RemovePeer(ctx context.Context, what string) (RemovedPeer, error)
 	}
 	out.Note = strings.Join(notes, "; ")
 	return out, nil
+}
+
+// leave says goodbye to p, where it is connected, and keeps our slots from
+// taking it up again for a while.
+func (n *Node) leave(ctx context.Context, p peer.ID, why string) {
+	n.dial.Leave(p)
+	n.shake.Disconnect(ctx, p, wire.GoodbyeShutdown, why)
 }
 
 // comesBack says how to keep a peer away that was just disconnected, if it came
@@ -310,8 +316,7 @@ func (n *Node) DisconnectPeer(ctx context.Context, id peer.ID) (PeerNote, error)
 	if !ok {
 		return PeerNote{}, fmt.Errorf("%w: %s is not connected", ErrNotFound, id)
 	}
-	n.dial.Leave(id)
-	n.shake.Disconnect(ctx, id, wire.GoodbyeShutdown, byHandWords)
+	n.leave(ctx, id, byHandWords)
 	note := strings.Join(comesBack(p), "; ")
 	if n.dial.Has(id) {
 		note = "this node keeps the peer and connects again: parley peers remove ends that for a static peer"

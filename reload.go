@@ -12,9 +12,7 @@ import (
 
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
-	"github.com/parley-p2p/parley/internal/p2p/handshake"
 	"github.com/parley-p2p/parley/internal/p2p/host"
-	"github.com/parley-p2p/parley/internal/wire"
 )
 
 // ErrNoReload means that the node got its configuration from a program, which
@@ -118,11 +116,12 @@ func (n *Node) noteValues(changed []string, next []config.Value) { // reloading 
 }
 
 // Reload takes over what of cfg can change while the node runs: the keys that
-// config.Keys calls live, as far as Env lets them. Connections that were
-// made under a key that is no more are closed, and those with peers that may
-// not connect any more. A key is kept that somebody's last connection needs,
-// unless force is set: that is a *[KeyInUseError]. After an error nothing has
-// changed.
+// config.Keys calls live, as far as Env lets them, and what the files of
+// bans.import and of keys and secrets hold by now. Connections that were made
+// under a key that is no more are closed, those with peers that may not connect
+// any more, and those that this node held with static peers that are none any
+// more. A key is kept that somebody's last connection needs, unless force is
+// set: that is a *[KeyInUseError]. After an error nothing has changed.
 func (n *Node) Reload(ctx context.Context, cfg config.Config, force bool) (Reloaded, error) {
 	n.reloading.Lock()
 	defer n.reloading.Unlock()
@@ -142,15 +141,21 @@ func (n *Node) LiveConfig() config.Config {
 type takeover struct {
 	keys    []host.SharedKey  // nil = they stay
 	secrets [][]byte          // of tokens
-	acts    map[string]func() // of those outside the node, by key
+	acts    map[string]func() // by key
+	lists   bool              // of bans.import are read
+	peers   bool              // who is kept, and who may connect, changes
+	former  []peer.ID         // static peers that are none any more
 }
 
 // reload judges cfg first. commit, where there is one, is called between that
-// and the first change.
+// and the first change; without one the files of bans.import are read again.
 func (n *Node) reload(ctx context.Context, cfg config.Config, force bool, commit func() error) (Reloaded, error) { // reloading held
 	ctx = context.WithoutCancel(ctx) // once begun it is done whole; each goodbye has a time of its own
 	r := Reloaded{Changed: []string{}, NeedsRestart: []string{}}
-	t, err := n.prepare(cfg, force)
+	if err := config.Check(&cfg, config.Changed(n.live, cfg)...); err != nil { // one that a program gives was not checked before
+		return r, &ConfigError{err}
+	}
+	t, err := n.prepare(ctx, cfg, force, commit == nil)
 	if err != nil {
 		return r, err
 	}
@@ -159,16 +164,34 @@ func (n *Node) reload(ctx context.Context, cfg config.Config, force bool, commit
 			return r, err
 		}
 	}
+	if err := n.takeValues(cfg, t, &r); err != nil {
+		return r, err
+	}
+	if t.lists {
+		n.takeLists(ctx, cfg, &r)
+	}
+	if t.peers {
+		n.takePeers(ctx, t, &r)
+	}
+	n.takeSecrets(cfg, t.secrets, &r)
+	if err := n.takeKeys(cfg, t.keys, &r); err != nil {
+		return r, err
+	}
+	n.log.Info("configuration read again", "changed", r.Changed, "needs_restart", r.NeedsRestart)
+	n.bus.Publish(event.ConfigReloaded{Changed: r.Changed})
+	return r, nil
+}
+
+// takeValues takes over each key that has another value.
+func (n *Node) takeValues(cfg config.Config, t *takeover, r *Reloaded) error {
 	tls := n.live.API.TLSCert != "" && cfg.API.TLSCert != "" // to begin or end needs other listeners
 	for _, key := range config.Changed(n.live, cfg) {
 		switch {
-		case strings.HasPrefix(key, "p2p.shared_key") && t.keys != nil, strings.HasPrefix(key, "api.jwt_secret"): // what is in it counts, below
+		case strings.HasPrefix(key, "p2p.shared_key") && t.keys != nil, strings.HasPrefix(key, "api.jwt_secret"): // what is in it counts, later
 			continue
-		case key == "p2p.allow_peers":
-			n.setAllowed(ctx, cfg.P2P.AllowPeers)
 		case key == "log.level" && n.env.SetLogLevel != nil:
 			if err := n.env.SetLogLevel(cfg.Log.Level); err != nil {
-				return r, &ConfigError{err}
+				return &ConfigError{err}
 			}
 		case strings.HasPrefix(key, "api.tls_") && tls, slices.Contains(apiKeys, key):
 		case t.acts[key] != nil:
@@ -180,56 +203,89 @@ func (n *Node) reload(ctx context.Context, cfg config.Config, force bool, commit
 		config.Take(&n.live, cfg, key)
 		r.Changed = append(r.Changed, key)
 	}
-	n.takeSecrets(cfg, t.secrets, &r)
-	if err := n.takeKeys(cfg, t.keys, &r); err != nil {
-		return r, err
-	}
-	n.log.Info("configuration read again", "changed", r.Changed, "needs_restart", r.NeedsRestart)
-	n.bus.Publish(event.ConfigReloaded{Changed: r.Changed})
-	return r, nil
+	return nil
 }
 
 // apiKeys are read by the API whenever they are needed.
 var apiKeys = []string{"api.allowed_hosts", "api.cors", "api.public_read", "api.rate", "ops.pprof"}
 
-// prepare finds out whether cfg can be taken over.
-func (n *Node) prepare(cfg config.Config, force bool) (t takeover, err error) { // reloading held
-	if _, _, err := config.ParseLogLevel(cfg.Log.Level); err != nil { // one that a program gives was not checked before
-		return t, &ConfigError{fmt.Errorf("log.level: %w", err)}
-	}
+// prepare finds out whether cfg can be taken over. With again the files of
+// bans.import are to be read although they are the same.
+func (n *Node) prepare(ctx context.Context, cfg config.Config, force, again bool) (*takeover, error) { // reloading held
+	t := &takeover{acts: map[string]func(){}, lists: again}
 	if cfg.P2P.Private() { // though it may act from the next start on, which must not fail for it
 		keys, err := n.sharedKeys(cfg)
 		if err != nil {
-			return t, &ConfigError{err}
+			return nil, &ConfigError{err}
 		}
 		if n.private == nil {
 			keys = nil
 		} else if err := n.keyInUse(keys); err != nil && !force {
-			return t, err
+			return nil, err
 		}
 		t.keys = keys
 	}
 	if cfg.API.TLSCert != "" {
 		if _, err := tls.LoadX509KeyPair(cfg.Path(cfg.API.TLSCert), cfg.Path(cfg.API.TLSKey)); err != nil {
-			return t, &ConfigError{fmt.Errorf("api.tls_cert and api.tls_key: %w [PLY-101 %s]", err, config.RuleTLSPair)}
+			return nil, &ConfigError{fmt.Errorf("api.tls_cert and api.tls_key: %w [PLY-101 %s]", err, config.RuleTLSPair)}
 		}
 	}
 	if n.secretsRead {
+		var err error
 		if t.secrets, err = ReadTokenSecrets(cfg); err != nil {
-			return t, &ConfigError{err}
+			return nil, &ConfigError{err}
 		}
 	}
-	t.acts = map[string]func(){}
-	changed := config.Changed(n.live, cfg)
-	for key, take := range n.env.Live {
-		if !slices.Contains(changed, key) {
-			continue
-		}
-		if t.acts[key], err = take(cfg); err != nil {
-			return t, &ConfigError{fmt.Errorf("%s: %w", key, err)}
+	if err := n.prepareActs(cfg, t); err != nil {
+		return nil, &ConfigError{err}
+	}
+	if t.lists {
+		if err := n.checkImport(ctx, cfg); err != nil {
+			return nil, &ConfigError{err}
 		}
 	}
 	return t, nil
+}
+
+// prepareActs asks whoever takes over a key that has another value.
+func (n *Node) prepareActs(cfg config.Config, t *takeover) (err error) {
+	ours := n.takers()
+	for _, key := range config.Changed(n.live, cfg) {
+		if take := ours[key]; take != nil {
+			if t.acts[key], err = take(cfg, t); err != nil {
+				return err
+			}
+		}
+		if take := n.env.Live[key]; take != nil {
+			if t.acts[key], err = take(cfg); err != nil {
+				return fmt.Errorf("%s: %w", key, err)
+			}
+		}
+	}
+	return nil
+}
+
+// takeLists bans whom the files of bans.import name by now.
+func (n *Node) takeLists(ctx context.Context, cfg config.Config, r *Reloaded) {
+	added, err := n.importBans(ctx, cfg)
+	if err != nil { // it was looked at before
+		n.log.Error("bans are not imported to the end", "err", err)
+	}
+	if added > 0 && !slices.Contains(r.Changed, importKey) {
+		r.Changed = append(r.Changed, importKey)
+	}
+}
+
+// takePeers parts with whom nothing keeps any more.
+func (n *Node) takePeers(ctx context.Context, t *takeover, r *Reloaded) {
+	gone := n.part(ctx, t.former)
+	switch listed := len(n.live.P2P.AllowPeers); {
+	case !slices.Contains(r.Changed, allowKey):
+	case listed == 0:
+		n.log.Warn("the allow-list is empty: everybody may connect", "setting", allowKey)
+	default:
+		n.log.Info("allow-list changed", "peers", listed, "closed", gone)
+	}
 }
 
 // takeSecrets replaces the secrets of tokens: those that were signed with one
@@ -282,22 +338,4 @@ func (n *Node) keyInUse(keys []host.SharedKey) error {
 		return nil
 	}
 	return e
-}
-
-// setAllowed replaces the allow-list and parts with who is not on it.
-func (n *Node) setAllowed(ctx context.Context, items []string) {
-	n.live.P2P.AllowPeers = items
-	n.rep.Allow(allowed(n.live.P2P, n.host.ID()))
-	gone := 0
-	for _, p := range n.host.Network().Peers() {
-		if !n.rep.Allows(p) {
-			n.shake.Disconnect(ctx, p, wire.GoodbyeBanned, handshake.NotAllowed)
-			gone++
-		}
-	}
-	if len(items) == 0 {
-		n.log.Warn("the allow-list is empty: everybody may connect", "setting", "p2p.allow_peers")
-		return
-	}
-	n.log.Info("allow-list changed", "peers", len(items), "closed", gone)
 }

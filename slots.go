@@ -33,7 +33,7 @@ func (n *Node) loadASMap() (err error) {
 func (n *Node) openBook() (err error) {
 	n.book, err = addrbook.Open(addrbook.Config{
 		Dir: filepath.Join(n.cfg.DataDir, "addrbook"), Net: n.network.ID().Net, Private: n.cfg.P2P.Addresses != config.AddressesPublic,
-		ASMap: n.asMap, Sources: n.sourceKinds(), Banned: n.bannedAt, Self: n.host.ID(),
+		ASMap: n.asMap, Sources: n.sourceKinds(n.cfg.P2P), Banned: n.bannedAt, Self: n.host.ID(),
 	}, n.bus, n.room("p2p.addrbook"), n.env.Registry)
 	if err != nil {
 		return &StartError{Code: 104, Err: err}
@@ -52,7 +52,7 @@ func (n *Node) openSlots() (err error) {
 		fns.Interval = c.Interval
 	}
 	cfg := dialer.Places(n.cfg.P2P.TargetPeers, n.cfg.P2P.MaxPeers)
-	cfg.Kinds = n.sourceKinds()
+	cfg.Kinds = n.sourceKinds(n.cfg.P2P)
 	n.slots, err = dialer.NewSlots(cfg, fns, n.dial, n.book, n.bus, n.room("p2p.slots"), n.env.Registry)
 	return err
 }

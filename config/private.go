@@ -150,20 +150,3 @@ func (c *Config) sharedWS() string {
 	}
 	return ""
 }
-
-// Changed lists the keys whose values differ, by name.
-func Changed(a, b Config) []string {
-	var names []string
-	for _, k := range knobs {
-		x, y := k.at(&a), k.at(&b)
-		same := format(x) == format(y)
-		if s, ok := x.(*Secret); ok { // which format hides
-			same = *s == *y.(*Secret)
-		}
-		if !same {
-			names = append(names, k.name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}

@@ -230,7 +230,8 @@ func fileValue(value any) (any, error) {
 	return nil, fmt.Errorf("has null in a list, or something that is no JSON (%T)", value)
 }
 
-// Encode gives the file: TOML, and nothing where there are no settings.
+// Encode gives the file: TOML, and nothing where there are no settings. An error
+// says that they are more than are kept.
 func (s Settings) Encode() ([]byte, error) {
 	if len(s.values) == 0 {
 		return []byte{}, nil
@@ -253,35 +254,11 @@ func (s Settings) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("settings: %w", err)
 	}
-	return append([]byte(settingsHead), bytes.TrimLeft(b, "\n")...), nil
-}
-
-// Take copies the value of one key, which MUST be one of Keys.
-func Take(to *Config, from Config, key string) {
-	k, ok := find(key)
-	if !ok {
-		panic("config: no key " + key)
+	b = append([]byte(settingsHead), bytes.TrimLeft(b, "\n")...)
+	if len(b) > maxSettings { // the next start would refuse it
+		return nil, fmt.Errorf("all that is set while the node runs has %d bytes, at most %d are kept in %s: put the longest lists into parley.toml", len(b), maxSettings, SettingsName)
 	}
-	switch p := k.at(to).(type) {
-	case *string:
-		*p = *k.at(&from).(*string)
-	case *bool:
-		*p = *k.at(&from).(*bool)
-	case *int:
-		*p = *k.at(&from).(*int)
-	case *float64:
-		*p = *k.at(&from).(*float64)
-	case *[]string:
-		*p = *k.at(&from).(*[]string)
-	case *[]Sink:
-		*p = *k.at(&from).(*[]Sink)
-	case *Rate:
-		*p = *k.at(&from).(*Rate)
-	case *Secret:
-		*p = *k.at(&from).(*Secret)
-	default:
-		panic(fmt.Sprintf("config: no key of %T changes while a node runs", p))
-	}
+	return b, nil
 }
 
 // Parse makes of text, as in the environment and flags, what JSON and a file

@@ -14,7 +14,9 @@ func TestLiveKeys(t *testing.T) {
 	texts := map[string]string{
 		"log.level": "warn,p2p=debug", "ops.pprof": "true", "api.public_read": "false", "api.jwt_secret_file": "other.hex", "api.allowed_hosts": "a.example,b.example",
 		"api.rate": "7/s", "api.cors": "https://a.example", "api.tls_cert": "cert.pem", "api.tls_key": "key.pem", "p2p.allow_peers": "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR",
-		"p2p.shared_key_file": "swarm.key", "telemetry.sample_ratio": "0.25", "sink": `[{ kind = "nats", url = "nats://h:4222" }]`,
+		"p2p.shared_key_file": "swarm.key", "p2p.static_peers": "node1:8080,/ip4/192.0.2.1/tcp/9906", "p2p.bootstrap_peers": "node2:8080",
+		"p2p.trusted_peers": "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR", "p2p.advertise": "node.example.com,192.0.2.7:9910",
+		"bans.threshold": "150", "bans.duration": "2h", "bans.import": "bad.txt", "telemetry.sample_ratio": "0.25", "sink": `[{ kind = "nats", url = "nats://h:4222" }]`,
 	}
 	dir := t.TempDir()
 	var all Settings
@@ -133,5 +135,51 @@ func TestSectionTakenBack(t *testing.T) {
 	next, keys, err := s.Merge(map[string]any{"p2p": nil, "api": nil})
 	if err != nil || next.Has("p2p.shared_key_file") || !next.Has("log.level") || !slices.Equal(keys, []string{"p2p.shared_key_file"}) {
 		t.Errorf("%v %v %v", next, keys, err)
+	}
+}
+
+// A configuration that a program made is judged as one that was read.
+func TestCheck(t *testing.T) {
+	c := Default()
+	c.P2P.StaticPeers = []string{"/ip4/192.0.2.1/udp/1/quic", "node1:8080", "node1:8080"}
+	if err := Check(&c, "p2p.static_peers", "bans.threshold"); err != nil || !slices.Equal(c.P2P.StaticPeers, []string{"/ip4/192.0.2.1/udp/1/quic-v1", "node1:8080"}) {
+		t.Errorf("%q, %v", c.P2P.StaticPeers, err)
+	}
+	c.P2P.TrustedPeers, c.Bans.Threshold, c.Log.Level = []string{"nobody"}, 3, "loud"
+	err := Check(&c, "p2p.trusted_peers", "bans.threshold", "log.level")
+	for _, want := range []string{`p2p.trusted_peers: "nobody" is no peer id`, "bans.threshold: 3 is not from 10 to 10000 [PLY-101 range]", `log.level: "loud"`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+// What is set at run time grows up to the size that the next start reads.
+func TestSettingsAreBounded(t *testing.T) {
+	hosts := func(n int) map[string]any {
+		list := make([]any, n)
+		for i := range list {
+			list[i] = "https://" + strings.Repeat("a", 60) + ".example"
+		}
+		return map[string]any{"api.cors": list}
+	}
+	for n, fits := range map[int]bool{10_000: true, 20_000: false} {
+		s, _, err := Settings{}.Merge(hosts(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := s.Encode()
+		if fits != (err == nil) || !fits && !strings.Contains(err.Error(), "at most 1048576 are kept in settings.toml") || len(text) > maxSettings {
+			t.Errorf("%d origins: %d bytes, %v", n, len(text), err)
+		}
+	}
+	dir := t.TempDir()
+	for size, fits := range map[int]bool{maxSettings: true, maxSettings + 1: false} {
+		if err := os.WriteFile(SettingsPath(dir), []byte(strings.Repeat("#", size)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(LoadArgs{Dir: t.TempDir(), Environ: []string{"HOME=" + dir}, Flags: map[string]string{"data_dir": dir}}); fits != (err == nil) {
+			t.Errorf("a file of %d bytes: %v", size, err)
+		}
 	}
 }

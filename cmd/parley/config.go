@@ -300,7 +300,7 @@ func configReloadCommand(g *globals) *cobra.Command {
 	c := &cobra.Command{
 		Use: "reload", Short: "Have the node read its configuration again, as SIGHUP does", Args: cobra.NoArgs,
 		Long: "These act at once: " + strings.Join(liveKeys(), ", ") + ".\nWhat else has changed is named, and waits for a restart.\n" +
-			"A wrong configuration changes nothing. Neither does one without a shared key that connected peers need; with --force they are cut off.",
+			"The files of bans.import are read again too. A wrong configuration changes nothing. Neither does one without a shared key that connected peers need; with --force they are cut off.",
 		Example: "parley config reload\nparley config reload --data-dir node2 --force",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if g.named() == "" { // it is this machine's, and what is wrong with it is told here
@@ -346,7 +346,8 @@ func configSetCommand(g *globals) *cobra.Command {
 		Long: "VALUE is as with --set. It is kept in " + config.SettingsName + " of the data directory, which is stronger than other files and weaker than environment\n" +
 			"and flags; --unset takes it back. For a running node these can be set: " + strings.Join(liveKeys(), ", ") + ";\n" +
 			"those that name files by its local socket alone. Others stand in its file, and act from the next start on.",
-		Example: "parley config set log.level info,p2p.gossip=debug\nparley config set api.cors https://app.example.org\nparley config set api.public_read --unset",
+		Example: "parley config set log.level info,p2p.gossip=debug\nparley config set api.cors https://app.example.org\nparley config set api.public_read --unset\n" +
+			"parley config set p2p.static_peers node1:8080,node2:8080",
 	}
 	c.Flags().BoolVar(&unset, "unset", false, "go back to what files, environment and flags say")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -372,7 +373,8 @@ func configSetCommand(g *globals) *cobra.Command {
 // a section stand first, as TOML wants it.
 func sampleConfig() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# parley configuration. Values are the defaults; remove the # to change one.\n")
+	fmt.Fprintf(&b, "# parley configuration. Values are the defaults; remove the # to change one. A running node takes over those\n"+
+		"# marked R by parley config reload; others act from the next start on.\n")
 	var sections []string
 	bySection := map[string][]config.Key{}
 	for _, k := range config.Keys() {
@@ -393,7 +395,11 @@ func sampleConfig() string {
 			fmt.Fprintf(&b, "\n[%s]\n", section)
 		}
 		for _, k := range bySection[section] {
-			fmt.Fprintf(&b, "# %-42s # %s\n", k.Name[strings.LastIndexByte(k.Name, '.')+1:]+" = "+tomlValue(k), k.Help)
+			help := k.Help
+			if k.Live {
+				help = "R " + help
+			}
+			fmt.Fprintf(&b, "# %-42s # %s\n", k.Name[strings.LastIndexByte(k.Name, '.')+1:]+" = "+tomlValue(k), help)
 		}
 	}
 	return b.String()

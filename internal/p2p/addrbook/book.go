@@ -41,8 +41,8 @@ type Config struct {
 	Net     string // network digest; "" = not yet known, then Start tells it
 	Private bool   // also store and share non-public addresses
 	ASMap   *ASMap // nil = none
-	// Sources is how many kinds of sources are enabled. From two on, no kind
-	// brings more than half of an hour's new peers.
+	// Sources is how many kinds of sources are enabled, see [Book.SetSources].
+	// From two on, no kind brings more than half of an hour's new peers.
 	Sources int
 	// Banned is asked before a peer or an address is taken, picked or given
 	// out; the Addr is not valid for a name. It may be nil, MUST be quick, and
@@ -117,6 +117,13 @@ func open(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registere
 		return nil, err
 	}
 	return b, nil
+}
+
+// SetSources sets how many kinds of sources are enabled.
+func (b *Book) SetSources(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cfg.Sources = n
 }
 
 // Start tells the network digest once the chain is known. What was loaded for

@@ -38,7 +38,7 @@ func (d *Dialer) restore(now time.Time) (void bool) {
 			d.log.Warn("static peer left out", "item", text, "err", err)
 			continue
 		}
-		if it.origin = OriginAPI; d.insert(it, now) {
+		if d.insert(it, now) {
 			added = append(added, text)
 		}
 	}
@@ -86,12 +86,10 @@ func (d *Dialer) Add(text string) error {
 	if it.id == d.host.ID() {
 		return ErrSelf
 	}
-	if !slices.Contains(d.cfg.Items, it.text) {
-		it.origin = OriginAPI
-	}
 	d.changes.Lock()
 	defer d.changes.Unlock()
 	d.mu.Lock()
+	origin := d.originOf(it)
 	double := slices.ContainsFunc(d.items, func(o *item) bool {
 		return o.text == it.text || it.id != "" && o.origin != OriginMember && o.stands(it.id)
 	})
@@ -100,7 +98,7 @@ func (d *Dialer) Add(text string) error {
 	switch {
 	case double:
 		return ErrDouble
-	case it.origin == OriginConfig: // the file of the configuration keeps it
+	case origin == OriginConfig: // the file of the configuration keeps it
 	case full:
 		return fmt.Errorf("%w: %d static peers were, which is the most", ErrFull, maxAdded)
 	default:
@@ -117,10 +115,20 @@ func (d *Dialer) Add(text string) error {
 	d.insert(it, time.Now())
 	e := d.changeOf(it.slots[0])
 	d.mu.Unlock()
-	d.log.Info("static peer added", "item", it.text, "origin", it.origin)
+	d.log.Info("static peer added", "item", it.text, "origin", origin)
 	d.bus.Publish(e)
 	d.changed()
 	return nil
+}
+
+func (d *Dialer) originOf(it *item) string { // mu held
+	switch {
+	case it.origin != "":
+		return it.origin
+	case d.listed[it.text]:
+		return OriginConfig
+	}
+	return OriginAPI
 }
 
 func (i *item) stands(p peer.ID) bool {
@@ -156,16 +164,16 @@ func (d *Dialer) Remove(what string) (Removed, error) {
 	defer d.changes.Unlock()
 	d.mu.Lock()
 	items, err := d.named(what)
-	d.mu.Unlock()
-	if err != nil {
-		return Removed{}, err
-	}
 	var r Removed
 	for _, it := range items {
 		r.Items = append(r.Items, it.text)
-		if it.origin == OriginConfig {
+		if d.listed[it.text] {
 			r.Config = append(r.Config, it.text)
 		}
+	}
+	d.mu.Unlock()
+	if err != nil {
+		return Removed{}, err
 	}
 	err = d.commit(func(s *saved) {
 		s.Added = slices.DeleteFunc(s.Added, func(text string) bool { return slices.Contains(r.Items, text) })
@@ -176,6 +184,12 @@ func (d *Dialer) Remove(what string) (Removed, error) {
 	if err != nil {
 		return Removed{}, err
 	}
+	d.drop(items, &r)
+	return r, nil
+}
+
+// drop ends that items are static peers.
+func (d *Dialer) drop(items []*item, r *Removed) { // changes held
 	d.mu.Lock()
 	r.Peers = slotIDs(items)
 	d.items = slices.DeleteFunc(d.items, func(it *item) bool {
@@ -183,17 +197,24 @@ func (d *Dialer) Remove(what string) (Removed, error) {
 		return it.gone
 	})
 	r.Member = slices.ContainsFunc(d.items, func(it *item) bool { return it.origin == OriginMember && slices.ContainsFunc(r.Peers, it.stands) })
+	kept := map[peer.ID]bool{} // by another item
+	for _, it := range d.items {
+		for _, s := range it.slots {
+			kept[s.id] = kept[s.id] || it.origin == ""
+		}
+	}
 	d.metrics.set(d.counts())
 	d.mu.Unlock()
 	for _, p := range r.Peers {
-		d.host.ConnManager().Unprotect(p, tagStatic)
+		if !kept[p] {
+			d.host.ConnManager().Unprotect(p, tagStatic)
+		}
 	}
 	for _, it := range items {
-		d.log.Info("static peer removed", "item", it.text, "origin", it.origin)
+		d.log.Info("static peer removed", "item", it.text)
 		d.bus.Publish(event.StaticPeerChanged{Item: it.text, ID: it.id, State: "removed"})
 	}
 	d.changed()
-	return r, nil
 }
 
 // named finds the items that a text stands for: its own, or those at the peer

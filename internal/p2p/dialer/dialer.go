@@ -40,8 +40,8 @@ const (
 
 // Config of a dialer.
 type Config struct {
-	Items       []string              // p2p.static_peers
-	Trusted     []peer.ID             // p2p.trusted_peers
+	Items       []string              // p2p.static_peers at the start; see [Dialer.SetStatic]
+	Trusted     []peer.ID             // p2p.trusted_peers at the start; see [Dialer.SetTrusted]
 	DefaultPort int                   // of an item without one; 0 = 9906
 	Own         func() []ma.Multiaddr // where this node listens, no wildcards; nil = unknown
 	File        string                // static-peers.json; "" = nothing is kept
@@ -85,11 +85,12 @@ type Dialer struct {
 	metrics metrics
 	wake    chan struct{} // the table changed: step again
 
-	changes sync.Mutex // one change by hand at a time; held over the file
+	changes sync.Mutex // one change of who is kept and trusted at a time; held over the file; guards cfg.Trusted
 	fileMu  sync.Mutex // one writer of the file at a time
 
-	mu      sync.Mutex // guards below; nothing blocks under it
-	items   []*item    // members last
+	mu      sync.Mutex      // guards below; nothing blocks under it
+	items   []*item         // members last
+	listed  map[string]bool // texts of the configuration, of items that were removed by hand too
 	works   map[peer.ID]*work
 	kept    saved
 	trusted map[peer.ID]string    // → origin
@@ -113,7 +114,7 @@ func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *even
 	}
 	d := &Dialer{
 		cfg: cfg, fns: fns, host: h, rep: rep, bus: bus, log: log, kept: kept,
-		metrics: newMetrics(reg), wake: make(chan struct{}, 1), works: map[peer.ID]*work{}, trusted: map[peer.ID]string{}, hand: map[peer.ID]bool{}, left: map[peer.ID]time.Time{},
+		metrics: newMetrics(reg), wake: make(chan struct{}, 1), listed: map[string]bool{}, works: map[peer.ID]*work{}, trusted: map[peer.ID]string{}, hand: map[peer.ID]bool{}, left: map[peer.ID]time.Time{},
 	}
 	now := time.Now()
 	for _, text := range cfg.Items {
@@ -122,6 +123,7 @@ func New(cfg Config, fns Functions, h host.Host, rep *reputation.Book, bus *even
 			log.Warn("static peer left out", "item", text, "err", err)
 			continue
 		}
+		d.listed[it.text] = true
 		if !d.insert(it, now) {
 			log.Warn("static peer left out", "item", text, "err", "it is listed twice")
 		}
@@ -291,7 +293,7 @@ func (d *Dialer) view(s *slot) StaticPeer { // mu held
 		resting = nil
 	}
 	return StaticPeer{
-		Item: s.item.text, ID: s.id, Origin: s.item.origin, State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
+		Item: s.item.text, ID: s.id, Origin: d.originOf(s.item), State: s.retry.state, Class: s.retry.class, Tries: s.retry.tries,
 		LastError: s.lastErr, WholeError: s.wholeErr, NextAt: s.retry.next, Addresses: slices.Clone(s.dialled), Given: s.at.given(), Resting: resting,
 		ShutOut: s.retry.class == ClassNotAllowed || !s.bannedAt.IsZero(),
 	}

@@ -64,7 +64,7 @@ func (s *Slots) usedGroups() map[string]bool {
 // operator named is not rationed.
 func (s *Slots) fullKinds() map[addrbook.Kind]bool {
 	full := map[addrbook.Kind]bool{}
-	if s.cfg.Kinds < 2 {
+	if s.kinds.Load() < 2 {
 		return full
 	}
 	most := max(1, (s.cfg.Outbound+s.cfg.BlockOnly)/3)
@@ -95,7 +95,7 @@ type spread struct {
 
 // oneKind reports whether more than a third came from one kind of source,
 // though there are others.
-func (s *Slots) oneKind(v spread) bool { return s.cfg.Kinds >= 2 && v.up >= 3 && 3*v.ofKind > v.up }
+func (s *Slots) oneKind(v spread) bool { return s.kinds.Load() >= 2 && v.up >= 3 && 3*v.ofKind > v.up }
 
 func (s *Slots) spread() spread {
 	var v spread

@@ -18,7 +18,7 @@ import (
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
 )
 
-// Origins of an item.
+// Origins of a supervised peer.
 const (
 	OriginConfig = "config"
 	OriginMember = "member"
@@ -30,7 +30,7 @@ const (
 // of the network. What it stands for may be several peers.
 type item struct {
 	text   string
-	origin string
+	origin string // member, hand, or "" = static: see [Dialer.originOf]
 
 	// One of: host with port; addr; members have an id and addrs.
 	scheme string // http | https | ""
@@ -111,7 +111,7 @@ func firstCode(a ma.Multiaddr) int {
 // parseItem reads one item of PEERS; a host without a port gets defaultPort.
 func parseItem(text string, defaultPort int) (*item, error) {
 	text = strings.TrimSpace(text)
-	it := &item{text: text, origin: OriginConfig}
+	it := &item{text: text}
 	var err error
 	switch {
 	case text == "":

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -44,8 +45,9 @@ type SlotsConfig struct {
 	Outbound  int // full ones
 	BlockOnly int
 	Inbound   int // places for peers that dialled us
-	// Kinds is how many kinds of sources are enabled. From two on, no kind has
-	// more than a third of the outbound slots as long as others have any.
+	// Kinds is how many kinds of sources are enabled, see [Slots.SetKinds]. From
+	// two on, no kind has more than a third of the outbound slots as long as
+	// others have any.
 	Kinds int
 }
 
@@ -122,6 +124,7 @@ type Slots struct {
 	key     [32]byte // makes who is spared a secret
 	done    chan ended
 	found   chan struct{} // of one
+	kinds   atomic.Int64  // of sources
 	inbound inbound
 
 	mu     sync.RWMutex // guards chosen
@@ -195,12 +198,16 @@ func NewSlots(cfg SlotsConfig, fns SlotsFunctions, d *Dialer, book *addrbook.Boo
 	if s.fns.Need == nil {
 		s.fns.Need = func() {}
 	}
+	s.SetKinds(cfg.Kinds)
 	_, _ = rand.Read(s.key[:]) // never fails, says its documentation
 	s.inbound = inbound{coming: map[peer.ID]time.Time{}, leaving: map[peer.ID]time.Time{}, losers: losers{}, cuts: tally.New[string](cutFor, maxCuts)}
 	s.inbound.brief = brief{peers: map[peer.ID]time.Time{}, nets: map[netip.Prefix]time.Time{}}
 	s.measure()
 	return s, nil
 }
+
+// SetKinds sets how many kinds of sources are enabled.
+func (s *Slots) SetKinds(n int) { s.kinds.Store(int64(n)) }
 
 // Target is how many full outbound peers are wanted.
 func (s *Slots) Target() int { return s.cfg.Outbound }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,7 +22,48 @@ const bootAtOnce = 4 // bootstrap peers that are asked at once
 type bootItem struct {
 	text   string
 	addr   ma.Multiaddr // nil = text is host[:port] or a URL
-	silent bool         // none of it answered when it was asked last
+	silent bool         // none of it answered when it was asked last; of who asks
+}
+
+// SetBootstrap replaces the bootstrap peers: new ones are asked at the next
+// [Discovery.Need], which is now where nobody is connected. An error names all
+// items that cannot be used, and nothing has changed then.
+func (d *Discovery) SetBootstrap(texts []string) error {
+	items, err := parseBoot(texts)
+	if err != nil {
+		return err
+	}
+	news := false
+	d.mu.Lock()
+	for i, it := range items {
+		at := slices.IndexFunc(d.items, func(o *bootItem) bool { return o.text == it.text })
+		if at < 0 {
+			news = true
+			continue
+		}
+		items[i] = d.items[at] // and whether it was silent
+	}
+	d.items = items
+	d.mu.Unlock()
+	if news && len(d.host.Network().Peers()) == 0 {
+		d.Need()
+	}
+	return nil
+}
+
+// CheckBootstrap names all items that cannot be used.
+func CheckBootstrap(texts []string) error {
+	_, err := parseBoot(texts)
+	return err
+}
+
+// Bootstraps counts the bootstrap peers.
+func (d *Discovery) Bootstraps() int { return len(d.boots()) }
+
+func (d *Discovery) boots() []*bootItem {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.items
 }
 
 // parseBoot reports all items that cannot be used.
@@ -70,8 +112,9 @@ func (it *bootItem) infos(ctx context.Context, d *Discovery) ([]peer.AddrInfo, e
 func (d *Discovery) askBootstrap(ctx context.Context, again bool) (told, silent int) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, bootAtOnce)
-	for _, i := range rand.Perm(len(d.items)) {
-		it := d.items[i]
+	items := d.boots()
+	for _, i := range rand.Perm(len(items)) {
+		it := items[i]
 		if again && !it.silent {
 			continue
 		}
@@ -88,7 +131,7 @@ func (d *Discovery) askBootstrap(ctx context.Context, again bool) (told, silent 
 		})
 	}
 	wg.Wait()
-	for _, it := range d.items {
+	for _, it := range items {
 		if it.silent {
 			silent++
 		} else {

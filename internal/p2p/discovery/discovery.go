@@ -27,7 +27,7 @@ import (
 // Config of the room.
 type Config struct {
 	config.Discovery
-	Bootstrap []string // p2p.bootstrap_peers
+	Bootstrap []string // p2p.bootstrap_peers at the start; see [Discovery.SetBootstrap]
 	Private   bool     // p2p.addresses: non-public addresses are dialled too
 	File      string   // of what is put and provided by hand; "" = memory only
 }
@@ -124,17 +124,17 @@ type Discovery struct {
 	log     *slog.Logger
 	metrics *metrics
 	visits  *visits
-	items   []*bootItem
 	need    chan struct{}
 	started chan struct{} // closed once net is set
 	rules   rules
 
-	mu   sync.Mutex          // guards below
-	net  string              // "" = not known yet
-	dead map[string]DeadName // by name; those without a Why led to somebody
-	over bool                // Run has returned, or is about to
-	kad  *kad                // nil = off, or not started yet
-	pex  *pex                // nil = off, or not started yet
+	mu    sync.Mutex          // guards below
+	items []*bootItem         // replaced, never changed
+	net   string              // "" = not known yet
+	dead  map[string]DeadName // by name; those without a Why led to somebody
+	over  bool                // Run has returned, or is about to
+	kad   *kad                // nil = off, or not started yet
+	pex   *pex                // nil = off, or not started yet
 }
 
 // New starts nothing; reg may be nil.
@@ -157,8 +157,8 @@ func New(cfg Config, fns Functions, h host.Host, book *addrbook.Book, bus *event
 	return d, nil
 }
 
-// Kinds counts the kinds of sources that are asked, for the quota of the address
-// book. Peers that come to us are none of them.
+// Kinds counts the kinds of sources that are asked by cfg, for the quota of the
+// address book. Peers that come to us are none of them.
 func Kinds(cfg Config) int {
 	n := 0
 	for _, on := range []bool{len(cfg.Bootstrap) > 0, len(cfg.DNS) > 0, cfg.DHT != config.DHTOff, cfg.PEX, cfg.MDNS} {

@@ -81,10 +81,11 @@ func (d *Discovery) insists(s *source, now time.Time) bool {
 }
 
 func (d *Discovery) sources() []*source {
-	var list []*source
-	if len(d.items) > 0 {
-		list = append(list, &source{kind: addrbook.Bootstrap, rest: 30 * time.Second, ask: d.askBootstrap})
-	}
+	list := []*source{{
+		kind: addrbook.Bootstrap, rest: 30 * time.Second,
+		is:  func() bool { return d.Bootstraps() > 0 },
+		ask: d.askBootstrap,
+	}}
 	if len(d.cfg.DNS) > 0 {
 		list = append(list, &source{kind: addrbook.DNS, rest: 30 * time.Second, ask: d.askDNS})
 	}

@@ -235,6 +235,49 @@ func TestNeedAsksAgain(t *testing.T) {
 	})
 }
 
+// Bootstrap peers that are set while the node runs: asked at once by who knows
+// nobody, else at the next Need; and those that were taken off are left alone.
+func TestBootstrapReadAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab) {
+		first, second := l.node(options{cfg: onlyPEX}), l.node(options{cfg: onlyPEX})
+		first.good(100)
+		second.good(100)
+		n := l.node(options{cfg: onlyPEX})
+		time.Sleep(5 * time.Minute)
+		if n.from(addrbook.Bootstrap) != 0 || n.Bootstraps() != 0 {
+			t.Fatalf("%d bootstrap peers in the book", n.from(addrbook.Bootstrap))
+		}
+		if err := n.SetBootstrap([]string{first.p2p(), "/ip4/1.2.3.4/tcp/5"}); err == nil || n.Bootstraps() != 0 {
+			t.Errorf("one that names nobody was taken: %v", err)
+		}
+		if err := n.SetBootstrap([]string{first.p2p()}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Second)
+		if n.from(addrbook.Bootstrap) != 1 || n.from(addrbook.PEX) < 15 {
+			t.Errorf("%d bootstrap peers and %d others are known", n.from(addrbook.Bootstrap), n.from(addrbook.PEX))
+		}
+		n.meet(l.node(options{cfg: onlyPEX}))
+		if err := n.SetBootstrap([]string{second.p2p()}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if n.from(addrbook.Bootstrap) != 1 {
+			t.Error("it was asked without need")
+		}
+		n.Need()
+		time.Sleep(10 * time.Second)
+		if e, ok := n.book.Get(second.host.ID()); !ok || e.Sources[0].Kind != addrbook.Bootstrap {
+			t.Error("it was not asked at a Need")
+		}
+		if err := n.SetBootstrap(nil); err != nil {
+			t.Fatal(err)
+		}
+		n.Need()
+		time.Sleep(time.Minute)
+	})
+}
+
 // Sources take turns of 2 s: one that hangs holds up nobody, and is not asked
 // twice at once; one that rests is asked when it has rested.
 func TestTurns(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/libp2p/go-libp2p"
@@ -80,7 +81,7 @@ type Host struct {
 	key       crypto.PrivKey
 	sorter    *sorter         // nil without an API listener
 	private   *PrivateNetwork // may be nil
-	advertise []ma.Multiaddr
+	advertise atomic.Pointer[[]ma.Multiaddr]
 	bandwidth *bandwidth
 	udp       *quicreuse.ConnManager // nil without QUIC, or with sockets of Options.Extra
 	reg       prometheus.Registerer
@@ -130,7 +131,8 @@ func build(o Options) (*Host, error) {
 	if pnet.ForcePrivateNetwork && o.Private == nil {
 		return nil, ErrForcedPrivate
 	}
-	h := &Host{key: o.Key, private: o.Private, advertise: slices.Clone(o.Advertise), bandwidth: &bandwidth{}, reg: o.Registerer}
+	h := &Host{key: o.Key, private: o.Private, bandwidth: &bandwidth{}, reg: o.Registerer}
+	h.setAdvertise(o.Advertise)
 	m := newMetrics(h)
 	if o.APIListener != nil {
 		s, err := newSorter(o.APIListener, m.dropped, o.Log)
@@ -313,14 +315,6 @@ func (h *Host) listen(addrs []ma.Multiaddr, log *slog.Logger) error {
 func noIPv6(err error) bool {
 	return errors.Is(err, syscall.EAFNOSUPPORT) || errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EPROTONOSUPPORT)
 }
-
-// advertised puts the configured addresses before own.
-func (h *Host) advertised(own []ma.Multiaddr) []ma.Multiaddr {
-	return unique(append(slices.Clone(h.advertise), own...))
-}
-
-// Addrs are the addresses that peers are told, the configured ones first.
-func (h *Host) Addrs() []ma.Multiaddr { return h.advertised(h.Host.Addrs()) }
 
 // Key is the node's identity key.
 func (h *Host) Key() crypto.PrivKey { return h.key }

@@ -221,15 +221,6 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestAdvertisedAddressesComeFirst(t *testing.T) {
-	first := ma.StringCast("/dns4/node.example.com/tcp/8080")
-	h := newHost(t, Options{Advertise: []ma.Multiaddr{first}}, "/ip4/127.0.0.1/tcp/0")
-	addrs := h.Addrs()
-	if len(addrs) != 2 || !addrs[0].Equal(first) || !addrs[1].Equal(h.Network().ListenAddresses()[0]) {
-		t.Errorf("addresses %s", addrs)
-	}
-}
-
 // Two hosts as in the swarm tests: QUIC on a simulated network and virtual
 // time. The bubble fails by itself when a goroutine stays.
 func TestBubble(t *testing.T) {
@@ -242,6 +233,22 @@ func TestBubble(t *testing.T) {
 }
 
 func testBubble(t *testing.T, extra []libp2p.Option) {
+	twoHosts(t, extra, func(t *testing.T, a, b *Host) {
+		began := time.Now()
+		echo(t, a, b, b.Addrs()[0])
+		if d := time.Since(began); d < 80*time.Millisecond || d > time.Second {
+			t.Errorf("connecting took %s of virtual time", d)
+		}
+		time.Sleep(time.Minute)
+		if in, _ := b.PeerCount(); in != 1 {
+			t.Errorf("%d inbound peers after a minute", in)
+		}
+	})
+}
+
+// twoHosts runs f in a bubble with two hosts that answer echo.
+func twoHosts(t *testing.T, extra []libp2p.Option, f func(t *testing.T, a, b *Host)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		nw := &simnet.Simnet{LatencyFunc: simnet.StaticLatency(20 * time.Millisecond)}
 		nw.Start()
@@ -263,15 +270,7 @@ func testBubble(t *testing.T, extra []libp2p.Option) {
 		}
 		a, b := start("1.1.0.1"), start("1.2.0.1")
 		synctest.Wait()
-		began := time.Now()
-		echo(t, a, b, b.Addrs()[0])
-		if d := time.Since(began); d < 80*time.Millisecond || d > time.Second {
-			t.Errorf("connecting took %s of virtual time", d)
-		}
-		time.Sleep(time.Minute)
-		if in, _ := b.PeerCount(); in != 1 {
-			t.Errorf("%d inbound peers after a minute", in)
-		}
+		f(t, a, b)
 		a.Close()
 		b.Close()
 		time.Sleep(time.Minute) // QUIC drains

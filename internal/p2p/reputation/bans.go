@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -35,7 +36,7 @@ type BansConfig struct {
 	Dir string
 	// Self is this node: its automatic bans are its own.
 	Self peer.ID
-	// Duration of a ban that names no end, and of a first automatic one.
+	// Duration at the start; see [Bans.SetDuration].
 	Duration time.Duration
 	// Max is how many targets may be banned at once.
 	Max int
@@ -51,6 +52,7 @@ type Bans struct {
 	journal *journal
 	bus     *event.Bus
 	log     *slog.Logger
+	lasts   atomic.Int64 // nanoseconds of a ban that names no end
 
 	protected func() Protected
 	closes    func(Target) []peer.ID
@@ -80,6 +82,7 @@ func OpenBans(ctx context.Context, cfg BansConfig, bus *event.Bus, log *slog.Log
 		changed:   func(Target, bool) {},
 		foreign:   func(peer.ID, string) {},
 	}
+	b.SetDuration(cfg.Duration)
 	var err error
 	switch {
 	case cfg.Postgres != "":
@@ -103,6 +106,12 @@ func OpenBans(ctx context.Context, cfg BansConfig, bus *event.Bus, log *slog.Log
 	b.take(rows)
 	return b, nil
 }
+
+// SetDuration sets how long bans hold, from now on, that name no end and are
+// the first automatic one. Those that hold end as they were to.
+func (b *Bans) SetDuration(d time.Duration) { b.lasts.Store(int64(d)) }
+
+func (b *Bans) duration() time.Duration { return time.Duration(b.lasts.Load()) }
 
 // Protect sets who is protected; f is called for each new ban.
 func (b *Bans) Protect(f func() Protected) { b.protected = f }

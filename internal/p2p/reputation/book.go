@@ -45,9 +45,7 @@ var credits = map[chain.Credit]int{chain.NovelBlock: 4, chain.Served: 1}
 
 // Config sets how much is forgiven.
 type Config struct {
-	// Threshold is how many points ban a peer. It scales the lines: a peer is
-	// watched at 0.2, weak reasons stop at 0.3 and it is discouraged at 0.4 of
-	// it. 0 means 100.
+	// Threshold at the start; see [Book.SetThreshold]. 0 means 100.
 	Threshold int
 	// File keeps the points over a restart. Empty = they are forgotten.
 	File string
@@ -93,22 +91,22 @@ type Score struct {
 
 // Book keeps the score of each peer. It is safe for concurrent use.
 type Book struct {
-	watched, weakCap, discouraged, threshold int
-	file                                     string
-	bans                                     *Bans         // may be nil
-	alarms                                   *event.Alarms // may be nil
-	bus                                      *event.Bus
-	log                                      *slog.Logger
-	metrics                                  *metrics
-	exempt                                   atomic.Pointer[func(peer.ID) bool]
-	facts                                    atomic.Pointer[func(peer.ID) Facts]
-	allowed                                  atomic.Pointer[map[peer.ID]time.Time] // nil = everybody
-	guests                                   sync.Map                              // peer.ID → nothing
-	refusals                                 refusals
-	refused                                  atomic.Uint64 // connections, told of or not
-	due                                      chan sentence // to be banned
+	file     string
+	bans     *Bans         // may be nil
+	alarms   *event.Alarms // may be nil
+	bus      *event.Bus
+	log      *slog.Logger
+	metrics  *metrics
+	exempt   atomic.Pointer[func(peer.ID) bool]
+	facts    atomic.Pointer[func(peer.ID) Facts]
+	allowed  atomic.Pointer[map[peer.ID]time.Time] // nil = everybody
+	guests   sync.Map                              // peer.ID → nothing
+	refusals refusals
+	refused  atomic.Uint64 // connections, told of or not
+	due      chan sentence // to be banned
 
-	mu      sync.Mutex         // guards what follows
+	mu sync.Mutex // guards what follows
+	lines
 	peers   map[peer.ID]*entry // at most maxPeers
 	dirty   bool               // since the last save, but for what time alone changes
 	brake   brake
@@ -141,10 +139,9 @@ func New(cfg Config, bus *event.Bus, log *slog.Logger, reg prometheus.Registerer
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	watched := max(1, cfg.Threshold*2/10)
 	b := &Book{
-		watched: watched, weakCap: cfg.Threshold * 3 / 10, discouraged: max(watched+1, cfg.Threshold*4/10), threshold: cfg.Threshold,
-		file: cfg.File, bans: cfg.Bans, alarms: cfg.Alarms, bus: bus, log: log, peers: map[peer.ID]*entry{}, due: make(chan sentence, maxDue),
+		lines: linesOf(cfg.Threshold),
+		file:  cfg.File, bans: cfg.Bans, alarms: cfg.Alarms, bus: bus, log: log, peers: map[peer.ID]*entry{}, due: make(chan sentence, maxDue),
 		strikes: strikes{},
 	}
 	if err := b.load(time.Now()); err != nil {
@@ -237,7 +234,7 @@ func (b *Book) charge(p peer.ID, o chain.Offence, n int, detail string) (disconn
 
 // add adds n points to e and returns how many the caps left of them. mu held.
 func (b *Book) add(e *entry, n int, weak bool, r Reason) int {
-	limit := max(maxPoints, b.threshold)
+	limit := b.most()
 	if weak {
 		limit = b.weakCap
 	}

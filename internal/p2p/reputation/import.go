@@ -37,12 +37,37 @@ type RefusedLine struct {
 // a ban as JSON. Empty lines and what follows a # are left out. What comes
 // before an error holds. An import makes no room in a full list.
 func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force bool) (Import, error) {
-	in := importing{Bans: b, ctx: ctx, sum: Import{Refused: []RefusedLine{}, For: b.cfg.Duration.String()}, taken: map[Target]bool{}}
-	protected := b.protected()
+	in := b.newImport(ctx, false)
+	err := in.read(list, actor, force)
+	err = errors.Join(err, in.flush())
+	return in.sum, err
+}
+
+// CheckImport says why an import of lists, one after the other, would not come
+// to its end: too long a line, or more targets than may be banned at once. Which
+// it is tells at, the number of the list. Lines that an import refuses are no
+// reason. Nothing changes.
+func (b *Bans) CheckImport(ctx context.Context, lists ...io.Reader) (at int, err error) {
+	in := b.newImport(ctx, true)
+	for i, list := range lists {
+		if err := in.read(list, "", false); err != nil {
+			return i, err
+		}
+	}
+	return 0, nil
+}
+
+func (b *Bans) newImport(ctx context.Context, dry bool) *importing {
+	return &importing{Bans: b, ctx: ctx, dry: dry, sum: Import{Refused: []RefusedLine{}, For: b.duration().String()}, taken: map[Target]bool{}}
+}
+
+// read takes what a list says, but for what waits for a flush.
+func (in *importing) read(list io.Reader, actor string, force bool) error {
+	protected := in.protected()
 	lines := bufio.NewScanner(list)
 	lines.Buffer(nil, maxImportLine)
 	for n := 1; lines.Scan(); n++ {
-		row, ends, ok, err := b.line(lines.Text(), actor)
+		row, ends, ok, err := in.line(lines.Text(), actor)
 		if ok && !force {
 			err = protected.allow(row.target)
 		}
@@ -52,22 +77,23 @@ func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force b
 		case !ok:
 		default:
 			if err := in.add(row, ends); err != nil {
-				return in.sum, err
+				return err
 			}
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return in.sum, errors.Join(&RequestError{err}, in.flush())
+		return &RequestError{err}
 	}
-	return in.sum, in.flush()
+	return nil
 }
 
 type importing struct {
 	*Bans
 	ctx   context.Context //nolint:containedctx // of one call
+	dry   bool            // only counts
 	sum   Import
 	ops   []op
-	taken map[Target]bool // new targets in ops
+	taken map[Target]bool // new targets in ops, of a dry one all
 }
 
 func (in *importing) refuse(line int, err error) {
@@ -88,7 +114,7 @@ func (in *importing) add(r row, ends bool) error {
 		return nil
 	}
 	if !holds && in.list.count()+len(in.taken) >= in.cfg.Max {
-		return errors.Join(ErrBansFull, in.flush())
+		return ErrBansFull
 	}
 	if holds || in.taken[r.target] {
 		in.sum.Known++
@@ -96,10 +122,13 @@ func (in *importing) add(r row, ends bool) error {
 		in.taken[r.target] = true
 		in.sum.Added++
 	}
-	in.ops = append(in.ops, op{row: r})
 	if !ends {
 		in.sum.Endless++
 	}
+	if in.dry {
+		return nil
+	}
+	in.ops = append(in.ops, op{row: r})
 	if len(in.ops) >= importBatch {
 		return in.flush()
 	}

@@ -3,6 +3,7 @@ package reputation
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -27,7 +28,7 @@ func TestImport(t *testing.T) {
 	if sum.Added != 2501 || sum.Known != 0 || sum.RefusedLines != 1501 || len(sum.Refused) != maxRefusedLines || sum.Refused[0].Line != 2503 {
 		t.Errorf("added %d, known %d, refused %d, of these told %d, first %+v", sum.Added, sum.Known, sum.RefusedLines, len(sum.Refused), sum.Refused[0])
 	}
-	if sum.Endless != 2500 || sum.For != b.cfg.Duration.String() || !strings.HasSuffix(sum.Refused[0].Why, "; parley bans import --force takes it too") {
+	if sum.Endless != 2500 || sum.For != "24h0m0s" || !strings.HasSuffix(sum.Refused[0].Why, "; parley bans import --force takes it too") {
 		t.Errorf("%d without an end, for %s; refused: %s", sum.Endless, sum.For, sum.Refused[0].Why)
 	}
 	if b.Count() != 2501 || b.Banned("", friend) || !b.Banned("", netip.MustParseAddr("10.0.9.195")) {
@@ -53,6 +54,18 @@ func TestImport(t *testing.T) {
 	list.Reset()
 	for i := range 1000 {
 		fmt.Fprintf(&list, "10.1.%d.%d\n", i>>8, i&255)
+	}
+	short := strings.NewReader("10.1.0.0\nnonsense\n10.0.0.1\n")
+	if at, err := b.CheckImport(t.Context(), short, strings.NewReader(list.String())); !errors.Is(err, ErrBansFull) || at != 1 || b.Count() != 2501 {
+		t.Errorf("looked at: list %d %v, %d banned", at, err, b.Count())
+	}
+	var bad *RequestError
+	if at, err := b.CheckImport(t.Context(), strings.NewReader(strings.Repeat("x", maxImportLine+1))); !errors.As(err, &bad) || at != 0 {
+		t.Errorf("too long a line: list %d, %v", at, err)
+	}
+	_, _ = short.Seek(0, io.SeekStart)
+	if _, err := b.CheckImport(t.Context(), short, strings.NewReader(list.String()[:4000])); err != nil || b.Count() != 2501 {
+		t.Errorf("lists that fit: %v, %d banned", err, b.Count())
 	}
 	sum, err = b.Import(t.Context(), strings.NewReader(list.String()), "me", false)
 	if !errors.Is(err, ErrBansFull) || sum.Added != 499 || b.Count() != 3000 {

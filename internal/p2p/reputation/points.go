@@ -104,7 +104,7 @@ func (b *Book) load(now time.Time) error {
 	}
 	for _, s := range list[:min(len(list), maxPeers)] {
 		e := &entry{
-			points: min(max(s.Points, 0), max(maxPoints, b.threshold)), pointsAt: earlier(s.PointsAt, now), credit: min(max(s.Credit, 0), maxCredit),
+			points: min(max(s.Points, 0), b.most()), pointsAt: earlier(s.PointsAt, now), credit: min(max(s.Credit, 0), maxCredit),
 			creditAt: earlier(s.CreditAt, now), discouraged: s.Discouraged, contact: earlier(s.Contact, now), reasons: s.Reasons[:min(len(s.Reasons), maxReasons)],
 		}
 		if b.bans != nil {

@@ -108,7 +108,7 @@ func (b *Bans) row(r BanRequest, now time.Time) (row, error) {
 	case r.For != 0:
 		out.until = now.Add(r.For)
 	case !r.Forever:
-		out.until = now.Add(b.cfg.Duration)
+		out.until = now.Add(b.duration())
 	}
 	return out, nil
 }

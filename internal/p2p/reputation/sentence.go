@@ -84,7 +84,7 @@ func (k *brake) press(outbound bool, now time.Time) (on, tripped bool) {
 func (b *Book) Doubtful() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	runOff := time.Duration(max(maxPoints, b.threshold)-b.watched) * time.Minute
+	runOff := time.Duration(b.most()-b.watched) * time.Minute
 	return !b.brake.until.IsZero() && time.Now().Before(b.brake.until.Add(runOff))
 }
 
@@ -217,12 +217,13 @@ func (b *Book) Run(ctx context.Context) error {
 func (b *Book) ban(ctx context.Context, s sentence) {
 	now := time.Now()
 	offences := b.bans.list.offences(Target{Peer: s.peer}, now) + 1
-	d := b.bans.cfg.Duration
+	first := b.bans.duration()
+	d := first
 	for range offences - 1 {
 		d = min(2*d, longestBan)
 	}
 	if offences > 1 {
-		d = max(d, b.bans.cfg.Duration) // which may be longer than the longest
+		d = max(d, first) // which may be longer than the longest
 	}
 	if err := b.bans.auto(ctx, Target{Peer: s.peer}, s.reason, s.note, d, offences); err != nil {
 		b.unsentence(s.peer)
