@@ -209,6 +209,11 @@ func TestPaceSharesAmongWhoBrings(t *testing.T) {
 	inLab(t, 1, 6, func(t *testing.T, l *lab) {
 		l.serveAll()
 		n := l.nodes[0]
+		look := func() (flows, busy int) {
+			n.pace.mu.Lock()
+			defer n.pace.mu.Unlock()
+			return len(n.pace.flows), n.pace.busy
+		}
 		for i, bring := range []func(network.Stream){
 			func(s network.Stream) { _, _ = s.Write([]byte{0}) },
 			func(s network.Stream) {
@@ -221,7 +226,7 @@ func TestPaceSharesAmongWhoBrings(t *testing.T) {
 			l.connect(1+i, 0)
 			bring(l.stream(l.hosts[1+i], n))
 			time.Sleep(100 * time.Millisecond)
-			if n.pace.busy > 0 {
+			if _, busy := look(); busy > 0 {
 				t.Errorf("peer %d takes a share", i)
 			}
 		}
@@ -229,13 +234,13 @@ func TestPaceSharesAmongWhoBrings(t *testing.T) {
 		s := l.stream(l.hosts[6], n)
 		l.send(s, &pb.RPC{Publish: slices.Repeat([]*pb.Message{{}}, 30_000)})
 		time.Sleep(100 * time.Millisecond)
-		if len(n.pace.flows) != 6 {
-			t.Fatalf("%d peers bring", len(n.pace.flows))
+		if flows, _ := look(); flows != 6 {
+			t.Fatalf("%d peers bring", flows)
 		}
 		_ = s.Conn().Close()
 		time.Sleep(rateSpare + time.Second)
-		if len(n.pace.flows) != 5 {
-			t.Errorf("%d peers bring after one is gone", len(n.pace.flows))
+		if flows, _ := look(); flows != 5 {
+			t.Errorf("%d peers bring after one is gone", flows)
 		}
 	})
 	p, now := newPace(0), time.Now()
