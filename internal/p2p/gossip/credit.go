@@ -14,7 +14,7 @@ const (
 	maxWaiting      = 1_024
 	maxWaitingBytes = 4 << 20 // of ours, and of all for a peer that reads nothing
 	mostQueuedBytes = 16 << 20
-	readsNothing    = 2 * time.Second
+	readsNothing    = 10 * time.Second // who judges slowly reads so, and flow control tells of it 128 KiB at a time or more
 )
 
 // credit counts the messages that stand in the queues of peers, and our own

@@ -3,9 +3,12 @@ package gossip
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
+	pb "github.com/libp2p/go-libp2p-pubsub/pb"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
@@ -67,7 +70,7 @@ func TestPace(t *testing.T) {
 		p.read("p")
 		p.came("p", 100, now)
 		for range 100 {
-			p.settled("p")
+			p.settled("p", 1)
 		}
 		read += 100
 	}
@@ -112,7 +115,7 @@ func TestPaceSharesValidation(t *testing.T) {
 			if p.came(from, 1, now); n%2 == 0 {
 				ends = append(ends, p.judge(from, now))
 			} else { // it is on its way
-				ends = append(ends, func() { p.settled(from) })
+				ends = append(ends, func() { p.settled(from, 1) })
 			}
 		}
 	}
@@ -123,7 +126,7 @@ func TestPaceSharesValidation(t *testing.T) {
 		t.Errorf("%d messages of the second peer are ahead", n)
 	}
 	_, wake := held("b")
-	p.settled("b")
+	p.settled("b", 1)
 	select {
 	case <-wake:
 	default:
@@ -188,7 +191,7 @@ func TestPaceForgetsWhatIsDropped(t *testing.T) {
 	p.read("p")
 	p.came("p", 2*mostAhead, now)
 	for range mostAhead / 2 {
-		p.settled("p")
+		p.settled("p", 1)
 	}
 	p.rested("p")
 	if d, _ := p.rest("p", now); d == 0 {
@@ -197,6 +200,69 @@ func TestPaceForgetsWhatIsDropped(t *testing.T) {
 	p.rested("p")
 	if d, _ := p.rest("p", now); d > 0 {
 		t.Error("held up by what was dropped")
+	}
+}
+
+// Who has brought what pubsub passes over has no share of what may be ahead, nor
+// who has brought something long ago that was dropped.
+func TestPaceSharesAmongWhoBrings(t *testing.T) {
+	inLab(t, 1, 6, func(t *testing.T, l *lab) {
+		l.serveAll()
+		n := l.nodes[0]
+		look := func() (flows, busy int) {
+			n.pace.mu.Lock()
+			defer n.pace.mu.Unlock()
+			return len(n.pace.flows), n.pace.busy
+		}
+		for i, bring := range []func(network.Stream){
+			func(s network.Stream) { _, _ = s.Write([]byte{0}) },
+			func(s network.Stream) {
+				l.send(s, &pb.RPC{Publish: []*pb.Message{{Topic: new("other"), Data: []byte("x")}}})
+			},
+			func(s network.Stream) { l.push(s, "record", make([][]byte, maxMessages+1)...) },
+			func(s network.Stream) { l.push(s, "record", []byte("a"), []byte("a"), []byte("b")) },
+			func(s network.Stream) { l.send(s, &pb.RPC{Control: &pb.ControlMessage{}}) },
+		} {
+			l.connect(1+i, 0)
+			bring(l.stream(l.hosts[1+i], n))
+			time.Sleep(100 * time.Millisecond)
+			if _, busy := look(); busy > 0 {
+				t.Errorf("peer %d takes a share", i)
+			}
+		}
+		l.connect(6, 0)
+		s := l.stream(l.hosts[6], n)
+		l.send(s, &pb.RPC{Publish: slices.Repeat([]*pb.Message{{}}, 30_000)})
+		time.Sleep(100 * time.Millisecond)
+		if flows, _ := look(); flows != 6 {
+			t.Fatalf("%d peers bring", flows)
+		}
+		_ = s.Conn().Close()
+		time.Sleep(rateSpare + time.Second)
+		if flows, _ := look(); flows != 5 {
+			t.Errorf("%d peers bring after one is gone", flows)
+		}
+	})
+	p, now := newPace(0), time.Now()
+	for i := range 2 * mostAhead {
+		from := peer.ID(fmt.Sprint(i))
+		p.open(from, now)
+		p.read(from)
+	}
+	p.open("p", now)
+	p.flows["p"].window = mostAhead
+	for ; p.flows["p"].ahead() < leastAhead; p.read("p") {
+	}
+	if d, _ := p.rest("p", now); d == 0 {
+		t.Error("more than a share among all who bring")
+	}
+	now = now.Add(lostAfter)
+	p.read("p")
+	p.rest("p", now)
+	now = now.Add(lostAfter)
+	p.read("p")
+	if d, _ := p.rest("p", now); d > 0 || p.busy != 1 {
+		t.Errorf("%d peers take a share for what was dropped", p.busy-1)
 	}
 }
 

@@ -42,6 +42,9 @@ func (i *inbound) Read(b []byte) (int, error) {
 	i.failed = i.failed || err != nil
 	if n > 0 && i.frame.between() {
 		i.pace.read(i.peer)
+		if i.frame.size == 0 { // pubsub passes over it
+			i.pace.came(i.peer, 0, time.Now())
+		}
 	}
 	if i.buffer != nil && len(i.unread) == 0 && i.frame.between() {
 		readBuffers.Put(i.buffer)

@@ -69,6 +69,7 @@ func (g *guard) inspect(from peer.ID, rpc *pubsub.RPC) error {
 	if what == "" {
 		return nil
 	}
+	g.pace.settled(from, len(rpc.GetPublish()))
 	g.report(charge{from, chain.Violation, "gossip rpc with " + what})
 	return fmt.Errorf("%w: %s", errRPC, what)
 }

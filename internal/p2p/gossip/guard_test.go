@@ -192,14 +192,14 @@ func TestCreditCutsWhoReadsNothing(t *testing.T) {
 		return 0
 	}
 	c := newCredit()
-	if n := cutAt("mute", c, time.Second, false); n != maxWaitingBytes/size+1 {
+	if n := cutAt("mute", c, readsNothing/4, false); n != maxWaitingBytes/size+1 {
 		t.Errorf("a peer that reads nothing: cut with %d MiB", n)
 	}
 	if c.queued("mute", size, 0, now) {
 		t.Error("cut a second time")
 	}
 	c.clear("mute")
-	if n := cutAt("mute", c, time.Second, false); n != maxWaitingBytes/size+1 {
+	if n := cutAt("mute", c, readsNothing/4, false); n != maxWaitingBytes/size+1 {
 		t.Errorf("a new queue: cut with %d MiB", n)
 	}
 	if n := cutAt("burst", c, time.Millisecond, false); n != mostQueuedBytes/size+1 {

@@ -18,6 +18,7 @@ const (
 	mostAhead  = 256
 	leastAhead = 4 // of one peer, however many there are and however slow the verdicts
 	lookAgain  = 20 * time.Millisecond
+	lostAfter  = time.Second // what is to come and has not moved for so long was dropped
 
 	// A peer has more ahead as long as verdicts come soon, and half of it when they
 	// are late: they have their time, 500 ms most often.
@@ -33,7 +34,8 @@ type pace struct {
 
 	mu    sync.Mutex // guards below
 	flows map[peer.ID]*flow
-	busy  int // flows that are ahead
+	busy  int       // flows that are ahead
+	swept time.Time // flows of what was dropped
 }
 
 // flow is what a peer brings.
@@ -43,6 +45,7 @@ type flow struct {
 	at      time.Time // of spare
 	coming  int       // messages that are read and not judged yet; pubsub does not tell of all that it drops
 	moved   bool      // since it was looked at last, one came to its judge
+	stirred bool      // since they were swept, one was read or came to its judge
 	judged  int       // messages that are
 	window  int       // of what may be ahead
 	halved  time.Time // it, last
@@ -109,12 +112,17 @@ func (p *pace) close(from peer.ID) {
 
 // read counts an RPC that was read whole, and came how many messages it has once
 // that is known. Until then it counts as one.
-func (p *pace) read(from peer.ID) { p.change(from, func(f *flow) { f.coming++ }) }
+func (p *pace) read(from peer.ID) {
+	p.change(from, func(f *flow) {
+		f.coming++
+		f.stirred = true
+	})
+}
 
 func (p *pace) came(from peer.ID, n int, now time.Time) {
 	p.change(from, func(f *flow) {
 		f.fill(p, now)
-		f.spare -= float64(max(1, n))
+		f.spare = max(-p.most(), f.spare-float64(max(1, n))) // a rest goes on when the connection has ended
 		if f.streams > 0 {
 			f.coming = max(0, f.coming+n-1)
 		}
@@ -126,19 +134,19 @@ func (f *flow) fill(p *pace, now time.Time) { // mu held
 	f.at = now
 }
 
-// settled notes that a message that came is not judged.
-func (p *pace) settled(from peer.ID) { p.change(from, (*flow).next) }
+// settled notes that n messages that came are not judged.
+func (p *pace) settled(from peer.ID, n int) { p.change(from, func(f *flow) { f.next(n) }) }
 
-func (f *flow) next() {
-	f.coming = max(0, f.coming-1)
-	f.moved = true
+func (f *flow) next(n int) {
+	f.coming = max(0, f.coming-n)
+	f.moved, f.stirred = true, true
 }
 
 // judge begins the validation of a message that came. The end MUST be called.
 func (p *pace) judge(from peer.ID, now time.Time) (end func()) {
 	judged := false
 	p.change(from, func(f *flow) {
-		f.next()
+		f.next(1)
 		f.judged++
 		judged = true
 	})
@@ -172,6 +180,9 @@ func (p *pace) share(f *flow) int { return min(f.window, max(leastAhead, mostAhe
 func (p *pace) rest(from peer.ID, now time.Time) (time.Duration, <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if now.Sub(p.swept) >= lostAfter {
+		p.sweep(now)
+	}
 	f := p.flows[from]
 	f.fill(p, now)
 	switch {
@@ -192,4 +203,18 @@ func (p *pace) rested(from peer.ID) {
 		}
 		f.moved = false
 	})
+}
+
+// sweep has peers that bring nothing more take no share for what was dropped of
+// what they brought. mu held.
+func (p *pace) sweep(now time.Time) {
+	p.swept = now
+	for _, f := range p.flows {
+		if f.coming > 0 && !f.stirred {
+			if f.coming = 0; f.judged == 0 {
+				p.busy--
+			}
+		}
+		f.stirred = false
+	}
 }

@@ -127,7 +127,9 @@ func TestWritesTogether(t *testing.T) {
 		if len(p.writes) != 1 || len(p.writes[0]) != most*len(small) {
 			t.Errorf("%d writes when it is full", len(p.writes))
 		}
+		o.mu.Lock()
 		p.fails = errors.New("gone")
+		o.mu.Unlock()
 		time.Sleep(heldAtMost)
 		synctest.Wait()
 		if _, err := o.Write(small); !errors.Is(err, p.fails) {

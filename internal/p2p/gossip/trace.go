@@ -20,6 +20,7 @@ type tracer struct {
 	g       *Gossip
 	repeats *repeats
 	seen    *seen
+	brought int // messages of served topics in the RPC at hand; pubsub's loop only
 
 	mu   sync.Mutex                      // guards below
 	mesh map[string]map[peer.ID]struct{} // by wire name
@@ -81,7 +82,10 @@ func (t *tracer) gauge(name string, n int) {
 }
 
 // ThrottlePeer is told of the messages of an RPC that the peer gater dropped.
-func (t *tracer) ThrottlePeer(peer.ID) { t.g.metrics.dropped.WithLabelValues("gater").Inc() }
+func (t *tracer) ThrottlePeer(p peer.ID) {
+	t.g.pace.settled(p, t.brought)
+	t.g.metrics.dropped.WithLabelValues("gater").Inc()
+}
 
 func (t *tracer) ValidateMessage(m *pubsub.Message) {
 	if tp := t.g.onWire(m.GetTopic()); tp != nil {
@@ -102,7 +106,7 @@ func (t *tracer) RejectMessage(m *pubsub.Message, reason string) {
 	case pubsub.RejectValidationQueueFull, pubsub.RejectValidationThrottled:
 		t.g.metrics.dropped.WithLabelValues("validate").Inc()
 	}
-	t.g.pace.settled(m.ReceivedFrom)
+	t.g.pace.settled(m.ReceivedFrom, 1)
 	t.seen.judged(m, VerdictDropped, reason, time.Now())
 	if tp := t.g.onWire(m.GetTopic()); tp != nil {
 		tp.note(tp.ignored, reason)
@@ -111,7 +115,7 @@ func (t *tracer) RejectMessage(m *pubsub.Message, reason string) {
 }
 
 func (t *tracer) DuplicateMessage(m *pubsub.Message) {
-	t.g.pace.settled(m.ReceivedFrom)
+	t.g.pace.settled(m.ReceivedFrom, 1)
 	t.seen.came(m, time.Now())
 	if tp := t.g.onWire(m.GetTopic()); tp != nil {
 		tp.duplicates.Add(1)
@@ -122,11 +126,18 @@ func (t *tracer) DuplicateMessage(m *pubsub.Message) {
 	}
 }
 
+// RecvRPC is told of an RPC before its messages, but of none that inspect drops.
+// pubsub passes over messages of topics that are not served, and tells nobody.
 func (t *tracer) RecvRPC(rpc *pubsub.RPC) {
+	t.brought = 0
 	for _, m := range rpc.GetPublish() {
 		if tp := t.g.onWire(m.GetTopic()); tp != nil {
+			t.brought++
 			tp.count.in.Add(float64(len(m.GetData())))
 		}
+	}
+	if other := len(rpc.GetPublish()) - t.brought; other > 0 {
+		t.g.pace.settled(rpc.From(), other)
 	}
 }
 

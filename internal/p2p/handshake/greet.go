@@ -22,8 +22,9 @@ import (
 // Greet swaps status with a connected peer and returns nil once it is ready; at
 // once where it is ready already. A peer that just starts, and does not speak
 // status yet, is asked again for 2 s. An answer may take 10 s. A *Refusal means
-// that either side said no: the connection is closed then. After another error
-// the connection stands, and closing it is up to the caller.
+// that either side said no: the connection is closed then, as it is where an
+// answer did not come or does not decode. After another error the connection
+// stands, and closing it is up to the caller.
 func (s *Handshake) Greet(ctx context.Context, p peer.ID) error {
 	if p == s.host.ID() {
 		return ErrSelf
@@ -189,7 +190,7 @@ func (s *Handshake) exchange(ctx context.Context, p peer.ID) (ver wire.Verack, e
 	deadline, _ := ctx.Deadline()
 	_ = st.SetDeadline(deadline)
 
-	defer func() {
+	defer func() { // the peer may have heard us, and would charge a second greeting on this connection
 		if err != nil && (ctx.Err() != nil || !isStarting(err)) && !s.IsReady(p) {
 			_ = st.Conn().Close()
 		}
