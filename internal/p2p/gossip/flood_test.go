@@ -113,7 +113,7 @@ func TestPaceSharesValidation(t *testing.T) {
 			}
 			p.read(from)
 			if p.came(from, 1, now); n%2 == 0 {
-				ends = append(ends, p.judge(from, now))
+				ends = append(ends, p.judge(from, time.Second, now))
 			} else { // it is on its way
 				ends = append(ends, func() { p.settled(from, 1) })
 			}
@@ -155,32 +155,42 @@ func TestPaceSharesValidation(t *testing.T) {
 	}
 }
 
-// A peer has more ahead while verdicts come soon, less when they are late, and a
-// few however late they are.
+// A peer has more ahead while verdicts come in time, less when they are late, and
+// a few however late they are. One without a deadline is never late.
 func TestPaceFollowsVerdicts(t *testing.T) {
+	const most = time.Second
 	f, now := &flow{window: leastAhead}, time.Now()
-	for range 2 * mostAhead {
-		f.took(soon, now)
+	verdicts := func(n int, d, most time.Duration) {
+		for range n {
+			f.took(d, most, now)
+		}
 	}
+	verdicts(leastAhead, most/2, most)
+	if f.window != leastAhead+1 {
+		t.Errorf("%d ahead after a window of verdicts in time", f.window)
+	}
+	verdicts(mostAhead, most/10, most)
 	if f.window != mostAhead {
 		t.Errorf("%d ahead when verdicts come soon", f.window)
 	}
-	f.took(late, now)
+	verdicts(2*mostAhead, most*5/8, most)
 	if f.window != mostAhead {
 		t.Error("less ahead though none is late")
 	}
-	for range mostAhead { // that were ahead
-		f.took(2*late, now)
-	}
+	verdicts(mostAhead, most, most) // that were ahead
 	if f.window != mostAhead/2 {
 		t.Errorf("%d ahead after some that were late together", f.window)
 	}
 	for range 20 {
-		now = now.Add(2 * late)
-		f.took(2*late, now)
+		now = now.Add(most)
+		verdicts(1, most, most)
 	}
 	if f.window != leastAhead {
 		t.Errorf("%d ahead when all are late", f.window)
+	}
+	verdicts(mostAhead, time.Minute, 0)
+	if f.window != mostAhead {
+		t.Errorf("%d ahead where a verdict has all the time", f.window)
 	}
 }
 

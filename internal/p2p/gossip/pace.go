@@ -19,12 +19,14 @@ const (
 	leastAhead = 4 // of one peer, however many there are and however slow the verdicts
 	lookAgain  = 20 * time.Millisecond
 	lostAfter  = time.Second // what is to come and has not moved for so long was dropped
-
-	// A peer has more ahead as long as verdicts come soon, and half of it when they
-	// are late: they have their time, 500 ms most often.
-	soon = 50 * time.Millisecond
-	late = 125 * time.Millisecond
 )
+
+// A peer may have more ahead with each verdict that takes a tenth of its time or
+// less, with each window of those that take half of it, and half as much when
+// they take more than five eighths. A verdict most often has 500 ms.
+func soon(most time.Duration) time.Duration   { return most / 10 }
+func inTime(most time.Duration) time.Duration { return most / 2 }
+func late(most time.Duration) time.Duration   { return most * 5 / 8 }
 
 // pace says when a peer is read on. Who brings more than we take is held up by
 // it, back to the program that publishes: pubsub itself would lose the rest, and
@@ -48,6 +50,7 @@ type flow struct {
 	stirred bool      // since they were swept, one was read or came to its judge
 	judged  int       // messages that are
 	window  int       // of what may be ahead
+	steady  int       // verdicts in time since it grew
 	halved  time.Time // it, last
 	wake    chan struct{}
 }
@@ -142,8 +145,9 @@ func (f *flow) next(n int) {
 	f.moved, f.stirred = true, true
 }
 
-// judge begins the validation of a message that came. The end MUST be called.
-func (p *pace) judge(from peer.ID, now time.Time) (end func()) {
+// judge begins the validation of a message that came, which has most for it, the
+// wait for a place included; 0 = for ever. The end MUST be called.
+func (p *pace) judge(from peer.ID, most time.Duration, now time.Time) (end func()) {
 	judged := false
 	p.change(from, func(f *flow) {
 		f.next(1)
@@ -157,18 +161,22 @@ func (p *pace) judge(from peer.ID, now time.Time) (end func()) {
 		end := time.Now()
 		p.change(from, func(f *flow) {
 			f.judged--
-			f.took(end.Sub(now), end)
+			f.took(end.Sub(now), most, end)
 		})
 	}
 }
 
-// took fits the window to a verdict that took d.
-func (f *flow) took(d time.Duration, now time.Time) { // mu held
+// took fits the window to a verdict that took d of most.
+func (f *flow) took(d, most time.Duration, now time.Time) { // mu held
 	switch {
-	case d <= soon:
+	case most == 0 || d <= soon(most):
 		f.window = min(mostAhead, f.window+1)
-	case d > late && now.Sub(f.halved) > late:
-		f.window = max(leastAhead, f.window/2)
+	case d <= inTime(most):
+		if f.steady++; f.steady >= f.window {
+			f.window, f.steady = min(mostAhead, f.window+1), 0
+		}
+	case d > late(most) && now.Sub(f.halved) > late(most):
+		f.window, f.steady = max(leastAhead, f.window/2), 0
 		f.halved = now
 	}
 }

@@ -178,7 +178,7 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 		t.count.seconds.Observe(time.Since(start).Seconds())
 		return t.judge(pm, "", o.err)
 	}
-	defer t.g.pace.judge(from, start)()
+	defer t.g.pace.judge(from, t.timeout, start)()
 	if !t.Quick {
 		select { // pubsub itself would drop what comes in a burst
 		case t.places <- struct{}{}:
