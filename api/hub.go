@@ -36,8 +36,10 @@ type frame struct {
 	grpc func() (*pb.Watched, error) // as the streams of remote calls tell it, made once for all of them
 }
 
+const peerSampled = "peer.sampled" // which may be large
+
 // sampled tells of events of which a slow client wants only the newest.
-func (f frame) sampled() bool { return f.name == "stats.sampled" || f.name == "peer.sampled" }
+func (f frame) sampled() bool { return f.name == "stats.sampled" || f.name == peerSampled }
 
 // hub carries events from the bus to the queues of clients. It never waits for
 // a client.
@@ -211,7 +213,7 @@ func (h *hub) backlog(since, until uint64, f *filter) ([]frame, bool) {
 	}
 	var frames []frame
 	for _, e := range events {
-		if !f.match(e.Type) {
+		if e.Seq > until || !f.match(e.Type) { // the bus skips what it forgot, and took newer ones for it
 			continue
 		}
 		if fr, err := encodeEvent(e); err == nil {
@@ -249,7 +251,7 @@ type rule struct {
 func newFilter(types string) (*filter, error) {
 	f := &filter{}
 	if types == "" {
-		return f, errors.Join(f.add(true, "*"), f.add(false, "log.*", "stats.*", "peer.sampled"))
+		return f, errors.Join(f.add(true, "*"), f.add(false, "log.*", "stats.*", peerSampled))
 	}
 	return f, f.add(true, strings.Split(types, ",")...)
 }
@@ -306,8 +308,8 @@ func (f *filter) match(name string) bool {
 	return false
 }
 
-// queue holds what waits for one client. When it is full, of samples only the
-// newest is kept and other events are dropped and counted; the client is told
+// queue holds what waits for one client, of peer.sampled only the newest. When
+// it is full, of samples only the newest is kept and other events are dropped and counted; the client is told
 // when it has drained.
 type queue struct {
 	stream  string // ws | sse
@@ -367,6 +369,9 @@ func (q *queue) give(frames []frame, chosen map[string][]frame) bool {
 
 func (q *queue) put(frames ...frame) { // mu held
 	for _, f := range frames {
+		if f.name == peerSampled { // a thousand of them would be 150 MB
+			q.frames = slices.DeleteFunc(q.frames, func(o frame) bool { return o.name == peerSampled })
+		}
 		switch {
 		case len(q.frames) < q.size && q.dropped == 0:
 			q.frames = append(q.frames, f)

@@ -170,6 +170,18 @@ func TestSlowClient(t *testing.T) {
 	}
 }
 
+// Samples of peers may be large: of those that wait only the newest does.
+func TestOneSampleOfPeersWaits(t *testing.T) {
+	q := testQueue(t, "*")
+	for seq := range uint64(9) {
+		q.push(numbered("peer.sampled", 2*seq+1), numbered("head.changed", 2*seq+2))
+	}
+	frames, slow := q.take(time.Now())
+	if len(frames) != 10 || frames[8].seq != 17 || frames[8].name != "peer.sampled" || frames[9].seq != 18 || slow {
+		t.Errorf("%d frames: %v", len(frames), frames)
+	}
+}
+
 func TestThreeLagsInAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := testQueue(t, "*")
@@ -213,6 +225,12 @@ func TestHub(t *testing.T) {
 		missed, ok := h.backlog(seq-3, seq, q.filter)
 		if !ok || len(missed) != 2 || missed[0].seq != seq-2 || missed[1].seq != seq {
 			t.Errorf("backlog: %v %v", missed, ok)
+		}
+		bus.Publish(event.PeerSampled{}, event.PeerSampled{}, event.HeadChanged{Height: 4})
+		to := bus.Seq()
+		bus.Publish(event.HeadChanged{Height: 5}) // comes by the queue
+		if missed, ok := h.backlog(to-3, to, q.filter); !ok || len(missed) != 1 || missed[0].seq != to {
+			t.Errorf("backlog with a sample that the bus forgot: %v %v", missed, ok)
 		}
 		if missed, ok := h.backlog(seq, seq, q.filter); !ok || len(missed) != 0 {
 			t.Errorf("nothing missed: %v %v", missed, ok)

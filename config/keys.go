@@ -114,7 +114,7 @@ var knobs = []knob{
 
 	{name: "api.listen", flag: "api-listen", help: "host:port, unix:PATH; ? = skip if taken",
 		at: func(c *Config) any { return &c.API.Listen }, check: checkAPIListen},
-	{name: "api.public_read", live: true, help: "reading needs no token", at: func(c *Config) any { return &c.API.PublicRead }},
+	{name: publicReadKey, live: true, help: "reading needs no token", at: func(c *Config) any { return &c.API.PublicRead }},
 	{name: "api.jwt_secret_file", live: true, file: true, help: "secrets of API tokens, one a line, at least 32 bytes, in data_dir; made at first run",
 		at: func(c *Config) any { return &c.API.JWTSecretFile }, check: checkSecretFile},
 	{name: jwtSecretKey, help: "that secret by value: only as JWT_SECRET",
@@ -130,7 +130,7 @@ var knobs = []knob{
 
 	{name: "api.compat", help: "other systems whose routes are served: provchain, teranode, beacon, prysm, jsonrpc; empty = none",
 		at: func(c *Config) any { return &c.API.Compat }, check: checkCompat},
-	{name: "api.cors", live: true, help: "origins, like https://app.example.org, whose pages may call the API; * = all, only together with api.public_read",
+	{name: corsKey, live: true, help: "origins, like https://app.example.org, whose pages may call the API; * = all, only together with api.public_read",
 		at: func(c *Config) any { return &c.API.CORS }, check: checkCORS},
 	{name: tlsCertKey, live: true, file: true, help: "PEM file of certificates, the node's own first; set = HTTPS alone on every TCP listener",
 		at: func(c *Config) any { return &c.API.TLSCert }},
@@ -212,8 +212,10 @@ const (
 
 	bootstrapPeersKey = "p2p.bootstrap_peers"
 
-	tlsCertKey = "api.tls_cert"
-	tlsKeyKey  = "api.tls_key"
+	corsKey       = "api.cors"
+	publicReadKey = "api.public_read"
+	tlsCertKey    = "api.tls_cert"
+	tlsKeyKey     = "api.tls_key"
 )
 
 func topicKnob(name, about string, at func(*Config) *string) knob {

@@ -55,7 +55,7 @@ func Take(to *Config, from Config, key string) {
 }
 
 // Check judges the values of keys, each of which MUST be one of Keys, by
-// itself, and puts them into their normal form: what Load did with a
+// itself, and live ones together where that matters, and puts them into their normal form: what Load did with a
 // configuration that it made, and nobody with one that a program made. The
 // error names all that is wrong.
 func Check(c *Config, keys ...string) error {
@@ -73,6 +73,9 @@ func Check(c *Config, keys ...string) error {
 		for _, p := range problems {
 			errs = append(errs, fmt.Errorf("%s: %s [PLY-101 %s]", name, p.text, p.rule))
 		}
+	}
+	if p := checkOrigins(c); p != nil && (slices.Contains(keys, corsKey) || slices.Contains(keys, publicReadKey)) {
+		errs = append(errs, fmt.Errorf("%s: %s [PLY-101 %s]", corsKey, p.text, p.rule))
 	}
 	return errors.Join(errs...)
 }

@@ -324,8 +324,8 @@ func (l *loader) finish(env map[string]string, hostname string) {
 	}
 	maps.Copy(found, checkTopics(&l.cfg))
 	l.checkTLS(env, found)
-	if l.cfg.API.AllOrigins() && !l.cfg.API.PublicRead {
-		found["api.cors"] = problem{RuleRange, "* lets every page read what api.public_read = false keeps to tokens: name the origins"}
+	if p := checkOrigins(&l.cfg); p != nil {
+		found[corsKey] = *p
 	}
 	maps.Copy(found, checkSidecar(&l.cfg))
 	for _, k := range knobs {
@@ -333,6 +333,14 @@ func (l *loader) finish(env map[string]string, hostname string) {
 			l.fault(entry{where: l.wheres[k.name]}, k.name, p)
 		}
 	}
+}
+
+// checkOrigins finds a gift of what is kept to tokens to every page; nil = none.
+func checkOrigins(c *Config) *problem {
+	if !c.API.AllOrigins() || c.API.PublicRead {
+		return nil
+	}
+	return &problem{RuleRange, "* lets every page read what api.public_read = false keeps to tokens: name the origins"}
 }
 
 // checkTLS finds a certificate without its key, and none where Teranode's

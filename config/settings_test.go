@@ -145,6 +145,15 @@ func TestCheck(t *testing.T) {
 	if err := Check(&c, "p2p.static_peers", "bans.threshold"); err != nil || !slices.Equal(c.P2P.StaticPeers, []string{"/ip4/192.0.2.1/udp/1/quic-v1", "node1:8080"}) {
 		t.Errorf("%q, %v", c.P2P.StaticPeers, err)
 	}
+	c.API.CORS, c.API.PublicRead = []string{"*"}, false
+	for _, changed := range []string{"api.cors", "api.public_read"} {
+		if err := Check(&c, changed); err == nil || !strings.Contains(err.Error(), "api.cors: * lets every page read") {
+			t.Errorf("every page may read what tokens keep, since %s changed: %v", changed, err)
+		}
+	}
+	if err := Check(&c, "bans.threshold"); err != nil {
+		t.Errorf("a change of something else: %v", err)
+	}
 	c.P2P.TrustedPeers, c.Bans.Threshold, c.Log.Level = []string{"nobody"}, 3, "loud"
 	err := Check(&c, "p2p.trusted_peers", "bans.threshold", "log.level")
 	for _, want := range []string{`p2p.trusted_peers: "nobody" is no peer id`, "bans.threshold: 3 is not from 10 to 10000 [PLY-101 range]", `log.level: "loud"`} {

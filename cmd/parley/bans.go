@@ -298,7 +298,7 @@ func bansImport(g *globals) *cobra.Command {
 		Use: "import FILE", Short: "Ban what a list names", Args: cobra.ExactArgs(1),
 		Long: "FILE has a target a line, with a note after #, or is what export writes; - is stdin. A line that is a target alone is banned for\n" +
 			"bans.duration, 24h unless configured, and the answer says how many are: such a list is to be imported again before they end, or is named in\n" +
-			"bans.import, which is read at each start. Lines of an export have their own end, and without one hold for ever: {\"target\":\"203.0.113.7\"}.\n" +
+			"bans.import, which is read at each start and parley config reload. Lines of an export have their own end, and without one hold for ever: {\"target\":\"203.0.113.7\"}.\n" +
 			"Lines that are not good are left out and told.",
 		Example: "parley bans import blocklist.txt\nssh node2 parley bans export | parley bans import -",
 		RunE:    func(c *cobra.Command, args []string) error { return g.importBans(c.Context(), args[0], force) },
