@@ -57,7 +57,7 @@ func TestLookUpName(t *testing.T) {
 }
 
 func addrsOf(text string) (ips []netip.Addr) {
-	for _, ip := range strings.Fields(text) {
+	for ip := range strings.FieldsSeq(text) {
 		ips = append(ips, netip.MustParseAddr(ip))
 	}
 	return ips

@@ -28,7 +28,7 @@ func (d *dns) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 	}
 	d.asked.Add(1)
 	var ips []netip.Addr
-	for _, text := range strings.Fields(*d.addrs.Load()) {
+	for text := range strings.FieldsSeq(*d.addrs.Load()) {
 		ips = append(ips, netip.MustParseAddr(text))
 	}
 	if len(ips) == 0 {

@@ -63,7 +63,7 @@ func TestAdvertise(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := func(name string) (ips []netip.Addr) {
-		for _, ip := range strings.Fields(map[string]string{
+		for ip := range strings.FieldsSeq(map[string]string{
 			"four.example": "8.8.8.8", "six.example": "2606::7", "both.example": "::ffff:8.8.8.8 2606::7",
 			"own.example": "127.0.1.1", "lan.example": "169.254.1.1 192.168.1.10", "doc.example": "0.0.0.0 192.0.2.7",
 		}[name]) {
