@@ -8,14 +8,12 @@ import (
 	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/multiformats/go-multiaddr"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/discovery"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
-	"github.com/parley-p2p/parley/internal/p2p/host"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -38,6 +36,8 @@ func (n *Node) takers() map[string]taker {
 		"p2p.advertise":       n.takeAdvertise,
 		allowKey:              n.takeAllowed,
 		"p2p.bootstrap_peers": n.takeBootstrap,
+		"p2p.host_dns":        n.takeAdvertise,
+		"p2p.host_ip":         n.takeAdvertise,
 		"p2p.static_peers":    n.takeStatic,
 		"p2p.trusted_peers":   n.takeTrusted,
 	}
@@ -55,15 +55,6 @@ func (n *Node) takeThreshold(cfg config.Config, _ *takeover) (func(), error) {
 func (n *Node) takeImport(_ config.Config, t *takeover) (func(), error) {
 	t.lists = true
 	return func() {}, nil
-}
-
-func (n *Node) takeAdvertise(cfg config.Config, _ *takeover) (func(), error) {
-	addrs, err := n.advertised(cfg.P2P, n.host.ID())
-	return func() {
-		if err := n.host.SetAdvertise(addrs); err != nil {
-			n.log.Error("peers are told of other addresses a little later", "err", err)
-		}
-	}, err
 }
 
 func (n *Node) takeAllowed(cfg config.Config, t *takeover) (func(), error) {
@@ -113,19 +104,6 @@ func trustedPeers(p config.P2P) ([]peer.ID, error) {
 		ids[i] = id
 	}
 	return ids, nil
-}
-
-// advertised reads p2p.advertise; what nobody could dial is left out aloud.
-func (n *Node) advertised(p config.P2P, self peer.ID) ([]multiaddr.Multiaddr, error) {
-	ports := host.Ports{TCP: n.cfg.P2P.Port, QUIC: n.quicPort()}
-	if n.cfg.P2P.OnAPIPort {
-		ports.API = n.apiPort()
-	}
-	addrs, warnings, err := host.Advertise(context.Background(), p.Advertise, self, ports, nil) // nil: looks up nothing
-	for _, w := range warnings {
-		n.log.Warn("address not advertised", "why", w, "code", "PLY-302")
-	}
-	return addrs, err
 }
 
 // part closes what a reload has left no reason for: connections that this node

@@ -117,10 +117,13 @@ type Node struct {
 	backing   sync.Mutex                         // held while a backup is written
 	lastStats atomic.Pointer[event.StatsSampled] // nil = none yet
 
+	renamed chan struct{} // wakes watchNames: other ones are advertised
+
 	reloading   sync.Mutex    // guards below
 	live        config.Config // cfg, with what was reloaded
 	secrets     [][]byte      // of tokens
 	secretsRead bool          // somebody needs them
+	told        advertising   // before Run also by New
 
 	foundMu sync.Mutex // guards below
 	found   []Finding  // about peers, and outside as of the last look
@@ -137,7 +140,7 @@ func New(cfg config.Config, env Env) (*Node, error) {
 	if env.Registry == nil {
 		env.Registry = prometheus.NewRegistry()
 	}
-	n := &Node{cfg: cfg, live: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now()}
+	n := &Node{cfg: cfg, live: cfg, env: env, log: env.Log, bus: event.NewBus(cfg.API.EventBuffer), started: time.Now(), renamed: make(chan struct{}, 1)}
 	n.alarms = event.NewAlarms(n.bus, n.room("alarms"))
 	err := startFault(n.open())
 	if errors.Is(err, syscall.EROFS) {
@@ -269,10 +272,11 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("peer id of %s: %w", n.keyPath(), err)
 	}
-	advertise, err := n.advertised(n.cfg.P2P, self)
+	advertise, left, err := n.advertised(n.cfg.P2P, self)
 	if err != nil {
 		return nil, &StartError{Code: 101, Err: err}
 	}
+	n.noteIgnored(left)
 	o := host.Options{
 		Key: key, Listen: listen, Advertise: advertise, Gater: n.gate,
 		MaxPeers: n.cfg.P2P.MaxPeers, Refused: n.limited, Banned: n.rep.RefuseAddr, BannedIP: n.rep.BannedIP, ListenUDP: n.env.ListenUDP, UserAgent: n.Version().agent(), Websocket: n.cfg.P2P.WebSocket, QUICOnly: n.env.NoListeners,
@@ -334,6 +338,7 @@ func (n *Node) Run(ctx context.Context) error {
 	run("findings", n.watchPeers)
 	run("goodbyes", n.watchGoodbyes)
 	run("sampler", n.sample)
+	run("advertised names", n.watchNames)
 	run("announcer", n.announce)
 	<-gctx.Done()
 	why := "asked to stop"

@@ -139,12 +139,13 @@ func (n *Node) LiveConfig() config.Config {
 // takeover is what a reload is about to do. Nothing of it can fail any more,
 // but for the shared keys.
 type takeover struct {
-	keys    []host.SharedKey  // nil = they stay
-	secrets [][]byte          // of tokens
-	acts    map[string]func() // by key
-	lists   bool              // of bans.import are read
-	peers   bool              // who is kept, and who may connect, changes
-	former  []peer.ID         // static peers that are none any more
+	keys       []host.SharedKey  // nil = they stay
+	secrets    [][]byte          // of tokens
+	acts       map[string]func() // by key
+	lists      bool              // of bans.import are read
+	advertises bool              // other addresses: one of the keys acts for all
+	peers      bool              // who is kept, and who may connect, changes
+	former     []peer.ID         // static peers that are none any more
 }
 
 // reload judges cfg first. commit, where there is one, is called between that

@@ -70,6 +70,8 @@ var aliases = []alias{
 
 	{name: "p2p-tcp-port", key: "p2p.port", fileOnly: true},
 	{name: "p2p-quic-port", key: "p2p.quic_port", fileOnly: true},
+	{name: "p2p-host-ip", key: "p2p.host_ip", fileOnly: true},
+	{name: "p2p-host-dns", key: "p2p.host_dns", fileOnly: true},
 	{name: "p2p-max-peers", key: "p2p.max_peers", fileOnly: true},
 	{name: "peer", key: staticPeersKey, fileOnly: true},
 	{name: "bootstrap-node", key: bootstrapPeersKey, fileOnly: true},

@@ -240,27 +240,6 @@ func checkTrustedPeers(k *checker, c *Config) []problem {
 	return out
 }
 
-func checkAdvertise(k *checker, c *Config) []problem {
-	var out []problem
-	list := make([]string, 0, len(c.P2P.Advertise))
-	for _, item := range c.P2P.Advertise {
-		text := item
-		var err error
-		if strings.HasPrefix(item, "/") {
-			text, err = k.multiaddr(item)
-		} else {
-			err = checkHostPort(item)
-		}
-		if err != nil {
-			out = append(out, problem{RuleMultiaddr, quote(item) + " " + err.Error()})
-			continue
-		}
-		list = append(list, text)
-	}
-	c.P2P.Advertise = list
-	return out
-}
-
 func checkP2PListen(k *checker, c *Config) []problem {
 	var out []problem
 	list := make([]string, 0, len(c.P2P.Listen))

@@ -136,6 +136,8 @@ type P2P struct {
 	SharedKeyFile string   // keys of a private network, "" = an open one; see Config.Path; not read when SharedKey is set
 	SharedKey     Secret   // that key by value, only from p2p_shared_key; "" = use the file
 	Advertise     []string // IPs, names, host:port or multiaddrs
+	HostIP        string   // told to others with the ports of libp2p, beside Advertise; "" = none
+	HostDNS       string   // a name, likewise
 	MinPeers      int
 	MaxPeers      int
 	// OptimiseRetries lets addresses rest that failed for a lasting reason.

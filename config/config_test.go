@@ -165,9 +165,10 @@ func TestFileSearch(t *testing.T) {
 	if l := load(t, LoadArgs{Dir: dir, Environ: env}); l.NetworkName != "here" || l.Origins["network_name"] != "file parley.toml:1" {
 		t.Errorf("own file: %s from %s", l.NetworkName, l.Origins["network_name"])
 	}
-	write(t, dir, "sub/x.yaml", "# prysm\np2p-tcp-port: 13000\np2p-quic-port: 13001\np2p-max-peers: 70\npeer:\n  - /ip4/192.0.2.1/tcp/9906\nnode:\n  name: y\np2p:\n")
+	write(t, dir, "sub/x.yaml", "# prysm\np2p-tcp-port: 13000\np2p-quic-port: 13001\np2p-max-peers: 70\npeer:\n  - /ip4/192.0.2.1/tcp/9906\nnode:\n  name: y\np2p:\np2p-host-ip: '0.0.0.0'\np2p-host-dns: 'node.example.com'\n")
 	l := load(t, LoadArgs{Dir: dir, Environ: env, File: "sub/x.yaml"})
 	if l.NetworkName != "main" || l.P2P.Port != 13000 || l.P2P.QUICPort != 13001 || l.P2P.MaxPeers != 70 || l.Node.Name != "y" ||
+		l.P2P.HostIP != "0.0.0.0" || l.P2P.HostDNS != "node.example.com" || l.Origins["p2p.host_dns"] != "file sub/x.yaml:11 p2p-host-dns" ||
 		!cmp.Equal(l.P2P.StaticPeers, []string{"/ip4/192.0.2.1/tcp/9906"}) {
 		t.Errorf("YAML: %+v", l.Config)
 	}

@@ -15,7 +15,7 @@ func TestLiveKeys(t *testing.T) {
 		"log.level": "warn,p2p=debug", "ops.pprof": "true", "api.public_read": "false", "api.jwt_secret_file": "other.hex", "api.allowed_hosts": "a.example,b.example",
 		"api.rate": "7/s", "api.cors": "https://a.example", "api.tls_cert": "cert.pem", "api.tls_key": "key.pem", "p2p.allow_peers": "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR",
 		"p2p.shared_key_file": "swarm.key", "p2p.static_peers": "node1:8080,/ip4/192.0.2.1/tcp/9906", "p2p.bootstrap_peers": "node2:8080",
-		"p2p.trusted_peers": "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR", "p2p.advertise": "node.example.com,192.0.2.7:9910",
+		"p2p.trusted_peers": "12D3KooWGRUCmU4VgMvHPmSnHdrNUbtMKGLTCSMzoWQ7k4kBRAcR", "p2p.advertise": "node.example.com,192.0.2.7:9910", "p2p.host_ip": "192.0.2.7", "p2p.host_dns": "node.example.com",
 		"bans.threshold": "150", "bans.duration": "2h", "bans.import": "bad.txt", "telemetry.sample_ratio": "0.25", "sink": `[{ kind = "nats", url = "nats://h:4222" }]`,
 	}
 	dir := t.TempDir()

@@ -117,6 +117,9 @@ type Node struct {
 	Registry     *prometheus.Registry // of the present or last run
 	KeepBans     bool                 // in a file, over its lives
 
+	// Resolve looks up names; nil = it knows addresses alone.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
 	swarm *Swarm
 	ip    string
 	port  int
@@ -190,9 +193,12 @@ func (n *Node) Start() {
 	l := &life{node: n, done: make(chan error, 1), ending: make(chan struct{}), ended: make(chan struct{})}
 	env := parley.Env{
 		Registry: prometheus.NewRegistry(),
-		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, NoHistory: true, NoBans: !n.KeepBans, Resolve: resolve,
+		Log:      slog.New(slog.NewTextHandler(n.Log, &slog.HandlerOptions{Level: logLevel()})), NoListeners: true, NoHistory: true, NoBans: !n.KeepBans, Resolve: n.Resolve,
 		ListenUDP: l.listenUDP, Host: []libp2p.Option{libp2p.ResourceManager(n.limits)},
 		LedgerFS: n.disk, MemoryWAL: n.wal, Outgoing: n.outgoing, Listen: []multiaddr.Multiaddr{listen},
+	}
+	if env.Resolve == nil {
+		env.Resolve = resolve
 	}
 	if n.swarm.PowerCuts {
 		env.LedgerFS = errorfs.Wrap(n.disk, l)

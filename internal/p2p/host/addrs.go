@@ -1,16 +1,12 @@
 package host
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -141,142 +137,4 @@ func covered(a ma.Multiaddr, api []ma.Multiaddr) bool {
 
 func isIPv6Wildcard(a ma.Multiaddr) bool {
 	return a[0].Code() == ma.P_IP6 && manet.IsIPUnspecified(a)
-}
-
-// Ports are what an advertised address without a port stands for.
-type Ports struct {
-	TCP  int // p2p.port; 0 = chosen by the system, so that a port must be given
-	QUIC int // 0 means TCP; NoQUIC
-	API  int // the API's port where it carries libp2p, else 0: it has no QUIC
-}
-
-// Advertise reads p2p.advertise: IPs, names, host:port and multiaddrs. Entries
-// that nobody could dial are left out with a warning each; an error is only
-// what names another node. lookup tells which families a name has and adds the
-// IP forms; with nil, or when it fails, both families are named.
-func Advertise(ctx context.Context, entries []string, self peer.ID, p Ports, lookup func(ctx context.Context, host string) ([]netip.Addr, error)) (addrs []ma.Multiaddr, warnings []string, err error) {
-	if p.QUIC == 0 {
-		p.QUIC = p.TCP
-	}
-	var errs []error
-	for _, entry := range entries {
-		entry = strings.TrimSpace(entry)
-		if entry == "" {
-			continue
-		}
-		var found []ma.Multiaddr
-		var why string
-		var err error
-		if strings.HasPrefix(entry, "/") {
-			found, why, err = advertiseMultiaddr(entry, self)
-		} else {
-			found, why = advertiseHost(ctx, entry, p, lookup)
-		}
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("p2p.advertise: %q: %w", entry, err))
-		case why != "":
-			warnings = append(warnings, "ignoring advertise address: "+why)
-		}
-		addrs = append(addrs, found...)
-	}
-	return unique(addrs), warnings, errors.Join(errs...)
-}
-
-func advertiseMultiaddr(entry string, self peer.ID) (_ []ma.Multiaddr, why string, _ error) {
-	a, err := ma.NewMultiaddr(quicV1(entry))
-	if err != nil {
-		return nil, fmt.Sprintf("%q is no multiaddr: %v", entry, err), nil
-	}
-	a, id := peer.SplitAddr(a)
-	if id != "" && id != self {
-		return nil, "", fmt.Errorf("the peer id is not this node's, which is %s", self)
-	}
-	if len(a) == 0 {
-		return nil, fmt.Sprintf("%q holds no address", entry), nil
-	}
-	if raw, err := manet.ToIP(a); err == nil {
-		ip, _ := netip.AddrFromSlice(raw)
-		if why := undialable(ip.Unmap()); why != "" {
-			return nil, why, nil
-		}
-	}
-	return []ma.Multiaddr{a}, "", nil
-}
-
-func advertiseHost(ctx context.Context, entry string, p Ports, lookup func(context.Context, string) ([]netip.Addr, error)) (addrs []ma.Multiaddr, why string) {
-	name := strings.Trim(entry, "[]")
-	tcp, quic := p.TCP, p.QUIC
-	if h, port, err := net.SplitHostPort(entry); err == nil {
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 {
-			return nil, fmt.Sprintf("%q: port %q is not within 1 to 65535", entry, port)
-		}
-		name, tcp, quic = h, int(n), int(n)
-		if tcp == p.API && tcp != p.QUIC || p.QUIC == NoQUIC {
-			quic = NoQUIC // the API's port is TCP alone
-		}
-	} else if p.TCP == 0 {
-		return nil, fmt.Sprintf("%q needs a port, for p2p.port is chosen by the system", entry)
-	}
-	if ip, err := netip.ParseAddr(name); err == nil {
-		if why := undialable(ip.Unmap()); why != "" {
-			return nil, why
-		}
-		return ipAddrs(ip, tcp, quic), ""
-	}
-	if !isName(name) {
-		return nil, fmt.Sprintf("%q is no IP, name, host:port or multiaddr", entry)
-	}
-	var ips []netip.Addr
-	if lookup != nil {
-		ips, _ = lookup(ctx, name) // a name that does not resolve yet may do so for others
-	}
-	v4, v6 := len(ips) == 0, len(ips) == 0
-	for _, ip := range ips {
-		v4, v6 = v4 || ip.Unmap().Is4(), v6 || !ip.Unmap().Is4()
-	}
-	if v4 {
-		addrs = append(addrs, prefixAddrs("/dns4/"+name, tcp, quic)...)
-	}
-	if v6 {
-		addrs = append(addrs, prefixAddrs("/dns6/"+name, tcp, quic)...)
-	}
-	for _, ip := range ips {
-		addrs = append(addrs, ipAddrs(ip, tcp, quic)...)
-	}
-	return addrs, ""
-}
-
-// documentation are the networks that examples use and nobody has.
-var documentation = []netip.Prefix{
-	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"),
-	netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("3fff::/20"),
-}
-
-func undialable(ip netip.Addr) string {
-	if ip.IsUnspecified() {
-		return ip.String() + ` means "every interface" and cannot be dialled; leave p2p.host_ip empty to have it found, or set your public address or name`
-	}
-	for _, p := range documentation {
-		if p.Contains(ip) {
-			return ip.String() + " is a documentation address that nobody has; set your public address or name"
-		}
-	}
-	return ""
-}
-
-// isName accepts host names as DNS and containers have them.
-func isName(s string) bool {
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	for _, r := range s {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '-', r == '.', r == '_':
-		default:
-			return false
-		}
-	}
-	return true
 }

@@ -1,8 +1,6 @@
 package host
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -64,11 +62,14 @@ func TestAdvertise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lookup := func(_ context.Context, host string) ([]netip.Addr, error) {
-		if host == "four.example" {
-			return []netip.Addr{netip.MustParseAddr("8.8.8.8")}, nil
+	known := func(name string) (ips []netip.Addr) {
+		for ip := range strings.FieldsSeq(map[string]string{
+			"four.example": "8.8.8.8", "six.example": "2606::7", "both.example": "::ffff:8.8.8.8 2606::7",
+			"own.example": "127.0.1.1", "lan.example": "169.254.1.1 192.168.1.10", "doc.example": "0.0.0.0 192.0.2.7",
+		}[name]) {
+			ips = append(ips, netip.MustParseAddr(ip))
 		}
-		return nil, errors.New("no such host")
+		return ips
 	}
 	ports := Ports{TCP: 9906, API: 8080}
 	for _, c := range []struct {
@@ -89,6 +90,11 @@ func TestAdvertise(t *testing.T) {
 		{"192.168.1.10:8080", ports, "/ip4/192.168.1.10/tcp/8080", ""},
 		{"node:8080", ports, "/dns4/node/tcp/8080 /dns6/node/tcp/8080", ""},
 		{"four.example:8080", ports, "/dns4/four.example/tcp/8080 /ip4/8.8.8.8/tcp/8080", ""},
+		{"six.example", Ports{TCP: 1, QUIC: NoQUIC}, "/dns6/six.example/tcp/1 /ip6/2606::7/tcp/1", ""},
+		{"both.example:8080", ports, "/dns4/both.example/tcp/8080 /dns6/both.example/tcp/8080 /ip4/8.8.8.8/tcp/8080 /ip6/2606::7/tcp/8080", ""},
+		{"own.example:8080", ports, "/dns4/own.example/tcp/8080 /dns6/own.example/tcp/8080", "ignoring advertise address: 127.0.1.1, which own.example is on this machine, leads nobody else here"},
+		{"lan.example:8080", ports, "/dns4/lan.example/tcp/8080 /ip4/192.168.1.10/tcp/8080", "169.254.1.1, which lan.example is"},
+		{"doc.example:8080", ports, "/dns4/doc.example/tcp/8080 /dns6/doc.example/tcp/8080", "ignoring advertise address: of doc.example: 192.0.2.7 is a documentation address"},
 		{"/ip4/8.8.8.8/udp/1/quic-v1", ports, "/ip4/8.8.8.8/udp/1/quic-v1", ""},
 		{"/dns4/x/tcp/1/p2p/" + self.String(), ports, "/dns4/x/tcp/1", ""},
 		{"", ports, "", ""},
@@ -104,7 +110,7 @@ func TestAdvertise(t *testing.T) {
 		{"/ip4/x", ports, "", "no multiaddr"},
 		{"/p2p/" + self.String(), ports, "", "no address"},
 	} {
-		got, warnings, err := Advertise(t.Context(), []string{c.entry}, self, c.ports, lookup)
+		got, warnings, err := Advertise("p2p.advertise", []string{c.entry}, self, c.ports, known)
 		if err != nil || strings.Join(texts(got), " ") != c.want {
 			t.Errorf("%q: %s, %v; want %s", c.entry, got, err, c.want)
 		}
@@ -112,17 +118,23 @@ func TestAdvertise(t *testing.T) {
 			t.Errorf("%q: warnings %q, want %q", c.entry, warnings, c.warn)
 		}
 	}
-	if _, _, err := Advertise(t.Context(), []string{"/ip4/8.8.8.8/tcp/1/p2p/" + other.String()}, self, ports, nil); err == nil || !strings.Contains(err.Error(), self.String()) {
+	if _, _, err := Advertise("p2p.advertise", []string{"/ip4/8.8.8.8/tcp/1/p2p/" + other.String()}, self, ports, known); err == nil || !strings.HasPrefix(err.Error(), "p2p.advertise: ") || !strings.Contains(err.Error(), self.String()) {
 		t.Errorf("another node's address: %v", err)
 	}
 }
 
 func FuzzAdvertise(f *testing.F) {
-	for _, s := range []string{"8.8.8.8", "8.8.8.8:1", "[::1]:2", "x.example", "/ip4/1.2.3.4/tcp/1", "/p2p/12D3KooW", "::ffff:1.2.3.4%eth0", "a:b:c"} {
+	for _, s := range []string{"8.8.8.8", "8.8.8.8:1", "[::1]:2", "x.example", "/ip4/1.2.3.4/tcp/1", "/p2p/12D3KooW", "::ffff:1.2.3.4%eth0", "a:b:c", "[x.example]", "x.example:1", "x.example:", "[x]:1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		addrs, warnings, err := Advertise(t.Context(), []string{s}, "self", Ports{TCP: 1, API: 2}, nil)
+		name := NameOf(s)
+		addrs, warnings, err := Advertise("key", []string{s}, "self", Ports{TCP: 1, API: 2}, func(asked string) []netip.Addr {
+			if asked != name {
+				t.Fatalf("%q has the name %q, and %q is asked for", s, name, asked)
+			}
+			return []netip.Addr{netip.MustParseAddr("2606::7")}
+		})
 		if len(addrs) == 0 && len(warnings) == 0 && err == nil && strings.TrimSpace(s) != "" {
 			t.Fatalf("%q vanishes without a word", s)
 		}
