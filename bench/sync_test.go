@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -17,7 +18,7 @@ func TestMeasureSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, f := range map[string]figure{"TCP": r.TCP, "stream": r.Stream, "one": r.One, "three": r.Three, "bad": r.Bad, "checks": r.Checks, "CPU": r.CPUUS} {
-		if len(f) != 1 || f[0] <= 0 {
+		if len(f) == 0 || slices.Min(f) <= 0 {
 			t.Errorf("%s: %v", name, f)
 		}
 	}
