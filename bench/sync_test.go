@@ -25,6 +25,9 @@ func TestMeasureSync(t *testing.T) {
 	if r.Bytes < 10*mib || r.Blocks < 10 || r.Records < 2000 || r.Charges == 0 {
 		t.Errorf("%+v", r)
 	}
+	for _, f := range []*figure{&r.TCP, &r.Stream, &r.One, &r.Three, &r.Bad, &r.Checks, &r.CPUUS, &r.BlocksPS} {
+		*f = (*f)[:1] // as of one round, whatever it took to have a bad peer asked
+	}
 	text := syncTable([]syncRow{r, r, r, r})
 	for line := range strings.Lines(text) {
 		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 100 {
