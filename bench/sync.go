@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -191,16 +192,19 @@ func (b *bench) measureSyncs(ctx context.Context, r *report) error {
 	return nil
 }
 
-func (r *report) syncTable() string {
-	if len(r.Sync) == 0 {
-		return ""
+func (r *report) syncTable() string { return syncTable(r.Sync) }
+
+// syncTable is the result for people, two rows a part.
+func syncTable(rows []syncRow) string {
+	var parts []string
+	for pair := range slices.Chunk(rows, 2) { // more do not fit 80 columns
+		parts = append(parts, syncColumns(pair))
 	}
-	return syncTable(r.Sync)
+	return strings.Join(parts, "\n")
 }
 
-// syncTable is the result for people, at most 100 columns wide.
-func syncTable(rows []syncRow) string {
-	const label, column = 31, 17
+func syncColumns(rows []syncRow) string {
+	const label, column = 31, 24
 	var b strings.Builder
 	line := func(text string, cell func(r *syncRow) string) {
 		b.WriteString(pad(text, label, false))

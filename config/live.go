@@ -54,10 +54,10 @@ func Take(to *Config, from Config, key string) {
 	}
 }
 
-// Check judges the values of keys, each of which MUST be one of Keys, by
-// itself, and live ones together where that matters, and puts them into their normal form: what Load did with a
-// configuration that it made, and nobody with one that a program made. The
-// error names all that is wrong.
+// Check judges the values of keys, each of which MUST be one of Keys, and puts
+// them into their normal form: what Load did with a configuration that it made,
+// and nobody with one that a program made. Each is judged by itself, but for
+// api.cors, which depends on api.public_read. The error names all that is wrong.
 func Check(c *Config, keys ...string) error {
 	var errs []error
 	judge := checker{devnet: c.Profile == ProfileDevnet}

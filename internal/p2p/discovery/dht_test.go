@@ -20,7 +20,7 @@ import (
 // of another network are met too and stay outside.
 func TestSwarm(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
-		nodes := l.swarm(32, onlyDHT)
+		nodes := l.swarm(32, options{cfg: onlyDHT})
 		strangers := []*node{l.node(options{net: "ffffffff", cfg: onlyDHT}), l.node(options{net: "ffffffff", cfg: onlyDHT})}
 		for _, s := range strangers {
 			s.meet(nodes[0])

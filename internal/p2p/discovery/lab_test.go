@@ -276,10 +276,10 @@ func (n *node) counter(name, label string) float64 {
 
 // swarm makes n nodes that know each other a little: each met the one before
 // and another one.
-func (l *lab) swarm(count int, cfg Config) []*node {
+func (l *lab) swarm(count int, o options) []*node {
 	var nodes []*node
 	for i := range count {
-		n := l.node(options{cfg: cfg})
+		n := l.node(o)
 		if i > 0 {
 			n.meet(nodes[i-1])
 		}

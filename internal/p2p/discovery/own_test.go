@@ -30,7 +30,7 @@ func (l *lab) again(n *node, after time.Duration, key crypto.PrivKey, ip string,
 // network has.
 func TestOwnOutlivesARestart(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
-		nodes := l.swarm(6, onlyDHT)
+		nodes := l.swarm(6, options{cfg: onlyDHT})
 		cfg := onlyDHT
 		cfg.File = filepath.Join(t.TempDir(), "dht.json")
 		key, ip := newKey(t), l.address()

@@ -58,15 +58,7 @@ func idNear(t testing.TB, key string, bits int) (crypto.PrivKey, peer.ID) {
 func TestPoisonedRouters(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
 		noGreet := func(f *Functions) { f.Connect = nil }
-		var nodes []*node
-		for i := range 16 {
-			n := l.node(options{cfg: publicDHT, fns: noGreet})
-			if i > 0 {
-				n.meet(nodes[i-1])
-				n.meet(nodes[i/2])
-			}
-			nodes = append(nodes, n)
-		}
+		nodes := l.swarm(16, options{cfg: publicDHT, fns: noGreet})
 		time.Sleep(time.Minute)
 		a, z := nodes[2], nodes[13]
 		key := Key("note", a.host.ID())

@@ -131,15 +131,7 @@ func (l *lab) sybil(key string, ip string, like func() []*pb.Message_Peer, value
 func TestSybilsOnAKey(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
 		noGreet := func(f *Functions) { f.Connect = nil }
-		var nodes []*node
-		for i := range 12 {
-			n := l.node(options{cfg: publicDHT, fns: noGreet})
-			if i > 0 {
-				n.meet(nodes[i-1])
-				n.meet(nodes[i/2])
-			}
-			nodes = append(nodes, n)
-		}
+		nodes := l.swarm(12, options{cfg: publicDHT, fns: noGreet})
 		author, reader := nodes[1], nodes[9]
 		key := Key("note", author.host.ID())
 		old := sealAs(t, testNet, author.host.Peerstore().PrivKey(author.host.ID()), "note", 1, time.Now(), []byte("old"))

@@ -23,7 +23,7 @@ import (
 func TestBootstrap(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
 		both := Config{Discovery: config.Discovery{DHT: config.DHTServer, PEX: true, Rendezvous: true}}
-		nodes := l.swarm(8, both)
+		nodes := l.swarm(8, options{cfg: both})
 		boot := nodes[0]
 		boot.good(60)
 		cfg := both
