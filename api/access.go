@@ -77,7 +77,7 @@ func NewToken(cfg config.Config, sub, scope string, ttl time.Duration) (string, 
 		return "", fmt.Errorf("scope %q: want read or admin", scope)
 	}
 	if ttl <= 0 || ttl > maxLifetime {
-		return "", fmt.Errorf("lifetime %s: want more than 0 and at most %s", ttl, maxLifetime)
+		return "", fmt.Errorf("lifetime (--ttl) %s: want more than 0 and at most %s", ttl, maxLifetime)
 	}
 	secrets, err := parley.ReadTokenSecrets(cfg)
 	if err != nil {
