@@ -119,7 +119,7 @@ func flagFault(err error) error {
 	if !is {
 		return err
 	}
-	want := ""
+	var want string
 	switch kind := bad.GetFlag().Value.Type(); {
 	case kind == "duration":
 		want = "a duration like 10s or 24h"
