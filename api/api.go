@@ -180,8 +180,16 @@ func (s *Server) getLarge(pattern string, places *slots, serve http.HandlerFunc)
 // raw adds a route that is served by hand and described in the document.
 func (s *Server) raw(r route, op huma.Operation) {
 	op.Method, op.Path = r.method, r.pattern
+	op.Responses = map[string]*huma.Response{"200": {Description: http.StatusText(http.StatusOK)}} // OpenAPI 3.0 wants one
+	if r.access != open {
+		op.Security = []map[string][]string{{"token": {}}}
+	}
 	s.huma.OpenAPI().AddOperation(&op)
 	s.handle(r)
+}
+
+func queryParam(name, kind, description string) *huma.Param {
+	return &huma.Param{Name: name, In: "query", Description: description, Schema: &huma.Schema{Type: kind}}
 }
 
 // humaAdapter makes operations of huma entries of the table of routes.

@@ -10,7 +10,8 @@ const backupType = "application/zstd"
 
 func (s *Server) backupRoutes() {
 	s.raw(route{method: http.MethodGet, pattern: prefix + "backup", access: admin, places: s.dumps, serve: s.backup}, huma.Operation{
-		OperationID: "get-backup", Summary: "A backup of this node as it stands: tar, zstd; ?with_keys=true by the local socket only",
+		OperationID: "get-backup", Summary: "A backup of this node as it stands: tar, zstd",
+		Parameters: []*huma.Param{queryParam("with_keys", huma.TypeBoolean, "with the identity and the token secret; by the local socket only")},
 	})
 }
 

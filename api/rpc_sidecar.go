@@ -49,6 +49,7 @@ func (s *Server) messageRoutes() {
 		maxBody: int64(s.cfg.Sidecar.MaxMessage), serve: s.publish,
 	}, huma.Operation{
 		OperationID: "post-gossip-topics-topic-messages", Summary: "Send the body's bytes to all that take a topic; sidecar networks only",
+		Parameters: []*huma.Param{{Name: "topic", In: "path", Required: true, Schema: &huma.Schema{Type: huma.TypeString}}},
 	})
 }
 

@@ -28,9 +28,21 @@ const (
 
 func (s *Server) streamRoutes() {
 	s.raw(route{method: http.MethodGet, pattern: prefix + "ws", access: read, stream: true, serve: s.webSocket},
-		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol})
+		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol + "; docs/events.md describes it", Parameters: streamParams()})
 	s.raw(route{method: http.MethodGet, pattern: prefix + "events", access: read, stream: true, serve: s.events},
-		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events"})
+		huma.Operation{
+			OperationID: "get-events", Summary: "Event stream by server-sent events; docs/events.md describes it",
+			Parameters: append(streamParams(), &huma.Param{Name: "Last-Event-ID", In: "header", Description: "as since", Schema: &huma.Schema{Type: huma.TypeInteger}}),
+		})
+}
+
+// streamParams describe what a stream reads of its address.
+func streamParams() []*huma.Param {
+	return []*huma.Param{
+		queryParam("types", huma.TypeString, "names or patterns by comma, such as peer.*,block.stored; default all but log.*, stats.* and peer.sampled"),
+		queryParam("since", huma.TypeInteger, "go on after the event of this seq"),
+		queryParam("token", huma.TypeString, "for clients that can send no Authorization header"),
+	}
 }
 
 // hello is the first message of a stream.
