@@ -31,7 +31,7 @@ func (s *Server) opsHandler(loopback bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if loopback && !hostAllowed(r.Host, s.live.Load().hosts) {
-			http.Error(w, "the Host of a request to a loopback address must be an IP address, localhost or in api.allowed_hosts", http.StatusForbidden)
+			http.Error(w, hostRefused(r.Host), http.StatusForbidden)
 			return
 		}
 		mux.ServeHTTP(w, r)

@@ -33,11 +33,14 @@ func (s *Server) streamRoutes() {
 		param("since", huma.TypeInteger, "the seq after which to go on"), param("token", huma.TypeString, "in place of the header"),
 	}
 	s.raw(route{method: http.MethodGet, pattern: prefix + "ws", access: read, stream: true, serve: s.webSocket},
-		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol},
+		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol + "; docs/events.md describes it"},
 		form{query: choice, status: http.StatusSwitchingProtocols})
 	s.raw(route{method: http.MethodGet, pattern: prefix + "events", access: read, stream: true, serve: s.events},
-		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events"},
-		form{query: choice, gives: streamType})
+		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events; docs/events.md describes it"},
+		form{
+			query: append(choice, &huma.Param{Name: "Last-Event-ID", In: "header", Description: "as since", Schema: &huma.Schema{Type: huma.TypeInteger}}),
+			gives: streamType,
+		})
 }
 
 // hello is the first message of a stream.
