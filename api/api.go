@@ -178,18 +178,10 @@ func (s *Server) getLarge(pattern string, places *slots, serve http.HandlerFunc)
 }
 
 // raw adds a route that is served by hand and described in the document.
-func (s *Server) raw(r route, op huma.Operation) {
-	op.Method, op.Path = r.method, r.pattern
-	op.Responses = map[string]*huma.Response{"200": {Description: http.StatusText(http.StatusOK)}} // OpenAPI 3.0 wants one
-	if r.access != open {
-		op.Security = []map[string][]string{{"token": {}}}
-	}
+func (s *Server) raw(r route, op huma.Operation, f form) {
+	s.describe(&op, r, f)
 	s.huma.OpenAPI().AddOperation(&op)
 	s.handle(r)
-}
-
-func queryParam(name, kind, description string) *huma.Param {
-	return &huma.Param{Name: name, In: "query", Description: description, Schema: &huma.Schema{Type: kind}}
 }
 
 // humaAdapter makes operations of huma entries of the table of routes.
@@ -199,6 +191,7 @@ type humaAdapter struct{ *Server }
 const (
 	accessKey = "access"
 	placesKey = "places"
+	alsoKey   = "also"
 )
 
 func (a humaAdapter) Handle(op *huma.Operation, serve func(huma.Context)) {
@@ -239,8 +232,9 @@ func (s *Server) documentRoutes() {
 			serveTagged(w, r, b, tagOf(b), mediaType)
 		})
 	}
+	s.describeNull()
 	doc := s.huma.OpenAPI()
 	document("/openapi.json", "application/openapi+json", doc.MarshalJSON)
 	document("/openapi.yaml", "application/openapi+yaml", doc.YAML)
-	document("/openapi-3.0.json", "application/openapi+json", doc.Downgrade)
+	document("/openapi-3.0.json", "application/openapi+json", s.downgrade)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -118,57 +117,6 @@ func TestRefusals(t *testing.T) {
 	why := "expired"
 	if p := rejected(parley.Record{ID: chain.Hash{1}, Reason: &why}); p.Status != 410 || p.Reason != "expired" || p.Code != "PLY-017" {
 		t.Errorf("rejected: %+v", p)
-	}
-}
-
-func TestOpenAPI(t *testing.T) {
-	s := idleServer(t, nil)
-	doc := call(s, parley.Listener{}, stranger, "GET", "/openapi.json", "").json(t)
-	if v, _ := doc["openapi"].(string); !strings.HasPrefix(v, "3.1") {
-		t.Errorf("openapi %v", doc["openapi"])
-	}
-	paths := doc["paths"].(map[string]any)
-	for _, pattern := range s.patterns() {
-		method, path, _ := strings.Cut(pattern, " ")
-		if !strings.HasPrefix(path, prefix) {
-			continue
-		}
-		if item, _ := paths[path].(map[string]any); item == nil || item[strings.ToLower(method)] == nil {
-			t.Errorf("the document has no %s", pattern)
-			continue
-		}
-		checkOperation(t, pattern, paths[path].(map[string]any)[strings.ToLower(method)].(map[string]any))
-	}
-	for _, path := range []string{"/openapi.yaml", "/openapi-3.0.json"} {
-		if got := call(s, parley.Listener{}, stranger, "GET", path, ""); got.status != 200 || !strings.Contains(string(got.body), "/api/v1/status") {
-			t.Errorf("%s: %d", path, got.status)
-		}
-	}
-}
-
-// checkOperation: what a generator of clients stumbles over, and each value that
-// a stream reads of its address.
-func checkOperation(t *testing.T, pattern string, op map[string]any) {
-	t.Helper()
-	named := map[string]bool{}
-	params, _ := op["parameters"].([]any)
-	for _, p := range params {
-		named[p.(map[string]any)["name"].(string)] = true
-	}
-	want := map[string][]string{
-		"GET /api/v1/events": {"types", "since", "token", "Last-Event-ID"}, "GET /api/v1/ws": {"types", "since", "token"},
-		"GET /api/v1/logs": {"last"}, "GET /api/v1/backup": {"with_keys"},
-	}[pattern]
-	for _, m := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(pattern, -1) {
-		want = append(want, m[1])
-	}
-	for _, name := range want {
-		if !named[name] {
-			t.Errorf("%s: the document has no parameter %s", pattern, name)
-		}
-	}
-	if responses, _ := op["responses"].(map[string]any); len(responses) == 0 {
-		t.Errorf("%s: the document has no response", pattern)
 	}
 }
 

@@ -28,7 +28,7 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 		defer func() {
 			endSpan(span, rec.code())
 			took := time.Since(began)
-			s.metrics.done(rt, r.Method, rec.code(), took)
+			s.metrics.done(rt, r.Method, rec.code(), took, span)
 			s.log.Debug("request served", "method", methodLabel(r.Method), "route", routeLabel(rt), "status", rec.code(), "took", took)
 		}()
 		h := w.Header()

@@ -22,7 +22,7 @@ func (s *Server) opsHandler(loopback bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", s.livez)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{EnableOpenMetrics: true})) // the form that has exemplars
 	mux.HandleFunc("GET /debug/pprof/", s.profiles(loopback, pprof.Index))
 	mux.HandleFunc("GET /debug/pprof/cmdline", s.profiles(loopback, pprof.Cmdline))
 	mux.HandleFunc("GET /debug/pprof/profile", s.profiles(loopback, pprof.Profile))

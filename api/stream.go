@@ -23,26 +23,24 @@ const (
 	clientFrame  = 4 << 10 // bytes
 	closeReason  = 123     // bytes of the text that a close frame has room for
 	subProtocol  = "parley.v1"
+	streamType   = "text/event-stream"
 	closeTooSlow = websocket.StatusCode(4008)
 )
 
 func (s *Server) streamRoutes() {
-	s.raw(route{method: http.MethodGet, pattern: prefix + "ws", access: read, stream: true, serve: s.webSocket},
-		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol + "; docs/events.md describes it", Parameters: streamParams()})
-	s.raw(route{method: http.MethodGet, pattern: prefix + "events", access: read, stream: true, serve: s.events},
-		huma.Operation{
-			OperationID: "get-events", Summary: "Event stream by server-sent events; docs/events.md describes it",
-			Parameters: append(streamParams(), &huma.Param{Name: "Last-Event-ID", In: "header", Description: "as since", Schema: &huma.Schema{Type: huma.TypeInteger}}),
-		})
-}
-
-// streamParams describe what a stream reads of its address.
-func streamParams() []*huma.Param {
-	return []*huma.Param{
-		queryParam("types", huma.TypeString, "names or patterns by comma, such as peer.*,block.stored; default all but log.*, stats.* and peer.sampled"),
-		queryParam("since", huma.TypeInteger, "go on after the event of this seq"),
-		queryParam("token", huma.TypeString, "for clients that can send no Authorization header"),
+	choice := []*huma.Param{
+		param("types", huma.TypeString, "patterns of types with commas between them; all but log.*, stats.* and peer.sampled"),
+		param("since", huma.TypeInteger, "the seq after which to go on"), param("token", huma.TypeString, "in place of the header"),
 	}
+	s.raw(route{method: http.MethodGet, pattern: prefix + "ws", access: read, stream: true, serve: s.webSocket},
+		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol + "; docs/events.md describes it"},
+		form{query: choice, status: http.StatusSwitchingProtocols})
+	s.raw(route{method: http.MethodGet, pattern: prefix + "events", access: read, stream: true, serve: s.events},
+		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events; docs/events.md describes it"},
+		form{
+			query: append(choice, &huma.Param{Name: "Last-Event-ID", In: "header", Description: "as since", Schema: &huma.Schema{Type: huma.TypeInteger}}),
+			gives: streamType,
+		})
 }
 
 // hello is the first message of a stream.
@@ -343,7 +341,7 @@ type sseWriter struct {
 
 func newSSE(w http.ResponseWriter) *sseWriter {
 	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
+	h.Set("Content-Type", streamType)
 	h.Set("Cache-Control", "no-store")
 	return &sseWriter{w: w, rc: http.NewResponseController(w)}
 }
