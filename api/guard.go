@@ -52,6 +52,10 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 			s.refuse(rec, r, s.noRoute(h, r))
 			return
 		}
+		if p := rt.checkQuery(r); p != nil {
+			s.refuse(rec, r, p)
+			return
+		}
 		c.need = rt.access
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
 		if rt.maxBody != noBodyLimit {

@@ -33,7 +33,7 @@ func checkRoom(name string) error {
 	}
 	slices.Sort(known)
 	known = slices.Compact(known)
-	return fmt.Errorf("%s, which is no room that logs%s", quote(name), nearest(name, known, known))
+	return fmt.Errorf("%s, which is no room that logs%s", quote(name), Nearest(name, known, known))
 }
 
 // CheckEventPattern tells whether text is a pattern, such as peer.* or
@@ -59,11 +59,11 @@ func checkPattern(text string, types []string, what string) error {
 			groups = append(groups, group)
 		}
 	}
-	return fmt.Errorf("%s is no %s%s", quote(text), what, nearest(text, append(known, groups...), groups))
+	return fmt.Errorf("%s is no %s%s", quote(text), what, Nearest(text, append(known, groups...), groups))
 }
 
-// nearest names the candidate that was probably meant, or else what there is.
-func nearest(name string, candidates, all []string) string {
+// Nearest names the candidate that was probably meant, or else what there is.
+func Nearest(name string, candidates, all []string) string {
 	if best := suggest(name, candidates); best != "" {
 		return ", did you mean " + best + "?"
 	}
