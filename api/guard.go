@@ -42,9 +42,6 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 		}
 		c, p := s.admit(l, r, rt)
 		if p != nil {
-			if p.Status == http.StatusUnauthorized {
-				h.Set("WWW-Authenticate", `Bearer realm="parley", Basic realm="parley"`)
-			}
 			s.refuse(rec, r, p)
 			return
 		}

@@ -277,6 +277,25 @@ func (f *filter) seeLogs(may bool) {
 	f.key = f.sum()
 }
 
+// denied are the patterns that let in lines of the log alone, where those may not
+// be seen.
+func (f *filter) denied() (globs []string) {
+	if f.logs {
+		return nil
+	}
+	for _, r := range f.rules {
+		if r.in && !slices.ContainsFunc(event.Types(), func(name string) bool {
+			fits, _ := path.Match(r.glob, name)
+			return fits && !isLog(name)
+		}) {
+			globs = append(globs, r.glob)
+		}
+	}
+	return globs
+}
+
+func isLog(name string) bool { return strings.HasPrefix(name, "log.") }
+
 // sum quotes each glob: clients choose them, and no two lists may look alike.
 func (f *filter) sum() string {
 	b := strconv.AppendBool(nil, f.logs)
@@ -297,7 +316,7 @@ func (f *filter) choose(frames []frame) (in []frame) {
 }
 
 func (f *filter) match(name string) bool {
-	if !f.logs && strings.HasPrefix(name, "log.") {
+	if !f.logs && isLog(name) {
 		return false
 	}
 	for _, r := range slices.Backward(f.rules) {
@@ -433,7 +452,11 @@ func (q *queue) ring() {
 func (q *queue) subscribe(in bool, globs []string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.filter.add(in, globs...)
+	err := q.filter.add(in, globs...)
+	if no := q.filter.denied(); err == nil && in && slices.ContainsFunc(globs, func(g string) bool { return slices.Contains(no, strings.TrimSpace(g)) }) {
+		return fmt.Errorf("types: %s needs a token of scope admin", strings.Join(no, ","))
+	}
+	return err
 }
 
 type lagged struct {

@@ -233,6 +233,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *problem) {
 		s.metrics.refused.WithLabelValues(p.refused).Inc()
 	}
 	maps.Copy(w.Header(), p.GetHeaders())
+	if p.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="parley", Basic realm="parley"`)
+	}
 	if isGRPC(r) {
 		s.refuseGRPC(w, r, p)
 		return
