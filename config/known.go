@@ -64,7 +64,7 @@ func checkPattern(text string, types []string, what string) error {
 
 // Nearest names the candidate that was probably meant, or else what there is.
 func Nearest(name string, candidates, all []string) string {
-	if best := suggest(name, candidates); best != "" {
+	if best := Suggest(name, candidates); best != "" {
 		return ", did you mean " + best + "?"
 	}
 	return ": there are " + strings.Join(all, ", ")

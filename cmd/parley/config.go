@@ -206,6 +206,13 @@ func configGetCommand(g *globals) *cobra.Command {
 				return err
 			}
 		}
+		names := make([]string, len(values))
+		for i, v := range values {
+			names[i] = v.Key
+		}
+		if best := config.Suggest(args[0], names); best != "" {
+			return fail(exitNotFound, "no key %q, did you mean %s?", args[0], best)
+		}
 		return fail(exitNotFound, "no key %q: parley config show lists them", args[0])
 	}
 	return c

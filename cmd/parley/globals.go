@@ -36,7 +36,7 @@ func newGlobals() *globals { return &globals{in: os.Stdin, out: os.Stdout, err: 
 
 func (g *globals) register(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&g.node, "node", "", "node to ask: URL, unix:PATH (else PARLEY_NODE, local)")
+	f.StringVar(&g.node, "node", "", "node to ask: host:port, URL, unix:PATH (else PARLEY_NODE, local)")
 	f.StringVar(&g.bundle, "bundle", "", "read this support archive, and ask no node")
 	f.StringVar(&g.tokenFile, "token-file", "", "file with an API token")
 	f.StringVarP(&g.output, "output", "o", "table", "table, wide, json, jsonl, yaml, csv or template=T")
