@@ -60,7 +60,7 @@ func TestSchema(t *testing.T) {
 		"network = \"sidecar\"\n[sidecar]\ntopics = [{ name = \"tx\", max = \"64KiB\", validate = true }, \"block:1KiB\"]",
 		"[[sink]]\nkind = \"nats\"\nurl = \"nats://127.0.0.1:4222\"\ntypes = [\"peer.*\"]",
 		// wrong ones
-		"netwrok = \"x\"", "[p2p]\nprot = 1", "[p2p]\nport = \"9907\"", "[p2p]\nstatic_peers = \"node1\"", "[bans]\nduration = 5", "[bans]\nduration = \"5\"",
+		"networks = \"x\"", "[p2p]\nprot = 1", "[p2p]\nport = \"9907\"", "[p2p]\nstatic_peers = \"node1\"", "[bans]\nduration = 5", "[bans]\nduration = \"5\"",
 		"[bans]\nthreshold = 1", "[consortium]\nmempool_bytes = 1", "[consortium]\nmempool_bytes = \"2 MB\"", "[api]\nrate = 50", "[api]\npublic_read = \"yes\"",
 		"[log]\nformat = \"xml\"", "[[sink]]\nkind = \"redis\"\nurl = \"x\"", "[[sink]]\nkind = \"nats\"", "[api]\njwt_secret = \"0123456789012345678901234567890123456789\"",
 		"network = \"sidecar\"\n[sidecar]\ntopics = [{ nam = \"tx\" }]",
