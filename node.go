@@ -213,7 +213,7 @@ func (n *Node) open() error {
 	}
 	n.shake = handshake.New(handshake.Config{
 		Name: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, UserAgent: n.Version().agent(), APIPort: n.apiPort(),
-		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf,
+		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf, Known: func(p peer.ID) bool { return n.book.Has(p) },
 		Slot:   n.slotOf,
 		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
 		Arrive: func(p peer.ID) (peer.ID, string) { return n.slots.Arrive(p) },
