@@ -125,9 +125,10 @@ type Node struct {
 	secretsRead bool          // somebody needs them
 	told        advertising   // before Run also by New
 
-	foundMu sync.Mutex // guards below
-	found   []Finding  // about peers, and outside as of the last look
-	outside []Finding  // [Node.FoundOutside]
+	foundMu  sync.Mutex // guards below
+	found    []Finding  // about peers, and outside as of the last look
+	outside  []Finding  // [Node.FoundOutside]
+	unbanned []string   // files of bans.import that found no place, and why
 }
 
 // New opens the data directory, the key, the listeners and the store, and wires

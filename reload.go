@@ -241,7 +241,7 @@ func (n *Node) prepare(ctx context.Context, cfg config.Config, force, again bool
 		return nil, &ConfigError{err}
 	}
 	if t.lists {
-		if err := n.checkImport(ctx, cfg); err != nil {
+		if err := checkImport(cfg); err != nil {
 			return nil, &ConfigError{err}
 		}
 	}
