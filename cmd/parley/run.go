@@ -44,7 +44,7 @@ func runCommand(g *globals) *cobra.Command {
 	}
 	flags := addConfigFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		cfg, err := g.loadWith(flags)
+		cfg, err := g.loadFlags(flags)
 		if err != nil {
 			return err
 		}
@@ -54,11 +54,12 @@ func runCommand(g *globals) *cobra.Command {
 			return err
 		}
 		return runNode(c.Context(), cfg, lines, line, func(settings []byte) (*config.Loaded, error) {
-			values, err := flags.values()
+			args, err := flags.args()
 			if err != nil {
 				return nil, err
 			}
-			return g.loadSettings(values, settings)
+			args.Settings = settings
+			return g.loadWith(args)
 		})
 	}
 	return c
