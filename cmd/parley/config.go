@@ -305,11 +305,20 @@ func configReloadCommand(g *globals) *cobra.Command {
 			if force {
 				path += "?force=true"
 			}
-			return changePeer(c.Context(), g, http.MethodPost, path, nil, viewReloaded)
+			return configFault(changePeer(c.Context(), g, http.MethodPost, path, nil, viewReloaded))
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "remove a shared key though peers are connected under it alone")
 	return c
+}
+
+// configFault gives a configuration that the node finds wrong the exit code of
+// one that is found wrong here.
+func configFault(err error) error {
+	if no, ok := errors.AsType[*apiError](err); ok && no.Code == "PLY-003" {
+		return &codeError{exitConfig, err}
+	}
+	return err
 }
 
 // liveKeys are those that a running node takes over.
@@ -338,7 +347,8 @@ func configSetCommand(g *globals) *cobra.Command {
 		Use: "set KEY [VALUE]", Short: "Change a key of the running node, at once and for later starts", Args: cobra.RangeArgs(1, 2),
 		Long: "VALUE is as with --set. It is kept in " + config.SettingsName + " of the data directory, which is stronger than other files and weaker than environment\n" +
 			"and flags; --unset takes it back. For a running node these can be set: " + strings.Join(liveKeys(), ", ") + ";\n" +
-			"those that name files by its local socket alone. Others stand in its file, and act from the next start on.",
+			"those that name files by its local socket alone. Others stand in its file, and act from the next start on.\n" +
+			"A wrong key or value ends with 78, as with parley run, and changes nothing.",
 		Example: "parley config set log.level info,p2p.gossip=debug\nparley config set api.cors https://app.example.org\nparley config set api.public_read --unset\n" +
 			"parley config set p2p.static_peers node1:8080,node2:8080",
 	}
@@ -348,16 +358,16 @@ func configSetCommand(g *globals) *cobra.Command {
 			return usage(c, errors.New("want KEY and VALUE, or KEY and --unset"))
 		}
 		if i := slices.IndexFunc(config.Keys(), func(k config.Key) bool { return k.Name == args[0] && !k.Live }); i >= 0 {
-			return fail(exitFailed, "%s acts from the next start on: set it in the node's parley.toml, or by environment or flag, and start it again; nothing has changed [PLY-101]", args[0])
+			return fail(exitConfig, "%s acts from the next start on: set it in the node's parley.toml, or by environment or flag, and start it again; nothing has changed [PLY-101]", args[0])
 		}
 		var value any
 		if !unset {
 			var err error
 			if value, err = config.Parse(args[0], args[1]); err != nil {
-				return fail(exitUsage, "%s: %w", args[0], err)
+				return fail(exitConfig, "%s: %w [PLY-101]", args[0], err)
 			}
 		}
-		return changePeer(c.Context(), g, http.MethodPatch, "config", map[string]any{args[0]: value}, viewReloaded)
+		return configFault(changePeer(c.Context(), g, http.MethodPatch, "config", map[string]any{args[0]: value}, viewReloaded))
 	}
 	return c
 }
