@@ -28,10 +28,13 @@ const (
 
 func (s *Server) streamRoutes() {
 	s.raw(route{method: http.MethodGet, pattern: prefix + "ws", access: read, stream: true, serve: s.webSocket},
-		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol})
+		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol, Description: aboutTypes})
 	s.raw(route{method: http.MethodGet, pattern: prefix + "events", access: read, stream: true, serve: s.events},
-		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events"})
+		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events", Description: aboutTypes})
 }
+
+const aboutTypes = "The query types chooses: names of types or patterns, by comma. A list of which none fits a type of this node is refused, with " +
+	"the nearest one; of another, a message unknown_types behind the first one names those that fit none. since goes on after an event."
 
 // hello is the first message of a stream.
 type hello struct {
@@ -97,7 +100,11 @@ func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *
 	if !h.Resumed {
 		h.Snapshot = s.snapshot()
 	}
-	c.first = append([]frame{message("hello", h)}, missed...)
+	c.first = []frame{message("hello", h)}
+	if len(f.unknown) > 0 {
+		c.first = append(c.first, unknownTypes(f.unknown))
+	}
+	c.first = append(c.first, missed...)
 	return c, nil
 }
 
