@@ -60,14 +60,12 @@ type Env struct {
 	// Values of the configuration that New is given, as people read them; nil =
 	// it came from a program.
 	Values []config.Value
-	// SetLogLevel changes what Log lets through, for a log.level that was read
-	// again; nil = that needs a restart.
-	SetLogLevel func(level string) error
-	// LogLevel is what it lets through now; nil = what was read.
+	// LogLevel is what Log lets through now; nil = what was read.
 	LogLevel func() string
 	// Live are keys of the configuration that others take over while the node
 	// runs. Each is asked when its value changes: an error refuses the reload,
-	// else act is called, once all is known to be good.
+	// else act is called, once all is known to be good. A key without one waits
+	// for a restart, if no room of the node takes it.
 	Live map[string]func(config.Config) (act func(), err error)
 	// Tracer makes spans of blocks, dials, handshakes and requests of sync; nil =
 	// nothing is traced, at no cost.

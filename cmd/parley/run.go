@@ -86,8 +86,8 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 	defer stopTracing() // the last spans are those of the end
 	sinks := &delivery{options: sink.Options{Node: cfg.Node.Name, Dir: cfg.DataDir, Log: log, Registerer: reg}, next: make(chan []config.Sink, 1)}
 	env := parley.Env{
-		Log: log, Tracer: tracer, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel, LogLevel: lines.Level,
-		Live: map[string]func(config.Config) (func(), error){"sink": sinks.take, "telemetry.sample_ratio": ratio.take},
+		Log: log, Tracer: tracer, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), LogLevel: lines.Level,
+		Live: map[string]func(config.Config) (func(), error){"log.level": lines.TakeLevel, "sink": sinks.take, "telemetry.sample_ratio": ratio.take},
 	}
 	node, err := parley.New(cfg.Config, env) //nolint:contextcheck // New waits for nobody
 	if err != nil {
