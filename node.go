@@ -191,13 +191,28 @@ func (n *Node) open() error {
 	}
 	registerBuildInfo(n.env.Registry)
 	n.env.Registry.MustRegister(alarmMetric{n.alarms})
+	if err := n.openKeepers(key, created); err != nil {
+		return err
+	}
+	if err := n.openDoers(key); err != nil {
+		return err
+	}
+	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never banned for points
+	n.rep.Facts(n.factsOf)
+	n.bans.Protect(n.protected)
+	n.bans.Closes(n.covered)
+	_, err = n.importBans(context.Background(), n.cfg)
+	return err
+}
+
+// openKeepers opens what holds the node's state: of peers, and its network.
+func (n *Node) openKeepers(key crypto.PrivKey, created bool) (err error) {
 	if n.history, err = n.openHistory(); err != nil {
 		return err
 	}
 	if err := n.openReputation(key); err != nil {
 		return err
 	}
-	n.gate = reputation.NewGate(n.rep)
 	if n.host, err = n.newHost(key); err != nil {
 		return err
 	}
@@ -207,12 +222,14 @@ func (n *Node) open() error {
 	if err := n.writeMeta(); err != nil {
 		return err
 	}
-	if err := n.openBook(); err != nil {
-		return err
-	}
+	return n.openBook()
+}
+
+// openDoers wires what moves the state of peers.
+func (n *Node) openDoers(key crypto.PrivKey) (err error) {
 	n.shake = handshake.New(handshake.Config{
 		Name: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, UserAgent: n.Version().agent(), APIPort: n.apiPort(),
-		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf, Known: func(p peer.ID) bool { return n.book.Has(p) },
+		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf, Known: n.book.Has,
 		Slot:   n.slotOf,
 		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
 		Arrive: func(p peer.ID) (peer.ID, string) { return n.slots.Arrive(p) },
@@ -236,15 +253,7 @@ func (n *Node) open() error {
 	if err := n.openSlots(); err != nil {
 		return err
 	}
-	if err := n.openDiscovery(); err != nil {
-		return err
-	}
-	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never banned for points
-	n.rep.Facts(n.factsOf)
-	n.bans.Protect(n.protected)
-	n.bans.Closes(n.covered)
-	_, err = n.importBans(context.Background(), n.cfg)
-	return err
+	return n.openDiscovery()
 }
 
 func (n *Node) openHistory() (*history.History, error) {
