@@ -51,7 +51,7 @@ func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force b
 // a line. Lines that an import refuses are no reason.
 func CheckImport(list io.Reader) error {
 	lines := importLines(list)
-	for lines.Scan() { //nolint:revive // to the end
+	for lines.Scan() { // to the end
 	}
 	return lineFault(lines.Err())
 }
