@@ -62,7 +62,7 @@ var knobs = []knob{
 	{name: "log.format", help: "auto: text on a terminal, journal under systemd, else json",
 		at: func(c *Config) any { return &c.Log.Format }, oneOf: []string{"auto", "text", "json", "journal"}},
 
-	{name: "ops.listen", help: "host:port of metrics and probes; empty = off",
+	{name: "ops.listen", flag: "ops-listen", help: "host:port of metrics and probes; empty = off",
 		at: func(c *Config) any { return &c.Ops.Listen }, check: checkOpsListen},
 	{name: "ops.pprof", live: true, help: "serve /debug/pprof on ops.listen", at: func(c *Config) any { return &c.Ops.PProf }},
 

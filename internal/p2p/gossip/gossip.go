@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	levent "github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
@@ -129,6 +132,11 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 	g.ps = ps
 	close(g.started)
+	news, err := g.scope.EventBus().Emitter(new(levent.EvtPeerProtocolsUpdated))
+	if err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	defer news.Close()
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
 	noisy, told := map[peer.ID]time.Time{}, meshes{}
@@ -143,6 +151,9 @@ func (g *Gossip) Run(ctx context.Context) error {
 			}
 		case now := <-look.C:
 			g.chargeNoise(noisy, now)
+			for _, p := range g.scope.rested(now) { // pubsub opens a stream to whom it has none when it hears of this
+				_ = news.Emit(levent.EvtPeerProtocolsUpdated{Peer: p, Added: slices.Collect(maps.Keys(g.scope.handlers()))})
+			}
 			if events := told.look(g.meshSizes(), now); len(events) > 0 {
 				g.bus.Publish(events...)
 			}
