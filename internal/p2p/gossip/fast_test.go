@@ -50,7 +50,10 @@ func TestFastPublisherIsHeldUp(t *testing.T) {
 				time.Sleep(2 * time.Millisecond)
 			}
 			time.Sleep(2 * time.Minute)
-			if got := len(to.got); got != n {
+			to.mu.Lock()
+			got := len(to.got)
+			to.mu.Unlock()
+			if got != n {
 				t.Errorf("%q: %d of %d messages came", what, got, n)
 			}
 			for _, queue := range []string{"peer", "stream", "validate", "gater"} {
