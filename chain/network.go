@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"io"
+	"iter"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -91,6 +92,10 @@ type Services interface {
 	// Publish sends data to all. It returns ErrBusy when queues are full and
 	// the error of the topic's own Validate when that refuses.
 	Publish(ctx context.Context, topic string, data []byte) error
+	// PublishAll is Publish for one message after the other, which go out in
+	// this order and cost less together. It takes all until one fails and tells
+	// how many were published before that one.
+	PublishAll(ctx context.Context, topic string, all iter.Seq[[]byte]) (n int, err error)
 	// Open starts a stream to a connected and ready peer. The caller MUST
 	// Close or Reset it, and set deadlines.
 	Open(ctx context.Context, p peer.ID, protocol string) (Stream, error)

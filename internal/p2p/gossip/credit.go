@@ -139,5 +139,7 @@ func (c *credit) busy() bool {
 // with a message. pubsub puts nothing before messages into the same RPC.
 func carriesMessages(b []byte) bool {
 	_, n := binary.Uvarint(b)
-	return n > 0 && len(b) > n && b[n] == 2<<3|2 // field publish
+	return n > 0 && len(b) > n && b[n] == publishTag
 }
+
+const publishTag = 2<<3 | 2 // begins a message in an RPC

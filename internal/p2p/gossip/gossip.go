@@ -72,6 +72,7 @@ type Gossip struct {
 	started chan struct{} // closed once ps is set
 	stopped chan struct{} // closed when Run returns
 	renew   chan struct{} // holds one
+	batches chan struct{} // holds one, while a batch is on its way to pubsub's loop
 	ps      *pubsub.PubSub
 
 	mu     sync.RWMutex // guards below; nothing blocks under it
@@ -99,7 +100,7 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 	g := &Gossip{
 		cfg: cfg, self: h.ID(), rep: rep, bus: bus, log: log, metrics: m,
 		credit: newCredit(), pace: newPace(cfg.PeerRate),
-		started: make(chan struct{}), stopped: make(chan struct{}), renew: make(chan struct{}, 1),
+		started: make(chan struct{}), stopped: make(chan struct{}), renew: make(chan struct{}, 1), batches: make(chan struct{}, 1),
 		byName: map[string]*topic{}, byWire: map[string]*topic{}, gave: map[peer.ID]gifts{},
 	}
 	g.guard = newGuard(m, g.pace, g.takes)
@@ -335,7 +336,7 @@ func (g *Gossip) Publish(ctx context.Context, name string, data []byte) error {
 	if g.credit.busy() {
 		return fmt.Errorf("publish to %q: peers lag behind: %w", name, chain.ErrBusy)
 	}
-	if err := t.publish(ctx, data); err != nil {
+	if err := t.publish(ctx, data, nil); err != nil {
 		return fmt.Errorf("publish to %q: %w", name, err)
 	}
 	return nil

@@ -125,7 +125,8 @@ type own struct {
 	err     error
 }
 
-func (t *topic) publish(ctx context.Context, data []byte) error {
+// publish hands data on, or adds it to b.
+func (t *topic) publish(ctx context.Context, data []byte, b *batch) error {
 	h := t.handle.Load()
 	if h == nil {
 		return errors.New("not joined yet")
@@ -153,7 +154,11 @@ func (t *topic) publish(ctx context.Context, data []byte) error {
 		}
 		o.message.Origin, o.message.Time = t.g.self, now
 	}
-	if err := h.Publish(ctx, out, pubsub.WithValidatorData(o)); err != nil {
+	send := h.Publish
+	if b != nil && !t.Claim { // claims leave by turns
+		send = b.adder(h)
+	}
+	if err := send(ctx, out, pubsub.WithValidatorData(o)); err != nil {
 		if o.err != nil {
 			return o.err
 		}
