@@ -76,7 +76,7 @@ func (r *relay) publish(ctx context.Context, t *topic, data []byte) error {
 	case <-whole.Done():
 		return busy(ctx, "another large message is being sent")
 	}
-	if r.speed.Wait(whole) != nil || !r.meshed(whole) || !r.clear(whole) {
+	if r.speed.Wait(whole) != nil || !r.meshed(whole) || !r.clear(whole, maxWaitingBytes) {
 		return busy(ctx, "peers lag behind")
 	}
 	m := cut(t, data)
@@ -125,9 +125,10 @@ func (r *relay) handle() *pubsub.Topic {
 	return nil
 }
 
-// clear waits until most peers have taken what was sent before; false: ctx ended.
-func (r *relay) clear(ctx context.Context) bool {
-	for r.inner.credit.busy() {
+// clear waits until most peers have taken what was sent before but for some
+// bytes; false: ctx ended.
+func (r *relay) clear(ctx context.Context, but int) bool {
+	for r.inner.credit.most(maxWaiting, but) {
 		if !pause(ctx) {
 			return false
 		}
@@ -183,11 +184,15 @@ func (r *relay) send(ctx context.Context, manifest []byte, m *pieces) error {
 		if err := r.hand(ctx, h, out); err != nil {
 			return err
 		}
+		ahead := maxWaitingBytes
+		if next == count {
+			ahead = 0
+		}
+		if !r.clear(ctx, ahead) {
+			return fmt.Errorf("peers lag behind: %w: %d of %d chunks", chain.ErrCut, next, count)
+		}
 		if next == count {
 			return nil
-		}
-		if !r.clear(ctx) {
-			return fmt.Errorf("peers lag behind: %w: %d of %d chunks", chain.ErrCut, next, count)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"errors"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -100,4 +101,90 @@ func TestClimb(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A node that publishes one large message after the other loses none, though it
+// has one place: each waits for the one before it.
+func TestLargeBurst(t *testing.T) {
+	inLab(t, 12, 0, func(t *testing.T, l *lab) {
+		l.serveLarge()
+		l.ring(1)
+		var all []string
+		for i := range 20 {
+			all = append(all, string(largeMessage("good", (40+30*i)<<10, uint64(i))))
+			l.publish(l.nodes[0], "tx", all[i])
+		}
+		time.Sleep(20 * time.Second)
+		for i, data := range all {
+			for j, n := range l.nodes {
+				if n.times(data) != 1 {
+					t.Errorf("node %d has message %d %d times", j, i, n.times(data))
+				}
+			}
+		}
+		l.noPoints(nil)
+	})
+}
+
+// Nodes that are known publish at once; there are places for four.
+func TestLargeOfSeveral(t *testing.T) {
+	inLab(t, 12, 0, func(t *testing.T, l *lab) {
+		l.serveLarge()
+		l.ring(1)
+		for round := range 3 {
+			var all []string
+			for i := range 6 {
+				data := string(largeMessage("good", 100<<10, uint64(100*round+i)))
+				all = append(all, data)
+				if round == 0 { // each for itself, to be known
+					l.publish(l.nodes[i], "tx", data)
+					time.Sleep(3 * time.Second)
+				} else {
+					go func() { _ = l.nodes[i].Publish(t.Context(), "tx", []byte(data)) }()
+				}
+			}
+			time.Sleep(10 * time.Second)
+			for i, data := range all {
+				for j, n := range l.nodes {
+					if n.times(data) != 1 {
+						t.Errorf("round %d: node %d has message %d %d times", round, j, i, n.times(data))
+					}
+				}
+			}
+		}
+		l.noPoints(nil)
+	})
+}
+
+// Where the line is too slow for a message's time, who publishes is told, and
+// what came of it is given up.
+func TestLargeOverASlowLine(t *testing.T) {
+	inLabAt(t, 4, 2, 0, func(t *testing.T, l *lab) {
+		l.serveLarge()
+		l.ring(0)
+		a, b := l.nodes[0], l.nodes[1]
+		large, small := largeMessage("good", 10<<20, 1), largeMessage("good", 100<<10, 2)
+		at := time.Now()
+		err := a.Publish(t.Context(), "tx", large)
+		if took := time.Since(at); !errors.Is(err, chain.ErrCut) || errors.Is(err, chain.ErrBusy) || took > largeTime+time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+		if _, _, bytes := a.counts(); bytes != 0 {
+			t.Errorf("%d bytes of its own are held", bytes)
+		}
+		if err := a.Publish(t.Context(), "tx", large); !errors.Is(err, chain.ErrCut) {
+			t.Errorf("the same again: %v", err)
+		}
+		time.Sleep(15 * time.Second)
+		l.publish(a, "tx", string(small))
+		time.Sleep(5 * time.Second)
+		if b.times(string(large)) != 0 || b.times(string(small)) != 1 {
+			t.Errorf("the large one came %d times, the next one %d times", b.times(string(large)), b.times(string(small)))
+		}
+		if n := a.lost("peer") + a.lost("stream"); n != 0 {
+			t.Errorf("%d RPCs and queues were lost", n)
+		}
+		b.rests(t)
+		l.noPoints(nil)
+	})
 }

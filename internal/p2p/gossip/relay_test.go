@@ -370,3 +370,31 @@ func FuzzLarge(f *testing.F) {
 		}
 	})
 }
+
+// Who is refused, or signed what was invalid too often, gets no place, whoever
+// brings its manifest; the same over its own stream is not heard at all.
+func TestRefusedSigner(t *testing.T) {
+	inLab(t, 1, 2, func(t *testing.T, l *lab) {
+		l.serveLarge()
+		a, evil, other := l.nodes[0], l.liar(1, l.nodes[0]), l.liar(2, l.nodes[0])
+		key := evil.Peerstore().PrivKey(evil.Host.ID())
+		for i := range 6 {
+			m := a.cut(largeMessage("bad", 40<<10, uint64(i)))
+			other.says(append([][]byte{other.manifest(m.Manifest, key)}, m.chunks()...)...)
+			time.Sleep(2 * time.Second)
+			if judged := a.times(string(m.data)); (judged == 1) != (i < 4) {
+				t.Errorf("message %d was judged %d times", i, judged)
+			}
+		}
+		if p, why := a.points(evil.Host); p != 40 || why != chain.InvalidTx {
+			t.Errorf("%d points for %s, want 40", p, why)
+		}
+		good := a.cut(largeMessage("good", 40<<10, 9))
+		evil.says(append([][]byte{evil.manifest(good.Manifest, freshKey(t))}, good.chunks()...)...)
+		time.Sleep(3 * time.Second)
+		if a.times(string(good.data)) != 0 {
+			t.Error("a refused peer was heard")
+		}
+		l.noPoints(evil.Host)
+	})
+}
