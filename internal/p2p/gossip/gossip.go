@@ -109,6 +109,7 @@ func newGossip(cfg Config, k kind, h host.Host, rep *reputation.Book, bus *event
 		started: make(chan struct{}), stopped: make(chan struct{}), renew: make(chan struct{}, 1),
 		byName: map[string]*topic{}, byWire: map[string]*topic{}, gave: map[peer.ID]gifts{},
 	}
+	g.pace.ahead = k.ahead
 	g.guard = newGuard(m, g.pace, g.takes)
 	g.scope = newScope(h, g.credit, g.pace, g.maxRPC(), func(p peer.ID, o chain.Offence, detail string) {
 		g.guard.forget(p) // pubsub forgets its topics too

@@ -134,6 +134,8 @@ func (n *node) validate(ctx context.Context, m chain.Message) error {
 		return chain.Invalid(chain.InvalidTx, "bad as it says")
 	case "take":
 		time.Sleep(5 * time.Millisecond)
+	case "pause":
+		time.Sleep(500 * time.Millisecond)
 	case "orphan":
 		return fmt.Errorf("look: %w", chain.ErrOrphan)
 	case "known":

@@ -35,6 +35,7 @@ type kind struct {
 	features      pubsub.GossipSubFeatureTest
 	params        pubsub.GossipSubParams
 	validateQueue int  // messages before validation, all topics
+	ahead         int  // messages of all peers that are read and not judged, or 4 of each
 	flood         bool // ours go to all at once and not to the mesh alone
 }
 
@@ -43,7 +44,7 @@ func mainKind() kind {
 		// Without floodsub, whose peers would be sent everything.
 		protocols: []protocol.ID{pubsub.GossipSubID_v13, pubsub.GossipSubID_v12, pubsub.GossipSubID_v11},
 		features:  pubsub.GossipSubDefaultFeatures, params: meshParams(),
-		validateQueue: validateQueue, flood: true, // small networks have no mesh for a second
+		validateQueue: validateQueue, ahead: mostAhead, flood: true, // small networks have no mesh for a second
 	}
 }
 
@@ -51,7 +52,7 @@ func largeKind(net string) kind {
 	return kind{
 		protocols: []protocol.ID{protocol.ID("/parley/" + net + "/chunk/1")},
 		features:  func(pubsub.GossipSubFeature, protocol.ID) bool { return true },
-		params:    largeParams(), validateQueue: largeQueue,
+		params:    largeParams(), validateQueue: largeQueue, ahead: maxAheadOf,
 	}
 }
 

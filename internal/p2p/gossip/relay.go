@@ -158,7 +158,7 @@ func (r *relay) manifest(ctx context.Context, m chain.Message) error {
 	}
 	count := (int(w.Size) + int(w.ChunkSize) - 1) / int(w.ChunkSize)
 	l := &incoming{Manifest: w, t: t, id: largeID(w), manifest: m.ID, signer: signer, time: time.UnixMilli(int64(c.TimeMS)), left: count}
-	err = r.await(ctx, m.From, func() (bool, error) { return r.take(l) })
+	err = r.await(ctx, m.From, func() (state, error) { return r.take(l) })
 	if errors.Is(err, chain.ErrOrphan) || errors.Is(err, chain.ErrBusy) {
 		r.refuse(l.id)
 		return chain.ErrBusy
@@ -166,10 +166,10 @@ func (r *relay) manifest(ctx context.Context, m chain.Message) error {
 	return err
 }
 
-// take gives l a place; done is false where there is none now. mu held.
-func (r *relay) take(l *incoming) (done bool, err error) {
+// take gives l a place, if there is one. mu held.
+func (r *relay) take(l *incoming) (state, error) {
 	if r.open[l.id] != nil || r.past.ended[l.id] {
-		return true, chain.ErrKnown
+		return settled, chain.ErrKnown
 	}
 	_, proven := r.proven[l.t.Name][l.signer]
 	l.stranger = !proven
@@ -179,7 +179,7 @@ func (r *relay) take(l *incoming) (done bool, err error) {
 			continue
 		}
 		if o.signer == l.signer {
-			return false, nil
+			return ahead, nil
 		}
 		all++
 		if o.stranger {
@@ -187,11 +187,11 @@ func (r *relay) take(l *incoming) (done bool, err error) {
 		}
 	}
 	if all >= maxOpen || l.stranger && strangers >= maxStrangers {
-		return false, nil
+		return ahead, nil
 	}
 	l.until = time.Now().Add(largeTime)
 	r.open[l.id] = l
-	return true, nil
+	return settled, nil
 }
 
 // delivered is called in pubsub's loop when it sends on what was accepted. Only
@@ -216,12 +216,17 @@ func (r *relay) chunk(ctx context.Context, m chain.Message) error {
 		return chain.Invalid(chain.Malformed, "chunk with more than its fields")
 	}
 	var l *incoming
-	err = r.await(ctx, m.From, func() (bool, error) {
+	err = r.await(ctx, m.From, func() (state, error) {
 		l = r.open[c.Message]
-		if _, past := r.past.ended[c.Message]; l == nil && past {
-			return true, chain.ErrKnown
+		switch _, past := r.past.ended[c.Message]; {
+		case l == nil && past:
+			return settled, chain.ErrKnown
+		case l == nil:
+			return ahead, nil
+		case !l.relayed:
+			return near, nil
 		}
-		return l != nil && l.relayed, nil
+		return settled, nil
 	})
 	if err != nil {
 		return err
@@ -365,24 +370,34 @@ func (r *relay) sent(id chain.Hash, err error) {
 	r.past.add(id, true)
 }
 
-// await calls try, which holds mu, until it is done, for aheadTime at most.
-func (r *relay) await(ctx context.Context, from peer.ID, try func() (done bool, err error)) error {
+// state is that of a message of topic chunk before its verdict.
+type state int
+
+const (
+	settled state = iota
+	near          // its manifest is about to be sent on: pace bounds these
+	ahead         // of its manifest, or of its place
+)
+
+// await calls try, with mu held, until it is settled, for aheadTime at most.
+func (r *relay) await(ctx context.Context, from peer.ID, try func() (state, error)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if done, err := try(); done {
+	switch is, err := try(); {
+	case is == settled:
 		return err
-	}
-	if r.ahead >= maxAhead || r.waiting[from] >= maxAheadOf {
+	case is == ahead && (r.ahead >= maxAhead || r.waiting[from] >= maxAheadOf):
 		return chain.ErrBusy
+	case is == ahead:
+		r.ahead++
+		r.waiting[from]++
+		defer func() {
+			r.ahead--
+			if r.waiting[from]--; r.waiting[from] == 0 {
+				delete(r.waiting, from)
+			}
+		}()
 	}
-	r.ahead++
-	r.waiting[from]++
-	defer func() {
-		r.ahead--
-		if r.waiting[from]--; r.waiting[from] == 0 {
-			delete(r.waiting, from)
-		}
-	}()
 	over := time.NewTimer(aheadTime)
 	defer over.Stop()
 	for {
@@ -400,7 +415,7 @@ func (r *relay) await(ctx context.Context, from peer.ID, try func() (done bool, 
 		if err != nil {
 			return err
 		}
-		if done, err := try(); done {
+		if is, err := try(); is == settled {
 			return err
 		}
 	}

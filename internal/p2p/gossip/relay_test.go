@@ -250,6 +250,30 @@ func TestChunksAhead(t *testing.T) {
 	})
 }
 
+// A message of the same signer waits while the one before it is judged, and its
+// chunks with it: as many as may, and the others are not read meanwhile.
+func TestLargeBehindAnother(t *testing.T) {
+	inLab(t, 1, 1, func(t *testing.T, l *lab) {
+		l.serveLarge()
+		a, evil := l.nodes[0], l.liar(1, l.nodes[0])
+		for i, what := range []string{"good", "good", "good", "good", "good", "pause", "pause", "good"} { // the first ones have pace trust the peer
+			m := a.cut(largeMessage(what, 2<<20, uint64(i)))
+			evil.says(append([][]byte{evil.manifest(m.Manifest, nil)}, m.chunks()...)...)
+			if i < 5 {
+				time.Sleep(time.Second)
+			}
+			defer func() {
+				if n := a.times(string(m.data)); n != 1 {
+					t.Errorf("message %d came %d times", i, n)
+				}
+			}()
+		}
+		time.Sleep(10 * time.Second)
+		a.rests(t)
+		l.noPoints(nil)
+	})
+}
+
 // Manifests and chunks that no honest node sends cost who brings them.
 func TestBadManifests(t *testing.T) {
 	for name, c := range map[string]struct {
