@@ -44,8 +44,8 @@ func (n *Node) Backup(ctx context.Context, w io.Writer, withKeys bool) (*Manifes
 // does is an ErrLocked.
 func CreateBackup(ctx context.Context, cfg config.Config, w io.Writer, withKeys bool) (m *Manifest, err error) {
 	dir := filepath.Join(cfg.DataDir, "ledger")
-	if _, err := os.Stat(dir); err != nil {
-		return nil, fmt.Errorf("%s holds no ledger: name a data directory of parley (%w)", cfg.DataDir, err)
+	if err := hasLedger(cfg.DataDir); err != nil {
+		return nil, err
 	}
 	l, err := ledger.Open(ledger.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

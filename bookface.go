@@ -14,6 +14,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"github.com/parley-p2p/parley/internal/p2p/addrbook"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
 )
 
 // BookEntry is what the address book knows of one peer.
@@ -146,11 +147,8 @@ type ImportedAddresses struct {
 	Known        int           `json:"known"`         // peers in the book now
 }
 
-// RefusedLine is a line that was left out.
-type RefusedLine struct {
-	Line int    `json:"line"` // from 1
-	Why  string `json:"why"`
-}
+// RefusedLine is a line that was left out, from 1.
+type RefusedLine = reputation.RefusedLine
 
 // ImportAddresses adds the peers of JSON lines to the address book, as told by
 // the operator: signed records are verified, and the peers are to be dialled

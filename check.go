@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,8 +33,8 @@ func (e *DamageError) Unwrap() error { return e.Err }
 // somebody else is a *[StartError].
 func CheckLedger(ctx context.Context, dataDir string, progress func(done, total uint64)) (height uint64, err error) {
 	dir := filepath.Join(dataDir, "ledger")
-	if _, err := os.Stat(dir); err != nil {
-		return 0, fmt.Errorf("%s holds no ledger: name a data directory of parley (%w)", dataDir, err)
+	if err := hasLedger(dataDir); err != nil {
+		return 0, err
 	}
 	l, err := ledger.Open(ledger.Options{Dir: dir, Log: slog.New(slog.DiscardHandler), ReadOnly: true})
 	if err != nil {
@@ -56,4 +57,15 @@ func ledgerFault(err error) error {
 		return &DamageError{Height: corrupt.Height, Err: corrupt.Err}
 	}
 	return startFault(err)
+}
+
+// hasLedger tells who names another directory, or may not look into this one.
+func hasLedger(dataDir string) error {
+	switch _, err := os.Stat(filepath.Join(dataDir, "ledger")); {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("the ledger in %s: %w: ask as the user that runs its node", dataDir, err)
+	case err != nil:
+		return fmt.Errorf("%s holds no ledger: name a data directory of parley (%w)", dataDir, err)
+	}
+	return nil
 }

@@ -257,7 +257,7 @@ const schema = 1
 // openDataDir makes the directory, or checks that it is ours to use.
 func openDataDir(dir, network string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return &StartError{104, fmt.Errorf("data directory: %w", err)}
+		return &StartError{104, fmt.Errorf("data directory %s cannot be made: %w: choose another --data-dir", dir, err)}
 	}
 	info, err := os.Stat(dir)
 	if err != nil {

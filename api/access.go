@@ -77,7 +77,7 @@ func NewToken(cfg config.Config, sub, scope string, ttl time.Duration) (string, 
 		return "", fmt.Errorf("scope %q: want read or admin", scope)
 	}
 	if ttl <= 0 || ttl > maxLifetime {
-		return "", fmt.Errorf("lifetime %s: want more than 0 and at most %s", ttl, maxLifetime)
+		return "", fmt.Errorf("lifetime (--ttl) %s: want more than 0 and at most %s", ttl, maxLifetime)
 	}
 	secrets, err := parley.ReadTokenSecrets(cfg)
 	if err != nil {
@@ -236,7 +236,7 @@ func tokenFault(err error) error {
 
 // permit tells whether c may use a route; nil = yes.
 func (s *Server) permit(c caller, a access) *problem {
-	need := "a token"
+	need, scope := "a token", ""
 	switch {
 	case a == open, c.admin, a == read && (c.token || s.live.Load().publicRead), a == anybody && c.token:
 		return nil
@@ -245,9 +245,9 @@ func (s *Server) permit(c caller, a access) *problem {
 	case len(s.live.Load().secrets) == 0:
 		return tokensOffProblem()
 	case a == admin:
-		need = "a token of scope admin"
+		need, scope = "a token of scope admin", " --scope admin"
 	}
-	p := unauthenticated.problem("this needs " + need + ": send Authorization: Bearer …; parley token create makes one")
+	p := unauthenticated.problem("this needs " + need + ": send Authorization: Bearer …; parley token create" + scope + " makes one")
 	p.refused = "token"
 	return p
 }

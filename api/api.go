@@ -178,8 +178,8 @@ func (s *Server) getLarge(pattern string, places *slots, serve http.HandlerFunc)
 }
 
 // raw adds a route that is served by hand and described in the document.
-func (s *Server) raw(r route, op huma.Operation) {
-	op.Method, op.Path = r.method, r.pattern
+func (s *Server) raw(r route, op huma.Operation, f form) {
+	s.describe(&op, r, f)
 	s.huma.OpenAPI().AddOperation(&op)
 	s.handle(r)
 }
@@ -191,6 +191,7 @@ type humaAdapter struct{ *Server }
 const (
 	accessKey = "access"
 	placesKey = "places"
+	alsoKey   = "also"
 )
 
 func (a humaAdapter) Handle(op *huma.Operation, serve func(huma.Context)) {
@@ -231,8 +232,9 @@ func (s *Server) documentRoutes() {
 			serveTagged(w, r, b, tagOf(b), mediaType)
 		})
 	}
+	s.describeNull()
 	doc := s.huma.OpenAPI()
 	document("/openapi.json", "application/openapi+json", doc.MarshalJSON)
 	document("/openapi.yaml", "application/openapi+yaml", doc.YAML)
-	document("/openapi-3.0.json", "application/openapi+json", doc.Downgrade)
+	document("/openapi-3.0.json", "application/openapi+json", s.downgrade)
 }

@@ -10,8 +10,8 @@ const backupType = "application/zstd"
 
 func (s *Server) backupRoutes() {
 	s.raw(route{method: http.MethodGet, pattern: prefix + "backup", access: admin, places: s.dumps, serve: s.backup}, huma.Operation{
-		OperationID: "get-backup", Summary: "A backup of this node as it stands: tar, zstd; ?with_keys=true by the local socket only",
-	})
+		OperationID: "get-backup", Summary: "A backup of this node as it stands: tar, zstd",
+	}, form{query: []*huma.Param{param("with_keys", huma.TypeBoolean, "by the local socket only")}, gives: backupType})
 }
 
 // backup streams a backup. One that fails on its way is cut off, and then has

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -16,16 +17,19 @@ import (
 
 func (s *Server) banRoutes() {
 	operation(s, http.MethodGet, "bans", read, "Who is banned, newest first; with all also bans that ended in the last 30 days", s.bans, s.large)
-	operation(s, http.MethodPost, "bans", admin, "Ban a peer, an address or a range", s.ban, func(op *huma.Operation) { op.DefaultStatus = http.StatusCreated })
+	operation(s, http.MethodPost, "bans", admin, "Ban a peer, an address or a range", s.ban, created, also(http.StatusOK))
 	operation(s, http.MethodDelete, "bans", admin, "Lift all bans of an origin, or all", s.clearBans)
 	operation(s, http.MethodGet, "bans/check", read, "Whether a peer or an address is banned, and by which ban", s.checkBan)
 	operation(s, http.MethodGet, "bans/{target}", read, "The ban of just this target", s.banOf)
 	operation(s, http.MethodDelete, "bans/{target}", admin, "Lift the bans of just this target", s.unban)
 	s.raw(route{method: http.MethodGet, pattern: prefix + "bans/export", access: read, places: s.dumps, serve: s.exportBans}, huma.Operation{
 		OperationID: "get-bans-export", Summary: "The bans that hold as JSON lines",
-	})
+	}, form{gives: linesType})
 	s.raw(route{method: http.MethodPost, pattern: prefix + "bans/import", access: admin, maxBody: maxImport, places: s.dumps, serve: s.importBans}, huma.Operation{
 		OperationID: "post-bans-import", Summary: "Ban what a list names: a target a line, or JSON lines as an export has them; bad lines are left out and told",
+	}, form{
+		query: []*huma.Param{param("force", huma.TypeBoolean, "also those that would cut off this node's own peers")}, takes: []string{linesType, "text/plain"},
+		gives: "application/json", answer: reflect.TypeFor[parley.BanImport](),
 	})
 }
 

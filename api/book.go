@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -22,10 +23,10 @@ func (s *Server) bookRoutes() {
 	operation(s, http.MethodGet, "addrbook", admin, "The address book: tried peers first, then new ones", s.addrbook, s.large)
 	s.raw(route{method: http.MethodGet, pattern: prefix + "addrbook/export", access: admin, places: s.dumps, serve: s.exportBook}, huma.Operation{
 		OperationID: "get-addrbook-export", Summary: "The address book as JSON lines, with the signed records",
-	})
+	}, form{gives: linesType})
 	s.raw(route{method: http.MethodPost, pattern: prefix + "addrbook/import", access: admin, maxBody: maxImport, places: s.dumps, serve: s.importBook}, huma.Operation{
 		OperationID: "post-addrbook-import", Summary: "Add the peers of JSON lines, as an export has them; bad lines are left out and told",
-	})
+	}, form{takes: []string{linesType}, gives: "application/json", answer: reflect.TypeFor[parley.ImportedAddresses]()})
 }
 
 func (s *Server) addrbook(_ context.Context, in *struct {

@@ -47,7 +47,7 @@ them. parley status --bundle FILE, peers list, bans list, chain status and the l
 func (s *Server) bundleRoutes() {
 	s.raw(route{method: http.MethodGet, pattern: prefix + "debug/bundle", access: admin, places: s.dumps, serve: s.bundle}, huma.Operation{
 		OperationID: "get-debug-bundle", Summary: "What helps to find a fault, without secrets: a zip of answers, metrics, stacks and the newest lines of the log",
-	})
+	}, form{gives: bundleType})
 }
 
 // bundle streams a bundle. One that fails on its way is cut off, and has no

@@ -16,6 +16,7 @@ import (
 // changes only in its form, with the program, so a client that has it is told so.
 func (s *Server) byHash(op *huma.Operation) {
 	v := s.node.Version()
+	also(http.StatusNotModified)(op)
 	form := strings.Trim(tagOf([]byte(v.Version+" "+v.Commit)), `"`)[:8]
 	op.Middlewares = append(op.Middlewares, func(ctx huma.Context, next func(huma.Context)) {
 		hash, err := chain.ParseHash(ctx.Param("ref"))

@@ -31,7 +31,7 @@ func (s *Server) dhtRoutes() {
 	operation(s, http.MethodPut, "dht/values", admin, "Sign a value of at most 3840 bytes and store it, again each 12 h", s.putDHTValue, s.asksDHT)
 	s.raw(route{method: http.MethodPost, pattern: prefix + "dht/crawl", access: admin, places: s.queries, serve: s.crawlDHT}, huma.Operation{
 		OperationID: "post-dht-crawl", Summary: "Ask each peer of the DHT for its whole table: one JSON object a line, as each is done",
-	})
+	}, form{gives: linesType})
 }
 
 func (s *Server) dhtTable(_ context.Context, p *Page) (*answer[list[parley.DHTBucket]], error) {

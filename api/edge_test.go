@@ -120,29 +120,6 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestOpenAPI(t *testing.T) {
-	s := idleServer(t, nil)
-	doc := call(s, parley.Listener{}, stranger, "GET", "/openapi.json", "").json(t)
-	if v, _ := doc["openapi"].(string); !strings.HasPrefix(v, "3.1") {
-		t.Errorf("openapi %v", doc["openapi"])
-	}
-	paths := doc["paths"].(map[string]any)
-	for _, pattern := range s.patterns() {
-		method, path, _ := strings.Cut(pattern, " ")
-		if !strings.HasPrefix(path, prefix) {
-			continue
-		}
-		if item, _ := paths[path].(map[string]any); item == nil || item[strings.ToLower(method)] == nil {
-			t.Errorf("the document has no %s", pattern)
-		}
-	}
-	for _, path := range []string{"/openapi.yaml", "/openapi-3.0.json"} {
-		if got := call(s, parley.Listener{}, stranger, "GET", path, ""); got.status != 200 || !strings.Contains(string(got.body), "/api/v1/status") {
-			t.Errorf("%s: %d", path, got.status)
-		}
-	}
-}
-
 // TestStopUnderLoad ends a server while clients ask it for everything.
 func TestStopUnderLoad(t *testing.T) {
 	h := start(t, nil)

@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -27,7 +28,7 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 		defer func() {
 			endSpan(span, rec.code())
 			took := time.Since(began)
-			s.metrics.done(rt, r.Method, rec.code(), took)
+			s.metrics.done(rt, r.Method, rec.code(), took, span)
 			s.log.Debug("request served", "method", methodLabel(r.Method), "route", routeLabel(rt), "status", rec.code(), "took", took)
 		}()
 		h := w.Header()
@@ -63,7 +64,7 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 // admit lets a request in, or says why not.
 func (s *Server) admit(l parley.Listener, r *http.Request, rt *route) (caller, *problem) {
 	if l.Loopback && !hostAllowed(r.Host, s.live.Load().hosts) {
-		p := forbidden.problem("the Host of a request to a loopback address must be an IP address, localhost or in api.allowed_hosts")
+		p := forbidden.problem(hostRefused(r.Host))
 		p.refused = "host"
 		return caller{}, p
 	}
@@ -125,11 +126,18 @@ func (s *Server) noRoute(h http.Header, r *http.Request) *problem {
 	if len(allow) == 0 && isGRPC(r) {
 		return noProcedure(r.URL.Path)
 	}
+	if len(allow) == 0 && r.URL.Path == "/metrics" {
+		return notFound.problem("metrics are served at ops.listen, by default http://127.0.0.1:9090/metrics")
+	}
 	if len(allow) == 0 {
-		return notFound.problem("no such route: see /openapi.json")
+		return notFound.problem("no such route: see /docs, or /openapi.json")
 	}
 	h.Set("Allow", strings.Join(allow, ", "))
 	return methodOrType.problem("this route takes " + strings.Join(allow, " and "))
+}
+
+func hostRefused(host string) string {
+	return fmt.Sprintf("Host %.100q: at a loopback address it must be an IP address, localhost or in api.allowed_hosts", host)
 }
 
 // hostAllowed stands against browsers that were led to a loopback address by a

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,12 @@ import (
 	"github.com/parley-p2p/parley"
 	"github.com/parley-p2p/parley/config"
 )
+
+// openMethods are those that ask for scope read alone. The
+// table of access is held to it, or a slip in that one would open a method.
+const openMethods = `rpc_modules web3_clientVersion net_peerCount net_listening net_version
+	eth_blockNumber eth_chainId eth_syncing eth_getBlockByNumber parley_status parley_peers parley_chain parley_subscribe parley_unsubscribe
+	bitcoin_getpeerinfo bitcoin_getconnectioncount bitcoin_getnetworkinfo bitcoin_listbanned bitcoin_isbanned`
 
 // TestEveryMethodIsClassified holds the table of access against the methods of
 // the receivers: one that nobody has thought about would be open.
@@ -36,9 +43,16 @@ func TestEveryMethodIsClassified(t *testing.T) {
 			t.Errorf("method %s is not classified: say in rpcAccess who may use it", name)
 		}
 	}
-	for name := range rpcAccess {
+	for name, need := range rpcAccess {
 		if !there[name] {
 			t.Errorf("method %s is gone", name)
+		}
+		want := admin
+		if name == rpcDenied || slices.Contains(strings.Fields(openMethods), name) {
+			want = read
+		}
+		if need != want {
+			t.Errorf("method %s asks for access %d, want %d: say in this test who may use it", name, need, want)
 		}
 	}
 }

@@ -21,7 +21,8 @@ func (s *Server) logRoutes() {
 	})
 	operation(s, http.MethodPut, "log-levels", admin, "Change what each room logs until the node starts again", s.setLogLevels)
 	s.raw(route{method: http.MethodGet, pattern: prefix + "logs", access: admin, stream: true, serve: s.logLines},
-		huma.Operation{OperationID: "get-logs", Summary: "The log as it is written, as server-sent events; ?last=N lines first"})
+		huma.Operation{OperationID: "get-logs", Summary: "The log as it is written, as server-sent events"},
+		form{query: []*huma.Param{param("last", huma.TypeInteger, "so many lines first"), param("token", huma.TypeString, "in place of the header")}, gives: streamType})
 }
 
 type newLevels struct {

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/parley-p2p/parley/internal/tracing"
 )
 
 type metrics struct {
@@ -55,12 +58,12 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, errors.Join(errs...)
 }
 
-func (m *metrics) done(r *route, method string, status int, took time.Duration) {
+func (m *metrics) done(r *route, method string, status int, took time.Duration, span trace.Span) {
 	pattern := noRoute
 	if r != nil {
 		pattern = r.pattern
 		if !r.stream {
-			m.seconds.WithLabelValues(pattern).Observe(took.Seconds())
+			tracing.Observe(m.seconds.WithLabelValues(pattern), took.Seconds(), span)
 		}
 	}
 	m.requests.WithLabelValues(pattern, methodLabel(method), strconv.Itoa(status)).Inc()

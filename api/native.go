@@ -25,9 +25,7 @@ func operation[I, O any](s *Server, method, path string, a access, summary strin
 	op := huma.Operation{
 		OperationID: operationID(method, path), Method: method, Path: prefix + path, Summary: summary,
 		Metadata: map[string]any{accessKey: a}, MaxBodyBytes: defaultMaxBody + humaSpare, BodyReadTimeout: bodyTimeout,
-	}
-	if a != open {
-		op.Security = []map[string][]string{{"token": {}}}
+		Security: security(a), Responses: map[string]*huma.Response{},
 	}
 	for _, m := range more {
 		m(&op)
@@ -39,6 +37,8 @@ func operation[I, O any](s *Server, method, path string, a access, summary strin
 		}
 		return out, nil
 	})
+	statuses, _ := op.Metadata[alsoKey].([]int)
+	describeAlso(op.Responses, statuses)
 }
 
 func operationID(method, path string) string {

@@ -25,8 +25,8 @@ func (s *Server) peerRoutes() {
 	operation(s, http.MethodGet, "peers/history", read, "How connections ended and who was refused, newest first", s.wholeHistory)
 	operation(s, http.MethodGet, "peers/{id}/history", read, "What happened with one peer's connections, newest first", s.historyOf)
 
-	operation(s, http.MethodPost, "peers", admin, "Connect once, or with static keep a peer for ever; 202 while who it is is not known", s.addPeer)
-	operation(s, http.MethodDelete, "peers/{id}", admin, "End that a peer, or a static peer by its text, is kept, and close the connection; 200 where there is something to know", s.removePeer)
+	operation(s, http.MethodPost, "peers", admin, "Connect once, or with static keep a peer for ever; 202 while who it is is not known", s.addPeer, created, also(http.StatusAccepted))
+	operation(s, http.MethodDelete, "peers/{id}", admin, "End that a peer, or a static peer by its text, is kept, and close the connection; 200 where there is something to know", s.removePeer, also(http.StatusNoContent))
 	operation(s, http.MethodPost, "peers/{id}/connect", admin, "Connect once with a peer whose address is known", s.connectPeer)
 	operation(s, http.MethodPost, "peers/{id}/disconnect", admin, "Close the connection with a peer", s.disconnectPeer)
 	operation(s, http.MethodPost, "peers/{id}/trust", admin, "Never evict a peer nor ban it for points", s.trustPeer)

@@ -22,7 +22,7 @@ func (s *Server) opsHandler(loopback bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", s.livez)
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.reg, promhttp.HandlerOpts{EnableOpenMetrics: true})) // the form that has exemplars
 	mux.HandleFunc("GET /debug/pprof/", s.profiles(loopback, pprof.Index))
 	mux.HandleFunc("GET /debug/pprof/cmdline", s.profiles(loopback, pprof.Cmdline))
 	mux.HandleFunc("GET /debug/pprof/profile", s.profiles(loopback, pprof.Profile))
@@ -31,7 +31,7 @@ func (s *Server) opsHandler(loopback bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if loopback && !hostAllowed(r.Host, s.live.Load().hosts) {
-			http.Error(w, "the Host of a request to a loopback address must be an IP address, localhost or in api.allowed_hosts", http.StatusForbidden)
+			http.Error(w, hostRefused(r.Host), http.StatusForbidden)
 			return
 		}
 		mux.ServeHTTP(w, r)

@@ -21,9 +21,12 @@ const (
 
 func (s *Server) recordRoutes() {
 	operation(s, http.MethodPost, "records", anybody, "Submit a record; one that the author did not sign needs scope admin", s.submit,
-		func(op *huma.Operation) { op.MaxBodyBytes = maxRecordBody + humaSpare })
+		func(op *huma.Operation) { op.MaxBodyBytes = maxRecordBody + humaSpare }, also(http.StatusAccepted))
 	s.raw(route{method: http.MethodPost, pattern: prefix + "records/batch", access: anybody, maxBody: maxBatchBody, serve: s.batch}, huma.Operation{
 		OperationID: "post-records-batch", Summary: "Submit records, one JSON object a line; answers one line each, in order",
+	}, form{
+		query: []*huma.Param{param("ack", huma.TypeString, "committed or accepted"), param("timeout", huma.TypeString, "to wait for the blocks")},
+		takes: []string{linesType, "application/jsonl"}, gives: linesType,
 	})
 	operation(s, http.MethodGet, "records/{id}", read, "One record with its state", s.record)
 	operation(s, http.MethodGet, "records", read, "The records of a subject or an author", s.history, s.large)

@@ -199,7 +199,7 @@ func (p pair) shapes(t *testing.T) {
 	hostAddr := h.node.Info().Advertised[0]
 	author := hex.EncodeToString(make([]byte, 32))
 	var b bytes.Buffer
-	seen := map[string]bool{}
+	seen, doc := map[string]bool{}, documentOf(t, h.Server)
 	for _, c := range []struct {
 		h                   *house
 		pattern, path, body string
@@ -290,6 +290,11 @@ func (p pair) shapes(t *testing.T) {
 		fmt.Fprintf(&b, "%s %s\n  %d %s\n  %s\n", method, path, got.status, got.header.Get("Content-Type"), shapeOf(got))
 		if got.header.Get("X-Content-Type-Options") != "nosniff" || got.header.Get("Cross-Origin-Resource-Policy") != "same-origin" {
 			t.Errorf("%s: without the headers that every answer has", path)
+		}
+		if strings.Contains(c.pattern, " "+prefix) {
+			if err := doc.fault(c.pattern, got); err != nil {
+				t.Errorf("%s %s is not as /openapi.json says: %v", method, path, err)
+			}
 		}
 	}
 	golden(t, "routes.golden", b.Bytes())

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"reflect"
 	"time"
 
 	"connectrpc.com/connect"
@@ -49,7 +50,7 @@ func (s *Server) messageRoutes() {
 		maxBody: int64(s.cfg.Sidecar.MaxMessage), serve: s.publish,
 	}, huma.Operation{
 		OperationID: "post-gossip-topics-topic-messages", Summary: "Send the body's bytes to all that take a topic; sidecar networks only",
-	})
+	}, form{takes: []string{"application/octet-stream"}, gives: "application/json", answer: reflect.TypeFor[published](), status: http.StatusAccepted})
 }
 
 type published struct {

@@ -23,14 +23,24 @@ const (
 	clientFrame  = 4 << 10 // bytes
 	closeReason  = 123     // bytes of the text that a close frame has room for
 	subProtocol  = "parley.v1"
+	streamType   = "text/event-stream"
 	closeTooSlow = websocket.StatusCode(4008)
 )
 
 func (s *Server) streamRoutes() {
+	choice := []*huma.Param{
+		param("types", huma.TypeString, "patterns of types with commas between them; all but log.*, stats.* and peer.sampled"),
+		param("since", huma.TypeInteger, "the seq after which to go on"), param("token", huma.TypeString, "in place of the header"),
+	}
 	s.raw(route{method: http.MethodGet, pattern: prefix + "ws", access: read, stream: true, serve: s.webSocket},
-		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol})
+		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol + "; docs/events.md describes it"},
+		form{query: choice, status: http.StatusSwitchingProtocols})
 	s.raw(route{method: http.MethodGet, pattern: prefix + "events", access: read, stream: true, serve: s.events},
-		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events"})
+		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events; docs/events.md describes it"},
+		form{
+			query: append(choice, &huma.Param{Name: "Last-Event-ID", In: "header", Description: "as since", Schema: &huma.Schema{Type: huma.TypeInteger}}),
+			gives: streamType,
+		})
 }
 
 // hello is the first message of a stream.
@@ -331,7 +341,7 @@ type sseWriter struct {
 
 func newSSE(w http.ResponseWriter) *sseWriter {
 	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
+	h.Set("Content-Type", streamType)
 	h.Set("Cache-Control", "no-store")
 	return &sseWriter{w: w, rc: http.NewResponseController(w)}
 }

@@ -11,7 +11,7 @@ import (
 func (s *Server) validatorRoutes() {
 	operation(s, http.MethodGet, "chain/validators", read, "Who signs the next block", s.validators)
 	operation(s, http.MethodPost, "chain/validators", admin,
-		"Change who signs the blocks: by what to add and remove, or by a change that was prepared; 202 while approvals or the block are missing", s.changeValidators)
+		"Change who signs the blocks: by what to add and remove, or by a change that was prepared; 202 while approvals or the block are missing", s.changeValidators, also(http.StatusAccepted))
 }
 
 func (s *Server) validators(_ context.Context, p *Page) (*answer[list[parley.Validator]], error) {

@@ -88,7 +88,7 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.Consortium.ChainID }, check: checkChainID},
 	{name: "consortium.genesis_hash", help: "only the chain with this genesis, 64 hex digits; empty = trust the first one met",
 		at: func(c *Config) any { return &c.Consortium.GenesisHash }, check: checkGenesisHash},
-	{name: "consortium.genesis_file", help: "start an empty store from this genesis.json",
+	{name: "consortium.genesis_file", help: "start an empty store from this genesis.json; a store of another chain is refused",
 		at: func(c *Config) any { return &c.Consortium.GenesisFile }},
 	{name: "consortium.role", help: "auto = validator when the chain's set holds our key",
 		at: func(c *Config) any { return &c.Consortium.Role }, oneOf: []string{RoleAuto, RoleFollower}},

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	gotoml "github.com/pelletier/go-toml/v2"
 )
@@ -70,7 +71,7 @@ func notLive(key string) string {
 func readSettings(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR): // who opens the directory says what it is
 		return nil, nil
 	case err != nil:
 		return nil, err

@@ -128,7 +128,7 @@ const headerRoom = 512 // bytes of a message's headers
 func (b *natsBroker) why(err error, m message) error {
 	switch {
 	case errors.Is(err, jetstream.ErrNoStreamResponse):
-		return fmt.Errorf("no stream of %s takes the subject %s: make one that does, such as `nats stream add --subjects '%s.>'` (%w)",
+		return fmt.Errorf("no stream of %s takes the subject %s: make one that does, such as `nats stream add EVENTS --subjects '%s.>'` (%w)",
 			b.at, m.subject, firstWord(m.subject), err)
 	case errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum):
 		return fmt.Errorf("%w: %w", errTooLarge, err)

@@ -255,7 +255,7 @@ func TestNATSLate(t *testing.T) {
 	}
 	defer b.close()
 	_, err = b.send(t.Context(), []message{{seq: 1, id: "x/1", subject: "other.subject", data: []byte("{}")}})
-	if err == nil || !strings.Contains(err.Error(), "no stream of "+s.url()+" takes the subject other.subject: make one that does, such as `nats stream add --subjects 'other.>'`") {
+	if err == nil || !strings.Contains(err.Error(), "no stream of "+s.url()+" takes the subject other.subject: make one that does, such as `nats stream add EVENTS --subjects 'other.>'`") {
 		t.Errorf("no stream: %v", err)
 	}
 	n, err := b.send(t.Context(), []message{{seq: 1, id: "x/2", subject: "parley.x", data: []byte("{}")}, {seq: 2, id: "x/3", subject: "parley.x", data: make([]byte, 2<<20)}})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,14 @@ func apiCommand(g *globals) *cobra.Command {
 			ctx, cancel := context.WithTimeout(c.Context(), g.timeout)
 			defer cancel()
 			return g.call(ctx, strings.ToUpper(args[0]), args[1], args[2:])
+		},
+	}, &cobra.Command{
+		Use: "openapi", Short: "The OpenAPI document of the node that is asked", Args: cobra.NoArgs,
+		Example: "parley api openapi > openapi.json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(c.Context(), g.timeout)
+			defer cancel()
+			return g.call(ctx, http.MethodGet, "/openapi.json", nil)
 		},
 	})
 	return c

@@ -39,7 +39,7 @@ func backupCreateCommand(g *globals) *cobra.Command {
 			"Not in it is what is of this machine's standing in the network and not of the chain: bans (bans export and bans import carry them over, and a list in\n" +
 			"PostgreSQL is backed up there), points, the address book, which fills again by itself, and what was put into the DHT by hand: put that again.\n" +
 			"With --with-keys it holds the node's identity and the secret of its tokens as well: keep it like a key. It is not encrypted.",
-		Example: "parley backup create --out parley.tar.zst\nparley backup create --out parley.tar.zst --with-keys --data-dir /var/lib/parley",
+		Example: "parley backup create --out parley.tar.zst\nparley backup create --out parley.tar.zst --with-keys \\\n--data-dir /var/lib/parley",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if out == "" {
 				return usage(c, errors.New("--out is missing: name the file to write"))
@@ -266,7 +266,7 @@ func backupRestoreCommand(g *globals) *cobra.Command {
 		Use: "restore FILE --data-dir DIR", Short: "Unpack a backup into an empty data directory", Args: cobra.ExactArgs(1),
 		Long: "Checks every file, and that the newest block belongs to the chain of its genesis. A node started on DIR goes on from there at once, and verifies the rest in the background.\n" +
 			"A restored validator votes again after two blocks that are committed after its start: before, it could sign twice for one height.",
-		Example: "parley backup restore parley.tar.zst --data-dir /var/lib/parley --genesis 93ff…",
+		Example: "parley backup restore parley.tar.zst --data-dir node4 --genesis 93ff…",
 		RunE: func(c *cobra.Command, args []string) error {
 			if g.dataDir == "" {
 				return usage(c, errors.New("--data-dir is missing: name the empty directory to restore into"))

@@ -277,7 +277,11 @@ func bansClear(g *globals) *cobra.Command {
 		Use: "clear", Short: "Lift all bans, or all of an origin", Args: cobra.NoArgs,
 		Example: "parley bans clear --origin auto --yes",
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := g.confirmed(sure, "--yes", "this lifts every ban of origin "+origin); err != nil {
+			lifts := "this lifts every ban"
+			if origin != "all" {
+				lifts += " of origin " + origin
+			}
+			if err := g.confirmed(sure, "--yes", lifts); err != nil {
 				return err
 			}
 			return changePeer(c.Context(), g, http.MethodDelete, query("bans", "origin", origin), nil, func(v struct {

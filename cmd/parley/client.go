@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -158,7 +159,13 @@ func (c *client) unreachable(ctx context.Context, err error) error {
 		}
 		err = wrapped.Err
 	}
-	return fail(exitUnreachable, "node %s does not answer: %w: start one with: parley devnet, or name another with --node", c.name, err)
+	mend := "start one with parley run or parley devnet, or name another with --node"
+	if _, bad := errors.AsType[*tls.CertificateVerificationError](err); bad {
+		mend = "name the file of its certificate, or of the CA's: SSL_CERT_FILE=FILE"
+	} else if errors.Is(err, http.ErrSchemeMismatch) {
+		mend = "write http:// for https://"
+	}
+	return fail(exitUnreachable, "node %s does not answer: %w: %s", c.name, err, mend)
 }
 
 func refusal(res *http.Response) error {
@@ -166,7 +173,10 @@ func refusal(res *http.Response) error {
 	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil || json.Unmarshal(b, e) != nil || e.Title == "" && e.Detail == "" {
 		*e = apiError{Detail: strings.ToLower(http.StatusText(res.StatusCode))}
-		if text := strings.TrimSpace(string(b)); text != "" && len(text) < 300 {
+		switch text := strings.TrimSpace(string(b)); {
+		case !json.Valid(b) && res.Request != nil:
+			e.Detail = fmt.Sprintf("%s answers %q, which is nothing that a parley node's API says: name one with --node", res.Request.URL.Host, res.Status)
+		case text != "" && len(text) < 300:
 			e.Detail += ": " + text
 		}
 	}

@@ -259,7 +259,7 @@ func configImportCommand(g *globals) *cobra.Command {
 		Use: "import FILE", Short: "Make a configuration file of another system's settings", Args: cobra.ExactArgs(1),
 		Long: "Of provchain FILE has lines NAME=VALUE, as for --env-file, or is a compose file; of prysm it is YAML of flags; of teranode it is\n" +
 			"settings.conf, of which --context chooses, such as dev.me. - is stdin. What has no key here is named on stderr. Secrets are not written.",
-		Example: "parley config import --from provchain node.env > parley.toml\nparley config import --from teranode settings.conf --context dev.me --out parley.toml\nparley config import --from prysm prysm.yaml",
+		Example: "parley config import --from provchain node.env > parley.toml\nparley config import --from teranode settings.conf \\\n--context dev.me --out parley.toml\nparley config import --from prysm prysm.yaml",
 	}
 	c.Flags().StringVar(&from, "from", "", "provchain, prysm or teranode")
 	c.Flags().StringVar(&scope, "context", os.Getenv("SETTINGS_CONTEXT"), "of Teranode's settings, such as dev.me; default: SETTINGS_CONTEXT")

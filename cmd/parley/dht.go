@@ -53,7 +53,7 @@ func dhtCommand(g *globals) *cobra.Command {
 		findProvidersCommand(g),
 		&cobra.Command{Use: "provide CID", Short: "Tell that this node has something, again each 12 h while it runs", Args: cobra.ExactArgs(1),
 			Long:    "CID names it; any other text is no error, but stands for its SHA-256, which is then told. The peers that are shown took it.",
-			Example: "parley dht provide bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy",
+			Example: "parley dht provide 'our snapshots'",
 			RunE: func(c *cobra.Command, args []string) error {
 				return dhtPost(c.Context(), g, "dht/provide", map[string]any{"key": args[0]}, "no peer took it")
 			}},
@@ -65,7 +65,7 @@ func dhtCommand(g *globals) *cobra.Command {
 func findProvidersCommand(g *globals) *cobra.Command {
 	return &cobra.Command{Use: "find-providers CID", Short: "Look for peers that say that they have something", Args: cobra.ExactArgs(1),
 		Long:    "CID names it; any other text is no error, but stands for its SHA-256, which is then told. What peers say is where to dial, and no proof.",
-		Example: "parley dht find-providers bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy --limit 5",
+		Example: "parley dht find-providers 'our snapshots' --limit 5",
 		RunE: func(c *cobra.Command, args []string) error {
 			in := map[string]any{"key": args[0]}
 			if g.limit > 0 {

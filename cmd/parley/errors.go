@@ -105,7 +105,9 @@ func (e *apiError) Error() string {
 	}
 	switch e.exit() {
 	case exitRefused:
-		text += ": give a token with --token-file (make one on the node's machine: parley token create), or ask by the node's local socket"
+		if text = withToken(text); e.Code == "PLY-013" {
+			text += "; or ask by the node's local socket"
+		}
 	case exitNotFound, exitTimeout:
 	default:
 		if e.Status == http.StatusTooManyRequests {
@@ -116,6 +118,20 @@ func (e *apiError) Error() string {
 		text += " [" + e.Code + "]"
 	}
 	return text
+}
+
+// withToken says how a command comes by the token that it lacks, in place of how
+// a request does.
+func withToken(text string) string {
+	what, _, _ := strings.Cut(text, ": send Authorization")
+	if !strings.Contains(what, "a token") {
+		return text // a Host or an origin is refused, or no token is checked
+	}
+	scope := ""
+	if strings.Contains(what, "scope admin") {
+		scope = " --scope admin"
+	}
+	return what + ": give one with --token-file FILE (on the node's machine: parley token create" + scope + " > FILE), or ask by the node's local socket"
 }
 
 func (e *apiError) exit() int {

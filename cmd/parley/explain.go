@@ -58,7 +58,7 @@ var codes = []explained{
 
 	{"PLY-100", "no answer", "The node that was asked does not answer.", "Start it with parley run or parley devnet, or name another with --node.", nil},
 	{"PLY-101", "configuration", "The configuration has faults; the node does not start (exit 78).", "Each fault has its line, key and mend: parley config validate.", nil},
-	{"PLY-102", "peers item", "An item of PEERS is empty, there twice, unreadable or this node itself; it is left out.", "Correct the item that the warning names.", nil},
+	{"PLY-102", "peers item", "An item of PEERS is there twice, unreadable or this node itself; it is left out.", "Correct the item that the warning names.", nil},
 	{"PLY-103", "clock_skew", "Blocks of others are proposed at times that this node's clock does not know, or most peers have another time (clock_skew_peers).", "Set the clock, on whichever machine is wrong: timedatectl set-ntp true.", []string{"clock_skew_peers"}},
 	{"PLY-104", "data directory", "The data directory, a file in it or a backup cannot be used: owner, mode, disk, damage.", "The text names the file. parley chain check DIR verifies a chain; a damaged one syncs again from peers or comes from a backup.", []string{"block_damaged", "store"}},
 	{"PLY-105", "disk_low", "The disk of the data directory is nearly full; the node takes no more records before it is too late.", "Make room, or move the data directory. It goes on by itself.", nil},

@@ -28,7 +28,8 @@ func genesisNewCommand(g *globals) *cobra.Command {
 		Use: "new", Short: "Make a genesis with many validators at once", Args: cobra.NoArgs,
 		Long: "Writes a genesis.json. Give it to every validator as consortium.genesis_file, and pin its hash with consortium.genesis_hash elsewhere.\n" +
 			"A KEY is what parley key show prints: the peer id, or the public key.",
-		Example: "parley chain genesis new --validator node1=12D3KooW… --validator node2=12D3KooW… --validator node3=12D3KooW… --out genesis.json",
+		Example: "parley chain genesis new --chain-id our-chain --out genesis.json \\\n" +
+			"--validator node1=12D3KooW… --validator node2=12D3KooW… \\\n--validator node3=12D3KooW…",
 		RunE: func(*cobra.Command, []string) error {
 			gen, err := newGenesis(chainID, validators, admins)
 			if err != nil {

@@ -33,11 +33,27 @@ func TestHelpFits(t *testing.T) {
 			t.Fatal(path, err)
 		}
 		pageOrder(t, path, out.String())
+		fits(t, root, path)
 		for line := range strings.Lines(out.String()) {
 			line = strings.TrimRight(ansi.Strip(line), " \n")
 			if n := ansi.StringWidth(line); n > helpColumns {
 				t.Errorf("parley %s --help: %d columns, want at most %d: %s", strings.Join(path, " "), n, helpColumns, line)
 			}
+		}
+	}
+}
+
+// fits: in 80 columns a longer example is cut, and cannot be copied.
+func fits(t *testing.T, root *cobra.Command, path []string) {
+	t.Helper()
+	const most = 70
+	c, _, err := root.Find(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(c.Example, "\n") {
+		if n := ansi.StringWidth(line); n > most {
+			t.Errorf("parley %s --help: an example has %d columns, want at most %d: %s", strings.Join(path, " "), n, most, line)
 		}
 	}
 }

@@ -116,7 +116,7 @@ func (g *globals) keyImport(name, format string, replace bool) error {
 	}
 	key, err := parley.ImportKey(bytes.TrimSpace(b), format)
 	if err != nil {
-		return fmt.Errorf("import %s: %w", name, err)
+		return fmt.Errorf("import %s: %w: want a key as parley key export writes it, or name its form with --format", name, err)
 	}
 	path, err := g.keyPath()
 	if err != nil {

@@ -3,14 +3,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"charm.land/fang/v2"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/parley-p2p/parley"
 )
@@ -68,7 +71,17 @@ func rootCommand(g *globals) *cobra.Command {
 // makes a command that only holds others say so instead of doing nothing.
 func strict(c *cobra.Command) {
 	c.SuggestionsMinimumDistance = 2 // letters
-	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, flagFault(err)) })
+	before := c.PreRun
+	c.PreRunE = func(c *cobra.Command, args []string) error {
+		if err := c.ValidateFlagGroups(); err != nil {
+			return usage(c, groupFault(err))
+		}
+		if before != nil {
+			before(c, args)
+		}
+		return nil
+	}
 	if c.RunE == nil && c.Run == nil && c.HasSubCommands() {
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(c *cobra.Command, args []string) error {
@@ -99,8 +112,51 @@ func strict(c *cobra.Command) {
 	}
 }
 
+// flagFault says what a flag wants whose value does not parse, in the words of
+// the manual and not of the parser.
+func flagFault(err error) error {
+	bad, is := errors.AsType[*pflag.InvalidValueError](err)
+	if !is {
+		return err
+	}
+	var want string
+	switch kind := bad.GetFlag().Value.Type(); {
+	case kind == "duration":
+		want = "a duration like 10s or 24h"
+	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
+		want = "a whole number"
+	case kind == "bool":
+		want = "true or false"
+	default:
+		return err
+	}
+	return fmt.Errorf("--%s %q: want %s", bad.GetFlag().Name, bad.GetValue(), want)
+}
+
+// What cobra says of groups of flags.
+var (
+	together = regexp.MustCompile(`none of the others can be; \[(.+)\] were all set$`)
+	missing  = regexp.MustCompile(`^at least one of the flags in the group \[(.+)\] is required$`)
+)
+
+func groupFault(err error) error {
+	if m := together.FindStringSubmatch(err.Error()); m != nil {
+		return fmt.Errorf("--%s do not go together", strings.Join(strings.Fields(m[1]), " and --"))
+	}
+	if m := missing.FindStringSubmatch(err.Error()); m != nil {
+		return fmt.Errorf("--%s is missing", strings.Join(strings.Fields(m[1]), " or --"))
+	}
+	return err
+}
+
 // wantArgs says in the words of the command what cobra says in numbers.
 func wantArgs(c *cobra.Command, args []string, err error) error {
+	if strings.HasPrefix(err.Error(), "unknown command") { // of cobra.NoArgs
+		if !c.HasSubCommands() {
+			return fmt.Errorf("%q is too much: %s takes no arguments", args[0], c.CommandPath())
+		}
+		return fmt.Errorf("%w%s", err, didYouMean(c.SuggestionsFor(args[0])))
+	}
 	_, want, ok := strings.Cut(c.Use, " ")
 	if text := err.Error(); !ok || !strings.HasPrefix(text, "accepts ") && !strings.HasPrefix(text, "requires ") {
 		return err

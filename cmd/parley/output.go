@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/template"
 	"time"
@@ -171,6 +173,9 @@ func writeTemplate(w io.Writer, text string, body []byte) error {
 		return fmt.Errorf("read the node's answer: %w", err)
 	}
 	if err := t.Execute(w, v); err != nil {
+		if keys, is := v.(map[string]any); is {
+			return fail(exitUsage, "%w: the answer has %s", err, strings.Join(slices.Sorted(maps.Keys(keys)), ", "))
+		}
 		return fail(exitUsage, "%w", err)
 	}
 	_, err = fmt.Fprintln(w)

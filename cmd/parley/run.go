@@ -40,7 +40,7 @@ func runCommand(g *globals) *cobra.Command {
 			"reason on one line (a disk that is full or broken, an engine that can not go on: a restart is safe); 2 after a panic; " +
 			"78 for what a restart does not mend: configuration, data directory. SIGHUP reads the configuration again as parley config reload does; SIGUSR1 writes all stacks to the log.",
 		Example: "parley run\nparley run --peers node1:8080,node2:8080\n" +
-			"parley run --peers 127.0.0.1:8080 --data-dir node4 \\\n--api-listen 127.0.0.1:8083 --p2p-port 9909 --ops-listen 127.0.0.1:9093",
+			"parley run --peers 127.0.0.1:8080 --data-dir node4 --p2p-port 9909 \\\n--api-listen 127.0.0.1:8083 --ops-listen 127.0.0.1:9093",
 	}
 	flags := addConfigFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {

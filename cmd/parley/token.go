@@ -32,6 +32,9 @@ func tokenCommand(g *globals) *cobra.Command {
 			if errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("make token: %w: the first start of a node makes it; name the directory of one with --data-dir", err)
 			}
+			if errors.Is(err, fs.ErrPermission) {
+				return fmt.Errorf("make token: %w: ask as the user that runs the node", err)
+			}
 			if err != nil {
 				return fmt.Errorf("make token: %w", err)
 			}

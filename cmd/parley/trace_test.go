@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -124,7 +125,8 @@ func TestTraces(t *testing.T) {
 	}
 	a := startFleetNode(t, "a", settings("anna")...)
 	submit(a, "before")
-	b := startFleetNode(t, "b", settings("ben", "p2p.static_peers="+a.addr)...)
+	ops := freeAddr()
+	b := startFleetNode(t, "b", settings("ben", "p2p.static_peers="+a.addr, "ops.listen="+ops)...)
 	b.until("it has caught up", patience, func() bool {
 		var c parley.Chain
 		return b.get("chain", &c) == nil && c.Height >= 1
@@ -181,12 +183,44 @@ func TestTraces(t *testing.T) {
 		}
 		return false
 	})
+	for histogram, name := range map[string]string{
+		"parley_gossip_validate_seconds": "block", "parley_handshake_seconds": "handshake", "parley_api_request_seconds": "http",
+	} {
+		b.until("an exemplar of "+histogram, patience, func() bool { return r.exemplar(t, "http://"+ops+"/metrics", histogram, "ben", name) })
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t.Logf("%d spans", len(r.spans))
 	if len(r.faults) > 0 {
 		t.Errorf("the receiver refused: %s", strings.Join(r.faults, "\n"))
 	}
+}
+
+// exemplar tells whether a bucket of a histogram names the trace of a span.
+func (r *receiver) exemplar(t *testing.T, url, histogram, instance, name string) bool {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	page, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(histogram+`_bucket.* # \{trace_id="(\w+)"\}`).FindAllSubmatch(page, -1) {
+		for _, s := range r.of(instance, name) {
+			if hex.EncodeToString(s.TraceId) == string(m[1]) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func submit(n *fleetNode, subject string) {

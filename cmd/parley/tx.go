@@ -61,7 +61,7 @@ func submitCommand(g *globals) *cobra.Command {
 		Use: "submit FILE|-", Short: "Write one record", Args: cobra.ExactArgs(1),
 		Long: "Without --subject the file is a request: {\"subject\":\"…\",\"body\":{…}}. With it the file is the body of the record as it stands.\n" +
 			"The node signs the record with its key, unless the request has the author's signature.",
-		Example: "parley tx submit record.json\nparley tx submit --subject doc:42 report.pdf --media-type application/pdf",
+		Example: "parley tx submit record.json\nparley tx submit --subject doc:42 report.pdf \\\n--media-type application/pdf",
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkAck(ack); err != nil {
 				return usage(c, err)

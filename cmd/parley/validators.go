@@ -71,7 +71,7 @@ func validatorsCommand(g *globals) *cobra.Command {
 		Use: "admins", Short: "Whose approvals change the validators; with flags, change that", Args: cobra.NoArgs, RunE: f.admins,
 		Long: "Have two admins or more: a lost sole key freezes the set of validators for ever.\n" +
 			whichNode,
-		Example: "parley chain validators admins\nparley chain validators admins --add 12D3KooW… --add 12D3KooW… --threshold 2",
+		Example: "parley chain validators admins\nparley chain validators admins --add 12D3KooW… --threshold 2",
 	}
 	for _, c := range []*cobra.Command{add, remove, apply, admins} {
 		c.PreRun = func(c *cobra.Command, args []string) { f.command, f.args, f.named = c, args, map[string]string{} }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,6 +16,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/chain"
+	"github.com/parley-p2p/parley/config"
+	"github.com/parley-p2p/parley/event"
+	"github.com/parley-p2p/parley/internal/replica/consensus"
 	"github.com/parley-p2p/parley/internal/replica/ledger"
 	"github.com/parley-p2p/parley/internal/replica/ledger/ledgertest"
 )
@@ -185,4 +189,36 @@ func TestJoinKilled(t *testing.T) {
 			t.Errorf("%d of %d stores have a genesis: the test does not look", with, len(clones))
 		}
 	})
+}
+
+// TestGenesisFileOfAnotherChain: a directory that holds a chain does not pass
+// for the start of another one, and needs the file no more.
+func TestGenesisFileOfAnotherChain(t *testing.T) {
+	ours, theirs := ledgertest.New(t, 1), ledgertest.New(t, 2)
+	fs, dir := vfs.NewMem(), t.TempDir()
+	start := func(edit func(*Config)) error {
+		cfg := Config{
+			Chain: config.Default().Consortium, Name: "node", Key: ledgertest.Key("1"), DataDir: dir,
+			LedgerFS: fs, MemoryWAL: &consensus.MemoryWAL{},
+		}
+		edit(&cfg)
+		r, err := New(cfg, event.NewBus(busSize), slog.New(slog.DiscardHandler), nil)
+		if err != nil {
+			return err
+		}
+		return r.Close()
+	}
+	if err := start(member(t, ours)); err != nil {
+		t.Fatal(err)
+	}
+	err := start(member(t, theirs))
+	var bad *StartError
+	if !errors.As(err, &bad) || !strings.Contains(err.Error(), theirs.Genesis().Hash().String()) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("the file of another chain: %v", err)
+	}
+	for _, edit := range []func(*Config){member(t, ours), func(c *Config) { c.Chain.GenesisFile = "/nowhere/genesis.json" }} {
+		if err := start(edit); err != nil {
+			t.Error(err)
+		}
+	}
 }

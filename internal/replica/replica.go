@@ -127,6 +127,9 @@ func (r *Replica) begin() error {
 	c := r.cfg.Chain
 	switch {
 	case g != nil:
+		if err := r.checkFile(g); err != nil {
+			return err
+		}
 	case c.GenesisFile != "":
 		file, err := readGenesis(c.GenesisFile)
 		if err != nil {
@@ -224,6 +227,21 @@ func (r *Replica) checkPin(id string, hash chain.Hash) error {
 			c.ChainID, r.cfg.DataDir, id)}
 	}
 	return nil
+}
+
+// checkFile compares the stored chain with that of the genesis file, which may
+// be gone by now.
+func (r *Replica) checkFile(g *consortium.Genesis) error {
+	path := r.cfg.Chain.GenesisFile
+	if path == "" {
+		return nil
+	}
+	file, err := readGenesis(path)
+	if err != nil || file.Hash() == g.Hash() {
+		return nil //nolint:nilerr // only an empty store needs the file
+	}
+	return &StartError{fmt.Sprintf("consortium.genesis_file %s is of chain %s with genesis %s, but %s holds chain %s with genesis %s: use another data directory, or unset consortium.genesis_file",
+		path, file.ChainID, file.Hash(), r.cfg.DataDir, g.ChainID, g.Hash())}
 }
 
 // ID implements [chain.Network].

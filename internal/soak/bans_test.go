@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -63,7 +62,7 @@ func TestBans(t *testing.T) {
 		if !slices.Contains(made.Closes, first.ID) || !slices.Contains(made.Closes, second.ID) || made.Kind != "cidr" {
 			t.Errorf("%s: %+v", transport, made)
 		}
-		w.wait(5*time.Second, transport+": they are gone", func() (bool, string) {
+		w.wait(soon, transport+": they are gone", func() (bool, string) {
 			o := w.crowd.ask(order{Do: "list"})
 			return o.Bye[transport+" first"] == wire.GoodbyeBanned && o.Still[transport+" first"]+o.Still[transport+" second"] == 0, fmt.Sprintf("%+v", o)
 		})
@@ -122,7 +121,7 @@ func TestMisbehaviourIsBanned(t *testing.T) {
 		}
 		parted := func(name string, code uint64) {
 			t.Helper()
-			w.wait(10*time.Second, transport+": "+name+" is parted with", func() (bool, string) {
+			w.wait(soon, transport+": "+name+" is parted with", func() (bool, string) {
 				o := w.crowd.ask(order{Do: "list"})
 				return o.Bye[transport+" "+name] == code && o.Still[transport+" "+name] == 0, fmt.Sprintf("%+v", o)
 			})
@@ -132,7 +131,7 @@ func TestMisbehaviourIsBanned(t *testing.T) {
 			t.Fatalf("%s: %+v %+v", transport, one, two)
 		}
 		send("clumsy", clumsy, "record", []byte{0x0a, 0xff})
-		w.wait(10*time.Second, transport+": it is charged", func() (bool, string) {
+		w.wait(soon, transport+": it is charged", func() (bool, string) {
 			d := points(one.ID)
 			return d.Reputation.Points == 25 && d.Ready, fmt.Sprintf("%+v", d.Reputation)
 		})
@@ -147,7 +146,7 @@ func TestMisbehaviourIsBanned(t *testing.T) {
 
 		send("forger", forger, "block", forged)
 		parted("forger", wire.GoodbyeBanned)
-		w.wait(10*time.Second, transport+": its ban is on disk", func() (bool, string) { // the goodbye does not wait for that
+		w.wait(soon, transport+": its ban is on disk", func() (bool, string) { // the goodbye does not wait for that
 			d := points(two.ID)
 			return d.Reputation.Standing == "banned", fmt.Sprintf("%+v", d.Reputation)
 		})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -69,7 +70,7 @@ type outcome struct {
 	Err     string
 	ID      peer.ID        `json:",omitempty"` // an empty one cannot be read back
 	Code    uint32         // of the verack
-	Text    string         // of it
+	Text    string         // of it, else of the goodbye
 	Goodbye uint64         // heard, 0 = none
 	Still   map[string]int // list: how many connections each has
 	Bye     map[string]uint64
@@ -138,7 +139,7 @@ func (c *crowd) ask(o order) outcome {
 	select {
 	case out := <-ch:
 		return out
-	case <-time.After(30 * time.Second):
+	case <-time.After(soon):
 		c.t.Errorf("the crowd does not answer to %+v", o)
 		return outcome{Err: "no answer"}
 	}
@@ -182,7 +183,7 @@ type person struct {
 	byes   chan struct{} // of one
 
 	mu    sync.Mutex // guards below
-	bye   uint64
+	bye   wire.Goodbye
 	tale  tale
 	asked int
 }
@@ -217,7 +218,7 @@ func (p *people) obey(o order) (out outcome) {
 		for name, x := range p.by {
 			out.Still[name] = len(x.host.Network().Conns())
 			x.mu.Lock()
-			out.Bye[name] = x.bye
+			out.Bye[name] = x.bye.Code
 			x.mu.Unlock()
 		}
 		return out
@@ -257,11 +258,11 @@ func (p *people) obey(o order) (out outcome) {
 		if err != nil || ver.Code != wire.VerackOK {
 			select {
 			case <-x.byes:
-			case <-time.After(time.Second):
+			case <-time.After(2 * time.Second): // the node waits for a second
 			}
 		}
 		x.mu.Lock()
-		out.Goodbye = x.bye
+		out.Goodbye, out.Text = x.bye.Code, cmp.Or(out.Text, x.bye.Text)
 		x.mu.Unlock()
 	}
 	return out
@@ -387,7 +388,7 @@ func (x *person) parted(st libnetwork.Stream) {
 		return
 	}
 	x.mu.Lock()
-	x.bye = bye.Code
+	x.bye = bye
 	x.mu.Unlock()
 	select {
 	case x.byes <- struct{}{}:

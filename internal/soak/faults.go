@@ -13,7 +13,7 @@ import (
 const (
 	quiet        = 6 * time.Second  // without another fault after one whose stall is measured
 	progressTime = 60 * time.Second // for a healthy lab to commit again
-	leaderTime   = 5 * time.Second  // for validators to name a leader
+	leaderTime   = 15 * time.Second // for validators to name a leader
 	steady       = 500 * time.Millisecond
 	hurry        = 5
 )

@@ -33,7 +33,7 @@ func TestNodesFindEachOther(t *testing.T) {
 	began := time.Now()
 	w.start(w.nodes[0])
 	w.start(w.nodes[2:]...)
-	w.wait(40*time.Second, "all find all", func() (bool, string) { return w.meshed(w.nodes) })
+	w.wait(soon, "all find all", func() (bool, string) { return w.meshed(w.nodes) })
 	t.Logf("%d nodes, each of which knew one: all connected with all after %s", count, time.Since(began).Round(100*time.Millisecond))
 	found := map[string]float64{}
 	for _, n := range w.nodes {
@@ -48,7 +48,7 @@ func TestNodesFindEachOther(t *testing.T) {
 
 	rest := append([]*node{w.nodes[0]}, w.nodes[2:]...)
 	for _, n := range rest {
-		w.wait(20*time.Second, "the book of "+n.name+" is on disk", func() (bool, string) {
+		w.wait(soon, "the book of "+n.name+" is on disk", func() (bool, string) {
 			_, err := os.Stat(filepath.Join(n.dir, "addrbook", "book.bin"))
 			return err == nil, fmt.Sprint(err)
 		})
@@ -60,7 +60,7 @@ func TestNodesFindEachOther(t *testing.T) {
 	last.kill()
 	began = time.Now()
 	w.start(last)
-	w.wait(40*time.Second, "back by its book", func() (bool, string) { return w.meshed(rest) })
+	w.wait(soon, "back by its book", func() (bool, string) { return w.meshed(rest) })
 	t.Logf("killed, and started without its bootstrap peer: back with all after %s", time.Since(began).Round(100*time.Millisecond))
 
 	for _, n := range rest {
@@ -68,7 +68,7 @@ func TestNodesFindEachOther(t *testing.T) {
 	}
 	began = time.Now()
 	w.start(rest...)
-	w.wait(40*time.Second, "all are back", func() (bool, string) { return w.meshed(rest) })
+	w.wait(soon, "all are back", func() (bool, string) { return w.meshed(rest) })
 	t.Logf("all killed, and started without their bootstrap peer: all with all after %s", time.Since(began).Round(100*time.Millisecond))
 }
 

@@ -61,7 +61,7 @@ func TestHostileExchange(t *testing.T) {
 		charges := fmt.Sprintf("parley_reputation_points_total{reason=%q}", want.reason)
 		before := w.metric(n, charges)
 		w.visit(n, o)
-		w.wait(10*time.Second, want.kind+" is charged", func() (bool, string) {
+		w.wait(soon, want.kind+" is charged", func() (bool, string) {
 			got := w.metric(n, charges) - before
 			return got >= float64(want.points), fmt.Sprintf("%v points", got)
 		})
@@ -71,7 +71,7 @@ func TestHostileExchange(t *testing.T) {
 		if want.points < 40 {
 			continue
 		}
-		w.wait(10*time.Second, want.kind+" is parted with", func() (bool, string) {
+		w.wait(soon, want.kind+" is parted with", func() (bool, string) {
 			for _, p := range w.peers(n) {
 				if p.ID == out.ID {
 					return false, fmt.Sprintf("%+v", p)
@@ -92,11 +92,11 @@ func (w *world) visit(n *node, o order) {
 	o.Do = "asked"
 	before := w.crowd.ask(o)
 	addr := fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", o.From, o.Listen, before.ID)
-	w.wait(20*time.Second, "it connects to "+addr, func() (bool, string) {
+	w.wait(soon, "it connects to "+addr, func() (bool, string) {
 		_, err := n.api.Do(w.t.Context(), http.MethodPost, "peers", map[string]any{"address": addr}, nil)
 		return err == nil, fmt.Sprint(err)
 	})
-	w.wait(20*time.Second, "it asks "+addr, func() (bool, string) {
+	w.wait(soon, "it asks "+addr, func() (bool, string) {
 		now := w.crowd.ask(o)
 		return now.Asked > before.Asked, fmt.Sprintf("asked %d times", now.Asked)
 	})

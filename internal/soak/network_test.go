@@ -83,8 +83,18 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	space = strings.TrimSpace(space)
-	left := exec.CommandContext(t.Context(), "ip", "netns", "exec", space, "sleep", "60")
-	if err := errors.Join(left.Start(), sweep(t.Context())); err != nil {
+	left := exec.CommandContext(t.Context(), "ip", "netns", "exec", space, "sh", "-c", "echo there; exec sleep 3600")
+	word, err := left.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(word).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if err := sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat("/run/netns/" + space); err != nil {

@@ -28,8 +28,8 @@ func TestOutboundGroups(t *testing.T) {
 	}
 	told := order{Do: "tell", Name: teller, From: teller, Listen: 9906, Status: w.status(), PEX: "/parley/" + w.genesis.Net() + "/pex/1", Tell: tale{Of: froms}}
 	w.crowd.ask(told)
+	began := time.Now() // before the node can have begun to count
 	w.visit(n, told)
-	began := time.Now()
 	chosen := func() (count int, by map[string]int) {
 		by = map[string]int{}
 		for _, p := range w.peers(n) {
@@ -44,7 +44,7 @@ func TestOutboundGroups(t *testing.T) {
 		}
 		return count, by
 	}
-	w.wait(30*time.Second, "one of each group", func() (bool, string) {
+	w.wait(soon, "one of each group", func() (bool, string) {
 		count, by := chosen()
 		return count >= groups, fmt.Sprint(by)
 	})
@@ -62,7 +62,7 @@ func TestOutboundGroups(t *testing.T) {
 			t.Fatalf("after %s: alarm", time.Since(began))
 		}
 	}
-	w.wait(40*time.Second, "a second one of a group", func() (bool, string) {
+	w.wait(2*soon, "a second one of a group", func() (bool, string) {
 		count, by := chosen()
 		return count > groups, fmt.Sprint(by)
 	})
@@ -70,7 +70,7 @@ func TestOutboundGroups(t *testing.T) {
 	if after < 59*time.Second {
 		t.Errorf("a used group was used again after %s", after)
 	}
-	w.wait(20*time.Second, "alarm low_diversity", func() (bool, string) { return alarm() == 1, "none" })
+	w.wait(soon, "alarm low_diversity", func() (bool, string) { return alarm() == 1, "none" })
 	_, by := chosen()
 	t.Logf("a used group was used again after %s: %v", after.Round(100*time.Millisecond), by)
 	if got := w.metric(n, "parley_dialer_outbound_groups"); got != groups {

@@ -210,13 +210,17 @@ func (w *world) start(nodes ...*node) {
 		}
 	}
 	for _, n := range nodes {
-		w.wait(40*time.Second, n.name+" answers", func() (bool, string) {
+		w.wait(soon, n.name+" answers", func() (bool, string) {
 			var v parley.Status
 			_, err := n.get(w.t.Context(), "status", &v)
 			return err == nil, fmt.Sprint(err)
 		})
 	}
 }
+
+// soon is how long a wait lasts at most that is for something to come, and not
+// for how fast: what it takes is the CPU of a machine that has others to serve.
+const soon = 90 * time.Second
 
 // wait asks until ok, and fails with the last answer when the time is over.
 func (w *world) wait(most time.Duration, what string, ok func() (bool, string)) {

@@ -5,6 +5,7 @@ package tracing
 import (
 	"context"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -29,4 +30,16 @@ func End(span trace.Span, err error) {
 		span.SetStatus(codes.Error, err.Error())
 	}
 	span.End()
+}
+
+// Observe puts a value into a histogram, with the trace that it comes from as
+// its exemplar where that trace is kept.
+func Observe(h prometheus.Observer, value float64, span trace.Span) {
+	if c := span.SpanContext(); c.IsSampled() {
+		if e, ok := h.(prometheus.ExemplarObserver); ok {
+			e.ObserveWithExemplar(value, prometheus.Labels{"trace_id": c.TraceID().String()})
+			return
+		}
+	}
+	h.Observe(value)
 }

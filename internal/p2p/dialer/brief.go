@@ -3,6 +3,7 @@ package dialer
 import (
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -46,30 +47,40 @@ func (b *brief) takes(p peer.ID, ip netip.Addr, now time.Time) bool {
 }
 
 // seeOff parts with those whose short time is over, unless a place has become
-// free for them.
+// free for them, and with those who are too many: who had a place by right, and
+// has lost it, asked nobody for one of these.
 func (s *Slots) seeOff(now time.Time) (jobs []task) {
-	guests, _ := s.guests()
+	leave := func(p peer.ID, why string) {
+		jobs = append(jobs, task{hold: &hold{id: p, slot: SlotFeeler}, leave: why})
+	}
 	in := &s.inbound
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	here, settled := map[peer.ID]bool{}, 0
-	for _, g := range guests {
-		here[g.id] = true
-		if _, short := in.brief.peers[g.id]; g.ready && !short {
-			settled++
-		}
-	}
+	guests := s.current()
+	in.prune(now)
+	have := in.taken(guests)
 	for p, at := range in.brief.peers {
+		i := slices.IndexFunc(guests, func(g placed) bool { return g.id == p })
 		switch {
-		case !here[p] && now.Sub(at) >= settles:
+		case i < 0 && now.Sub(at) >= settles:
 			delete(in.brief.peers, p)
-		case !here[p] || now.Sub(at) < briefStay:
-		case settled < s.cfg.Inbound:
-			settled++
+		case i < 0 || now.Sub(at) < briefStay:
+		case len(have) < s.cfg.Inbound:
+			have = append(have, guests[i].guest)
 			delete(in.brief.peers, p)
 		default:
-			jobs = append(jobs, task{hold: &hold{id: p, slot: SlotFeeler}, leave: "all places for inbound peers are taken, and you had the time to ask"})
+			leave(p, "all places for inbound peers are taken, and you had the time to ask")
 		}
+	}
+	for len(have) > s.cfg.Inbound {
+		p := victim(have, s.key)
+		i := slices.IndexFunc(have, func(g guest) bool { return g.id == p })
+		if i < 0 {
+			break
+		}
+		s.evict(have[i], now)
+		have = slices.Delete(have, i, i+1)
+		leave(p, "there are more inbound peers than places")
 	}
 	return jobs
 }

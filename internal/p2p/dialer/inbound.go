@@ -27,6 +27,7 @@ const (
 // inbound is who comes and goes between two looks at the table of peers.
 type inbound struct {
 	mu      sync.Mutex // guards below
+	given   uint64     // places, since the start
 	coming  map[peer.ID]time.Time
 	leaving map[peer.ID]time.Time
 	evicted []time.Time // at most floodEvery+1, oldest first
@@ -76,37 +77,26 @@ func limited(ip netip.Addr) bool { return ip.IsValid() && addrbook.Public(ip) }
 // place, maybe a short one, and who has to go for it, "" = nobody. An error says
 // in words fit for p why it has none.
 func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
-	guests, _ := s.guests()
-	now := time.Now()
 	in := &s.inbound
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	guests := s.current()
+	now := time.Now()
 	in.prune(now)
 	delete(in.leaving, p) // it is back already
 	delete(in.brief.peers, p)
-	var came guest
-	list := guests[:0:0]
-	for _, g := range guests {
-		_, coming := in.coming[g.id]
-		_, leaving := in.leaving[g.id]
-		_, short := in.brief.peers[g.id]
-		switch {
-		case g.id == p:
-			came = g.guest
-		case (g.ready || coming) && !leaving && !short:
-			list = append(list, g)
-		}
-	}
-	if came.id == "" { // it is gone, or has another place
+	i := slices.IndexFunc(guests, func(g placed) bool { return g.id == p })
+	if i < 0 { // it is gone, or has another place
 		return "", nil
 	}
-	have := plain(list)
+	came := guests[i].guest
+	have := without(in.taken(guests), []guest{came})
 	if why := held(have, came); why != "" {
 		return "", errors.New(why)
 	}
 	if len(have) >= s.cfg.Inbound {
 		evict = victim(have, s.key)
-		i := slices.IndexFunc(have, func(g guest) bool { return g.id == evict })
+		i = slices.IndexFunc(have, func(g guest) bool { return g.id == evict })
 		switch {
 		case (i < 0 || !have[i].bad && in.losers.has(came.ip, now)) && in.brief.takes(p, came.ip, now):
 			return "", nil
@@ -115,15 +105,52 @@ func (s *Slots) Admit(p peer.ID) (evict peer.ID, err error) {
 		case !have[i].bad && in.losers.has(came.ip, now):
 			return "", fmt.Errorf("all %d places for inbound peers are taken, and your network gave one up a short while ago", s.cfg.Inbound)
 		}
-		in.losers.add(have[i].ip, now)
-		in.leaving[evict] = now
-		delete(in.coming, evict)
-		in.evicted = append(in.evicted, now)
-		in.evicted = in.evicted[max(0, len(in.evicted)-floodEvery-1):]
-		s.metrics.evictions.Inc()
+		s.evict(have[i], now)
 	}
+	in.given++
 	in.coming[p] = now
 	return evict, nil
+}
+
+// current is guests, but whoever has a place by now is among them: one that
+// connected after a look can have been given a place before that look is judged
+// by. mu is held, but for the look itself.
+func (s *Slots) current() []placed {
+	in := &s.inbound
+	for {
+		given := in.given
+		in.mu.Unlock()
+		guests, _ := s.guests()
+		in.mu.Lock()
+		if in.given == given {
+			return guests
+		}
+	}
+}
+
+// taken lists those of guests who have a place, or are on the way to it; mu held.
+func (in *inbound) taken(guests []placed) []guest {
+	var have []guest
+	for _, g := range guests {
+		_, coming := in.coming[g.id]
+		_, leaving := in.leaving[g.id]
+		_, short := in.brief.peers[g.id]
+		if (g.ready || coming) && !leaving && !short {
+			have = append(have, g.guest)
+		}
+	}
+	return have
+}
+
+// evict notes that g gives its place up; mu held.
+func (s *Slots) evict(g guest, now time.Time) {
+	in := &s.inbound
+	in.losers.add(g.ip, now)
+	in.leaving[g.id] = now
+	delete(in.coming, g.id)
+	in.evicted = append(in.evicted, now)
+	in.evicted = in.evicted[max(0, len(in.evicted)-floodEvery-1):]
+	s.metrics.evictions.Inc()
 }
 
 func (in *inbound) prune(now time.Time) { // mu held
@@ -177,14 +204,6 @@ func (in *inbound) excess(greeting []guest, now time.Time) peer.ID {
 type placed struct {
 	guest
 	ready bool
-}
-
-func plain(list []placed) []guest {
-	out := make([]guest, len(list))
-	for i, g := range list {
-		out[i] = g.guest
-	}
-	return out
 }
 
 // guests lists the inbound peers that have no place by right, and their ids.

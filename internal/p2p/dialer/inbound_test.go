@@ -83,6 +83,75 @@ func TestAdmitKeepsTheNumber(t *testing.T) {
 	}
 }
 
+// full takes all places, each by a peer in a group of its own.
+func full(places int, table map[peer.ID]Peer) {
+	for i := range places {
+		p := inboundFrom(peer.ID(fmt.Sprint("old ", i)), fmt.Sprintf("11.%d.1.1", i))
+		p.Ready = true
+		table[p.ID] = p
+	}
+}
+
+// The last free place is not given twice: a peer that comes and gets it while
+// another one is looked at has it.
+func TestLastPlaceOnce(t *testing.T) {
+	const places = 30
+	table := map[peer.ID]Peer{}
+	s := doors(t, places, table)
+	full(places-1, table)
+	table["first"] = inboundFrom("first", "12.1.1.1")
+	look, evicted := s.fns.Peers, 0
+	admit := func(p peer.ID) {
+		evict, err := s.Admit(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if evict != "" {
+			evicted++
+		}
+	}
+	s.fns.Peers = func() []Peer {
+		s.fns.Peers = look
+		list := look()
+		table["second"] = inboundFrom("second", "12.2.1.1")
+		admit("second")
+		return list
+	}
+	if admit("first"); evicted != 1 {
+		t.Errorf("two came for one place, %d gave theirs up for it", evicted)
+	}
+}
+
+// A peer that had a place by right and lost that takes none beside the others:
+// one goes for it.
+func TestNoMoreThanPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const places = 30
+		table := map[peer.ID]Peer{}
+		s := doors(t, places, table)
+		full(places, table)
+		friend := inboundFrom("friend", "12.1.1.1")
+		friend.Ready = true
+		table[friend.ID] = friend
+		if jobs := s.seeOff(time.Now()); len(jobs) != 0 {
+			t.Fatalf("%d have to go though one has its place by right", len(jobs))
+		}
+		delete(s.dial.trusted, "friend")
+		jobs := s.seeOff(time.Now())
+		if len(jobs) != 1 {
+			t.Fatalf("%d have to go, want one", len(jobs))
+		}
+		if again := s.seeOff(time.Now()); len(again) != 0 {
+			t.Errorf("%d more have to go while one leaves", len(again))
+		}
+		delete(table, jobs[0].hold.id)
+		time.Sleep(settles)
+		if jobs := s.seeOff(time.Now()); len(jobs) != 0 {
+			t.Errorf("%d have to go when all have a place", len(jobs))
+		}
+	})
+}
+
 func TestPlacesOfOneAddress(t *testing.T) {
 	table := map[peer.ID]Peer{}
 	s := doors(t, 30, table)
@@ -231,6 +300,33 @@ func TestBriefPlaces(t *testing.T) {
 		time.Sleep(briefAgain)
 		if in("again", 5) != nil {
 			t.Error("a network had none in a minute, and gets none")
+		}
+	})
+}
+
+// Who was given the free place and is about to take it has it: nobody who is
+// here for a short time stays in it.
+func TestBriefTakesNoGivenPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const places = 2 // whose peers are spared by their groups
+		table := map[peer.ID]Peer{}
+		s := doors(t, places, table)
+		full(places, table)
+		short := inboundFrom("short", "12.1.1.1")
+		table["short"] = short
+		if evict, err := s.Admit("short"); err != nil || evict != "" {
+			t.Fatalf("%q goes, %v: want a short place", evict, err)
+		}
+		short.Ready = true
+		table["short"] = short
+		time.Sleep(briefStay)
+		delete(table, "old 0")
+		table["new"] = inboundFrom("new", "13.1.1.1")
+		if evict, err := s.Admit("new"); err != nil || evict != "" {
+			t.Fatalf("%q goes, %v: a place is free", evict, err)
+		}
+		if jobs := s.seeOff(time.Now()); len(jobs) != 1 || jobs[0].hold.id != "short" {
+			t.Errorf("%d have to go, want the one for a short time", len(jobs))
 		}
 	})
 }

@@ -199,7 +199,7 @@ func (k *kad) missed(ctx context.Context, p peer.ID) {
 }
 
 // seeds implements [ground], as do those below.
-func (k *kad) seeds(target kb.ID) []peer.ID { return k.table().NearestPeers(target, nearest) }
+func (k *kad) seeds(target kb.ID, n int) []peer.ID { return k.table().NearestPeers(target, n) }
 
 func (k *kad) heed(info *peer.AddrInfo, told netip.Addr) ([]ma.Multiaddr, string) {
 	if info.ID == k.d.host.ID() || info.ID.Validate() != nil {

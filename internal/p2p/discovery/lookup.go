@@ -86,8 +86,8 @@ var allRules = rules{paths: paths, liars: true, diversity: true, region: true}
 
 // ground is what a lookup stands on: the DHT, or a model of one.
 type ground interface {
-	// seeds gives the peers of our table that are nearest to a target.
-	seeds(target kb.ID) []peer.ID
+	// seeds gives the n peers of our table that are nearest to a target.
+	seeds(target kb.ID, n int) []peer.ID
 	// groupOf is the address group of a peer of the table.
 	groupOf(p peer.ID) string
 	// heed judges what a peer at told says of another: what can be dialled of it
@@ -118,7 +118,6 @@ type lookup struct {
 	last  bool // the paths have ended
 	asked int  // since then
 	steps []Step
-	wider map[peer.ID]bool // asked too after an alarm
 	dense region
 }
 
@@ -138,28 +137,34 @@ func newLookup(on ground, key string, ask func(context.Context, peer.ID) (answer
 func (l *lookup) run(ctx context.Context) []*candidate {
 	ctx, cancel := context.WithTimeout(ctx, lookupTime)
 	defer cancel()
-	l.seed()
+	l.seed(nearest)
 	l.drive(ctx, l.pickOnPath)
 	l.last = true
 	l.drive(ctx, l.pickNearest)
 	near := l.alive(func(c *candidate) bool { return c.state == answered })
 	var size float64
 	if l.dense, size = l.on.region(l.target, near); l.dense.Dense && l.rules.region {
-		l.widen(size)
+		// Nobody else may have been heard of: the nearest ones of our table can all
+		// be the attacker's, who tell of each other alone.
+		l.seed(4 * nearest)
 		l.asked = 0
-		l.drive(ctx, l.pickWider)
+		limit := within(nearest, size)
+		l.drive(ctx, func() *candidate { return l.pickWider(limit) })
 		near = l.alive(func(c *candidate) bool { return c.state == answered })
 		return l.spread(near)
 	}
 	return near[:min(len(near), nearest)]
 }
 
-// seed deals the nearest peers of our table to the paths; those of one address
+// seed deals the n nearest peers of our table to the paths; those of one address
 // group go to one path.
-func (l *lookup) seed() {
+func (l *lookup) seed(n int) {
 	byGroup := map[string]int{}
 	load := make([]int, l.rules.paths+1)
-	for _, p := range l.on.seeds(l.target) {
+	for _, p := range l.on.seeds(l.target, n) {
+		if l.all[p] != nil {
+			continue
+		}
 		group := l.on.groupOf(p)
 		path, known := byGroup[group]
 		if !known || group == "" {
@@ -224,8 +229,12 @@ func (l *lookup) pickNearest() *candidate {
 	return l.pickOf(list[:min(len(list), nearest)])
 }
 
-func (l *lookup) pickWider() *candidate {
-	return l.pickOf(l.alive(func(c *candidate) bool { return l.wider[c.id] }))
+// pickWider names one of those that are asked after an alarm: all that are
+// within limit, as the nearest should be, and three times as many behind.
+func (l *lookup) pickWider(limit []byte) *candidate {
+	list := l.alive(func(*candidate) bool { return true })
+	near, _ := slices.BinarySearchFunc(list, limit, func(c *candidate, limit []byte) int { return bytes.Compare(c.far, limit) })
+	return l.pickOf(list[:min(len(list), near+3*nearest)])
 }
 
 func (l *lookup) pickOf(list []*candidate) *candidate {
@@ -334,22 +343,6 @@ func (l *lookup) add(from *candidate, list []*peer.AddrInfo, told netip.Addr) (t
 		}
 	}
 	return took
-}
-
-// widen adds to whom is asked, after an alarm: all that are as near as the
-// nearest should be in a network of this size, and three times as many behind.
-func (l *lookup) widen(size float64) {
-	limit := within(nearest, size)
-	l.wider = map[peer.ID]bool{}
-	behind := 0
-	for _, c := range l.alive(func(*candidate) bool { return true }) {
-		if bytes.Compare(c.far, limit) > 0 {
-			if behind++; behind > 3*nearest {
-				return
-			}
-		}
-		l.wider[c.id] = true
-	}
 }
 
 // spread orders the peers of a dense region: those of the least crowded groups

@@ -50,15 +50,15 @@ func newModel(r *rand.Rand, n int, poisoned float64) *model {
 	return m
 }
 
-// closest gives the 20 of a list that are nearest to a target.
-func (m *model) closest(list []int, target kb.ID) []int {
+// closest gives the n of a list that are nearest to a target.
+func (m *model) closest(list []int, target kb.ID, n int) []int {
 	list = slices.Clone(list)
 	slices.SortFunc(list, func(a, b int) int { return slices.Compare(xor(m.keys[a], target), xor(m.keys[b], target)) })
-	return list[:min(len(list), nearest)]
+	return list[:min(len(list), n)]
 }
 
-func (m *model) seeds(target kb.ID) (list []peer.ID) {
-	for _, i := range m.closest(m.table[0], target) {
+func (m *model) seeds(target kb.ID, n int) (list []peer.ID) {
+	for _, i := range m.closest(m.table[0], target, n) {
 		list = append(list, m.ids[i])
 	}
 	return list
@@ -93,7 +93,7 @@ func (m *model) find(ctx context.Context, r *rand.Rand, width int) (ok bool, ask
 		if m.bad[i] {
 			list = m.foul
 		}
-		for _, j := range m.closest(list, target) {
+		for _, j := range m.closest(list, target, nearest) {
 			a.closer = append(a.closer, &peer.AddrInfo{ID: m.ids[j]})
 		}
 		return a, nil

@@ -10,9 +10,12 @@ import (
 	"time"
 
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	kb "github.com/libp2p/go-libp2p-kbucket"
 	recpb "github.com/libp2p/go-libp2p-record/pb"
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/parley-p2p/parley/event"
@@ -124,40 +127,107 @@ func (l *lab) sybil(key string, ip string, like func() []*pb.Message_Peer, value
 	return h
 }
 
-// 20 Sybils in ten groups sit on a key. The network is taken for larger than
-// it is here, so that the statistics apply: the alarm sounds, more peers are
-// asked, and the value is stored and found all the same. An old value that the
-// Sybils give loses, and is told.
+// farFrom makes an identity that is in the other half of the key space.
+func farFrom(t testing.TB, key string) crypto.PrivKey {
+	t.Helper()
+	for {
+		k := newKey(t)
+		if kb.CommonPrefixLen(kb.ConvertKey(key), kb.ConvertPeerID(idOf(t, k))) == 0 {
+			return k
+		}
+	}
+}
+
+// besideItsKey makes an author whose id shares four bits with the key of its
+// values.
+func besideItsKey(t testing.TB, kind string) (crypto.PrivKey, string) {
+	t.Helper()
+	for {
+		k := newKey(t)
+		id := idOf(t, k)
+		if key := Key(kind, id); kb.CommonPrefixLen(kb.ConvertKey(key), kb.ConvertPeerID(id)) == 4 {
+			return k, key
+		}
+	}
+}
+
+// crowd has all Sybils come to nodes, which take the network for larger than it
+// is here, so that the statistics apply.
+func crowd(t *testing.T, sybils map[peer.ID]host.Host, nodes ...*node) {
+	t.Helper()
+	for _, n := range nodes {
+		for _, s := range sybils {
+			if err := s.Connect(t.Context(), n.info()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	time.Sleep(time.Minute)
+	for _, n := range nodes {
+		k, _ := n.parts()
+		k.sizes.mu.Lock()
+		k.sizes.samples = slices.Repeat([]sample{{size: 300, groups: 15}}, sizeSamples)
+		k.sizes.mu.Unlock()
+	}
+}
+
+// seesSybilsAlone checks that those of n's table that are nearest to key are all
+// Sybils.
+func seesSybilsAlone(t *testing.T, sybils map[peer.ID]host.Host, n *node, key string) {
+	t.Helper()
+	k, _ := n.parts()
+	for _, p := range k.seeds(kb.ConvertKey(key), nearest) {
+		if sybils[p] == nil {
+			t.Fatalf("%s is no Sybil and among the nearest", p)
+		}
+	}
+}
+
+// 20 Sybils in ten groups sit on a key, and are all that the author and the
+// reader, who are near it too, have of that region in their tables: asked for
+// others, they name each other. The alarm sounds, more peers are asked, and the
+// value is stored and found all the same. An old value that the Sybils give
+// loses, and is told.
 func TestSybilsOnAKey(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
-		noGreet := func(f *Functions) { f.Connect = nil }
-		nodes := l.swarm(12, options{cfg: publicDHT, fns: noGreet})
-		author, reader := nodes[1], nodes[9]
-		key := Key("note", author.host.ID())
-		old := sealAs(t, testNet, author.host.Peerstore().PrivKey(author.host.ID()), "note", 1, time.Now(), []byte("old"))
-		var like []*pb.Message_Peer
-		var give []byte
-		for i := range 20 {
-			s := l.sybil(key, fmt.Sprintf("66.%d.0.%d", i%10, 1+i), func() []*pb.Message_Peer { return like }, func() []byte { return give })
-			like = append(like, &pb.Message_Peer{Id: []byte(s.ID()), Addrs: [][]byte{s.Addrs()[0].Bytes()}})
-			for _, n := range []*node{nodes[i%12], nodes[(i+5)%12]} {
-				if err := s.Connect(t.Context(), n.info()); err != nil {
-					t.Fatal(err)
+		authorKey, key := besideItsKey(t, "note")
+		o := options{cfg: publicDHT, fns: func(f *Functions) { f.Connect = nil }}
+		var nodes []*node
+		for i := range 12 {
+			if o.key = authorKey; i != 1 {
+				o.key = farFrom(t, key)
+			}
+			nodes = append(nodes, l.node(o))
+			for _, j := range []int{i - 1, i / 2} {
+				if j >= 0 && j < i {
+					nodes[i].meet(nodes[j])
 				}
 			}
 		}
-		sub := reader.bus.Subscribe() // a look at the region may raise the alarm at any time from here on
-		time.Sleep(time.Minute)
-		for _, n := range nodes {
-			k, _ := n.parts()
-			k.sizes.mu.Lock()
-			k.sizes.samples = slices.Repeat([]sample{{size: 300, groups: 15}}, sizeSamples)
-			k.sizes.mu.Unlock()
+		author := nodes[1]
+		old := sealAs(t, testNet, authorKey, "note", 1, time.Now(), []byte("old"))
+		var like []*pb.Message_Peer
+		var give []byte
+		sybils := map[peer.ID]host.Host{}
+		for i := range nearest {
+			s := l.sybil(key, fmt.Sprintf("66.%d.0.%d", i%10, 1+i), func() []*pb.Message_Peer { return like }, func() []byte { return give })
+			sybils[s.ID()] = s
+			like = append(like, &pb.Message_Peer{Id: []byte(s.ID()), Addrs: [][]byte{s.Addrs()[0].Bytes()}})
 		}
+		crowd(t, sybils, nodes...)
+		seesSybilsAlone(t, sybils, author, key)
 		stored, err := author.PutValue(t.Context(), key, []byte("new"), nil)
-		if err != nil || !stored.Dense || stored.Peers < 8 {
-			t.Fatalf("put among Sybils: %v, dense %v, %d peers", err, stored.Dense, stored.Peers)
+		stored.By = slices.DeleteFunc(stored.By, func(p peer.AddrInfo) bool { return sybils[p.ID] != nil })
+		if err != nil || !stored.Dense || len(stored.By) < 8 {
+			t.Fatalf("put among Sybils: %v, dense %v, %d honest peers of %d", err, stored.Dense, len(stored.By), stored.Peers)
 		}
+		o.key, _ = idNear(t, key, 5)  // nearer than the author, who takes none of their room in its table
+		reader := l.node(o)           // it comes later, and keeps no copy
+		sub := reader.bus.Subscribe() // a look at the region may raise the alarm at any time from here on
+		reader.meet(nodes[3])
+		reader.meet(nodes[7])
+		crowd(t, sybils, reader)
+		seesSybilsAlone(t, sybils, reader, key)
 		give = old
 		got, err := reader.GetValue(t.Context(), key, 0, nil)
 		if err != nil || string(got.Value.Data) != "new" {

@@ -80,6 +80,12 @@ func (o *observer) Observe(value float64) {
 	o.series.Observe(value)
 }
 
+// ObserveWithExemplar implements [prometheus.ExemplarObserver].
+func (o *observer) ObserveWithExemplar(value float64, exemplar prometheus.Labels) {
+	o.make()
+	o.series.(prometheus.ExemplarObserver).ObserveWithExemplar(value, exemplar)
+}
+
 func (m *metrics) topic(name string) *topicMetrics {
 	t := &topicMetrics{
 		accept:     m.messages.WithLabelValues(name, "accept"),

@@ -205,7 +205,7 @@ func (t *topic) validate(ctx context.Context, from peer.ID, pm *pubsub.Message) 
 		_, pm.ValidatorData = tracing.Start(ctx, t.tracer, "relay") // to DeliverMessage
 	}
 	tracing.End(span, err)
-	t.count.seconds.Observe(time.Since(start).Seconds())
+	tracing.Observe(t.count.seconds, time.Since(start).Seconds(), span)
 	if err == nil {
 		t.g.thank(from, t.Name, time.Now())
 	}

@@ -205,7 +205,7 @@ func (s *Handshake) exchange(ctx context.Context, p peer.ID) (ver wire.Verack, e
 	}
 	took := time.Since(start)
 	s.tripped(p, took)
-	s.metrics.seconds.Observe(took.Seconds())
+	tracing.Observe(s.metrics.seconds, took.Seconds(), trace.SpanFromContext(ctx))
 	if ver, err = wire.DecodeVerack(b); err != nil {
 		return wire.Verack{}, fmt.Errorf("decode verack: %w", err)
 	}
@@ -260,7 +260,7 @@ func (s *Handshake) answer(ctx context.Context, st network.Stream) (err error) {
 	if err := wire.WriteFrame(st, ver.Encode()); err != nil {
 		return fmt.Errorf("send verack: %w", err)
 	}
-	s.metrics.seconds.Observe(time.Since(start).Seconds())
+	tracing.Observe(s.metrics.seconds, time.Since(start).Seconds(), span)
 	s.awaitRead(st)
 	if refusal != nil {
 		s.refuse(ctx, p, said, refusal)
