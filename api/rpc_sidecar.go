@@ -97,7 +97,7 @@ func programProblem(err error) *problem {
 		p := full.problem(err.Error())
 		p.Limit = "queue"
 		return p
-	case errors.Is(err, parley.ErrNoPeer), errors.Is(err, parley.ErrCutOff), errors.Is(err, parley.ErrStopped), errors.Is(err, parley.ErrNoHead):
+	case errors.Is(err, parley.ErrNoPeer), errors.Is(err, parley.ErrCutOff), errors.Is(err, parley.ErrStopped), errors.Is(err, parley.ErrNoHead), errors.Is(err, chain.ErrCut):
 		return notReady.problem(err.Error())
 	}
 	return nil

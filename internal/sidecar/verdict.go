@@ -223,7 +223,8 @@ func (s *Sidecar) Publish(ctx context.Context, name string, data []byte) (string
 
 // Send sends data to all. It is not validated here: who publishes answers for
 // it, and the peers judge it. It returns ErrNoTopic, a *SizeError, or
-// chain.ErrBusy when queues are full, that of the own program too.
+// chain.ErrBusy when queues are full, that of the own program too, or
+// chain.ErrCut.
 func (s *Sidecar) Send(ctx context.Context, name string, data []byte) error {
 	services, err := s.sends(name, data)
 	if err != nil {

@@ -69,7 +69,7 @@ func (b *batch) adder(h *pubsub.Topic) func(context.Context, []byte, ...pubsub.P
 // send hands the batch on and begins another one. pubsub would wait for ever
 // where its loop has ended, but for the first batch: one is on its way at a time.
 func (b *batch) send() error {
-	if b.count == 0 {
+	if b == nil || b.count == 0 {
 		return nil
 	}
 	select {

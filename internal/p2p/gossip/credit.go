@@ -119,7 +119,11 @@ func (c *credit) clear(p peer.ID) {
 
 // busy reports whether more than half of the peers lag: a minority that does
 // not read cannot silence us, it only loses messages of its own.
-func (c *credit) busy() bool {
+func (c *credit) busy() bool { return c.most(maxWaiting, maxWaitingBytes) }
+
+// most reports whether for more than half of the peers more than so many of our
+// messages wait, or bytes of them.
+func (c *credit) most(messages, bytes int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lag, all := 0, 0
@@ -128,7 +132,7 @@ func (c *credit) busy() bool {
 			continue
 		}
 		all++
-		if l.own > maxWaiting || l.ours > maxWaitingBytes {
+		if l.own > messages || l.ours > bytes {
 			lag++
 		}
 	}

@@ -32,7 +32,8 @@ func late(most time.Duration) time.Duration   { return most * 5 / 8 }
 // it, back to the program that publishes: pubsub itself would lose the rest, and
 // tell nobody.
 type pace struct {
-	rate float64 // messages a second
+	rate  float64 // messages a second
+	ahead int     // of all peers together
 
 	mu    sync.Mutex // guards below
 	flows map[peer.ID]*flow
@@ -62,7 +63,7 @@ func newPace(rate int) *pace {
 	if rate == 0 {
 		rate = peerRate
 	}
-	return &pace{rate: float64(rate), flows: map[peer.ID]*flow{}}
+	return &pace{rate: float64(rate), ahead: mostAhead, flows: map[peer.ID]*flow{}}
 }
 
 func (p *pace) most() float64 { return p.rate * rateSpare.Seconds() }
@@ -185,7 +186,7 @@ func (f *flow) took(d, most time.Duration, now time.Time) { // mu held
 	}
 }
 
-func (p *pace) share(f *flow) int { return min(f.window, max(leastAhead, mostAhead/max(1, p.busy))) } // mu held
+func (p *pace) share(f *flow) int { return min(f.window, max(leastAhead, p.ahead/max(1, p.busy))) } // mu held
 
 // rest tells for how long a peer is not to be read, or less: then rest is to be
 // asked again, as when woken. 0 = read on.

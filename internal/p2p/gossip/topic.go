@@ -134,6 +134,12 @@ func (t *topic) publish(ctx context.Context, data []byte, b *batch) error {
 	if len(data) > t.MaxBytes {
 		return chain.Invalid(chain.Oversize, "%d bytes, at most %d", len(data), t.MaxBytes)
 	}
+	if t.large() && len(data) > largeFrom {
+		if err := b.send(); err != nil { // what comes before it goes before it
+			return err
+		}
+		return t.g.chunks().publish(ctx, t, data)
+	}
 	o := &own{message: chain.Message{From: t.g.self, Data: data}}
 	out := data
 	if t.Claim {
