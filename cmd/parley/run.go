@@ -98,6 +98,9 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
 	}
 	sinks.options.Boot, sinks.options.Found = server.Boot(), node.FoundOutside
+	if cfg.Network == config.NetworkConsortium {
+		sinks.options.Chain = node
+	}
 	if err := sinks.open(cfg.Sinks, node.Events()); err != nil {
 		return errors.Join(&parley.StartError{Code: 101, Err: err}, server.Close(), node.Close()) //nolint:contextcheck // as above
 	}
