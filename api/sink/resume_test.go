@@ -395,6 +395,24 @@ func TestResumeDamaged(t *testing.T) {
 	})
 }
 
+// A record that a sink will never take is told of as lost, and holds up nothing.
+func TestResumeTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, s, b := t.TempDir(), &shelf{most: 500}, &books{}
+		b.start(t, 64, dir, chainTypes, s).stop()
+		b.next(event.NewBus(64), 2)
+		large := b.blocks[0][1].(event.RecordCommitted)
+		large.Subject = strings.Repeat("long ", 100)
+		b.blocks[0][1] = large
+		b.start(t, 64, dir, chainTypes, s)
+		synctest.Wait()
+		if ids := s.ids(); len(ids) != 3 || ids[1] != "n1/record/"+large.ID.String() {
+			t.Errorf("ids %q", ids)
+		}
+		s.wants(t, "after a restart", "1', lagged 1, 1.1'")
+	})
+}
+
 // A sink that wants nothing of the ledger does not have it read.
 func TestResumeNotWanted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

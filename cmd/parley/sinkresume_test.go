@@ -44,7 +44,7 @@ func startNATS(t *testing.T, addr, dir string) jetstream.Stream {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for {
-		stream, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "events", Subjects: []string{"parley.>"}})
+		stream, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "events", Subjects: []string{"parley.>"}, Duplicates: time.Hour})
 		if err == nil {
 			return stream
 		}
@@ -73,6 +73,7 @@ func TestRecordsOverOutage(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { _ = cmd.Process.Kill() })
 		var v parley.Status
 		n.until("it answers", patience, func() bool { return n.get("status", &v) == nil })
 		n.until("its sink has begun", patience, func() bool { _, err := os.Stat(filepath.Join(dir, "sinks.json")); return err == nil })
