@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -201,21 +202,21 @@ func TestDown(t *testing.T) {
 		s := &shelf{down: errors.New("no route")}
 		cfg := allTypes
 		cfg.Types = []string{"head.*"}
-		var found []event.FindingChanged
+		var told atomic.Pointer[[]event.FindingChanged]
 		r := &running{bus: event.NewBus(64), reg: prometheus.NewRegistry()}
-		r.start(t, t.TempDir(), cfg, func() (broker, error) { return s, nil }, func(list []event.FindingChanged) { found = list })
+		r.start(t, t.TempDir(), cfg, func() (broker, error) { return s, nil }, func(list []event.FindingChanged) { told.Store(&list) })
 		r.publish(1, 3)
 		for range 20 {
 			r.bus.Publish(event.NodeStopping{Why: "not wanted"})
 		}
 		time.Sleep(downAfter - time.Second)
 		synctest.Wait()
-		if n := r.lag(t); n != 3 || len(found) != 0 {
+		if n, found := r.lag(t), *told.Load(); n != 3 || len(found) != 0 {
 			t.Errorf("lag %v, found %+v", n, found)
 		}
 		time.Sleep(2 * saveEvery)
 		synctest.Wait()
-		if len(found) != 1 || found[0].Code != Code || !strings.HasPrefix(found[0].Why, "nats-1 takes no events since 00:00:00 UTC, 3 wait: no route") {
+		if found := *told.Load(); len(found) != 1 || found[0].Code != Code || !strings.HasPrefix(found[0].Why, "nats-1 takes no events since 00:00:00 UTC, 3 wait: no route") {
 			t.Errorf("found %+v", found)
 		}
 		r.publish(4, 100) // beyond the ring
@@ -225,7 +226,7 @@ func TestDown(t *testing.T) {
 		s.set(func() { s.down = nil })
 		time.Sleep(maxPause + saveEvery)
 		synctest.Wait()
-		if n := r.lag(t); n != 0 || len(found) != 0 {
+		if n, found := r.lag(t), *told.Load(); n != 0 || len(found) != 0 {
 			t.Errorf("lag %v, found %+v", n, found)
 		}
 	})
