@@ -157,7 +157,7 @@ func TestLogWritten(t *testing.T) {
 	if !reader.Receive() || reader.Msg().GetEvent().GetType() != "config.reloaded" { // what came before it was not told
 		t.Errorf("a reader was told %v", reader.Msg())
 	}
-	if f := (&filter{}); f.add(true, "*") != nil || f.match("log.written") || !f.match("block.stored") {
+	if f, err := newFilter("*"); err != nil || f.match("log.written") || !f.match("block.stored") {
 		t.Error("who is no admin is told of the log")
 	}
 	if (config.Sink{Types: []string{"*"}}).Wants("log.written") {
