@@ -126,6 +126,9 @@ func open(cfg *config.Loaded, env parley.Env, lines *api.Log, ratio *sampler) (r
 		return nil, errors.Join(portFault(err), r.node.Close())
 	}
 	r.sinks.options.Boot, r.sinks.options.Found = r.server.Boot(), r.node.FoundOutside
+	if cfg.Network == config.NetworkConsortium {
+		r.sinks.options.Chain = r.node
+	}
 	if err := r.sinks.open(cfg.Sinks, r.node.Events()); err != nil {
 		return nil, errors.Join(&parley.StartError{Code: 101, Err: err}, r.server.Close(), r.node.Close())
 	}
