@@ -78,6 +78,7 @@ type sink struct {
 	cfg     config.Sink
 	name    string // in logs and metrics
 	node    string
+	peer    string
 	boot    string
 	bus     *event.Bus
 	chain   Chain // nil: there is none, or it has nothing that the sink wants

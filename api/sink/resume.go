@@ -99,9 +99,9 @@ func (k *sink) idOf(e event.Envelope) string {
 	if k.chain != nil {
 		switch d := e.Data.(type) {
 		case event.BlockStored:
-			return k.node + "/block/" + d.Hash.String()
+			return k.peer + "/block/" + d.Hash.String()
 		case event.RecordCommitted:
-			return k.node + "/record/" + d.ID.String()
+			return k.peer + "/record/" + d.ID.String()
 		}
 	}
 	return fmt.Sprintf("%s/%d", k.boot, e.Seq)

@@ -271,7 +271,7 @@ func (s *shelf) ids() (ids []string) {
 func (r *running) follow(t *testing.T, dir string, hold func()) {
 	t.Helper()
 	r.stop()
-	o := Options{Node: "n1", Boot: r.boot, Dir: dir, Registerer: r.reg, Chain: r.chain, After: r.Sinks}
+	o := Options{Node: "n1", Peer: "12D3", Boot: r.boot, Dir: dir, Registerer: r.reg, Chain: r.chain, After: r.Sinks}
 	connect := r.sinks[0].connect
 	if hold != nil {
 		r.Sinks = Hold(r.bus, o)
@@ -406,7 +406,7 @@ func TestResumeTooLarge(t *testing.T) {
 		b.blocks[0][1] = large
 		b.start(t, 64, dir, chainTypes, s)
 		synctest.Wait()
-		if ids := s.ids(); len(ids) != 3 || ids[1] != "n1/record/"+large.ID.String() {
+		if ids := s.ids(); len(ids) != 3 || ids[1] != "12D3/record/"+large.ID.String() {
 			t.Errorf("ids %q", ids)
 		}
 		s.wants(t, "after a restart", "1', lagged 1, 1.1'")

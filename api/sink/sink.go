@@ -26,6 +26,7 @@ const (
 // Options of [Sinks].
 type Options struct {
 	Node       string                // stands for {node} and is the key of Kafka's records
+	Peer       string                // the node's peer ID, in the ids of messages of what the ledger has
 	Boot       string                // tells one start of the node from the next
 	Dir        string                // the data directory: sinks.json, and credentials files by relative name
 	Log        *slog.Logger          // nil = discard
@@ -68,7 +69,7 @@ func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
 	lag := newLagMetric()
 	var errs []error
 	for i, cfg := range sinks {
-		k := &sink{cfg: cfg, name: fmt.Sprintf("%s-%d", cfg.Kind, i+1), node: o.Node, boot: o.Boot, bus: bus}
+		k := &sink{cfg: cfg, name: fmt.Sprintf("%s-%d", cfg.Kind, i+1), node: o.Node, peer: o.Peer, boot: o.Boot, bus: bus}
 		k.log = s.log.With("sink", k.name)
 		if wantsChain(cfg) {
 			k.chain = o.Chain

@@ -103,7 +103,7 @@ func (r *running) start(t *testing.T, dir string, cfg config.Sink, connect func(
 	t.Helper()
 	var err error
 	r.Sinks, err = New([]config.Sink{cfg}, r.bus, Options{
-		Node: "n1", Boot: fmt.Sprint("boot", r.bus.Seq()+1), Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: r.reg, Found: found, Chain: r.chain,
+		Node: "n1", Peer: "12D3", Boot: fmt.Sprint("boot", r.bus.Seq()+1), Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: r.reg, Found: found, Chain: r.chain,
 	})
 	if err != nil {
 		t.Fatal(err)

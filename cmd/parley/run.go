@@ -125,9 +125,10 @@ func open(cfg *config.Loaded, env parley.Env, lines *api.Log, ratio *sampler) (r
 	if r.server, err = api.New(r.node, api.Options{Log: env.Log, Registry: env.Registry, Lines: lines, Tracer: env.Tracer}); err != nil {
 		return nil, errors.Join(portFault(err), r.node.Close())
 	}
-	r.sinks.options.Boot, r.sinks.options.Found = r.server.Boot(), r.node.FoundOutside
+	o := &r.sinks.options
+	o.Peer, o.Boot, o.Found = r.node.ID().String(), r.server.Boot(), r.node.FoundOutside
 	if cfg.Network == config.NetworkConsortium {
-		r.sinks.options.Chain = r.node
+		o.Chain = r.node
 	}
 	if err := r.sinks.open(cfg.Sinks, r.node.Events()); err != nil {
 		return nil, errors.Join(&parley.StartError{Code: 101, Err: err}, r.server.Close(), r.node.Close())
