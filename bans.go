@@ -64,8 +64,15 @@ func (n *Node) openReputation(key crypto.PrivKey) (err error) {
 }
 
 // importBans bans whom the files of bans.import name, and tells how many of
-// them were not banned before. A wrong line is told and left out.
+// them were not banned before. A wrong line is told and left out, and so is what
+// finds no place in a full list: neither keeps a node from its start.
 func (n *Node) importBans(ctx context.Context, cfg config.Config) (added int, err error) {
+	var full []string
+	defer func() {
+		n.foundMu.Lock()
+		defer n.foundMu.Unlock()
+		n.unbanned = full
+	}()
 	for _, name := range cfg.Bans.Import {
 		f, err := os.Open(cfg.Path(name))
 		if err != nil {
@@ -73,6 +80,10 @@ func (n *Node) importBans(ctx context.Context, cfg config.Config) (added int, er
 		}
 		sum, err := n.ImportBans(ctx, f, importKey, false)
 		added += sum.Added
+		if errors.Is(err, ErrBansFull) {
+			n.room("p2p.bans").Warn("targets not banned", "file", name, "err", err)
+			full, err = append(full, name+": "+err.Error()), nil
+		}
 		if err = errors.Join(err, f.Close()); err != nil {
 			return added, fmt.Errorf("bans.import %s: %w", name, err)
 		}

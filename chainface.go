@@ -9,6 +9,7 @@ import (
 
 	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/consortium"
+	"github.com/parley-p2p/parley/event"
 	"github.com/parley-p2p/parley/internal/replica"
 )
 
@@ -65,6 +66,25 @@ func (n *Node) head() *StatusHead {
 }
 
 func fromMS(ms uint64) time.Time { return time.UnixMilli(int64(ms)).UTC() }
+
+// StoredHead is the newest block of the embedded chain on this node's disk, the
+// zero Head where there is none.
+func (n *Node) StoredHead() chain.Head {
+	if n.replica == nil {
+		return chain.Head{}
+	}
+	return n.replica.Ledger().Tip().Head
+}
+
+// StoredEvents are those that told of a stored block and of its records, first
+// block.stored, now of the source ledger, then record.committed in their order.
+func (n *Node) StoredEvents(height uint64) ([]event.Event, error) {
+	r, err := n.embedded()
+	if err != nil {
+		return nil, err
+	}
+	return r.Ledger().Events(height)
+}
 
 // Heads lists each ready peer's head beside ours.
 func (n *Node) Heads() []PeerHead {

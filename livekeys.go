@@ -2,8 +2,8 @@ package parley
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 
@@ -14,6 +14,7 @@ import (
 	"github.com/parley-p2p/parley/internal/p2p/dialer"
 	"github.com/parley-p2p/parley/internal/p2p/discovery"
 	"github.com/parley-p2p/parley/internal/p2p/handshake"
+	"github.com/parley-p2p/parley/internal/p2p/reputation"
 	"github.com/parley-p2p/parley/internal/wire"
 )
 
@@ -133,19 +134,16 @@ func (n *Node) part(ctx context.Context, former []peer.ID) (unallowed int) {
 	return unallowed
 }
 
-// checkImport finds out whether the files of bans.import can be taken whole.
-func (n *Node) checkImport(ctx context.Context, cfg config.Config) error {
-	var lists []io.Reader
+// checkImport finds out whether the files of bans.import can be read.
+func checkImport(cfg config.Config) error {
 	for _, name := range cfg.Bans.Import {
 		f, err := os.Open(cfg.Path(name))
 		if err != nil {
 			return fmt.Errorf("bans.import: %w", err)
 		}
-		defer f.Close()
-		lists = append(lists, f)
-	}
-	if at, err := n.bans.CheckImport(ctx, lists...); err != nil {
-		return fmt.Errorf("bans.import: %s: %w", cfg.Bans.Import[at], err)
+		if err := errors.Join(reputation.CheckImport(f), f.Close()); err != nil {
+			return fmt.Errorf("bans.import: %s: %w", name, err)
+		}
 	}
 	return nil
 }

@@ -60,14 +60,12 @@ type Env struct {
 	// Values of the configuration that New is given, as people read them; nil =
 	// it came from a program.
 	Values []config.Value
-	// SetLogLevel changes what Log lets through, for a log.level that was read
-	// again; nil = that needs a restart.
-	SetLogLevel func(level string) error
-	// LogLevel is what it lets through now; nil = what was read.
+	// LogLevel is what Log lets through now; nil = what was read.
 	LogLevel func() string
 	// Live are keys of the configuration that others take over while the node
 	// runs. Each is asked when its value changes: an error refuses the reload,
-	// else act is called, once all is known to be good.
+	// else act is called, once all is known to be good. A key without one waits
+	// for a restart, if no room of the node takes it.
 	Live map[string]func(config.Config) (act func(), err error)
 	// Tracer makes spans of blocks, dials, handshakes and requests of sync; nil =
 	// nothing is traced, at no cost.
@@ -125,9 +123,10 @@ type Node struct {
 	secretsRead bool          // somebody needs them
 	told        advertising   // before Run also by New
 
-	foundMu sync.Mutex // guards below
-	found   []Finding  // about peers, and outside as of the last look
-	outside []Finding  // [Node.FoundOutside]
+	foundMu  sync.Mutex // guards below
+	found    []Finding  // about peers, and outside as of the last look
+	outside  []Finding  // [Node.FoundOutside]
+	unbanned []string   // files of bans.import that found no place, and why
 }
 
 // New opens the data directory, the key, the listeners and the store, and wires
@@ -192,13 +191,28 @@ func (n *Node) open() error {
 	}
 	registerBuildInfo(n.env.Registry)
 	n.env.Registry.MustRegister(alarmMetric{n.alarms})
+	if err := n.openKeepers(key, created); err != nil {
+		return err
+	}
+	if err := n.openDoers(key); err != nil {
+		return err
+	}
+	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never banned for points
+	n.rep.Facts(n.factsOf)
+	n.bans.Protect(n.protected)
+	n.bans.Closes(n.covered)
+	_, err = n.importBans(context.Background(), n.cfg)
+	return err
+}
+
+// openKeepers opens what holds the node's state: of peers, and its network.
+func (n *Node) openKeepers(key crypto.PrivKey, created bool) (err error) {
 	if n.history, err = n.openHistory(); err != nil {
 		return err
 	}
 	if err := n.openReputation(key); err != nil {
 		return err
 	}
-	n.gate = reputation.NewGate(n.rep)
 	if n.host, err = n.newHost(key); err != nil {
 		return err
 	}
@@ -208,12 +222,14 @@ func (n *Node) open() error {
 	if err := n.writeMeta(); err != nil {
 		return err
 	}
-	if err := n.openBook(); err != nil {
-		return err
-	}
+	return n.openBook()
+}
+
+// openDoers wires what moves the state of peers.
+func (n *Node) openDoers(key crypto.PrivKey) (err error) {
 	n.shake = handshake.New(handshake.Config{
 		Name: n.cfg.Node.Name, BaseURL: n.cfg.Node.BaseURL, UserAgent: n.Version().agent(), APIPort: n.apiPort(),
-		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf,
+		StatusInterval: n.cfg.Gossip.StatusInterval, Source: n.sourceOf, Known: n.book.Has,
 		Slot:   n.slotOf,
 		Admit:  func(p peer.ID) (peer.ID, error) { return n.slots.Admit(p) },
 		Arrive: func(p peer.ID) (peer.ID, string) { return n.slots.Arrive(p) },
@@ -237,15 +253,7 @@ func (n *Node) open() error {
 	if err := n.openSlots(); err != nil {
 		return err
 	}
-	if err := n.openDiscovery(); err != nil {
-		return err
-	}
-	n.rep.Exempt(n.dial.Exempt) // static and trusted peers and members are never banned for points
-	n.rep.Facts(n.factsOf)
-	n.bans.Protect(n.protected)
-	n.bans.Closes(n.covered)
-	_, err = n.importBans(context.Background(), n.cfg)
-	return err
+	return n.openDiscovery()
 }
 
 func (n *Node) openHistory() (*history.History, error) {

@@ -381,7 +381,9 @@ func (n *Node) NodeStatus() wire.NodeStatus {
 type HeardStatus = handshake.HeardStatus
 
 // HeardStatuses returns what other nodes told of themselves after the first so
-// many, oldest first, at most the newest 100, and how many came so far.
+// many, at most 100, and how many came so far. Of more, and at the begin of the
+// list, each node that this one knows has the same share, and each peer with
+// what it relays of others.
 func (n *Node) HeardStatuses(after uint64) ([]HeardStatus, uint64) { return n.shake.Statuses(after) }
 
 // announce tells everybody of this node, once the chain is known.

@@ -39,9 +39,9 @@ func (n *Node) watchPeers(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C:
 			n.foundMu.Lock()
-			outside := n.outside
+			outside, unbanned := n.outside, n.unbanned
 			n.foundMu.Unlock()
-			n.setFound(slices.Concat(n.peerFindings(), n.privateFindings(), outside))
+			n.setFound(slices.Concat(n.peerFindings(), bansLeftOut(unbanned), n.privateFindings(), outside))
 			health = n.tellHealth(health)
 		}
 	}
@@ -165,4 +165,13 @@ func plural(n int, one, more string) string {
 		return "1 " + one
 	}
 	return fmt.Sprintf("%d %s", n, more)
+}
+
+// bansLeftOut tells of files of bans.import that found no place in a full list.
+func bansLeftOut(files []string) []Finding {
+	if len(files) == 0 {
+		return nil
+	}
+	return []Finding{{Code: "PLY-116", Severity: "warn", Title: "bans_left_out", Why: fmt.Sprintf(
+		"bans.import: %s; when there is room, parley config reload takes what is missing", strings.Join(files, "; "))}}
 }

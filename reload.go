@@ -136,8 +136,7 @@ func (n *Node) LiveConfig() config.Config {
 	return n.live
 }
 
-// takeover is what a reload is about to do. Nothing of it can fail any more,
-// but for the shared keys.
+// takeover is what a reload is about to do. Nothing of it can fail any more.
 type takeover struct {
 	keys       []host.SharedKey  // nil = they stay
 	secrets    [][]byte          // of tokens
@@ -165,9 +164,7 @@ func (n *Node) reload(ctx context.Context, cfg config.Config, force bool, commit
 			return r, err
 		}
 	}
-	if err := n.takeValues(cfg, t, &r); err != nil {
-		return r, err
-	}
+	n.takeValues(cfg, t, &r)
 	if t.lists {
 		n.takeLists(ctx, cfg, &r)
 	}
@@ -175,25 +172,19 @@ func (n *Node) reload(ctx context.Context, cfg config.Config, force bool, commit
 		n.takePeers(ctx, t, &r)
 	}
 	n.takeSecrets(cfg, t.secrets, &r)
-	if err := n.takeKeys(cfg, t.keys, &r); err != nil {
-		return r, err
-	}
+	n.takeKeys(cfg, t.keys, &r)
 	n.log.Info("configuration read again", "changed", r.Changed, "needs_restart", r.NeedsRestart)
 	n.bus.Publish(event.ConfigReloaded{Changed: r.Changed})
 	return r, nil
 }
 
 // takeValues takes over each key that has another value.
-func (n *Node) takeValues(cfg config.Config, t *takeover, r *Reloaded) error {
+func (n *Node) takeValues(cfg config.Config, t *takeover, r *Reloaded) {
 	tls := n.live.API.TLSCert != "" && cfg.API.TLSCert != "" // to begin or end needs other listeners
 	for _, key := range config.Changed(n.live, cfg) {
 		switch {
 		case strings.HasPrefix(key, "p2p.shared_key") && t.keys != nil, strings.HasPrefix(key, "api.jwt_secret"): // what is in it counts, later
 			continue
-		case key == "log.level" && n.env.SetLogLevel != nil:
-			if err := n.env.SetLogLevel(cfg.Log.Level); err != nil {
-				return &ConfigError{err}
-			}
 		case strings.HasPrefix(key, "api.tls_") && tls, slices.Contains(apiKeys, key):
 		case t.acts[key] != nil:
 			t.acts[key]()
@@ -204,7 +195,6 @@ func (n *Node) takeValues(cfg config.Config, t *takeover, r *Reloaded) error {
 		config.Take(&n.live, cfg, key)
 		r.Changed = append(r.Changed, key)
 	}
-	return nil
 }
 
 // apiKeys are read by the API whenever they are needed.
@@ -241,7 +231,7 @@ func (n *Node) prepare(ctx context.Context, cfg config.Config, force, again bool
 		return nil, &ConfigError{err}
 	}
 	if t.lists {
-		if err := n.checkImport(ctx, cfg); err != nil {
+		if err := checkImport(cfg); err != nil {
 			return nil, &ConfigError{err}
 		}
 	}
@@ -301,22 +291,18 @@ func (n *Node) takeSecrets(cfg config.Config, secrets [][]byte, r *Reloaded) {
 	r.Changed = append(r.Changed, "api.jwt_secret_file")
 }
 
-func (n *Node) takeKeys(cfg config.Config, keys []host.SharedKey, r *Reloaded) error {
+func (n *Node) takeKeys(cfg config.Config, keys []host.SharedKey, r *Reloaded) {
 	if keys == nil {
-		return nil
+		return
 	}
 	n.live.P2P.SharedKeyFile, n.live.P2P.SharedKey = cfg.P2P.SharedKeyFile, cfg.P2P.SharedKey
 	before := n.private.Keys()
 	if slices.Equal(keys, before) {
-		return nil
+		return
 	}
-	closed, err := n.private.SetKeys(keys)
-	if err != nil {
-		return err
-	}
+	closed := n.private.SetKeys(keys)
 	r.Changed = append(r.Changed, "p2p.shared_key_file")
 	n.log.Info("shared keys changed", "dials_with", keys[0], "accepts", keys, "before", before, "closed", closed)
-	return nil
 }
 
 // keyInUse looks for peers that would lose their last connection with keys, and

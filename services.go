@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
@@ -178,6 +179,10 @@ func (s *services) serve(ctx context.Context, p chain.Protocol, st stream) {
 
 func (s *services) Publish(ctx context.Context, topic string, data []byte) error {
 	return s.gossip.Publish(ctx, topic, data)
+}
+
+func (s *services) PublishAll(ctx context.Context, topic string, all iter.Seq[[]byte]) (int, error) {
+	return s.gossip.PublishAll(ctx, topic, all)
 }
 
 func (s *services) Open(ctx context.Context, p peer.ID, proto string) (chain.Stream, error) {

@@ -118,13 +118,15 @@ func (n *Node) PublishMessage(ctx context.Context, topic string, data []byte) (s
 	return s.Publish(ctx, topic, data)
 }
 
-// SendMessage is PublishMessage for who has no use for the message's id.
-func (n *Node) SendMessage(ctx context.Context, topic string, data []byte) error {
+// SendMessages is PublishMessage for one message after the other, whose ids
+// nobody needs and which cost less together. It sends all until one fails and
+// tells how many were sent before that one.
+func (n *Node) SendMessages(ctx context.Context, topic string, list [][]byte) (int, error) {
 	s, err := n.program()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return s.Send(ctx, topic, data)
+	return s.SendAll(ctx, topic, list)
 }
 
 // ReadMessages reads accepted messages of topics, of all where none is named.

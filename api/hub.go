@@ -237,9 +237,10 @@ func (h *hub) wait() { h.running.Wait() }
 
 // filter chooses events by their type. The last rule that fits decides.
 type filter struct {
-	rules []rule
-	key   string // equal filters have equal ones
-	logs  bool   // may see lines of the log
+	rules   []rule
+	key     string   // equal filters have equal ones
+	logs    bool     // may see lines of the log
+	unknown []string // patterns it was made with that fit no type of event
 }
 
 type rule struct {
@@ -247,28 +248,44 @@ type rule struct {
 	in   bool
 }
 
-// newFilter reads a list of globs, "" = all but the noisy ones.
+// newFilter reads a list of globs, "" = all but the noisy ones. Where none fits a
+// type of event it is misspelt; where some do the others may be for a newer node.
 func newFilter(types string) (*filter, error) {
 	f := &filter{}
 	if types == "" {
-		return f, errors.Join(f.add(true, "*"), f.add(false, "log.*", "stats.*", peerSampled))
+		_, err := f.add(true, "*")
+		_, but := f.add(false, "log.*", "stats.*", peerSampled)
+		return f, errors.Join(err, but)
 	}
-	return f, f.add(true, strings.Split(types, ",")...)
+	unknown, err := f.add(true, strings.Split(types, ",")...)
+	if err == nil && len(f.rules) == 0 {
+		err = fmt.Errorf("types: %w", config.CheckEventPattern(unknown[0]))
+	}
+	f.unknown = unknown
+	return f, err
 }
 
-func (f *filter) add(in bool, globs ...string) error {
+// add leaves out patterns that fit no type of event, and returns them.
+func (f *filter) add(in bool, globs ...string) (unknown []string, err error) {
 	for _, g := range globs {
 		g = strings.TrimSpace(g)
-		if err := config.CheckEventPattern(g); err != nil {
-			return fmt.Errorf("types: %w", err)
+		var no *config.UnknownPatternError
+		switch err := config.CheckEventPattern(g); {
+		case errors.As(err, &no):
+			if unknown = append(unknown, g); len(unknown) > maxGlobs {
+				return nil, fmt.Errorf("types: more than %d patterns", maxGlobs)
+			}
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("types: %w", err)
 		}
 		f.rules = slices.DeleteFunc(f.rules, func(r rule) bool { return r.glob == g })
 		if f.rules = append(f.rules, rule{g, in}); len(f.rules) > maxGlobs {
-			return fmt.Errorf("types: more than %d patterns", maxGlobs)
+			return nil, fmt.Errorf("types: more than %d patterns", maxGlobs)
 		}
 	}
 	f.key = f.sum()
-	return nil
+	return unknown, nil
 }
 
 // seeLogs says whether lines of the log may be let in.
@@ -448,16 +465,32 @@ func (q *queue) ring() {
 	}
 }
 
-// subscribe changes the filter.
+// subscribe changes the filter, and tells the client of what it does not know.
 func (q *queue) subscribe(in bool, globs []string) error {
 	q.mu.Lock()
-	defer q.mu.Unlock()
-	err := q.filter.add(in, globs...)
-	if no := q.filter.denied(); err == nil && in && slices.ContainsFunc(globs, func(g string) bool { return slices.Contains(no, strings.TrimSpace(g)) }) {
-		return fmt.Errorf("types: %s needs a token of scope admin", strings.Join(no, ","))
+	unknown, err := q.filter.add(in, globs...)
+	denied := slices.DeleteFunc(q.filter.denied(), func(no string) bool {
+		return !slices.ContainsFunc(globs, func(g string) bool { return strings.TrimSpace(g) == no })
+	})
+	q.mu.Unlock()
+	if err == nil && in && len(denied) > 0 {
+		q.push(deniedTypes(denied))
+	}
+	if len(unknown) > 0 {
+		q.push(unknownTypes(unknown))
 	}
 	return err
 }
+
+type unknown struct {
+	Types []string `json:"types"`
+}
+
+// unknownTypes tells a client of patterns that fit no type of event.
+func unknownTypes(patterns []string) frame { return message("unknown_types", unknown{patterns}) }
+
+// deniedTypes tells it of those that let in nothing, for want of scope admin.
+func deniedTypes(patterns []string) frame { return message("denied_types", unknown{patterns}) }
 
 type lagged struct {
 	Dropped int    `json:"dropped"`
@@ -484,7 +517,7 @@ func (q *queue) take(now time.Time) (frames []frame, tooSlow bool) {
 	return frames, len(q.lags) >= lagsAllowed
 }
 
-// message makes a frame that is no event: hello, pong, lagged.
+// message makes a frame that is no event: hello, unknown_types, denied_types, pong, lagged.
 func message(name string, data any) frame {
 	b, err := json.Marshal(struct {
 		Type string `json:"type"`

@@ -66,7 +66,8 @@ func TestFilter(t *testing.T) {
 		{types: "peer.*,block.stored", in: []string{"peer.ready", "peer.sampled", "block.stored"}, out: []string{"head.changed", "peers.x"}},
 		{types: "pe?r.r[e]ady", in: []string{"peer.ready"}, out: []string{"peer.connected"}},
 		{types: "peer.[", wantFail: true},
-		{types: "block.stored,peers.*", wantFail: true},
+		{types: "block.stored,peers.*", in: []string{"block.stored"}, out: []string{"peer.ready"}},
+		{types: "blocks.stored,peers.*", wantFail: true},
 		{types: "block.store", wantFail: true},
 		{types: "dns.*", wantFail: true}, // there is none yet
 		{types: strings.Repeat("*", 65), wantFail: true},
@@ -89,14 +90,14 @@ func TestFilter(t *testing.T) {
 		}
 	}
 	f, _ := newFilter("peer.*")
-	if err := f.add(false, "peer.sampled"); err != nil || f.match("peer.sampled") || !f.match("peer.ready") {
+	if _, err := f.add(false, "peer.sampled"); err != nil || f.match("peer.sampled") || !f.match("peer.ready") {
 		t.Error("unsubscribe from one of a group")
 	}
-	if err := f.add(true, "peer.sampled"); err != nil || !f.match("peer.sampled") || len(f.rules) != 2 {
+	if _, err := f.add(true, "peer.sampled"); err != nil || !f.match("peer.sampled") || len(f.rules) != 2 {
 		t.Errorf("subscribe again: %v", f.rules)
 	}
 	for i := range 2 * maxGlobs {
-		if err := f.add(true, fmt.Sprintf("*[d%c%c]", 'a'+i/26, 'a'+i%26)); err != nil {
+		if _, err := f.add(true, fmt.Sprintf("*[d%c%c]", 'a'+i/26, 'a'+i%26)); err != nil {
 			if i+2 < maxGlobs {
 				t.Error(err)
 			}
@@ -277,7 +278,7 @@ func TestCommands(t *testing.T) {
 	for text, ok := range map[string]bool{
 		`{"ping":1}`: true, `{"ping":"x"}`: true, `{"subscribe":["dht.*"]}`: true, `{"unsubscribe":["peer.*"]}`: true,
 		``: false, `1`: false, `[]`: false, `{}`: false, `{"sub":1}`: false, `{"subscribe":"x"}`: false, `{"subscribe":[]}`: false,
-		`{"subscribe":["["]}`: false, `{"subscribe":["peer.reddy"]}`: false, `{"unsubscribe":["peers.*"]}`: false, `{"subscribe":["a"],"ping":1}`: false, `{"ping":1}{}`: false,
+		`{"subscribe":["["]}`: false, `{"subscribe":["peer.reddy"]}`: true, `{"unsubscribe":["peers.*"]}`: true, `{"subscribe":["a"],"ping":1}`: false, `{"ping":1}{}`: false,
 	} {
 		if err := testQueue(t, "").obey([]byte(text)); (err == nil) != ok {
 			t.Errorf("%s: %v", text, err)
@@ -289,5 +290,15 @@ func TestCommands(t *testing.T) {
 	}
 	if frames, _ := q.take(time.Now()); len(frames) != 1 || string(frames[0].data) != `{"type":"pong","data":{"ping":{"a":1}}}` {
 		t.Errorf("%v", frames)
+	}
+	if err := q.obey([]byte(`{"subscribe":["peer.reddy","peer.ready"]}`)); err != nil {
+		t.Fatal(err)
+	}
+	q.push(numbered("peer.ready", 1))
+	if frames, _ := q.take(time.Now()); len(frames) != 2 || string(frames[0].data) != `{"type":"unknown_types","data":{"types":["peer.reddy"]}}` {
+		t.Errorf("%v", frames)
+	}
+	if err := q.obey([]byte(`{"subscribe":["` + strings.Repeat(`x","`, maxGlobs) + `x"]}`)); err == nil {
+		t.Error("unknown patterns without bound")
 	}
 }

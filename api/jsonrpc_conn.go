@@ -181,6 +181,9 @@ func (x *rpcSession) subscription(ctx context.Context, m rpcMessage) (answer []b
 	}
 	q := newQueue("rpc", f, x.s.metrics)
 	q.owner = callerOf(ctx).local
+	if len(f.unknown) > 0 {
+		q.push(unknownTypes(f.unknown))
+	}
 	x.mu.Lock()
 	many := len(x.subs) >= rpcSubs
 	x.mu.Unlock()

@@ -67,12 +67,19 @@ func (l *Log) Level() string { return l.levels.Load().text }
 
 // SetLevel changes what the log lets through from now on.
 func (l *Log) SetLevel(text string) error {
-	root, rooms, err := config.ParseLogLevel(text)
-	if err != nil {
-		return err
+	act, err := l.judge(text)
+	if err == nil {
+		act()
 	}
-	l.levels.Store(&levels{text, root, rooms})
-	return nil
+	return err
+}
+
+// TakeLevel judges log.level, and act takes it over, for [parley.Env.Live].
+func (l *Log) TakeLevel(cfg config.Config) (act func(), err error) { return l.judge(cfg.Log.Level) }
+
+func (l *Log) judge(text string) (act func(), err error) {
+	root, rooms, err := config.ParseLogLevel(text)
+	return func() { l.levels.Store(&levels{text, root, rooms}) }, err
 }
 
 // Handler takes records for the log. The room of a logger is its attribute of

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"reflect"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -96,7 +97,7 @@ func programProblem(err error) *problem {
 		p := full.problem(err.Error())
 		p.Limit = "queue"
 		return p
-	case errors.Is(err, parley.ErrNoPeer), errors.Is(err, parley.ErrCutOff), errors.Is(err, parley.ErrStopped), errors.Is(err, parley.ErrNoHead):
+	case errors.Is(err, parley.ErrNoPeer), errors.Is(err, parley.ErrCutOff), errors.Is(err, parley.ErrStopped), errors.Is(err, parley.ErrNoHead), errors.Is(err, chain.ErrCut):
 		return notReady.problem(err.Error())
 	}
 	return nil
@@ -335,22 +336,11 @@ func (c sidecarCalls) Publish(ctx context.Context, r *connect.Request[pb.Publish
 // full the program is held up.
 func (c sidecarCalls) PublishStream(ctx context.Context, st *connect.ClientStream[pb.PublishRequest]) (*connect.Response[pb.PublishSummary], error) {
 	sum := &pb.PublishSummary{}
-	send := func(topic string, data []byte) error {
-		if err := c.publish(ctx, topic, data); err != nil {
-			return fmt.Errorf("message %d: %w", sum.GetMessages(), err)
-		}
-		sum.Messages++
-		return nil
-	}
 	for st.Receive() {
 		r := st.Msg()
-		if err := send(r.GetTopic(), r.GetData()); err != nil {
-			return nil, err
-		}
-		for _, data := range r.GetMore() {
-			if err := send(r.GetTopic(), data); err != nil {
-				return nil, err
-			}
+		n, err := c.publish(ctx, r.GetTopic(), slices.Insert(r.GetMore(), 0, r.GetData()))
+		if sum.Messages += uint64(n); err != nil {
+			return nil, fmt.Errorf("message %d: %w", sum.GetMessages(), err)
 		}
 	}
 	if err := st.Err(); err != nil {
@@ -359,23 +349,23 @@ func (c sidecarCalls) PublishStream(ctx context.Context, st *connect.ClientStrea
 	return connect.NewResponse(sum), nil
 }
 
-// publish waits while queues are full.
-func (c sidecarCalls) publish(ctx context.Context, topic string, data []byte) error {
-	var begin time.Time
+// publish waits while queues are full. It tells how many were sent.
+func (c sidecarCalls) publish(ctx context.Context, topic string, list [][]byte) (sent int, err error) {
+	var begin time.Time // of the wait for one message
 	for {
-		err := c.s.node.SendMessage(ctx, topic, data)
-		if !errors.Is(err, chain.ErrBusy) {
-			return err
+		n, err := c.s.node.SendMessages(ctx, topic, list[sent:])
+		if sent += n; !errors.Is(err, chain.ErrBusy) {
+			return sent, err
 		}
-		if begin.IsZero() {
+		if n > 0 || begin.IsZero() {
 			begin = time.Now()
 		} else if time.Since(begin) > busyMost {
-			return err
+			return sent, err
 		}
 		select {
 		case <-time.After(busyWait):
 		case <-ctx.Done():
-			return ctx.Err()
+			return sent, ctx.Err()
 		}
 	}
 }

@@ -215,7 +215,7 @@ func TestSidecarFaults(t *testing.T) {
 		{programHello(&pb.Topic{Name: "a/b"}), `"a/b"`, connect.CodeInvalidArgument},
 		{programHello(&pb.Topic{Name: "best_block"}), "every node", connect.CodeInvalidArgument},
 		{programHello(&pb.Topic{Name: "tx"}, &pb.Topic{Name: "tx"}), "twice", connect.CodeInvalidArgument},
-		{programHello(&pb.Topic{Name: "tx", MaxBytes: 2 << 20}), `"tx": max_bytes 2097152: want 1 to 1048576, which is sidecar.max_message, at most 1MiB in this version: publish the hash`, connect.CodeInvalidArgument},
+		{programHello(&pb.Topic{Name: "tx", MaxBytes: 2 << 20}), `"tx": max_bytes 2097152: want 1 to 1048576, which is sidecar.max_message, at most 10MiB: publish the hash`, connect.CodeInvalidArgument},
 	} {
 		st := c.Attach(ctx)
 		_ = st.Send(x.first) // the answer tells

@@ -29,7 +29,7 @@ func TestMessagesHaveWhatViewsHave(t *testing.T) {
 		but  string // fields of the message that come from elsewhere, and of the view that go there
 	}{
 		{parley.Status{}, &pb.Status{}, ""}, {parley.Info{}, &pb.Node{}, ""}, {parley.Health{}, &pb.Health{}, ""}, {parley.Reloaded{}, &pb.ReloadedConfig{}, ""},
-		{hello{}, &pb.StreamHello{}, ""}, {lagged{}, &pb.Lagged{}, ""},
+		{hello{}, &pb.StreamHello{}, ""}, {lagged{}, &pb.Lagged{}, ""}, {unknown{}, &pb.UnknownTypes{}, ""},
 		{parley.PeerDetail{}, &pb.PeerDetail{}, "peer"}, {parley.PeerCount{}, &pb.PeerCount{}, ""}, {parley.AddedPeer{}, &pb.AddedPeer{}, ""},
 		{parley.RemovedPeer{}, &pb.RemovedPeer{}, ""}, {parley.PeerNote{}, &pb.PeerNote{}, "peer"},
 		{list[parley.Peer]{}, &pb.ListPeersResponse{}, ""}, {list[parley.StaticPeer]{}, &pb.ListStaticPeersResponse{}, ""},

@@ -33,15 +33,18 @@ func (s *Server) streamRoutes() {
 		param("since", huma.TypeInteger, "the seq after which to go on"), param("token", huma.TypeString, "in place of the header"),
 	}
 	s.raw(route{method: http.MethodGet, pattern: prefix + "ws", access: read, stream: true, serve: s.webSocket},
-		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol + "; docs/events.md describes it"},
+		huma.Operation{OperationID: "get-ws", Summary: "Event stream by WebSocket, sub-protocol " + subProtocol + "; docs/events.md describes it", Description: aboutTypes},
 		form{query: choice, status: http.StatusSwitchingProtocols})
 	s.raw(route{method: http.MethodGet, pattern: prefix + "events", access: read, stream: true, serve: s.events},
-		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events; docs/events.md describes it"},
+		huma.Operation{OperationID: "get-events", Summary: "Event stream by server-sent events; docs/events.md describes it", Description: aboutTypes},
 		form{
 			query: append(choice, &huma.Param{Name: "Last-Event-ID", In: "header", Description: "as since", Schema: &huma.Schema{Type: huma.TypeInteger}}),
 			gives: streamType,
 		})
 }
+
+const aboutTypes = "The query types chooses: names of types or patterns, by comma. A list of which none fits a type of this node is refused, with " +
+	"the nearest one; of another, a message unknown_types behind the first one names those that fit none."
 
 // hello is the first message of a stream.
 type hello struct {
@@ -112,7 +115,11 @@ func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *
 	if !h.Resumed {
 		h.Snapshot = s.snapshot()
 	}
-	c.first = append([]frame{message("hello", h)}, missed...)
+	c.first = []frame{message("hello", h)}
+	if len(f.unknown) > 0 {
+		c.first = append(c.first, unknownTypes(f.unknown))
+	}
+	c.first = append(c.first, missed...)
 	return c, nil
 }
 

@@ -7,13 +7,18 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/coder/websocket"
+	"github.com/ethereum/go-ethereum/rpc"
 
 	"github.com/parley-p2p/parley"
+	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
+	"github.com/parley-p2p/parley/api/proto/parley/v1/parleyv1connect"
 	"github.com/parley-p2p/parley/config"
 )
 
@@ -257,6 +262,61 @@ func TestFullServer(t *testing.T) {
 	}
 	got := h.do("GET", "/api/v1/events", "", "")
 	if m := got.json(t); got.status != 503 || m["code"] != "PLY-014" || m["limit"] != "clients" || got.header.Get("Retry-After") == "" {
+		t.Errorf("%d %s", got.status, got.body)
+	}
+}
+
+// A client that is newer than the node gets what the node has, however it asks,
+// and is told of the rest. What nothing fits is misspelt.
+func TestUnknownTypes(t *testing.T) {
+	h := start(t, nil)
+	want := func(e envelope) {
+		t.Helper()
+		if e.Type != "unknown_types" || string(e.Data) != `{"types":["disk.melted"]}` {
+			t.Errorf("%s %s", e.Type, e.Data)
+		}
+	}
+	reload := func() {
+		t.Helper()
+		if got := h.do("POST", "/api/v1/config/reload", "unix", ""); got.status != 200 {
+			t.Fatalf("%d %s", got.status, got.body)
+		}
+	}
+	const types = "disk.melted,config.*"
+	s := h.dial(t, "?types="+types)
+	s.until("hello")
+	want(s.next())
+	reload()
+	s.until("config.reloaded")
+
+	s = h.dial(t, "?types=config.*")
+	s.until("hello")
+	for _, command := range []string{`{"subscribe":["disk.melted"]}`, `{"unsubscribe":["disk.melted"]}`} {
+		if err := s.Write(t.Context(), websocket.MessageText, []byte(command)); err != nil {
+			t.Fatal(err)
+		}
+		want(s.next())
+	}
+	reload()
+	s.until("config.reloaded")
+
+	watch, err := parleyv1connect.NewNodeServiceClient(http.DefaultClient, h.base).WatchEvents(t.Context(), connect.NewRequest(&pb.WatchEventsRequest{Types: strings.Split(types, ",")}))
+	if err != nil || !watch.Receive() || !watch.Receive() || !slices.Equal(watch.Msg().GetUnknownTypes().GetTypes(), []string{"disk.melted"}) {
+		t.Errorf("%v %v %v", err, watch.Err(), watch.Msg())
+	}
+
+	client, err := rpc.Dial(strings.Replace(h.base, "http", "ws", 1) + "/rpc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	events := make(chan envelope, 10)
+	if _, err := client.Subscribe(t.Context(), "parley", events, "events", types); err != nil {
+		t.Fatal(err)
+	}
+	want(<-events)
+
+	if got := h.do("GET", "/api/v1/events?types=disk.melted,blok.*", "", ""); got.status != 400 {
 		t.Errorf("%d %s", got.status, got.body)
 	}
 }

@@ -47,14 +47,14 @@ var (
 		Bans:      bansPlan{Sizes: []int{1_000, 100_000, 1_000_000}, Rounds: 5, Checks: 2_000_000, Arrivals: 1000},
 		Fanout:    fanoutPlan{Clients: 1000, Rounds: 5, Paced: 40, Burst: 100, Bytes: []int{256, 4096}, Idle: 200 * time.Millisecond},
 		Rest:      restPlan{Conns: []int{1, 32}, Rounds: 5, Round: time.Second},
-		Sidecar:   sidecarPlan{Bytes: []int{256, 4096}, Rounds: 5, Load: 5000, Paced: 200}}
+		Sidecar:   sidecarPlan{Bytes: []int{256, 4096}, Rounds: 5, Load: 5000, Paced: 200, Large: []int{1 << 20, 10 << 20}}}
 	smoke = plan{Nodes: []int{1, 3}, Bodies: []int{256, 4096}, Starts: 1, Newcomers: 1, Synced: 1000, Rounds: 2, Round: time.Second / 2,
 		Latency: time.Second, Checks: 1000, Stall: stallPlan{Nodes: 4, Dead: 1, Fast: 2}, Syncs: syncSmoke, Addrbook: addrbookPlan{Addresses: 10_000, Rounds: 2, Ops: 500},
 		Discovery: discoveryPlan{Hosts: 22, Rounds: 2, Lookups: 40, Dials: 10},
 		Bans:      bansPlan{Sizes: []int{1_000, 10_000}, Rounds: 2, Checks: 400_000, Arrivals: 100},
 		Fanout:    fanoutPlan{Clients: 100, Rounds: 2, Paced: 10, Burst: 20, Bytes: []int{256, 4096}, Idle: 100 * time.Millisecond},
 		Rest:      restPlan{Conns: []int{1, 32}, Rounds: 2, Round: 200 * time.Millisecond},
-		Sidecar:   sidecarPlan{Bytes: []int{256, 4096}, Rounds: 2, Load: 1000, Paced: 50}}
+		Sidecar:   sidecarPlan{Bytes: []int{256, 4096}, Rounds: 2, Load: 1000, Paced: 50, Large: []int{1 << 20}}}
 )
 
 const (

@@ -158,6 +158,7 @@ func serveNode(ctx context.Context, dir string, sidecar bool) (addr, p2p string,
 		c.API.MaxClients = 1 << 16
 		if sidecar {
 			c.Network, c.NetworkName = config.NetworkSidecar, "bench"
+			c.Sidecar.MaxMessage, c.Sidecar.ValidateTimeout = sidecarMost, 5*time.Second // in which the program gets 10 MiB
 		}
 	})
 	if err != nil {

@@ -18,6 +18,7 @@ type sidecarPlan struct {
 	Rounds int   `json:"rounds"`
 	Load   int   `json:"load"`  // messages of a round, as fast as they go
 	Paced  int   `json:"paced"` // messages of a round, one each sidecarPace
+	Large  []int `json:"large"` // bytes of messages that go in chunks, alone each
 }
 
 const (
@@ -27,10 +28,14 @@ const (
 	sidecarTogether = 64               // messages of one request
 	sidecarLimit    = 30 * time.Second // for a round
 	sidecarTopic    = "tx"
+	sidecarMost     = 10 << 20 // bytes of a message
 )
 
 // sidecarRow is one message from program to program.
-type sidecarRow struct{ Cases []sidecarCase }
+type sidecarRow struct {
+	Cases []sidecarCase
+	Large []largeCase
+}
 
 // sidecarCase is two nodes, each a process with a program that is attached over
 // gRPC in this one, and two hosts of libp2p-pubsub, each a process too.
@@ -77,7 +82,9 @@ func measureSidecar(ctx context.Context, dir string, p sidecarPlan, say *progres
 			row.Cases = append(row.Cases, c)
 		}
 	}
-	return row, nil
+	var err error
+	row.Large, err = measureLarge(ctx, filepath.Join(dir, "large"), p, say)
+	return row, err
 }
 
 // measureCase has nodes of its own: a peer takes a bounded number of messages
@@ -262,5 +269,6 @@ func (r *report) sidecarTable() string {
 		put("  publish to receive: p99, ms", c.P99MS.text(), c.BareP99.text())
 	}
 	b.WriteString("aim: 70 % of the pair\n")
+	b.WriteString(largeTable(r.Sidecar.Large))
 	return b.String()
 }

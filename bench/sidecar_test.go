@@ -12,7 +12,7 @@ func TestMeasureSidecar(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs two nodes with programs, and two hosts")
 	}
-	row, err := measureSidecar(t.Context(), t.TempDir(), sidecarPlan{Bytes: []int{256}, Rounds: 2, Load: 200, Paced: 10}, &progress{})
+	row, err := measureSidecar(t.Context(), t.TempDir(), sidecarPlan{Bytes: []int{256}, Rounds: 2, Load: 200, Paced: 10, Large: []int{1 << 20}}, &progress{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,10 @@ func TestMeasureSidecar(t *testing.T) {
 			}
 		}
 	}
-	checkTable(t, (&report{Sidecar: row}).sidecarTable(), "256 B, with verdicts", "aim")
+	if len(row.Large) != 1 || len(row.Large[0].OursMS) != 2 || slices.Min(row.Large[0].OursMS) <= 0 || slices.Min(row.Large[0].RawMS) <= 0 {
+		t.Errorf("%+v", row.Large)
+	}
+	checkTable(t, (&report{Sidecar: row}).sidecarTable(), "256 B, with verdicts", "aim", "1 MiB in chunks")
 	if new(report).sidecarTable() != "" {
 		t.Error("a table of nothing")
 	}

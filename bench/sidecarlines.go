@@ -65,7 +65,8 @@ func openPrograms(ctx context.Context, dir string, validate bool) (_ *programs, 
 }
 
 func attachProgram(ctx context.Context, dataDir string, validate bool) (_ *program, err error) {
-	conn, err := grpc.NewClient("unix:"+parley.SocketPath(dataDir), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix:"+parley.SocketPath(dataDir), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(sidecarMost+64<<10)))
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +79,7 @@ func attachProgram(ctx context.Context, dataDir string, validate bool) (_ *progr
 	if a.stream, err = conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, parleyv1connect.SidecarServiceAttachProcedure); err != nil {
 		return nil, err
 	}
-	hello := &pb.Hello{Name: "bench", Api: 1, Topics: []*pb.Topic{{Name: sidecarTopic, Validate: validate}}, Batches: true, SkipOwn: true}
+	hello := &pb.Hello{Name: "bench", Api: 1, Topics: []*pb.Topic{{Name: sidecarTopic, MaxBytes: sidecarMost, Validate: validate}}, Batches: true, SkipOwn: true}
 	if err := a.stream.SendMsg(&pb.FromApp{Msg: &pb.FromApp_Hello{Hello: hello}}); err != nil {
 		return nil, err
 	}

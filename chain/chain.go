@@ -69,6 +69,10 @@ var (
 	ErrUnready = errors.New("cannot judge yet")
 	// ErrBusy means that a bounded queue is full: try again later.
 	ErrBusy = errors.New("busy")
+	// ErrCut means that a large message was sent in part, to peers that did not
+	// take it in time: it is lost to some, and the same bytes cannot be sent again
+	// for two minutes.
+	ErrCut = errors.New("sent in part")
 )
 
 // InvalidError says that bytes break a rule by themselves, whatever our own

@@ -3,6 +3,7 @@ package chain
 import (
 	"context"
 	"io"
+	"iter"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -88,9 +89,14 @@ type Services interface {
 	// Greet has the ready peers greeted again, for they were told of no genesis
 	// and there is one now.
 	Greet()
-	// Publish sends data to all. It returns ErrBusy when queues are full and
-	// the error of the topic's own Validate when that refuses.
+	// Publish sends data to all. It returns ErrBusy when queues are full, ErrCut
+	// for a large message, and the error of the topic's own Validate when that
+	// refuses.
 	Publish(ctx context.Context, topic string, data []byte) error
+	// PublishAll is Publish for one message after the other, which go out in
+	// this order and cost less together. It takes all until one fails and tells
+	// how many were published before that one.
+	PublishAll(ctx context.Context, topic string, all iter.Seq[[]byte]) (n int, err error)
 	// Open starts a stream to a connected and ready peer. The caller MUST
 	// Close or Reset it, and set deadlines.
 	Open(ctx context.Context, p peer.ID, protocol string) (Stream, error)
@@ -137,6 +143,10 @@ type Topic struct {
 	// Quick says that Validate never waits: it is called without a deadline and a
 	// place, for which the message costs less.
 	Quick bool
+	// Large lets MaxBytes be 10 MiB, 1 MiB otherwise: what is over 32 KiB goes in
+	// chunks, and From and Origin of such a message are who published it. At most
+	// 4 of a topic, and 1 of one publisher, are under way at once. Not with Claim.
+	Large bool
 	// Validate decides what is relayed: nil → accepted, which is the relay;
 	// *InvalidError → rejected and charged; anything else → dropped. It is
 	// called by several goroutines, for our own messages too (From is Self),

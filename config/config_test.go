@@ -147,6 +147,9 @@ func TestStrength(t *testing.T) {
 	step(peers, "f", "flag --peers")
 	step("p2p.port", "4", "flag --p2p-port")
 	step("api.rate", "7/s", "flag --set api.rate")
+	args.Sets = map[string]string{"p2p.port": "5"}
+	step(peers, "f", "flag --peers")
+	step("p2p.port", "5", "flag --set p2p.port")
 	if l := load(t, args); !cmp.Equal(l.Warnings, []string{"env PEERS: has no effect, because p2p.static_peers is set too"}) {
 		t.Errorf("warnings %q", l.Warnings)
 	}

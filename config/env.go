@@ -52,15 +52,24 @@ func isServiceEnv(name, value string) bool {
 	return serviceEnv.MatchString(name) || linkEnv.MatchString(name) && strings.Contains(value, "://")
 }
 
-// flagEntries returns the flags by key.
-func flagEntries(flags map[string]string) []entry {
+// flagEntries returns the flags by key; sets are stronger.
+func flagEntries(flags, sets map[string]string) []entry {
 	var entries []entry
+	add := func(name, key, value string) {
+		entries = append(entries, entry{key: key, value: value, text: true, native: true, where: name, origin: name})
+	}
 	for key, value := range flags {
+		if _, ok := sets[key]; ok {
+			continue
+		}
 		name := "flag --set " + key
 		if k, ok := find(key); ok && k.flag != "" {
 			name = "flag --" + k.flag
 		}
-		entries = append(entries, entry{key: key, value: value, text: true, native: true, where: name, origin: name})
+		add(name, key, value)
+	}
+	for key, value := range sets {
+		add("flag --set "+key, key, value)
 	}
 	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.key, b.key) })
 	return entries

@@ -62,7 +62,7 @@ var knobs = []knob{
 	{name: "log.format", help: "auto: text on a terminal, journal under systemd, else json",
 		at: func(c *Config) any { return &c.Log.Format }, oneOf: []string{"auto", "text", "json", "journal"}},
 
-	{name: "ops.listen", help: "host:port of metrics and probes; empty = off",
+	{name: "ops.listen", flag: "ops-listen", help: "host:port of metrics and probes; empty = off",
 		at: func(c *Config) any { return &c.Ops.Listen }, check: checkOpsListen},
 	{name: "ops.pprof", live: true, help: "serve /debug/pprof on ops.listen", at: func(c *Config) any { return &c.Ops.PProf }},
 
@@ -109,8 +109,8 @@ var knobs = []knob{
 		at: func(c *Config) any { return &c.Sidecar.OnTimeout }, oneOf: []string{SidecarIgnore, SidecarAccept}},
 	{name: "sidecar.on_detached", help: "what becomes of messages while no program is attached",
 		at: func(c *Config) any { return &c.Sidecar.OnDetached }, oneOf: []string{SidecarIgnore, SidecarAccept}},
-	{name: "sidecar.max_message", unit: "bytes", help: "of one message of any topic, at most 1MiB in this version",
-		at: func(c *Config) any { return &c.Sidecar.MaxMessage }, low: 1 << 10, high: maxSidecarBytes, check: checkMaxMessage},
+	{name: "sidecar.max_message", unit: "bytes", help: "of one message of any topic",
+		at: func(c *Config) any { return &c.Sidecar.MaxMessage }, low: 1 << 10, high: maxSidecarBytes},
 
 	{name: "api.listen", flag: "api-listen", help: "host:port, unix:PATH; ? = skip if taken",
 		at: func(c *Config) any { return &c.API.Listen }, check: checkAPIListen},

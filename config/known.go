@@ -36,8 +36,28 @@ func checkRoom(name string) error {
 	return fmt.Errorf("%s, which is no room that logs%s", quote(name), Nearest(name, known, known))
 }
 
+// UnknownPatternError says that a pattern fits no type: it is misspelt, or for
+// another version of the program.
+type UnknownPatternError struct {
+	Pattern string
+	types   []string
+	what    string
+}
+
+func (e *UnknownPatternError) Error() string {
+	known, groups := slices.Clone(e.types), []string{}
+	for _, t := range e.types {
+		group, _, _ := strings.Cut(t, ".")
+		if group += ".*"; !slices.Contains(groups, group) {
+			groups = append(groups, group)
+		}
+	}
+	return fmt.Sprintf("%s is no %s%s", quote(e.Pattern), e.what, Nearest(e.Pattern, append(known, groups...), groups))
+}
+
 // CheckEventPattern tells whether text is a pattern, such as peer.* or
-// block.stored, that fits a type of event: another one would wait for ever.
+// block.stored, that fits a type of event: of another one, which would wait for
+// ever, it says so by an *[UnknownPatternError].
 func CheckEventPattern(text string) error {
 	return checkPattern(text, event.Types(), "type of event")
 }
@@ -46,7 +66,6 @@ func checkPattern(text string, types []string, what string) error {
 	if len(text) > maxPattern {
 		return fmt.Errorf("%s is longer than the %d characters that a pattern over types of events may have", quote(text), maxPattern)
 	}
-	known, groups := slices.Clone(types), []string{}
 	for _, t := range types {
 		switch ok, err := path.Match(text, t); {
 		case err != nil || text == "":
@@ -54,12 +73,8 @@ func checkPattern(text string, types []string, what string) error {
 		case ok:
 			return nil
 		}
-		group, _, _ := strings.Cut(t, ".")
-		if group += ".*"; !slices.Contains(groups, group) {
-			groups = append(groups, group)
-		}
 	}
-	return fmt.Errorf("%s is no %s%s", quote(text), what, Nearest(text, append(known, groups...), groups))
+	return &UnknownPatternError{text, types, what}
 }
 
 // Nearest names the candidate that was probably meant, or else what there is.

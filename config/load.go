@@ -15,7 +15,8 @@ type LoadArgs struct {
 	File     string            // --config; "" = search
 	Dir      string            // where ./parley.toml is searched and a relative File begins; "" = working directory
 	Environ  []string          // as os.Environ gives it
-	Flags    map[string]string // key → value, from named flags and --set
+	Flags    map[string]string // key → value, from the keys' own flags
+	Sets     map[string]string // likewise from --set; stronger
 	Hostname string            // default of node.name; "" = the machine's
 	Settings []byte            // in place of what SettingsName in the data directory holds; nil = that
 }
@@ -44,7 +45,7 @@ func Load(args LoadArgs) (*Loaded, error) {
 		l.faults = append(l.faults, faults...)
 		layers = append(layers, entries)
 	}
-	stronger := [][]entry{envEntries(env), flagEntries(args.Flags)}
+	stronger := [][]entry{envEntries(env), flagEntries(args.Flags, args.Sets)}
 	loaded, err := l.load(append(slices.Clone(layers), stronger...), env, args.Hostname)
 	if err != nil {
 		return nil, err

@@ -139,8 +139,7 @@ func sidecarTopicOf(table map[string]any) (SidecarTopic, error) {
 
 const (
 	maxSidecarNames = 32       // topics, and as many protocols
-	sidecarCarries  = 1 << 20  // bytes of one message, as long as long ones are not sent in parts
-	maxSidecarBytes = 10 << 20 // that a later version carries
+	maxSidecarBytes = 10 << 20 // of one message
 )
 
 // ReservedTopics are those that a program cannot have: claims of every node,
@@ -188,13 +187,6 @@ func checkSidecarProtocols(_ *checker, c *Config) (out []problem) {
 		}
 	}
 	return out
-}
-
-func checkMaxMessage(_ *checker, c *Config) []problem {
-	if n := c.Sidecar.MaxMessage; n > sidecarCarries && n <= maxSidecarBytes {
-		return one(RuleRange, "%s is more than a message can have in this version, %s: %s", n, Size(sidecarCarries), SidecarLonger)
-	}
-	return nil
 }
 
 // checkSidecar tests what depends on several keys.

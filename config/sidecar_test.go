@@ -50,7 +50,6 @@ func TestSidecarFaults(t *testing.T) {
 		"sidecar.topics = [7]":                                             "neither a table nor a text",
 		"sidecar.topics = \"tx\"":                                          "write a list",
 		"sidecar.topics = [\"tx:2KiB\"]\nsidecar.max_message = \"1KiB\"":   "sidecar.max_message, 1KiB",
-		"sidecar.max_message = \"2MiB\"":                                   "2MiB is more than a message can have in this version, 1MiB: publish the hash",
 		"sidecar.max_message = \"11MiB\"":                                  "10MiB",
 		"sidecar.on_timeout = \"reject\"":                                  "ignore, accept",
 		"sidecar.validate_timeout = \"1ms\"":                               "10ms",

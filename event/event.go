@@ -149,7 +149,7 @@ type BlockStored struct {
 	RecordCount int        `json:"record_count"`
 	SizeBytes   int        `json:"size_bytes"`
 	From        peer.ID    `json:"from,omitempty"` // who served it; "" = our own engine
-	Source      string     `json:"source"`         // gossip | sync | own
+	Source      string     `json:"source"`         // gossip | sync | own; ledger where it is told again
 	DelayMS     int64      `json:"delay_ms"`       // since the proposer's time
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/parley-p2p/parley/chain"
 	"github.com/parley-p2p/parley/config"
 	"github.com/parley-p2p/parley/event"
 )
@@ -24,8 +25,9 @@ const (
 
 // message is one event on its way.
 type message struct {
-	seq     uint64 // with it all events up to here are delivered
-	id      string // boot/seq
+	seq     uint64     // with it all events up to here are delivered
+	head    chain.Head // and all of the blocks up to here
+	id      string     // see idOf
 	subject string
 	data    []byte // the envelope
 }
@@ -76,15 +78,20 @@ type sink struct {
 	cfg     config.Sink
 	name    string // in logs and metrics
 	node    string
+	peer    string
 	boot    string
 	bus     *event.Bus
+	chain   Chain // nil: there is none, or it has nothing that the sink wants
 	sub     *event.Subscription
 	log     *slog.Logger
 	connect func() (broker, error)
 
 	// below: Run's goroutine only
-	broker  broker // nil = not connected yet
-	taken   uint64 // seq of the last event that was taken from the bus
+	broker  broker     // nil = not connected yet
+	taken   uint64     // seq of the last event that was taken from the bus
+	seen    chain.Head // last block all of whose events were taken from bus or ledger
+	open    openBlock
+	until   chain.Head // blocks up to here come from the ledger
 	pause   time.Duration
 	failing bool
 
@@ -92,6 +99,7 @@ type sink struct {
 	down  error      // of the last try, while the sink takes nothing
 	since time.Time  // of the first of those tries
 	done  uint64     // seq of the last event that is delivered, of this start
+	head  chain.Head // last block all of whose events are delivered
 	gap   *lagged    // of before this start, not told yet; nil = none
 }
 
@@ -102,6 +110,7 @@ func (k *sink) key() string { return k.cfg.Kind + " " + k.cfg.URL + " " + k.cfg.
 // delivered is lost with its memory, and the sink will be told so.
 func (k *sink) begin(first uint64, last *position, clean bool) {
 	k.done, k.taken = first-1, first-1
+	k.beginChain(last)
 	if last == nil || clean && last.Missed == 0 {
 		return
 	}
@@ -112,20 +121,30 @@ func (k *sink) begin(first uint64, last *position, clean bool) {
 // begins with what happens now.
 func (k *sink) follow(before *Sinks) {
 	k.done = k.bus.Seq()
+	var old *sink
 	kept := before.kept()
 	if i := slices.IndexFunc(kept, func(old *sink) bool { return old.key() == k.key() }); i >= 0 {
-		k.done, k.gap = kept[i].done, kept[i].gap
+		old = kept[i]
+		k.done, k.gap = old.done, old.gap
 	}
+	k.followChain(old)
 	k.taken = k.done
 	k.sub = k.bus.SubscribeAfter(k.done)
 }
 
-// acked is the seq of the last event that is delivered, or one below the first
-// of this start.
-func (k *sink) acked() uint64 {
+// progress changes whenever something is delivered.
+func (k *sink) progress() uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.done
+	return k.done + k.head.Height
+}
+
+// blocksBehind counts the blocks that are stored and not delivered.
+func (k *sink) blocksBehind() uint64 {
+	k.mu.Lock()
+	told := k.head.Height
+	k.mu.Unlock()
+	return max(k.chain.StoredHead().Height, told) - told
 }
 
 // behind counts the events that are published and not delivered: those that
@@ -164,6 +183,9 @@ func (k *sink) run(stop, hard context.Context) {
 		k.gap = nil
 		k.mu.Unlock()
 	}
+	if !k.replay(hard) {
+		return
+	}
 	for {
 		events, lost := k.sub.Take(batch)
 		if len(events) == 0 && lost == 0 {
@@ -174,25 +196,31 @@ func (k *sink) run(stop, hard context.Context) {
 			}
 			continue
 		}
-		if !k.deliver(hard, k.messages(events, lost)) {
+		if lost > 0 && !k.lost(hard, lost) || !k.deliver(hard, k.messages(events)) {
 			return
 		}
-		k.setDone(k.taken) // events that the sink does not want count too
+		k.setDone(k.taken, k.seen) // events that the sink does not want count too
 	}
 }
 
-// messages makes messages of what was taken from the bus.
-func (k *sink) messages(events []event.Envelope, lost int) []message {
-	msgs := make([]message, 0, len(events)+1)
-	if lost > 0 {
-		gap := lagged{Dropped: uint64(lost), From: k.taken + 1, To: k.taken + uint64(lost)}
-		k.taken = gap.To
-		k.log.Warn("sink is too slow: events are lost to it", "events", lost, "setting", "api.event_buffer")
-		msgs = append(msgs, k.message(event.Envelope{Seq: gap.To, TS: time.Now(), Data: gap}))
+// lost tells the sink how many events the bus has lost, and those of them that
+// the ledger has. It reports false when hard ended before.
+func (k *sink) lost(hard context.Context, n int) bool {
+	gap := lagged{Dropped: uint64(n), From: k.taken + 1, To: k.taken + uint64(n)}
+	k.taken = gap.To
+	k.log.Warn("sink is too slow: events are lost to it", "events", n, "setting", "api.event_buffer")
+	if k.chain != nil {
+		k.until = k.chain.StoredHead()
 	}
+	return k.deliver(hard, []message{k.message(event.Envelope{Seq: gap.To, TS: time.Now(), Data: gap})}) && k.replay(hard)
+}
+
+// messages makes messages of what was taken from the bus.
+func (k *sink) messages(events []event.Envelope) []message {
+	msgs := make([]message, 0, len(events))
 	for _, e := range events {
 		k.taken = e.Seq
-		if k.cfg.Wants(e.Type) {
+		if k.track(e.Data) && k.cfg.Wants(e.Type) {
 			msgs = append(msgs, k.message(e))
 		}
 	}
@@ -205,7 +233,7 @@ func (k *sink) message(e event.Envelope) message {
 	if err != nil { // an event that is no JSON is a fault that its golden file shows
 		data = fmt.Appendf(nil, `{"v":1,"seq":%d,"type":%q,"data":null}`, e.Seq, e.Type)
 	}
-	return message{seq: e.Seq, id: fmt.Sprintf("%s/%d", k.boot, e.Seq), subject: k.cfg.SubjectOf(k.node, e.Type), data: data}
+	return message{seq: e.Seq, head: k.seen, id: k.idOf(e), subject: k.cfg.SubjectOf(k.node, e.Type), data: data}
 }
 
 // deliver tries until all messages are delivered. It reports false when hard
@@ -215,7 +243,7 @@ func (k *sink) deliver(hard context.Context, msgs []message) bool {
 	for len(msgs) > 0 && hard.Err() == nil {
 		n, err := k.try(hard, msgs)
 		if n > 0 {
-			k.setDone(msgs[n-1].seq)
+			k.setDone(msgs[n-1].seq, msgs[n-1].head)
 			msgs, told, k.pause = msgs[n:], false, 0
 		}
 		switch {
@@ -224,8 +252,9 @@ func (k *sink) deliver(hard context.Context, msgs []message) bool {
 		case hard.Err() != nil:
 		case errors.Is(err, errTooLarge) && !told: // it would stop the sink for ever
 			k.log.Warn("event not delivered", "seq", msgs[0].seq, "bytes", len(msgs[0].data), "err", err)
-			msgs[0] = k.message(event.Envelope{Seq: msgs[0].seq, TS: time.Now(), Data: lagged{Dropped: 1, From: msgs[0].seq, To: msgs[0].seq}})
-			told = true
+			gap := k.message(event.Envelope{Seq: msgs[0].seq, TS: time.Now(), Data: lagged{Dropped: 1, From: msgs[0].seq, To: msgs[0].seq}})
+			gap.id, gap.head = msgs[0].id, msgs[0].head
+			msgs[0], told = gap, true
 		default:
 			k.failed(err)
 			k.rest(hard)
@@ -234,10 +263,10 @@ func (k *sink) deliver(hard context.Context, msgs []message) bool {
 	return len(msgs) == 0
 }
 
-func (k *sink) setDone(seq uint64) {
+func (k *sink) setDone(seq uint64, head chain.Head) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.done = seq
+	k.done, k.head = seq, head
 }
 
 func (k *sink) try(hard context.Context, msgs []message) (int, error) {

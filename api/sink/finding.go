@@ -25,7 +25,7 @@ func (s *Sinks) findings() []event.FindingChanged {
 		return nil
 	}
 	return []event.FindingChanged{{Code: Code, Severity: "warn", Title: "sink_down", Why: strings.Join(whys, "; ") +
-		": what waits is kept while the node runs and api.event_buffer holds, and counted as lost beyond"}}
+		": what waits is kept while the node runs and api.event_buffer holds; beyond, blocks and records are told from the ledger, and the rest is counted as lost"}}
 }
 
 // trouble says what is wrong, or "".

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/parley-p2p/parley/chain"
 )
 
 const (
@@ -27,6 +29,10 @@ type position struct {
 	Seq     uint64 `json:"seq"`    // last event delivered
 	Missed  uint64 `json:"missed"` // events published and not delivered
 	AtLeast bool   `json:"at_least,omitempty"`
+	// The last block all of whose events are delivered; nil where none are wanted,
+	// or an older program wrote it.
+	Height *uint64    `json:"height,omitempty"`
+	Hash   chain.Hash `json:"hash,omitzero"`
 }
 
 // position is what to keep of a sink.
@@ -34,11 +40,14 @@ func (s *Sinks) position(k *sink) position {
 	newest := s.bus.Seq()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	missed := k.missed(newest)
+	p := position{Seq: k.done, Missed: k.missed(newest)}
 	if k.gap != nil {
-		return position{Seq: k.gap.From - 1, Missed: missed, AtLeast: k.gap.AtLeast}
+		p.Seq, p.AtLeast = k.gap.From-1, k.gap.AtLeast
 	}
-	return position{Seq: k.done, Missed: missed}
+	if k.chain != nil {
+		p.Height, p.Hash = new(k.head.Height), k.head.Hash
+	}
+	return p
 }
 
 // save replaces sinks.json: a crash leaves the old one or the new.

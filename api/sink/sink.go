@@ -26,6 +26,7 @@ const (
 // Options of [Sinks].
 type Options struct {
 	Node       string                // stands for {node} and is the key of Kafka's records
+	Peer       string                // the node's peer ID, in the ids of messages of what the ledger has
 	Boot       string                // tells one start of the node from the next
 	Dir        string                // the data directory: sinks.json, and credentials files by relative name
 	Log        *slog.Logger          // nil = discard
@@ -33,13 +34,15 @@ type Options struct {
 	// Found is told every few seconds what an operator should know of the sinks;
 	// nil = nobody is.
 	Found func([]event.FindingChanged)
+	Chain Chain  // what the ring has lost of blocks and records comes from here; nil = it is lost
 	After *Sinks // that ran before in this start of the node, and have ended; nil = none
 }
 
 // Sinks delivers events to each of the configured sinks, at least once and in
 // their order, each at its own pace. The node never waits for one: a sink
 // takes from the bus's ring, holds one batch in memory, and is told of what
-// the ring has lost by one event of type lagged.
+// the ring has lost by one event of type lagged. Events of blocks and records
+// that are lost so, or over a restart, it is told once more from the ledger.
 type Sinks struct {
 	bus   *event.Bus
 	boot  string
@@ -63,11 +66,14 @@ func New(sinks []config.Sink, bus *event.Bus, o Options) (*Sinks, error) {
 	if err != nil {
 		s.log.Warn("positions of sinks not read: they go on from this start", "file", s.file, "err", err)
 	}
-	lag := &lagMetric{desc: prometheus.NewDesc("parley_sink_lag_events", "Events that a sink has not acknowledged yet.", []string{"sink"}, nil)}
+	lag := newLagMetric()
 	var errs []error
 	for i, cfg := range sinks {
-		k := &sink{cfg: cfg, name: fmt.Sprintf("%s-%d", cfg.Kind, i+1), node: o.Node, boot: o.Boot, bus: bus}
+		k := &sink{cfg: cfg, name: fmt.Sprintf("%s-%d", cfg.Kind, i+1), node: o.Node, peer: o.Peer, boot: o.Boot, bus: bus}
 		k.log = s.log.With("sink", k.name)
+		if wantsChain(cfg) {
+			k.chain = o.Chain
+		}
 		if k.connect, err = dialer(cfg, o, k.log); err != nil {
 			errs = append(errs, fmt.Errorf("sink %d: %w", i+1, err))
 			continue
@@ -211,21 +217,32 @@ func (s *Sinks) keepPositions(ctx context.Context) {
 func (s *Sinks) progress() uint64 {
 	sum := s.bus.Seq()
 	for _, k := range s.kept() {
-		sum += k.acked()
+		sum += k.progress()
 	}
 	return sum
 }
 
 // lagMetric tells how far each sink is behind.
 type lagMetric struct {
-	desc  *prometheus.Desc
-	sinks []*sink
+	events, blocks *prometheus.Desc
+	sinks          []*sink
 }
 
-func (m *lagMetric) Describe(c chan<- *prometheus.Desc) { c <- m.desc }
+func newLagMetric() *lagMetric {
+	labels := []string{"sink"}
+	return &lagMetric{
+		events: prometheus.NewDesc("parley_sink_lag_events", "Events that a sink has not acknowledged yet.", labels, nil),
+		blocks: prometheus.NewDesc("parley_sink_lag_blocks", "Stored blocks of whose events a sink has not acknowledged all yet.", labels, nil),
+	}
+}
+
+func (m *lagMetric) Describe(c chan<- *prometheus.Desc) { c <- m.events; c <- m.blocks }
 
 func (m *lagMetric) Collect(c chan<- prometheus.Metric) {
 	for _, k := range m.sinks {
-		c <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, float64(k.behind()), k.name)
+		c <- prometheus.MustNewConstMetric(m.events, prometheus.GaugeValue, float64(k.behind()), k.name)
+		if k.chain != nil {
+			c <- prometheus.MustNewConstMetric(m.blocks, prometheus.GaugeValue, float64(k.blocksBehind()), k.name)
+		}
 	}
 }

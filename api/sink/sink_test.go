@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +31,7 @@ type shelf struct {
 	stored []message
 	most   int // bytes of a message, 0 = any
 	hangs  bool
+	dice   *rand.Rand // says how many of the messages it takes at once; nil = all
 	dials  int
 }
 
@@ -45,13 +48,20 @@ func (s *shelf) send(ctx context.Context, msgs []message) (int, error) {
 	if s.down != nil {
 		return 0, s.down
 	}
-	for i, m := range msgs {
+	n := len(msgs)
+	if s.dice != nil {
+		n = s.dice.IntN(n + 1)
+	}
+	for i, m := range msgs[:n] {
 		if s.most > 0 && len(m.data) > s.most {
 			return i, errTooLarge
 		}
 		s.stored = append(s.stored, m)
 	}
-	return len(msgs), nil
+	if n < len(msgs) {
+		return n, errors.New("no more")
+	}
+	return n, nil
 }
 
 func (s *shelf) close() {}
@@ -74,9 +84,10 @@ func (s *shelf) seqs() (seqs []uint64) {
 // running are sinks that run until stop is called, which waits for their end.
 type running struct {
 	*Sinks
-	bus  *event.Bus
-	reg  *prometheus.Registry
-	stop func()
+	bus   *event.Bus
+	reg   *prometheus.Registry
+	chain Chain
+	stop  func()
 }
 
 var allTypes = config.Sink{Kind: config.SinkNATS, URL: "nats://h", Subject: "parley.{node}.{type}", Types: []string{"*"}}
@@ -92,7 +103,7 @@ func (r *running) start(t *testing.T, dir string, cfg config.Sink, connect func(
 	t.Helper()
 	var err error
 	r.Sinks, err = New([]config.Sink{cfg}, r.bus, Options{
-		Node: "n1", Boot: fmt.Sprint("boot", r.bus.Seq()+1), Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: r.reg, Found: found,
+		Node: "n1", Peer: "12D3", Boot: fmt.Sprint("boot", r.bus.Seq()+1), Dir: dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: r.reg, Found: found, Chain: r.chain,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +111,11 @@ func (r *running) start(t *testing.T, dir string, cfg config.Sink, connect func(
 	if connect != nil {
 		r.sinks[0].connect = connect
 	}
+	r.run(t)
+}
+
+func (r *running) run(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -186,21 +202,21 @@ func TestDown(t *testing.T) {
 		s := &shelf{down: errors.New("no route")}
 		cfg := allTypes
 		cfg.Types = []string{"head.*"}
-		var found []event.FindingChanged
+		var told atomic.Pointer[[]event.FindingChanged]
 		r := &running{bus: event.NewBus(64), reg: prometheus.NewRegistry()}
-		r.start(t, t.TempDir(), cfg, func() (broker, error) { return s, nil }, func(list []event.FindingChanged) { found = list })
+		r.start(t, t.TempDir(), cfg, func() (broker, error) { return s, nil }, func(list []event.FindingChanged) { told.Store(&list) })
 		r.publish(1, 3)
 		for range 20 {
 			r.bus.Publish(event.NodeStopping{Why: "not wanted"})
 		}
 		time.Sleep(downAfter - time.Second)
 		synctest.Wait()
-		if n := r.lag(t); n != 3 || len(found) != 0 {
+		if n, found := r.lag(t), *told.Load(); n != 3 || len(found) != 0 {
 			t.Errorf("lag %v, found %+v", n, found)
 		}
 		time.Sleep(2 * saveEvery)
 		synctest.Wait()
-		if len(found) != 1 || found[0].Code != Code || !strings.HasPrefix(found[0].Why, "nats-1 takes no events since 00:00:00 UTC, 3 wait: no route") {
+		if found := *told.Load(); len(found) != 1 || found[0].Code != Code || !strings.HasPrefix(found[0].Why, "nats-1 takes no events since 00:00:00 UTC, 3 wait: no route") {
 			t.Errorf("found %+v", found)
 		}
 		r.publish(4, 100) // beyond the ring
@@ -210,7 +226,7 @@ func TestDown(t *testing.T) {
 		s.set(func() { s.down = nil })
 		time.Sleep(maxPause + saveEvery)
 		synctest.Wait()
-		if n := r.lag(t); n != 0 || len(found) != 0 {
+		if n, found := r.lag(t), *told.Load(); n != 0 || len(found) != 0 {
 			t.Errorf("lag %v, found %+v", n, found)
 		}
 	})

@@ -114,7 +114,7 @@ func (g *globals) backupSource(keys bool) (func(context.Context, io.Writer) erro
 		return nil, fail(exitUsage, "--node %s and --data-dir %s: which of them is backed up? Give one", g.node, g.dataDir)
 	}
 	if g.named() == "" {
-		cfg, err := g.load(nil)
+		cfg, err := g.load()
 		if err != nil {
 			return nil, err
 		}
@@ -294,7 +294,7 @@ func (g *globals) restoreBackup(ctx context.Context, file string, genesis chain.
 		return err
 	}
 	defer f.Close()
-	cfg, err := g.load(nil) // it may name other files for the keys
+	cfg, err := g.load() // it may name other files for the keys
 	if err != nil {
 		return err
 	}

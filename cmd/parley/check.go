@@ -58,7 +58,7 @@ func (g *globals) dirOf(args []string) (string, error) {
 	if len(args) == 1 {
 		return args[0], nil
 	}
-	cfg, err := g.load(nil)
+	cfg, err := g.load()
 	if err != nil {
 		return "", err
 	}

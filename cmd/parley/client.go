@@ -105,7 +105,7 @@ func (g *globals) client() (*client, error) {
 // a broken configuration is the affair of the commands that need one.
 func (g *globals) localNode() (string, error) {
 	named := g.dataDir != "" || g.config != "" || os.Getenv("PARLEY_DATA_DIR") != ""
-	cfg, err := g.load(nil)
+	cfg, err := g.load()
 	if err != nil {
 		if named {
 			return "", err

@@ -31,54 +31,47 @@ type configFlags struct {
 func addConfigFlags(c *cobra.Command) *configFlags {
 	f := &configFlags{flags: c.Flags(), keys: map[string]string{}}
 	for _, k := range config.Keys() {
-		flag := k.Flag
-		switch {
-		case k.Name == "ops.listen":
-			flag = "ops-listen"
-		case flag == "", k.Name == "data_dir": // a global flag
+		if k.Flag == "" || k.Name == "data_dir" { // a global flag
 			continue
 		}
-		f.keys[flag] = k.Name
-		c.Flags().String(flag, k.Default, k.Help)
+		f.keys[k.Flag] = k.Name
+		c.Flags().String(k.Flag, k.Default, k.Help)
 	}
 	c.Flags().StringArrayVar(&f.sets, "set", nil, "any configuration key, as KEY=VALUE, repeatable; a list as KEY=A,B")
 	return f
 }
 
-// values are the keys that were set.
-func (f *configFlags) values() (map[string]string, error) {
-	values := map[string]string{}
+// args are the keys that were set.
+func (f *configFlags) args() (config.LoadArgs, error) {
+	a := config.LoadArgs{Flags: map[string]string{}, Sets: map[string]string{}}
 	f.flags.Visit(func(flag *pflag.Flag) {
 		if key, ok := f.keys[flag.Name]; ok {
-			values[key] = flag.Value.String()
+			a.Flags[key] = flag.Value.String()
 		}
 	})
-	given := map[string]bool{} // by --set
 	for _, set := range f.sets {
 		key, value, ok := strings.Cut(set, "=")
-		before := values[key]
 		if !ok || key == "" {
-			return nil, fail(exitUsage, "--set %s: want KEY=VALUE", set)
+			return a, fail(exitUsage, "--set %s: want KEY=VALUE", set)
 		}
-		values[key] = value
-		if given[key] && isList(key) { // each --set adds to a list
-			values[key] = before + "," + value
+		if before, given := a.Sets[key]; given && isList(key) { // each --set adds to a list
+			value = before + "," + value
 		}
-		given[key] = true
+		a.Sets[key] = value
 	}
-	return values, nil
+	return a, nil
 }
 
 func isList(key string) bool {
 	return slices.ContainsFunc(config.Keys(), func(k config.Key) bool { return k.Name == key && k.Type == "list" })
 }
 
-func (g *globals) loadWith(f *configFlags) (*config.Loaded, error) {
-	values, err := f.values()
+func (g *globals) loadFlags(f *configFlags) (*config.Loaded, error) {
+	args, err := f.args()
 	if err != nil {
 		return nil, err
 	}
-	return g.load(values)
+	return g.loadWith(args)
 }
 
 func configCommand(g *globals) *cobra.Command {
@@ -119,12 +112,12 @@ const configLong = "Of the node that --node or PARLEY_NODE names, or that runs o
 // configValues are those of the running node, else those of files, environment
 // and flags.
 func (g *globals) configValues(ctx context.Context, f *configFlags) ([]config.Value, error) {
-	flags, err := f.values()
+	args, err := f.args()
 	if err != nil {
 		return nil, err
 	}
 	why := "these are not the values of a running node"
-	if len(flags) == 0 && (g.config == "" || g.node != "" || g.bundle != "") {
+	if len(args.Flags)+len(args.Sets) == 0 && (g.config == "" || g.node != "" || g.bundle != "") {
 		values, err := g.runningValues(ctx)
 		var unreached *codeError
 		switch {
@@ -138,7 +131,7 @@ func (g *globals) configValues(ctx context.Context, f *configFlags) ([]config.Va
 			why = unreached.Error()
 		}
 	}
-	cfg, err := g.load(flags)
+	cfg, err := g.loadWith(args)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +152,7 @@ func (g *globals) runningValues(ctx context.Context) ([]config.Value, error) {
 		of.node = os.Getenv("PARLEY_NODE")
 	}
 	if of.node == "" && of.bundle == "" {
-		cfg, err := g.load(nil)
+		cfg, err := g.load()
 		if err != nil {
 			return nil, err
 		}
@@ -223,7 +216,7 @@ func configValidateCommand(g *globals) *cobra.Command {
 		Example: "parley config validate --config parley.toml"}
 	flags := addConfigFlags(c)
 	c.RunE = func(*cobra.Command, []string) error {
-		cfg, err := g.loadWith(flags)
+		cfg, err := g.loadFlags(flags)
 		if err != nil {
 			return err
 		}
@@ -325,7 +318,7 @@ func configReloadCommand(g *globals) *cobra.Command {
 		Example: "parley config reload\nparley config reload --data-dir node2 --force",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if g.named() == "" { // it is this machine's, and what is wrong with it is told here
-				if _, err := g.load(nil); err != nil {
+				if _, err := g.load(); err != nil {
 					return err
 				}
 			}
@@ -333,11 +326,20 @@ func configReloadCommand(g *globals) *cobra.Command {
 			if force {
 				path += "?force=true"
 			}
-			return changePeer(c.Context(), g, http.MethodPost, path, nil, viewReloaded)
+			return configFault(changePeer(c.Context(), g, http.MethodPost, path, nil, viewReloaded))
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "remove a shared key though peers are connected under it alone")
 	return c
+}
+
+// configFault gives a configuration that the node finds wrong the exit code of
+// one that is found wrong here.
+func configFault(err error) error {
+	if no, ok := errors.AsType[*apiError](err); ok && no.Code == "PLY-003" {
+		return &codeError{exitConfig, err}
+	}
+	return err
 }
 
 // liveKeys are those that a running node takes over.
@@ -366,7 +368,8 @@ func configSetCommand(g *globals) *cobra.Command {
 		Use: "set KEY [VALUE]", Short: "Change a key of the running node, at once and for later starts", Args: cobra.RangeArgs(1, 2),
 		Long: "VALUE is as with --set. It is kept in " + config.SettingsName + " of the data directory, which is stronger than other files and weaker than environment\n" +
 			"and flags; --unset takes it back. For a running node these can be set: " + strings.Join(liveKeys(), ", ") + ";\n" +
-			"those that name files by its local socket alone. Others stand in its file, and act from the next start on.",
+			"those that name files by its local socket alone. Others stand in its file, and act from the next start on.\n" +
+			"A wrong key or value ends with 78, as with parley run, and changes nothing.",
 		Example: "parley config set log.level info,p2p.gossip=debug\nparley config set api.cors https://app.example.org\nparley config set api.public_read --unset\n" +
 			"parley config set p2p.static_peers node1:8080,node2:8080",
 	}
@@ -376,16 +379,16 @@ func configSetCommand(g *globals) *cobra.Command {
 			return usage(c, errors.New("want KEY and VALUE, or KEY and --unset"))
 		}
 		if i := slices.IndexFunc(config.Keys(), func(k config.Key) bool { return k.Name == args[0] && !k.Live }); i >= 0 {
-			return fail(exitFailed, "%s acts from the next start on: set it in the node's parley.toml, or by environment or flag, and start it again; nothing has changed [PLY-101]", args[0])
+			return fail(exitConfig, "%s acts from the next start on: set it in the node's parley.toml, or by environment or flag, and start it again; nothing has changed [PLY-101]", args[0])
 		}
 		var value any
 		if !unset {
 			var err error
 			if value, err = config.Parse(args[0], args[1]); err != nil {
-				return fail(exitUsage, "%s: %w", args[0], err)
+				return fail(exitConfig, "%s: %w [PLY-101]", args[0], err)
 			}
 		}
-		return changePeer(c.Context(), g, http.MethodPatch, "config", map[string]any{args[0]: value}, viewReloaded)
+		return configFault(changePeer(c.Context(), g, http.MethodPatch, "config", map[string]any{args[0]: value}, viewReloaded))
 	}
 	return c
 }

@@ -83,6 +83,16 @@ func (g *globals) stream(ctx context.Context, types string, after uint64) error 
 			}
 			g.say("%s; Ctrl-C ends", followed(after, hello.Seq, hello.Resumed))
 		}
+		if e.Type == "unknown_types" {
+			no, err := decode[struct {
+				Types []string `json:"types"`
+			}](e.Data)
+			if err != nil {
+				return err
+			}
+			g.say("the node knows no type of event that is %s: it is misspelt, or of a newer version", strings.Join(no.Types, ", "))
+			continue
+		}
 		if e.Type == "" || e.Type == "hello" {
 			continue
 		}

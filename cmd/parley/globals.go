@@ -85,21 +85,21 @@ func (g *globals) check(c *cobra.Command) error {
 	return usage(c, fmt.Errorf("--color %s: want auto, always or never", g.color))
 }
 
-// load reads the configuration with the flags that are keys. Warnings are the
-// caller's to tell.
-func (g *globals) load(flags map[string]string) (*config.Loaded, error) {
-	return g.loadSettings(flags, nil)
-}
+// load reads the configuration. Warnings are the caller's to tell.
+func (g *globals) load() (*config.Loaded, error) { return g.loadWith(config.LoadArgs{}) }
 
-// loadSettings is load with settings, where they are not nil, in place of those
-// of the data directory.
-func (g *globals) loadSettings(flags map[string]string, settings []byte) (*config.Loaded, error) {
-	all := map[string]string{}
-	maps.Copy(all, flags)
+// loadWith is load with the keys and settings in args, which has nothing else.
+func (g *globals) loadWith(args config.LoadArgs) (*config.Loaded, error) {
+	args.File, args.Environ = g.config, os.Environ()
+	args.Flags, args.Sets = maps.Clone(args.Flags), maps.Clone(args.Sets)
 	if g.dataDir != "" {
-		all["data_dir"] = g.dataDir
+		if args.Flags == nil {
+			args.Flags = map[string]string{}
+		}
+		args.Flags["data_dir"] = g.dataDir
+		delete(args.Sets, "data_dir")
 	}
-	return config.Load(config.LoadArgs{File: g.config, Environ: os.Environ(), Flags: all, Settings: settings})
+	return config.Load(args)
 }
 
 // say talks to people, on stderr.

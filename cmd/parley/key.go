@@ -32,7 +32,7 @@ func keyCommand(g *globals) *cobra.Command {
 
 // keyPath is the key file of the data directory.
 func (g *globals) keyPath() (string, error) {
-	cfg, err := g.load(nil)
+	cfg, err := g.load()
 	if err != nil {
 		return "", err
 	}

@@ -72,7 +72,9 @@ func TestMetricsPage(t *testing.T) {
 		t.Errorf("the first scrape has %d bytes, want at most %d: which series are zeros that nobody needs yet?", n, mostOfFirst)
 	}
 	have := rows(t, first)
-	maps.Copy(have, rows(t, startScaled(t, "network=sidecar", "sidecar.topics=tx").page("/metrics")))
+	app := startScaled(t, "network=sidecar", "sidecar.topics=tx")
+	app.until("it knows its topics", patience, func() bool { var list any; return app.get("gossip/mesh?topic=tx", &list) == nil })
+	maps.Copy(have, rows(t, app.page("/metrics")))
 	page, err := os.ReadFile(metricsPage)
 	if err != nil {
 		t.Fatal(err)

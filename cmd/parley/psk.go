@@ -74,7 +74,7 @@ func (g *globals) pskShow(ctx context.Context, args []string) error {
 	if err != nil && exitCode(ctx, err) != exitUnreachable {
 		return err
 	}
-	cfg, err := g.load(nil)
+	cfg, err := g.load()
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func runCommand(g *globals) *cobra.Command {
 	}
 	flags := addConfigFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		cfg, err := g.loadWith(flags)
+		cfg, err := g.loadFlags(flags)
 		if err != nil {
 			return err
 		}
@@ -54,11 +54,12 @@ func runCommand(g *globals) *cobra.Command {
 			return err
 		}
 		return runNode(c.Context(), cfg, lines, line, func(settings []byte) (*config.Loaded, error) {
-			values, err := flags.values()
+			args, err := flags.args()
 			if err != nil {
 				return nil, err
 			}
-			return g.loadSettings(values, settings)
+			args.Settings = settings
+			return g.loadWith(args)
 		})
 	}
 	return c
@@ -83,54 +84,87 @@ func runNode(ctx context.Context, cfg *config.Loaded, lines *api.Log, line *scre
 		return &parley.StartError{Code: 101, Err: err}
 	}
 	defer stopTracing() // the last spans are those of the end
-	sinks := &delivery{options: sink.Options{Node: cfg.Node.Name, Dir: cfg.DataDir, Log: log, Registerer: reg}, next: make(chan []config.Sink, 1)}
-	env := parley.Env{
-		Log: log, Tracer: tracer, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), SetLogLevel: lines.SetLevel, LogLevel: lines.Level,
-		Live: map[string]func(config.Config) (func(), error){"sink": sinks.take, "telemetry.sample_ratio": ratio.take},
-	}
-	node, err := parley.New(cfg.Config, env) //nolint:contextcheck // New waits for nobody
+	env := parley.Env{Log: log, Tracer: tracer, Registry: reg, End: func() { os.Exit(exitFailed) }, Reload: reload, Values: cfg.Values(), LogLevel: lines.Level}
+	r, err := open(cfg, env, lines, ratio) //nolint:contextcheck // to open waits for nobody
 	if err != nil {
-		return portFault(err)
+		return err
 	}
-	parley.KeepPanics(cfg.DataDir, log)
-	server, err := api.New(node, api.Options{Log: log, Registry: reg, Lines: lines, Tracer: tracer})
-	if err != nil {
-		return errors.Join(portFault(err), node.Close()) //nolint:contextcheck // its last write has a time of its own
-	}
-	sinks.options.Boot, sinks.options.Found = server.Boot(), node.FoundOutside
-	if err := sinks.open(cfg.Sinks, node.Events()); err != nil {
-		return errors.Join(&parley.StartError{Code: 101, Err: err}, server.Close(), node.Close()) //nolint:contextcheck // as above
-	}
-	banner(log, node)
+	banner(log, r.node)
 	dumpOnSignal(ctx, log)
-	reloadOnHangup(ctx, log, node)
+	reloadOnHangup(ctx, log, r.node)
+	err = r.serve(ctx, log, line)
+	if errors.Is(err, errNotDrained) {
+		return err
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // a clean stop is no fault
+	}
+	return errors.Join(err, r.node.Close()) //nolint:contextcheck // its last write has a time of its own; nobody asks the store any more
+}
 
+// running is a node and what serves it to others.
+type running struct {
+	node   *parley.Node
+	server *api.Server
+	sinks  *delivery
+}
+
+// open opens them, and on an error closes what it has opened. env lacks what
+// others take over of the configuration.
+func open(cfg *config.Loaded, env parley.Env, lines *api.Log, ratio *sampler) (r *running, err error) {
+	r = &running{sinks: &delivery{
+		options: sink.Options{Node: cfg.Node.Name, Dir: cfg.DataDir, Log: env.Log, Registerer: env.Registry}, next: make(chan []config.Sink, 1),
+	}}
+	env.Live = map[string]func(config.Config) (func(), error){
+		"log.level": lines.TakeLevel, "sink": r.sinks.take, "telemetry.sample_ratio": ratio.take,
+	}
+	if r.node, err = parley.New(cfg.Config, env); err != nil {
+		return nil, portFault(err)
+	}
+	parley.KeepPanics(cfg.DataDir, env.Log)
+	if r.server, err = api.New(r.node, api.Options{Log: env.Log, Registry: env.Registry, Lines: lines, Tracer: env.Tracer}); err != nil {
+		return nil, errors.Join(portFault(err), r.node.Close())
+	}
+	o := &r.sinks.options
+	o.Peer, o.Boot, o.Found = r.node.ID().String(), r.server.Boot(), r.node.FoundOutside
+	if cfg.Network == config.NetworkConsortium {
+		o.Chain = r.node
+	}
+	if err := r.sinks.open(cfg.Sinks, r.node.Events()); err != nil {
+		return nil, errors.Join(&parley.StartError{Code: 101, Err: err}, r.server.Close(), r.node.Close())
+	}
+	return r, nil
+}
+
+var errNotDrained = fmt.Errorf("not drained within %s: stopped anyway, the store recovers at the next start", drainTime)
+
+// serve works until ctx ends or one of them fails, and then drains. After
+// errNotDrained they are still at work.
+func (r *running) serve(ctx context.Context, log *slog.Logger, line *screen) error {
 	g, gctx := errgroup.WithContext(ctx)
 	events, noMore := context.WithCancel(context.WithoutCancel(ctx)) // until the node has published its last one
-	g.Go(func() error { defer noMore(); return named("node", node.Run(gctx)) })
-	g.Go(func() error { return named("sinks", sinks.run(events)) })
-	g.Go(func() error { return named("api", server.Run(gctx)) })
+	g.Go(func() error { defer noMore(); return named("node", r.node.Run(gctx)) })
+	g.Go(func() error { return named("sinks", r.sinks.run(events)) })
+	g.Go(func() error { return named("api", r.server.Run(gctx)) })
 	if line != nil {
-		g.Go(func() error { line.showSync(gctx, node); return nil })
+		g.Go(func() error { line.showSync(gctx, r.node); return nil })
 	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // there may be no systemd
 	done := make(chan error, 1)
 	go func() { done <- g.Wait() }()
 	select {
-	case err = <-done:
+	case err := <-done:
+		return err
 	case <-gctx.Done():
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-		log.Info("stopping", "within", drainTime)
-		select {
-		case err = <-done:
-		case <-time.After(drainTime + drainSlack):
-			return fmt.Errorf("not drained within %s: stopped anyway, the store recovers at the next start", drainTime)
-		}
 	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		err = nil // a clean stop is no fault
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	log.Info("stopping", "within", drainTime)
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(drainTime + drainSlack):
+		return errNotDrained
 	}
-	return errors.Join(err, node.Close()) //nolint:contextcheck // as above; nobody asks the store any more
 }
 
 // limitMemory has the runtime keep within a share of what the container has.

@@ -24,7 +24,7 @@ func tokenCommand(g *globals) *cobra.Command {
 			if scope != "read" && scope != "admin" {
 				return usage(c, fmt.Errorf("--scope %s: want read or admin", scope))
 			}
-			cfg, err := g.load(nil)
+			cfg, err := g.load()
 			if err != nil {
 				return err
 			}
@@ -75,7 +75,7 @@ func inspectCommand(g *globals) *cobra.Command {
 				return fail(exitCheck, "%w", err)
 			}
 			v := inspected{TokenInfo: info}
-			switch cfg, err := g.load(nil); {
+			switch cfg, err := g.load(); {
 			case err != nil:
 				v.Signature = "not checked: " + err.Error()
 			default:

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -67,6 +68,15 @@ func (w *world) Publish(_ context.Context, topic string, _ []byte) error {
 	defer w.mu.Unlock()
 	w.published[topic]++
 	return nil
+}
+func (w *world) PublishAll(ctx context.Context, topic string, all iter.Seq[[]byte]) (n int, err error) {
+	for data := range all {
+		if err := w.Publish(ctx, topic, data); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
 }
 func (w *world) Open(_ context.Context, p peer.ID, protocol string) (chain.Stream, error) {
 	w.mu.Lock()

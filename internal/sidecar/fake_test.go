@@ -3,6 +3,7 @@ package sidecar
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"net"
 	"slices"
@@ -93,6 +94,16 @@ func (w *wing) Publish(ctx context.Context, topic string, data []byte) error {
 		return errors.New("not served")
 	}
 	return t.Validate(ctx, chain.Message{From: self, Data: data, ID: idOf(topic, string(data))})
+}
+
+func (w *wing) PublishAll(ctx context.Context, topic string, all iter.Seq[[]byte]) (n int, err error) {
+	for data := range all {
+		if err := w.Publish(ctx, topic, data); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
 }
 
 func (w *wing) Open(_ context.Context, p peer.ID, protocol string) (chain.Stream, error) {

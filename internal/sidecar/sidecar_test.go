@@ -138,6 +138,9 @@ func TestSlowOnes(t *testing.T) {
 		if _, err := r.Next(t.Context()); !errors.Is(err, ErrSlow) || len(s.readers) != 0 {
 			t.Errorf("slow reader: %v, %d readers", err, len(s.readers))
 		}
+		if n, err := s.SendAll(t.Context(), "free", [][]byte{[]byte("one")}); n != 0 || !errors.Is(err, chain.ErrBusy) {
+			t.Errorf("nothing is read: %d sent, %v", n, err)
+		}
 		for range published {
 			item, err := x.Next(t.Context())
 			if m, ok := item.(Message); err != nil || !ok {
@@ -146,6 +149,16 @@ func TestSlowOnes(t *testing.T) {
 		}
 		if err := s.Send(t.Context(), "free", []byte("again")); err != nil {
 			t.Errorf("all is read: %v", err)
+		}
+		var size *SizeError
+		if n, err := s.SendAll(t.Context(), "free", [][]byte{[]byte("a"), []byte("b"), make([]byte, 2<<20), []byte("c")}); n != 2 || !errors.As(err, &size) {
+			t.Errorf("%d sent before one that is too large, %v", n, err)
+		}
+		if n, err := s.SendAll(t.Context(), "nothing", [][]byte{[]byte("a")}); n != 0 || !errors.Is(err, ErrNoTopic) {
+			t.Errorf("%d sent to no topic, %v", n, err)
+		}
+		if n, err := s.SendAll(t.Context(), "free", nil); n != 0 || err != nil {
+			t.Errorf("%d of nothing sent, %v", n, err)
 		}
 		big := strings.Repeat("x", 1<<20)
 		if r, err = s.Subscribe([]string{"free"}); err != nil {

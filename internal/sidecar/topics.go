@@ -111,7 +111,7 @@ func (s *Sidecar) checkTopic(t Topic, seen map[string]bool) error {
 	case seen[t.Name]:
 		return badInput("topic %q is declared twice", t.Name)
 	case t.MaxBytes < 0 || t.MaxBytes > int(s.cfg.MaxMessage):
-		return badInput("topic %q: max_bytes %d: want 1 to %d, which is sidecar.max_message, at most 1MiB in this version: %s", t.Name, t.MaxBytes, s.cfg.MaxMessage, config.SidecarLonger)
+		return badInput("topic %q: max_bytes %d: want 1 to %d, which is sidecar.max_message, at most 10MiB: %s", t.Name, t.MaxBytes, s.cfg.MaxMessage, config.SidecarLonger)
 	}
 	return nil
 }
@@ -196,7 +196,7 @@ func (s *Sidecar) change(ctx context.Context, services chain.Services, want decl
 func (s *Sidecar) topic(name string, t topic) chain.Topic {
 	n := named{name, s.metrics.declare(name)}
 	return chain.Topic{
-		Name: name, MaxBytes: t.max, Quick: !t.validate, Timeout: -1, AtOnce: maxAsks,
+		Name: name, MaxBytes: t.max, Large: true, Quick: !t.validate, Timeout: -1, AtOnce: maxAsks,
 		Validate: func(ctx context.Context, m chain.Message) error { return s.judge(ctx, n, m) },
 	}
 }

@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -222,8 +223,39 @@ func (s *Sidecar) Publish(ctx context.Context, name string, data []byte) (string
 
 // Send sends data to all. It is not validated here: who publishes answers for
 // it, and the peers judge it. It returns ErrNoTopic, a *SizeError, or
-// chain.ErrBusy when queues are full, that of the own program too.
+// chain.ErrBusy when queues are full, that of the own program too, or
+// chain.ErrCut.
 func (s *Sidecar) Send(ctx context.Context, name string, data []byte) error {
+	services, err := s.sends(name, data)
+	if err != nil {
+		return err
+	}
+	return services.Publish(ctx, name, data)
+}
+
+// SendAll is Send for one message after the other, which cost less together. It
+// sends all until one fails and tells how many were sent before that one.
+func (s *Sidecar) SendAll(ctx context.Context, name string, list [][]byte) (n int, err error) {
+	if len(list) == 0 {
+		return 0, nil
+	}
+	services, err := s.sends(name, list[0])
+	if err != nil {
+		return 0, err
+	}
+	var bad error
+	n, err = services.PublishAll(ctx, name, func(yield func([]byte) bool) {
+		for _, data := range list {
+			if _, bad = s.sends(name, data); bad != nil || !yield(data) {
+				return
+			}
+		}
+	})
+	return n, cmp.Or(err, bad)
+}
+
+// sends tells whether data may be sent now.
+func (s *Sidecar) sends(name string, data []byte) (chain.Services, error) {
 	s.mu.Lock()
 	services := s.services
 	t, ok := s.topics[name]
@@ -231,16 +263,16 @@ func (s *Sidecar) Send(ctx context.Context, name string, data []byte) error {
 	s.mu.Unlock()
 	switch {
 	case services == nil:
-		return ErrStopped
+		return nil, ErrStopped
 	case !ok:
-		return fmt.Errorf("topic %q: %w: declare it in Hello or sidecar.topics", cut(name), ErrNoTopic)
+		return nil, fmt.Errorf("topic %q: %w: declare it in Hello or sidecar.topics", cut(name), ErrNoTopic)
 	case len(data) == 0:
-		return badInput("a message without data: give at least one byte")
+		return nil, badInput("a message without data: give at least one byte")
 	case len(data) > t.max:
-		return &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d: %s", len(data), name, t.max, config.SidecarLonger)}
+		return nil, &SizeError{fmt.Sprintf("a message of %d bytes: topic %q takes at most %d: %s", len(data), name, t.max, config.SidecarLonger)}
 	}
 	if !room {
-		return fmt.Errorf("the program does not read what it has published: %w", chain.ErrBusy)
+		return nil, fmt.Errorf("the program does not read what it has published: %w", chain.ErrBusy)
 	}
-	return services.Publish(ctx, name, data)
+	return services, nil
 }

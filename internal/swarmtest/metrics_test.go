@@ -16,7 +16,7 @@ var metrics = map[string]string{
 	"handshake":  "results_total seconds",
 	"reputation": "points_total refusals_total peers bans",
 	"history":    "written_total dropped_total pending",
-	"gossip":     "messages_total bytes_total duplicates_total mesh_peers validate_seconds delay_seconds dropped_total",
+	"gossip":     "messages_total bytes_total duplicates_total mesh_peers validate_seconds delay_seconds dropped_total large_messages_total",
 	"ledger":     "height head_age_seconds blocks_total records_total commit_seconds size_bytes journal_records damaged_total repaired_total",
 	"mempool":    "records bytes rejected_total",
 	"consensus":  "view view_changes_total validators order_seconds dropped_total restarts_total",

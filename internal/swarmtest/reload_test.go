@@ -160,6 +160,39 @@ func TestTrustByReload(t *testing.T) {
 	})
 }
 
+// A full ban list keeps no node from its start, nor a reload from what else it
+// brings: the targets without a place are told.
+func TestReloadWithFullBanList(t *testing.T) {
+	Run(t, func(s *Swarm) {
+		t := s.T
+		file := filepath.Join(t.TempDir(), "bad.txt")
+		a := s.Add(Alone, func(c *config.Config) { c.Bans.MaxEntries, c.Bans.Import = 1, []string{file} })
+		s.Genesis("full", a)
+		write := func(text string) {
+			t.Helper()
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("192.0.2.1\n192.0.2.2\n")
+		leftOut := func() bool {
+			return slices.ContainsFunc(a.Findings(), func(f event.FindingChanged) bool { return f.Title == "bans_left_out" })
+		}
+		a.Start()
+		s.Until("what is left out is told", 10*time.Second, leftOut)
+		a.reload("bans.threshold", func(c *config.Config) { c.Bans.Threshold = 40 })
+		if !leftOut() || len(a.Bans("", "", false)) != 1 {
+			t.Errorf("left out %v, banned %+v", leftOut(), a.Bans("", "", false))
+		}
+		if err := a.Unban(t.Context(), "192.0.2.1", "test"); err != nil {
+			t.Fatal(err)
+		}
+		write("192.0.2.2\n")
+		a.reload("bans.import", func(*config.Config) {})
+		s.Until("it is over", 10*time.Second, func() bool { return !leftOut() })
+	})
+}
+
 // What leads to a ban, how long it holds, and the files of bans.
 func TestBansByReload(t *testing.T) {
 	Run(t, func(s *Swarm) {

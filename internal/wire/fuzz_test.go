@@ -70,6 +70,8 @@ func FuzzPEXRequest(f *testing.F)        { fuzz(f, "PEXRequest") }
 func FuzzPEXAnswer(f *testing.F)         { fuzz(f, "PEXAnswer") }
 func FuzzAppRequest(f *testing.F)        { fuzz(f, "AppRequest") }
 func FuzzAppAnswer(f *testing.F)         { fuzz(f, "AppAnswer") }
+func FuzzManifest(f *testing.F)          { fuzz(f, "Manifest") }
+func FuzzChunk(f *testing.F)             { fuzz(f, "Chunk") }
 func FuzzDHTValue(f *testing.F)          { fuzz(f, "DHTValue") }
 
 func FuzzRecords(f *testing.F) {

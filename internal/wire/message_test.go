@@ -112,6 +112,8 @@ func messages(t testing.TB) []message {
 		of(MaxPEXAnswer, PEXAnswer{fullPEX()}, DecodePEXAnswer),
 		of(MaxAppRequest, AppRequest{make([]byte, MaxAppData)}, DecodeAppRequest),
 		of(MaxAppAnswer, AppAnswer{make([]byte, MaxAppChunk), true, text(MaxText)}, DecodeAppAnswer),
+		of(MaxManifest, Manifest{text(maxTopicName), math.MaxUint32, math.MaxUint32, hash(1)}, DecodeManifest),
+		of(MaxChunkTopic, Chunk{hash(1), math.MaxUint16, hashes(MaxBranch), make([]byte, MaxChunk)}, DecodeChunk),
 		of(MaxDHTValue, DHTValue{text(MaxDHTKind), math.MaxUint64, maxNumber, make([]byte, MaxDHTData)}, DecodeDHTValue),
 	}
 }

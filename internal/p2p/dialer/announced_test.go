@@ -3,6 +3,7 @@ package dialer_test
 import (
 	"io"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -115,10 +116,18 @@ func TestRenewed(t *testing.T) {
 			_, _ = io.Copy(io.Discard, s)
 			_ = s.Reset()
 		}
-		var renewed []time.Duration
+		var mu sync.Mutex
+		var list []time.Duration
+		renewed := func() []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(list)
+		}
 		began := time.Now()
 		p := w.picker(pickerOptions{ip: "1.1.0.1", slots: dialer.SlotsConfig{Outbound: 3}, know: w.know(3, &servers), renew: func(p *picker) {
-			renewed = append(renewed, time.Since(began).Round(time.Minute))
+			mu.Lock()
+			list = append(list, time.Since(began).Round(time.Minute))
+			mu.Unlock()
 			p.host.RemoveStreamHandler(gossip)
 			time.AfterFunc(5*time.Second, func() { p.host.SetStreamHandler(gossip, keep) })
 		}})
@@ -133,12 +142,12 @@ func TestRenewed(t *testing.T) {
 		for _, s := range servers {
 			defer whenNew(t, s, p.host.ID(), gossip, &told)()
 		}
-		if a := p.alarms(); a["not_announced"] != 1 || a["not_announced cleared"] != 0 || len(renewed) != 0 {
-			t.Errorf("told again: alarms %v, renewed %v", a, renewed)
+		if a := p.alarms(); a["not_announced"] != 1 || a["not_announced cleared"] != 0 || len(renewed()) != 0 {
+			t.Errorf("told again: alarms %v, renewed %v", a, renewed())
 		}
 		time.Sleep(time.Minute)
-		if a := p.alarms(); a["not_announced"] != 0 || a["not_announced cleared"] != 1 || told.Load() != 3 || len(renewed) != 1 {
-			t.Errorf("alarms %v, %d of 3 heard of it, renewed %v", a, told.Load(), renewed)
+		if a := p.alarms(); a["not_announced"] != 0 || a["not_announced cleared"] != 1 || told.Load() != 3 || len(renewed()) != 1 {
+			t.Errorf("alarms %v, %d of 3 heard of it, renewed %v", a, told.Load(), renewed())
 		}
 		for _, s := range servers { // they give it up again
 			for _, c := range s.host.Network().ConnsToPeer(p.host.ID()) {
@@ -148,8 +157,8 @@ func TestRenewed(t *testing.T) {
 			}
 		}
 		time.Sleep(20 * time.Minute)
-		if a := p.alarms(); a["not_announced"] != 1 || a["not_announced cleared"] != 1 || told.Load() != 6 || len(renewed) != 2 || renewed[1]-renewed[0] != renewAgain {
-			t.Errorf("alarms %v, %d of 6 heard of it, renewed %v", a, told.Load(), renewed)
+		if a := p.alarms(); a["not_announced"] != 1 || a["not_announced cleared"] != 1 || told.Load() != 6 || len(renewed()) != 2 || renewed()[1]-renewed()[0] != renewAgain {
+			t.Errorf("alarms %v, %d of 6 heard of it, renewed %v", a, told.Load(), renewed())
 		}
 	})
 }

@@ -87,7 +87,8 @@ func TestClaims(t *testing.T) {
 		if b.times("good") != 1 || b.times("bad body") != 0 {
 			t.Errorf("relayed good %d times, bad %d times", b.times("good"), b.times("bad body"))
 		}
-		time.Sleep(2 * time.Hour) // the relayer is forgiven
+		time.Sleep(2 * time.Hour) // the relayer is forgiven, and both streams began anew
+		s = l.stream(relayer, a)
 		for name, data := range map[string][]byte{"flipped": flipped, "wrong topic": wrong} {
 			points, _ := a.points(relayer)
 			l.inject(s, "subtree", data)

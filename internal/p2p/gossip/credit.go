@@ -119,7 +119,11 @@ func (c *credit) clear(p peer.ID) {
 
 // busy reports whether more than half of the peers lag: a minority that does
 // not read cannot silence us, it only loses messages of its own.
-func (c *credit) busy() bool {
+func (c *credit) busy() bool { return c.most(maxWaiting, maxWaitingBytes) }
+
+// most reports whether for more than half of the peers more than so many of our
+// messages wait, or bytes of them.
+func (c *credit) most(messages, bytes int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lag, all := 0, 0
@@ -128,7 +132,7 @@ func (c *credit) busy() bool {
 			continue
 		}
 		all++
-		if l.own > maxWaiting || l.ours > maxWaitingBytes {
+		if l.own > messages || l.ours > bytes {
 			lag++
 		}
 	}
@@ -139,5 +143,7 @@ func (c *credit) busy() bool {
 // with a message. pubsub puts nothing before messages into the same RPC.
 func carriesMessages(b []byte) bool {
 	_, n := binary.Uvarint(b)
-	return n > 0 && len(b) > n && b[n] == 2<<3|2 // field publish
+	return n > 0 && len(b) > n && b[n] == publishTag
 }
+
+const publishTag = 2<<3 | 2 // begins a message in an RPC

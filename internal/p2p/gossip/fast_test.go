@@ -3,7 +3,7 @@ package gossip
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -38,21 +38,22 @@ func TestFastPublisherIsHeldUp(t *testing.T) {
 			l.connect(0, 1)
 			time.Sleep(time.Second)
 			begin, busy := time.Now(), 0
-			for i := range n {
-				for {
-					err := from.Publish(t.Context(), "block", fmt.Append(nil, what, i))
-					if err == nil {
-						break
-					}
-					if !errors.Is(err, chain.ErrBusy) {
-						t.Fatal(err)
-					}
-					busy++
-					time.Sleep(2 * time.Millisecond)
+			for list := texts(what+"%d", n); len(list) > 0; {
+				sent, err := from.PublishAll(t.Context(), "block", slices.Values(list[:min(len(list), 100)]))
+				if list = list[sent:]; err == nil {
+					continue
 				}
+				if !errors.Is(err, chain.ErrBusy) {
+					t.Fatal(err)
+				}
+				busy++
+				time.Sleep(2 * time.Millisecond)
 			}
 			time.Sleep(2 * time.Minute)
-			if got := len(to.got); got != n {
+			to.mu.Lock()
+			got := len(to.got)
+			to.mu.Unlock()
+			if got != n {
 				t.Errorf("%q: %d of %d messages came", what, got, n)
 			}
 			for _, queue := range []string{"peer", "stream", "validate", "gater"} {

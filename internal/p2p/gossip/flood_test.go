@@ -67,7 +67,7 @@ func TestPace(t *testing.T) {
 			now = now.Add(d)
 			continue
 		}
-		p.read("p")
+		p.read("p", 1)
 		p.came("p", 100, now)
 		for range 100 {
 			p.settled("p", 1)
@@ -111,7 +111,7 @@ func TestPaceSharesValidation(t *testing.T) {
 			if over, _ := held(from); over {
 				return n
 			}
-			p.read(from)
+			p.read(from, 1)
 			if p.came(from, 1, now); n%2 == 0 {
 				ends = append(ends, p.judge(from, time.Second, now))
 			} else { // it is on its way
@@ -198,7 +198,7 @@ func TestPaceFollowsVerdicts(t *testing.T) {
 func TestPaceForgetsWhatIsDropped(t *testing.T) {
 	p, now := newPace(0), time.Now()
 	p.open("p", now)
-	p.read("p")
+	p.read("p", 1)
 	p.came("p", 2*mostAhead, now)
 	for range mostAhead / 2 {
 		p.settled("p", 1)
@@ -257,20 +257,20 @@ func TestPaceSharesAmongWhoBrings(t *testing.T) {
 	for i := range 2 * mostAhead {
 		from := peer.ID(fmt.Sprint(i))
 		p.open(from, now)
-		p.read(from)
+		p.read(from, 1)
 	}
 	p.open("p", now)
 	p.flows["p"].window = mostAhead
-	for ; p.flows["p"].ahead() < leastAhead; p.read("p") {
+	for ; p.flows["p"].ahead() < leastAhead; p.read("p", 1) {
 	}
 	if d, _ := p.rest("p", now); d == 0 {
 		t.Error("more than a share among all who bring")
 	}
 	now = now.Add(lostAfter)
-	p.read("p")
+	p.read("p", 1)
 	p.rest("p", now)
 	now = now.Add(lostAfter)
-	p.read("p")
+	p.read("p", 1)
 	if d, _ := p.rest("p", now); d > 0 || p.busy != 1 {
 		t.Errorf("%d peers take a share for what was dropped", p.busy-1)
 	}

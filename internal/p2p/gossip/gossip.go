@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +17,7 @@ import (
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
+	levent "github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,9 +54,11 @@ const defaultMaxBytes = 1 << 20 // DEFENCE 11
 // maxRPC is the largest RPC that is read, in bytes.
 func (g *Gossip) maxRPC() int { return g.cfg.MaxBytes + claimOverhead + rpcOverhead }
 
-// Gossip runs one GossipSub instance. All methods are safe for concurrent use.
+// Gossip runs one GossipSub instance, and a second one for large messages once
+// a topic needs it. All methods are safe for concurrent use.
 type Gossip struct {
 	cfg     Config
+	kind    kind
 	self    peer.ID
 	rep     *reputation.Book
 	bus     *event.Bus
@@ -65,15 +70,20 @@ type Gossip struct {
 	guard   *guard
 	tracer  *tracer
 
+	delivered func(id string) // what was accepted is sent on; nil = nobody asks
+	opened    chan *relay     // holds one
+
 	ran     atomic.Bool
 	started chan struct{} // closed once ps is set
 	stopped chan struct{} // closed when Run returns
 	renew   chan struct{} // holds one
+	batches chan struct{} // holds one, while a batch is on its way to pubsub's loop
 	ps      *pubsub.PubSub
 
 	mu     sync.RWMutex // guards below; nothing blocks under it
 	byName map[string]*topic
 	byWire map[string]*topic
+	relay  *relay            // of large messages; nil before a topic needs it
 	scores map[peer.ID]score // replaced whole
 	gave   map[peer.ID]gifts // of connected peers
 }
@@ -93,12 +103,17 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 	if err != nil {
 		return nil, fmt.Errorf("register gossip metrics: %w", err)
 	}
+	return newGossip(cfg, mainKind(), h, rep, bus, log, m), nil
+}
+
+func newGossip(cfg Config, k kind, h host.Host, rep *reputation.Book, bus *event.Bus, log *slog.Logger, m *metrics) *Gossip {
 	g := &Gossip{
-		cfg: cfg, self: h.ID(), rep: rep, bus: bus, log: log, metrics: m,
+		cfg: cfg, kind: k, opened: make(chan *relay, 1), self: h.ID(), rep: rep, bus: bus, log: log, metrics: m,
 		credit: newCredit(), pace: newPace(cfg.PeerRate),
-		started: make(chan struct{}), stopped: make(chan struct{}), renew: make(chan struct{}, 1),
+		started: make(chan struct{}), stopped: make(chan struct{}), renew: make(chan struct{}, 1), batches: make(chan struct{}, 1),
 		byName: map[string]*topic{}, byWire: map[string]*topic{}, gave: map[peer.ID]gifts{},
 	}
+	g.pace.ahead = k.ahead
 	g.guard = newGuard(m, g.pace, g.takes)
 	g.scope = newScope(h, g.credit, g.pace, g.maxRPC(), func(p peer.ID, o chain.Offence, detail string) {
 		g.guard.forget(p) // pubsub forgets its topics too
@@ -107,7 +122,7 @@ func New(cfg Config, h host.Host, rep *reputation.Book, bus *event.Bus, log *slo
 		}
 	})
 	g.tracer = &tracer{g: g, repeats: newRepeats(), seen: newSeen(), mesh: map[string]map[peer.ID]struct{}{}}
-	return g, nil
+	return g
 }
 
 // Run carries gossip until ctx ends, once. When it returns, every stream is
@@ -118,6 +133,8 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 	defer close(g.stopped)
 	ctx, cancel := context.WithCancel(ctx)
+	var large sync.WaitGroup
+	defer large.Wait()    // after cancel
 	defer g.scope.close() // after cancel: a reset stream must not be opened again
 	defer cancel()
 
@@ -129,6 +146,22 @@ func (g *Gossip) Run(ctx context.Context) error {
 	}
 	g.ps = ps
 	close(g.started)
+	news, err := g.scope.EventBus().Emitter(new(levent.EvtPeerProtocolsUpdated))
+	if err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
+	defer news.Close()
+	failed := make(chan error, 1)
+	large.Go(func() {
+		if err := g.runLarge(ctx); err != nil {
+			failed <- err
+		}
+	})
+	return g.watch(ctx, sub, news, failed)
+}
+
+// watch does what is due until ctx ends, or until large messages have failed.
+func (g *Gossip) watch(ctx context.Context, sub *event.Subscription, news levent.Emitter, failed <-chan error) error {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
 	noisy, told := map[peer.ID]time.Time{}, meshes{}
@@ -137,12 +170,17 @@ func (g *Gossip) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case err := <-failed:
+			return fmt.Errorf("large messages: %w", err)
 		case c := <-g.guard.charges:
 			if ctx.Err() == nil { // else pubsub reads no more because of us
 				g.rep.Penalize(c.peer, c.offence, c.detail)
 			}
 		case now := <-look.C:
 			g.chargeNoise(noisy, now)
+			for _, p := range g.scope.rested(now) { // pubsub opens a stream to whom it has none when it hears of this
+				_ = news.Emit(levent.EvtPeerProtocolsUpdated{Peer: p, Added: slices.Collect(maps.Keys(g.scope.handlers()))})
+			}
 			if events := told.look(g.meshSizes(), now); len(events) > 0 {
 				g.bus.Publish(events...)
 			}
@@ -172,6 +210,9 @@ func (g *Gossip) Renew() {
 	select {
 	case g.renew <- struct{}{}:
 	default:
+	}
+	if r := g.chunks(); r != nil {
+		r.inner.Renew()
 	}
 }
 
@@ -238,10 +279,17 @@ func (g *Gossip) join(net string, ct chain.Topic) error {
 		return fmt.Errorf("name on the wire %q: want 1 to 64 printable characters without a slash", last)
 	case ct.Validate == nil:
 		return errors.New("no Validate: who would judge its messages")
-	case ct.MaxBytes <= 0 || ct.MaxBytes > g.cfg.MaxBytes:
-		return fmt.Errorf("at most %d bytes: want 1 to %d", ct.MaxBytes, g.cfg.MaxBytes)
+	case ct.Large && ct.Claim:
+		return errors.New("large and a claim: large messages are signed as they are")
+	case ct.MaxBytes <= 0 || ct.MaxBytes > g.most(ct.Large):
+		return fmt.Errorf("at most %d bytes: want 1 to %d", ct.MaxBytes, g.most(ct.Large))
 	}
 	t := newTopic(g, ct, wire.TopicName(net, last), last)
+	if t.large() {
+		if err := g.openLarge(net); err != nil {
+			return err
+		}
+	}
 	g.mu.Lock()
 	taken := g.byName[ct.Name] != nil || g.byWire[t.wire] != nil
 	if !taken {
@@ -283,6 +331,14 @@ func (g *Gossip) Leave(name string) error {
 	return nil
 }
 
+// most is how many bytes a topic's messages may have.
+func (g *Gossip) most(large bool) int {
+	if large {
+		return wire.MaxLarge
+	}
+	return g.cfg.MaxBytes
+}
+
 // element reports whether s can be one element of a topic's wire name.
 func element(s string) bool {
 	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' })
@@ -305,7 +361,8 @@ func (g *Gossip) onWire(name string) *topic {
 //
 // It returns chain.ErrBusy when more than half of the peers lag behind by more
 // than 1,024 of our messages or 4 MiB, or when a claim exceeds the topic's
-// rate, and the topic's own error where its Validate refuses data.
+// rate, and the topic's own error where its Validate refuses data. A large
+// message it sends when its turn comes, for 10 s at most; chain.ErrCut then.
 //
 // nil means sent to those, not received. A peer takes our topics about three
 // round trips after the connection stands, for its subscriptions must cross,
@@ -324,7 +381,7 @@ func (g *Gossip) Publish(ctx context.Context, name string, data []byte) error {
 	if g.credit.busy() {
 		return fmt.Errorf("publish to %q: peers lag behind: %w", name, chain.ErrBusy)
 	}
-	if err := t.publish(ctx, data); err != nil {
+	if err := t.publish(ctx, data, nil); err != nil {
 		return fmt.Errorf("publish to %q: %w", name, err)
 	}
 	return nil

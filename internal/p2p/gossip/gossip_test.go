@@ -191,7 +191,7 @@ func TestMetricsExist(t *testing.T) {
 		for _, f := range families {
 			names = append(names, strings.TrimPrefix(f.GetName(), "parley_gossip_"))
 		}
-		want := []string{"bytes_total", "delay_seconds", "dropped_total", "duplicates_total", "mesh_peers", "messages_total", "validate_seconds"}
+		want := []string{"bytes_total", "delay_seconds", "dropped_total", "duplicates_total", "large_messages_total", "mesh_peers", "messages_total", "validate_seconds"}
 		if !slices.Equal(names, want) {
 			t.Errorf("metrics %v, want %v", names, want)
 		}

@@ -56,8 +56,14 @@ type node struct {
 // strangers, inside a bubble.
 func inLab(t *testing.T, n, extra int, f func(t *testing.T, l *lab)) {
 	t.Helper()
+	inLabAt(t, 100, n, extra, f)
+}
+
+// inLabAt is inLab with other links, in Mbit/s.
+func inLabAt(t *testing.T, mbps, n, extra int, f func(t *testing.T, l *lab)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		speed := simnet.LinkSettings{BitsPerSecond: 100 * simlibp2p.OneMbps}
+		speed := simnet.LinkSettings{BitsPerSecond: mbps * simlibp2p.OneMbps}
 		nw, meta, err := simlibp2p.SimpleLibp2pNetwork([]simlibp2p.NodeLinkSettingsAndCount{
 			{LinkSettings: simnet.NodeBiDiLinkSettings{Downlink: speed, Uplink: speed}, Count: n + extra},
 		}, simnet.StaticLatency(latency), simlibp2p.NetworkSettings{UseBlankHost: true})
@@ -128,6 +134,8 @@ func (n *node) validate(ctx context.Context, m chain.Message) error {
 		return chain.Invalid(chain.InvalidTx, "bad as it says")
 	case "take":
 		time.Sleep(5 * time.Millisecond)
+	case "pause":
+		time.Sleep(500 * time.Millisecond)
 	case "orphan":
 		return fmt.Errorf("look: %w", chain.ErrOrphan)
 	case "known":

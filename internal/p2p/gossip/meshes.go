@@ -21,8 +21,11 @@ type toldMesh struct {
 
 // look compares with what was told, and returns what to tell now.
 func (m meshes) look(sizes map[string]int, now time.Time) (events []event.Event) {
-	p := meshParams()
 	tell := func(topic string, size int) {
+		p := meshParams()
+		if topic == chunkTopic {
+			p = largeParams()
+		}
 		m[topic] = toldMesh{size, now}
 		events = append(events, event.MeshChanged{Topic: topic, Mesh: size, Low: p.Dlo, High: p.Dhi})
 	}

@@ -18,6 +18,7 @@ type metrics struct {
 	validate   *prometheus.HistogramVec
 	delay      *prometheus.HistogramVec
 	dropped    *prometheus.CounterVec // queue
+	large      *prometheus.CounterVec // result
 
 	named atomic.Bool // a topic has series of each histogram: their names are there
 }
@@ -38,6 +39,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		delay:      histogram("delay_seconds", "Age of a claim on arrival, by its origin's clock.", prometheus.ExponentialBuckets(0.005, 2, 12)),
 		dropped:    counter("dropped_total", "What a full queue lost: peer = RPCs to a peer, stream = queues of peers that do not read, validate = messages before validation, gater = RPCs of peers that bring little of use meanwhile, charges = reports.", "queue"),
 	}
+	m.large = counter("large_messages_total", "Messages in chunks: sent by us; whole, and judged then; late, whose chunks did not come in 10 s; refused, for which there was no place.", "result")
+	for _, r := range []string{largeSent, largeWhole, largeLate, largeRefused} {
+		m.large.WithLabelValues(r)
+	}
 	for _, q := range []string{"peer", "stream", "validate", "gater", "charges"} {
 		m.dropped.WithLabelValues(q)
 	}
@@ -45,7 +50,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.messages, m.bytes, m.duplicates, m.mesh, m.validate, m.delay, m.dropped} {
+	for _, c := range []prometheus.Collector{m.messages, m.bytes, m.duplicates, m.mesh, m.validate, m.delay, m.dropped, m.large} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -32,7 +32,8 @@ func late(most time.Duration) time.Duration   { return most * 5 / 8 }
 // it, back to the program that publishes: pubsub itself would lose the rest, and
 // tell nobody.
 type pace struct {
-	rate float64 // messages a second
+	rate  float64 // messages a second
+	ahead int     // of all peers together
 
 	mu    sync.Mutex // guards below
 	flows map[peer.ID]*flow
@@ -46,6 +47,7 @@ type flow struct {
 	spare   float64   // messages that it may bring at once; negative = it has brought too many
 	at      time.Time // of spare
 	coming  int       // messages that are read and not judged yet; pubsub does not tell of all that it drops
+	known   int       // of them, beyond one an RPC, in RPCs that pubsub has not told of
 	moved   bool      // since it was looked at last, one came to its judge
 	stirred bool      // since they were swept, one was read or came to its judge
 	judged  int       // messages that are
@@ -61,7 +63,7 @@ func newPace(rate int) *pace {
 	if rate == 0 {
 		rate = peerRate
 	}
-	return &pace{rate: float64(rate), flows: map[peer.ID]*flow{}}
+	return &pace{rate: float64(rate), ahead: mostAhead, flows: map[peer.ID]*flow{}}
 }
 
 func (p *pace) most() float64 { return p.rate * rateSpare.Seconds() }
@@ -108,16 +110,17 @@ func (p *pace) open(from peer.ID, now time.Time) {
 func (p *pace) close(from peer.ID) {
 	p.change(from, func(f *flow) {
 		if f.streams--; f.streams == 0 {
-			f.coming = 0
+			f.coming, f.known = 0, 0
 		}
 	})
 }
 
-// read counts an RPC that was read whole, and came how many messages it has once
-// that is known. Until then it counts as one.
-func (p *pace) read(from peer.ID) {
+// read counts an RPC that was read whole with n messages, or 1, and came how many
+// it has once that is known.
+func (p *pace) read(from peer.ID, n int) {
 	p.change(from, func(f *flow) {
-		f.coming++
+		f.coming += n
+		f.known += n - 1
 		f.stirred = true
 	})
 }
@@ -127,7 +130,9 @@ func (p *pace) came(from peer.ID, n int, now time.Time) {
 		f.fill(p, now)
 		f.spare = max(-p.most(), f.spare-float64(max(1, n))) // a rest goes on when the connection has ended
 		if f.streams > 0 {
-			f.coming = max(0, f.coming+n-1)
+			known := min(f.known, max(0, n-1))
+			f.known -= known
+			f.coming = max(0, f.coming+n-1-known)
 		}
 	})
 }
@@ -181,7 +186,7 @@ func (f *flow) took(d, most time.Duration, now time.Time) { // mu held
 	}
 }
 
-func (p *pace) share(f *flow) int { return min(f.window, max(leastAhead, mostAhead/max(1, p.busy))) } // mu held
+func (p *pace) share(f *flow) int { return min(f.window, max(leastAhead, p.ahead/max(1, p.busy))) } // mu held
 
 // rest tells for how long a peer is not to be read, or less: then rest is to be
 // asked again, as when woken. 0 = read on.
@@ -202,12 +207,20 @@ func (p *pace) rest(from peer.ID, now time.Time) (time.Duration, <-chan struct{}
 	return 0, nil
 }
 
+// room is how many messages of a peer that is read on may be read at once.
+func (p *pace) room(from peer.ID) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f := p.flows[from]
+	return min(p.share(f)-f.ahead(), maxMessages)
+}
+
 // rested is for who was not woken: what was to come and has not moved was
 // dropped.
 func (p *pace) rested(from peer.ID) {
 	p.change(from, func(f *flow) {
 		if !f.moved {
-			f.coming = 0
+			f.coming, f.known = 0, 0
 		}
 		f.moved = false
 	})
@@ -219,7 +232,7 @@ func (p *pace) sweep(now time.Time) {
 	p.swept = now
 	for _, f := range p.flows {
 		if f.coming > 0 && !f.stirred {
-			if f.coming = 0; f.judged == 0 {
+			if f.coming, f.known = 0, 0; f.judged == 0 {
 				p.busy--
 			}
 		}

@@ -16,6 +16,7 @@ import (
 const (
 	queueSize     = 4_096    // RPCs per peer; the library's 32 loses a third of a burst
 	validateQueue = 1_024    // messages before validation, all topics
+	largeQueue    = 128      // as validateQueue, of chunks
 	validateMost  = 1_024    // messages in validation, all topics; pubsub loses what is over, which pace keeps from coming
 	validateTopic = 512      // of them of one topic, so that none starves the others
 	bigMessage    = 16 << 10 // bytes from which IDONTWANT is worth its message
@@ -28,22 +29,48 @@ const (
 	ipWeight    = -5.
 )
 
+// kind is what differs between the instances.
+type kind struct {
+	protocols     []protocol.ID
+	features      pubsub.GossipSubFeatureTest
+	params        pubsub.GossipSubParams
+	validateQueue int  // messages before validation, all topics
+	ahead         int  // messages of all peers that are read and not judged, or 4 of each
+	flood         bool // ours go to all at once and not to the mesh alone
+}
+
+func mainKind() kind {
+	return kind{
+		// Without floodsub, whose peers would be sent everything.
+		protocols: []protocol.ID{pubsub.GossipSubID_v13, pubsub.GossipSubID_v12, pubsub.GossipSubID_v11},
+		features:  pubsub.GossipSubDefaultFeatures, params: meshParams(),
+		validateQueue: validateQueue, ahead: mostAhead, flood: true, // small networks have no mesh for a second
+	}
+}
+
+func largeKind(net string) kind {
+	return kind{
+		protocols: []protocol.ID{protocol.ID("/parley/" + net + "/chunk/1")},
+		features:  func(pubsub.GossipSubFeature, protocol.ID) bool { return true },
+		params:    largeParams(), validateQueue: largeQueue, ahead: maxAheadOf,
+	}
+}
+
 func (g *Gossip) options() []pubsub.Option {
 	quiet := slog.New(slog.DiscardHandler) // it warns of every broken peer; our own words are in verdict
 	return []pubsub.Option{
 		pubsub.WithLogger(quiet),
 		pubsub.WithRPCLogger(quiet),
-		pubsub.WithGossipSubParams(meshParams()),
-		// Without floodsub, whose peers would be sent everything.
-		pubsub.WithGossipSubProtocols([]protocol.ID{pubsub.GossipSubID_v13, pubsub.GossipSubID_v12, pubsub.GossipSubID_v11}, pubsub.GossipSubDefaultFeatures),
+		pubsub.WithGossipSubParams(g.kind.params),
+		pubsub.WithGossipSubProtocols(g.kind.protocols, g.kind.features),
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign),
 		pubsub.WithNoAuthor(),
 		pubsub.WithMessageIdFn(messageID),
 		pubsub.WithMaxMessageSize(g.maxRPC()),
 		pubsub.WithPeerOutboundQueueSize(queueSize),
-		pubsub.WithValidateQueueSize(validateQueue),
+		pubsub.WithValidateQueueSize(g.kind.validateQueue),
 		pubsub.WithValidateThrottle(validateMost),
-		pubsub.WithFloodPublish(true), // ours to all at once: small networks have no mesh for a second
+		pubsub.WithFloodPublish(g.kind.flood),
 		pubsub.WithPeerExchange(false),
 		pubsub.WithPeerScore(g.scoreParams()),
 		pubsub.WithPeerScoreInspect(g.keepScores, time.Second),
@@ -62,6 +89,15 @@ func meshParams() pubsub.GossipSubParams {
 	params.MaxIHaveLength = maxAsked
 	params.IDontWantMessageThreshold = bigMessage
 	params.Connectors = 0 // no peer exchange: discovery is not gossip's
+	return params
+}
+
+// largeParams are those of topic chunk: three copies of a message on its way
+// and not six are sent for it.
+func largeParams() pubsub.GossipSubParams {
+	params := meshParams()
+	params.D, params.Dlo, params.Dhi, params.Dout = 4, 3, 6, 1
+	params.MaxIDontWantLength = maxIDs // the library's 10 are a sixteenth of a message
 	return params
 }
 

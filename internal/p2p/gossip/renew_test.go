@@ -80,7 +80,7 @@ func TestRenew(t *testing.T) {
 					t.Fatal(err)
 				}
 				_ = em.Close()
-				time.Sleep(11 * time.Minute) // pubsub counts for ten
+				time.Sleep(restTime - 140*time.Second) // pubsub counts for ten minutes; then it is tried again by itself
 				if n := len(a.streamsOf(b.Host)); n != 0 || again("one") {
 					t.Fatalf("it was not given up: %d streams", n)
 				}
@@ -106,6 +106,47 @@ func TestRenew(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A peer that read so slowly that its stream was cut five times, and is well
+// again, hears everything again after a rest, though it stayed connected.
+func TestCutPeerComesBack(t *testing.T) {
+	inLab(t, 2, 0, func(t *testing.T, l *lab) {
+		a, b := l.nodes[0], l.nodes[1]
+		l.serveAll()
+		l.connect(1, 0)
+		time.Sleep(5 * time.Second)
+		hears := func(text string) bool {
+			l.publish(a, "record", text)
+			time.Sleep(2 * time.Second)
+			return b.times(text) > 0
+		}
+		for range 2 { // it may be slow again
+			cuts := 0
+			for range 40 {
+				if len(b.streamsOf(a.Host)) > 0 {
+					a.scope.cut(b.Host.ID())
+					cuts++
+				}
+				time.Sleep(15 * time.Second)
+			}
+			if cuts != 5 || hears("too slow") {
+				t.Fatalf("%d cuts, want 5, after which it is given up", cuts)
+			}
+			time.Sleep(restTime - 9*time.Minute)
+			if in, out := len(a.streamsOf(b.Host)), len(b.streamsOf(a.Host)); in != 1 || out != 1 || !hears("well again") {
+				t.Fatalf("%d and %d streams after a rest", in, out)
+			}
+			l.publish(b, "record", "from it")
+			time.Sleep(2 * time.Second)
+			if a.times("from it") == 0 {
+				t.Error("it is not heard")
+			}
+		}
+		if p, _ := a.points(b.Host); p != 0 {
+			t.Errorf("it was charged %d points", p)
+		}
+	})
 }
 
 func muxed(h network.StreamHandler) protocol.HandlerFunc {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -36,12 +37,13 @@ type scope struct {
 	closed  bool
 	streams map[network.Stream]struct{}
 	served  map[protocol.ID]network.StreamHandler
+	without map[peer.ID]time.Time // peers to whom we have no stream any more, since then
 }
 
 func newScope(h host.Host, c *credit, p *pace, maxRPC int, ended func(peer.ID, chain.Offence, string)) *scope {
 	return &scope{
 		Host: h, credit: c, pace: p, maxRPC: maxRPC, ended: ended,
-		streams: map[network.Stream]struct{}{}, served: map[protocol.ID]network.StreamHandler{},
+		streams: map[network.Stream]struct{}{}, served: map[protocol.ID]network.StreamHandler{}, without: map[peer.ID]time.Time{},
 	}
 }
 
@@ -83,12 +85,32 @@ func (s *scope) over(o *outbound) {
 		return
 	}
 	delete(s.streams, o)
+	s.without[o.peer] = time.Now()
 	for st := range s.streams {
 		if in, ok := st.(*inbound); ok && in.peer == o.peer {
 			in.forgotten = true
 		}
 	}
 }
+
+// rested lists connected peers whom pubsub has given up for so long that it has
+// forgotten why, once each time.
+func (s *scope) rested(now time.Time) (list []peer.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p, since := range s.without {
+		switch {
+		case s.Network().Connectedness(p) != network.Connected:
+			delete(s.without, p)
+		case now.Sub(since) >= restTime:
+			s.without[p] = now
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+const restTime = pubsub.TimeToLive + pubsub.BackoffCleanupInterval
 
 // restart ends the streams of p of which all is forgotten, and gives it time to
 // hear of that: what we say before, it would forget.
@@ -189,6 +211,9 @@ func (s *scope) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (n
 	st, err := s.Host.NewStream(network.WithNoDial(ctx, "gossip"), p, ids...)
 	if err != nil {
 		s.credit.clear(p) // pubsub drops the queue
+		s.mu.Lock()
+		s.without[p] = time.Now()
+		s.mu.Unlock()
 		return nil, err
 	}
 	out := newOutbound(st, s.credit, p, s.over)
@@ -196,6 +221,9 @@ func (s *scope) NewStream(ctx context.Context, p peer.ID, ids ...protocol.ID) (n
 		_ = st.Reset()
 		return nil, errClosed
 	}
+	s.mu.Lock()
+	delete(s.without, p)
+	s.mu.Unlock()
 	return out, nil
 }
 

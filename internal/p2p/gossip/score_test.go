@@ -76,8 +76,12 @@ func TestMeshParameters(t *testing.T) {
 	if p.D != 8 || p.Dlo != 6 || p.Dhi != 12 || p.Dout != 3 || p.Connectors != 0 || p.MaxIHaveLength != 256 || p.MaxIHaveMessages != 10 {
 		t.Errorf("%+v", p)
 	}
+	if p := largeParams(); p.D != 4 || p.Dlo != 3 || p.Dhi != 6 || p.Dout != 1 || p.Dlazy != 6 || p.MaxIDontWantLength != 1000 {
+		t.Errorf("of chunks: %+v", p)
+	}
 	inLab(t, 16, 0, func(t *testing.T, l *lab) {
 		l.serveAll()
+		l.serveLarge()
 		for i := range l.nodes {
 			for j := range i {
 				l.connect(i, j)
@@ -87,6 +91,9 @@ func TestMeshParameters(t *testing.T) {
 		for i, n := range l.nodes {
 			if mesh := n.stats("record").Mesh; mesh < 6 || mesh > 12 {
 				t.Errorf("node %d has %d peers in its mesh, of 15", i, mesh)
+			}
+			if mesh := n.stats(chunkTopic).Mesh; mesh < 3 || mesh > 6 {
+				t.Errorf("node %d has %d peers in its mesh of chunks, of 15", i, mesh)
 			}
 		}
 	})

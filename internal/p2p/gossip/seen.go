@@ -1,10 +1,10 @@
 package gossip
 
 import (
+	"reflect"
 	"slices"
 	"sync"
 	"time"
-	"weak"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
@@ -60,46 +60,56 @@ type Seen struct {
 // sighting is a message that is remembered.
 type sighting struct {
 	Seen
-	message weak.Pointer[pb.Message] // as pubsub hands it on; its data is not kept
+	message address
 }
+
+// address tells a message of pubsub that lives from all others that do. One
+// whose memory is another's now was seen before that one.
+type address uintptr
+
+func addressOf(m *pb.Message) address { return address(reflect.ValueOf(m).Pointer()) } // does not keep its data
 
 // seen remembers the ways of the newest messages, and gives them to those who
 // follow, once judged. It is called in pubsub's loop and never waits.
 type seen struct {
 	mu    sync.Mutex // guards below
 	byID  map[string]*sighting
-	byMsg map[weak.Pointer[pb.Message]]*sighting
-	ring  []*sighting // maxSeen of them, then the oldest gives way
+	byMsg map[address]*sighting
+	ring  []*sighting // maxSeen of them, then the oldest gives way, with its memory
 	next  int         // in ring
 	tails map[*Tail]struct{}
 }
 
 func newSeen() *seen {
-	return &seen{byID: map[string]*sighting{}, byMsg: map[weak.Pointer[pb.Message]]*sighting{}, tails: map[*Tail]struct{}{}}
+	return &seen{byID: map[string]*sighting{}, byMsg: map[address]*sighting{}, tails: map[*Tail]struct{}{}}
 }
 
 // arrived notes the first coming of a message, which may be our own.
 func (s *seen) arrived(m *pubsub.Message, topic string, own bool, now time.Time) {
-	n := &sighting{
-		Seen:    Seen{ID: m.ID, Topic: topic, Size: len(m.GetData()), Own: own, From: m.ReceivedFrom, At: now, Verdict: VerdictPending},
-		message: weak.Make(m.Message),
-	}
-	if !own {
-		n.Hops = []Hop{{m.ReceivedFrom, HopFirst, now}}
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.byID[m.ID]; old != nil { // ours that nobody took before
-		delete(s.byMsg, old.message)
+		s.forget(old)
 	}
-	if len(s.ring) < maxSeen {
-		s.ring = append(s.ring, n)
-	} else {
-		s.forget(s.ring[s.next])
-		s.ring[s.next] = n
-		s.next = (s.next + 1) % maxSeen
+	n := s.place()
+	n.message = addressOf(m.Message)
+	n.Seen = Seen{ID: m.ID, Topic: topic, Size: len(m.GetData()), Own: own, From: m.ReceivedFrom, At: now, Verdict: VerdictPending, Hops: n.Hops[:0]}
+	if !own {
+		n.hop(Hop{m.ReceivedFrom, HopFirst, now})
 	}
 	s.byID[m.ID], s.byMsg[n.message] = n, n
+}
+
+// place is for the next message. mu held.
+func (s *seen) place() *sighting {
+	if len(s.ring) < maxSeen {
+		s.ring = append(s.ring, &sighting{})
+		return s.ring[len(s.ring)-1]
+	}
+	n := s.ring[s.next]
+	s.next = (s.next + 1) % maxSeen
+	s.forget(n)
+	return n
 }
 
 func (s *seen) forget(old *sighting) { // mu held
@@ -123,7 +133,7 @@ func (s *seen) sent(list []*pb.Message, to peer.ID, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range list {
-		if n := s.byMsg[weak.Make(m)]; n != nil {
+		if n := s.byMsg[addressOf(m)]; n != nil {
 			n.hop(Hop{to, HopSent, now})
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"weak"
 
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	pb "github.com/libp2p/go-libp2p-pubsub/pb"
@@ -101,13 +100,13 @@ func TestSeenIsBounded(t *testing.T) {
 			s.sent([]*pb.Message{last.Message}, "b", now)
 		}
 	}
-	if len(s.byID) != maxSeen || len(s.byMsg) != maxSeen || len(s.ring) != maxSeen {
+	if len(s.byID) != maxSeen || len(s.byMsg) > maxSeen || len(s.ring) != maxSeen { // one may lie where another one was
 		t.Errorf("remembered: %d, %d, %d, want %d", len(s.byID), len(s.byMsg), len(s.ring), maxSeen)
 	}
 	if s.byID[fmt.Sprint("id", n-1)] == nil || s.byID[fmt.Sprint("id", n-maxSeen-1)] != nil {
 		t.Error("the newest are not those that are remembered")
 	}
-	if got := s.byMsg[weak.Make(last.Message)]; len(got.Hops) != maxHops || got.More != 4*maxHops+1-maxHops {
+	if got := s.byMsg[addressOf(last.Message)]; len(got.Hops) != maxHops || got.More != 4*maxHops+1-maxHops {
 		t.Errorf("%d hops and %d more", len(got.Hops), got.More)
 	}
 	list := tail.Take()

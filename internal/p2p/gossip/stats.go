@@ -26,7 +26,7 @@ type TopicStats struct {
 	Ignored    map[string]uint64 // by cause, charged to nobody
 }
 
-// Topics lists the served topics by name. It asks pubsub's loop and so waits
+// Topics lists the served topics by name, and behind them that of chunks. It asks pubsub's loop and so waits
 // for its turn, briefly.
 func (g *Gossip) Topics() []TopicStats {
 	list := []TopicStats{}
@@ -43,6 +43,9 @@ func (g *Gossip) Topics() []TopicStats {
 		t.mu.Unlock()
 		list = append(list, s)
 	}
+	if r := g.chunks(); r != nil {
+		list = append(list, r.inner.Topics()...)
+	}
 	return list
 }
 
@@ -53,6 +56,9 @@ func (g *Gossip) MeshOf(p peer.ID) []string {
 		if slices.Contains(g.tracer.in(t.wire), p) {
 			names = append(names, t.Name)
 		}
+	}
+	if r := g.chunks(); r != nil {
+		names = append(names, r.inner.MeshOf(p)...)
 	}
 	return names
 }

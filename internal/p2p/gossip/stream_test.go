@@ -139,42 +139,116 @@ func TestWritesTogether(t *testing.T) {
 }
 
 // What is read ahead comes in order and whole, whatever the pieces, in fewer
-// reads, and keeps no buffer while nothing comes.
+// reads, and keeps no buffer while nothing comes. Messages that come together are
+// one RPC, as far as the peer may bring them, and control stays apart.
 func TestReadsAhead(t *testing.T) {
-	var all []byte
 	const n = 64
+	var all []byte
 	for i := range n {
-		all = append(all, framed(t, 1+i*i*5)...)
+		if all = append(all, framed(t, 1+i*i*5)...); i%10 == 9 {
+			all = append(all, framed(t, 0)...)
+		}
 	}
 	for _, step := range []int{1, 7, 300, 4096, len(all)} {
-		p := &pipe{}
-		for i := 0; i < len(all); i += step {
-			p.pieces = append(p.pieces, all[i:min(i+step, len(all))])
-		}
-		pace := newPace(0)
-		pace.open("p", time.Now())
-		in := &inbound{Stream: p, peer: peer.ID("p"), pace: pace, over: make(chan struct{})}
-		for i := range n { // as pubsub reads: a byte of the length at a time, and all of the rest
-			want := framed(t, 1+i*i*5)
-			_, head := binary.Uvarint(want)
-			b := make([]byte, len(want))
-			for at := range head {
-				if _, err := io.ReadFull(in, b[at:at+1]); err != nil {
+		for _, window := range []int{leastAhead, mostAhead} {
+			p := &pipe{}
+			for i := 0; i < len(all); i += step {
+				p.pieces = append(p.pieces, all[i:min(i+step, len(all))])
+			}
+			pace := newPace(0)
+			pace.open("p", time.Now())
+			pace.flows["p"].window = window
+			in := &inbound{Stream: p, peer: peer.ID("p"), pace: pace, over: make(chan struct{})}
+			sizes, controls, largest := []int{}, 0, 0
+			for len(sizes) < n || controls < n/10 { // as pubsub reads: a byte of the length at a time, and all of the rest
+				length, err := binary.ReadUvarint(oneByOne{in})
+				if err != nil {
 					t.Fatal(err)
 				}
+				b, rpc := make([]byte, length), new(pb.RPC)
+				if _, err := io.ReadFull(in, b); err != nil {
+					t.Fatal(err)
+				}
+				if err := proto.Unmarshal(b, rpc); err != nil {
+					t.Fatalf("pieces of %d: what is not an RPC: %v", step, err)
+				}
+				for _, m := range rpc.GetPublish() {
+					sizes = append(sizes, len(m.GetData()))
+				}
+				if controls += len(rpc.GetSubscriptions()); len(rpc.GetSubscriptions()) > 0 && (len(rpc.GetPublish()) > 0 || len(sizes) != 10*controls) {
+					t.Errorf("pieces of %d: control with %d messages, behind %d", step, len(rpc.GetPublish()), len(sizes))
+				}
+				largest = max(largest, len(rpc.GetPublish()))
+				pace.came("p", len(rpc.GetPublish()), time.Now())
+				if pace.settled("p", len(rpc.GetPublish())); pace.flows["p"].ahead() != 0 || pace.flows["p"].known != 0 {
+					t.Fatalf("pieces of %d: %d are counted still, and %d known", step, pace.flows["p"].ahead(), pace.flows["p"].known)
+				}
 			}
-			if _, err := io.ReadFull(in, b[head:]); err != nil || !bytes.Equal(b, want) {
-				t.Fatalf("pieces of %d, RPC %d is not what was sent: %v", step, i, err)
+			for i, size := range sizes {
+				if size != 1+i*i*5 {
+					t.Fatalf("pieces of %d: message %d has %d bytes", step, i, size)
+				}
+			}
+			if in.buffer != nil {
+				t.Errorf("pieces of %d: a buffer is kept", step)
+			}
+			if _, err := in.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || !in.failed {
+				t.Errorf("pieces of %d: at the end %v", step, err)
+			}
+			if want := min(10, window); step == len(all) && (largest != want || p.reads > 2*n) {
+				t.Errorf("%d messages in the largest RPC, want %d; %d reads for %d RPCs", largest, want, p.reads, n)
 			}
 		}
-		if in.buffer != nil {
-			t.Errorf("pieces of %d: a buffer is kept", step)
+	}
+}
+
+type oneByOne struct{ io.Reader }
+
+func (r oneByOne) ReadByte() (byte, error) {
+	var b [1]byte
+	_, err := io.ReadFull(r, b[:])
+	return b[0], err
+}
+
+// Of RPCs that are joined none is more than a peer may bring, and bytes that are
+// no RPC are left as they came.
+func FuzzAsOne(f *testing.F) {
+	f.Add(append(framed(f, 3), framed(f, 200)...), 2)
+	f.Add(append(framed(f, 1), framed(f, 0)...), 9)
+	f.Add(bytes.Repeat(framed(f, 1), 2*mostAsOne), maxMessages)
+	f.Add([]byte{3, publishTag, 0xff, 0xff, 2, publishTag, 0}, 3)
+	f.Fuzz(func(t *testing.T, b []byte, room int) {
+		was := rpcs(bytes.Clone(b))
+		rest, n := asOne(bytes.Clone(b), func() int { return room })
+		is := rpcs(rest)
+		joined := len(was) - len(is) + 1
+		if n < 1 || joined > 1 && n > room {
+			t.Fatalf("%d messages where there is room for %d", n, room)
 		}
-		if _, err := in.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || !in.failed {
-			t.Errorf("pieces of %d: at the end %v", step, err)
+		if joined == 1 {
+			if !bytes.Equal(rest, b) {
+				t.Fatalf("%x became %x", b, rest)
+			}
+			return
 		}
-		if step == len(all) && p.reads > 2*n {
-			t.Errorf("%d reads for %d RPCs", p.reads, n)
+		if !bytes.Equal(is[0], bytes.Join(was[:joined], nil)) || messagesOf(is[0]) != n {
+			t.Fatalf("%d RPCs of %x became %x, told as %d messages", joined, b, is[0], n)
 		}
+		for i, body := range is[1:] {
+			if !bytes.Equal(body, was[joined+i]) {
+				t.Fatalf("RPC %d behind them changed", i)
+			}
+		}
+	})
+}
+
+// rpcs are the RPCs of b, and last what is none.
+func rpcs(b []byte) (list [][]byte) {
+	for {
+		length, head := binary.Uvarint(b)
+		if head <= 0 || length > uint64(len(b)-head) {
+			return append(list, b)
+		}
+		list, b = append(list, b[head:][:length]), b[head:][length:]
 	}
 }

@@ -125,13 +125,20 @@ type own struct {
 	err     error
 }
 
-func (t *topic) publish(ctx context.Context, data []byte) error {
+// publish hands data on, or adds it to b.
+func (t *topic) publish(ctx context.Context, data []byte, b *batch) error {
 	h := t.handle.Load()
 	if h == nil {
 		return errors.New("not joined yet")
 	}
 	if len(data) > t.MaxBytes {
 		return chain.Invalid(chain.Oversize, "%d bytes, at most %d", len(data), t.MaxBytes)
+	}
+	if t.large() && len(data) > largeFrom {
+		if err := b.send(); err != nil { // what comes before it goes before it
+			return err
+		}
+		return t.g.chunks().publish(ctx, t, data)
 	}
 	o := &own{message: chain.Message{From: t.g.self, Data: data}}
 	out := data
@@ -153,7 +160,11 @@ func (t *topic) publish(ctx context.Context, data []byte) error {
 		}
 		o.message.Origin, o.message.Time = t.g.self, now
 	}
-	if err := h.Publish(ctx, out, pubsub.WithValidatorData(o)); err != nil {
+	send := h.Publish
+	if b != nil && !t.Claim { // claims leave by turns
+		send = b.adder(h)
+	}
+	if err := send(ctx, out, pubsub.WithValidatorData(o)); err != nil {
 		if o.err != nil {
 			return o.err
 		}

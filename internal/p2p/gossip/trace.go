@@ -37,6 +37,9 @@ func (t *tracer) DeliverMessage(m *pubsub.Message) {
 	if span, ok := m.ValidatorData.(trace.Span); ok {
 		span.End()
 	}
+	if t.g.delivered != nil {
+		t.g.delivered(m.ID)
+	}
 }
 
 func (t *tracer) OnClosedOutboundStream(p peer.ID) {

@@ -65,7 +65,7 @@ func (s *Handshake) claimedStatus(_ context.Context, m chain.Message) error {
 	s.note(m.Origin, chain.Head{Height: v.BestHeight, Hash: v.BestBlockHash})
 	if m.Origin != s.host.ID() && !s.rep.Refused(m.Origin) {
 		v.BaseURL = publicURL(v.BaseURL)
-		s.told.add(HeardStatus{Peer: m.Origin, At: m.Time, Status: v})
+		s.told.add(HeardStatus{Peer: m.Origin, At: m.Time, Status: v}, s.tellerOf(m.Origin, m.From), time.Now())
 	}
 	return nil
 }

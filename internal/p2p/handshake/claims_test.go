@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -131,6 +132,52 @@ func TestStatuses(t *testing.T) {
 			if list, _ := a.Statuses(after); len(list) != 0 {
 				t.Errorf("after %d of %d: %d", after, all, len(list))
 			}
+		}
+	})
+}
+
+// Who relays statuses of ids that he made up leaves others their share: the nodes
+// that we know, and what others relay.
+func TestStatusesAreShared(t *testing.T) {
+	bubble(t, func(t *testing.T, nw *simnet.Simnet) {
+		a := start(t, nw, 1, statusOf("x", 1), func(c *Config) { c.Known = func(p peer.ID) bool { return p == "known" } })
+		b := start(t, nw, 2, statusOf("x", 1))
+		defer a.stop()
+		defer b.stop()
+		dial(t, a, b)
+		if err := a.Greet(t.Context(), b.host.ID()); err != nil {
+			t.Fatal(err)
+		}
+		say := func(from, origin peer.ID) {
+			t.Helper()
+			if err := a.claimedStatus(t.Context(), chain.Message{From: from, Origin: origin, Data: wire.NodeStatus{}.Encode()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seen := uint64(0)
+		for range 3 {
+			flood := func() {
+				for i := range 500 {
+					say("bad", peer.ID(fmt.Sprint("made up", i)))
+				}
+			}
+			flood()
+			honest := []peer.ID{b.host.ID(), "known", "far"}
+			say("bad", b.host.ID())
+			say("bad", "known")
+			say("relay", "far")
+			flood()
+			var list []HeardStatus
+			if list, seen = a.Statuses(seen); len(list) < mostHeard-2*len(honest) {
+				t.Errorf("%d statuses are kept", len(list))
+			}
+			for _, h := range list[:len(honest)+1] { // a client that is slow gets the first of them
+				honest = slices.DeleteFunc(honest, func(p peer.ID) bool { return p == h.Peer })
+			}
+			if len(honest) > 0 {
+				t.Errorf("what %d of the honest nodes told is lost, or told last", len(honest))
+			}
+			time.Sleep(time.Second)
 		}
 	})
 }

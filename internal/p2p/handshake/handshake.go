@@ -58,6 +58,9 @@ type Config struct {
 	// Slot says which slot of ours a peer has that we chose, and who told us of
 	// it; "" = none, and its direction says. It MUST be quick. Nil = nobody has.
 	Slot func(peer.ID) (slot, source string)
+	// Known says whether the address of a peer is known, though it is not
+	// connected. It MUST be quick. Nil = nobody's is.
+	Known func(peer.ID) bool
 	// Arrive is asked at each new inbound peer, before its handshake. It names
 	// one of those in handshake to be closed at once, and why; "" = none. Nil =
 	// none.

@@ -58,12 +58,12 @@ func (n *PrivateNetwork) dialKey() SharedKey {
 	return n.keys[0]
 }
 
-// SetKeys replaces the keys by one to four others, and closes the connections
-// that were made under one that is no more; it tells how many. No other
-// connection notices.
-func (n *PrivateNetwork) SetKeys(keys []SharedKey) (closed int, err error) {
-	if len(keys) == 0 || len(keys) > maxSharedKeys {
-		return 0, errors.New("a private network has one to four shared keys")
+// SetKeys replaces the keys by others, and closes the connections that were made
+// under one that is no more; it tells how many. No other connection notices.
+// They MUST be as [ParseSharedKeys] gives them, one to four: none = they stay.
+func (n *PrivateNetwork) SetKeys(keys []SharedKey) (closed int) {
+	if len(keys) == 0 {
+		return 0
 	}
 	n.mu.Lock()
 	if keys[0] != n.keys[0] {
@@ -80,7 +80,7 @@ func (n *PrivateNetwork) SetKeys(keys []SharedKey) (closed int, err error) {
 	for _, c := range gone {
 		_ = c.Close() // the swarm's side ends by that
 	}
-	return len(gone), nil
+	return len(gone)
 }
 
 // enter notes a connection that proved its key, unless the key is no more.

@@ -35,37 +35,44 @@ type RefusedLine struct {
 
 // Import bans what list says, one a line: a target, for the configured time, or
 // a ban as JSON. Empty lines and what follows a # are left out. What comes
-// before an error holds. An import makes no room in a full list.
+// before an error holds. An import makes no room in a full list: after
+// [ErrBansFull] all holds but new targets that found none.
 func (b *Bans) Import(ctx context.Context, list io.Reader, actor string, force bool) (Import, error) {
-	in := b.newImport(ctx, false)
+	in := &importing{Bans: b, ctx: ctx, sum: Import{Refused: []RefusedLine{}, For: b.duration().String()}, taken: map[Target]bool{}}
 	err := in.read(list, actor, force)
 	err = errors.Join(err, in.flush())
+	if err == nil && in.full > 0 {
+		err = fmt.Errorf("%d new targets of the list are not banned: %w", in.full, ErrBansFull)
+	}
 	return in.sum, err
 }
 
-// CheckImport says why an import of lists, one after the other, would not come
-// to its end: too long a line, or more targets than may be banned at once. Which
-// it is tells at, the number of the list. Lines that an import refuses are no
-// reason. Nothing changes.
-func (b *Bans) CheckImport(ctx context.Context, lists ...io.Reader) (at int, err error) {
-	in := b.newImport(ctx, true)
-	for i, list := range lists {
-		if err := in.read(list, "", false); err != nil {
-			return i, err
-		}
+// CheckImport says why an import of a list would not come to its end: too long
+// a line. Lines that an import refuses are no reason.
+func CheckImport(list io.Reader) error {
+	lines := importLines(list)
+	for lines.Scan() { // to the end
 	}
-	return 0, nil
+	return lineFault(lines.Err())
 }
 
-func (b *Bans) newImport(ctx context.Context, dry bool) *importing {
-	return &importing{Bans: b, ctx: ctx, dry: dry, sum: Import{Refused: []RefusedLine{}, For: b.duration().String()}, taken: map[Target]bool{}}
+func importLines(list io.Reader) *bufio.Scanner {
+	lines := bufio.NewScanner(list)
+	lines.Buffer(nil, maxImportLine)
+	return lines
+}
+
+func lineFault(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &RequestError{err}
 }
 
 // read takes what a list says, but for what waits for a flush.
 func (in *importing) read(list io.Reader, actor string, force bool) error {
 	protected := in.protected()
-	lines := bufio.NewScanner(list)
-	lines.Buffer(nil, maxImportLine)
+	lines := importLines(list)
 	for n := 1; lines.Scan(); n++ {
 		row, ends, ok, err := in.line(lines.Text(), actor)
 		if ok && !force {
@@ -81,19 +88,16 @@ func (in *importing) read(list io.Reader, actor string, force bool) error {
 			}
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return &RequestError{err}
-	}
-	return nil
+	return lineFault(lines.Err())
 }
 
 type importing struct {
 	*Bans
 	ctx   context.Context //nolint:containedctx // of one call
-	dry   bool            // only counts
 	sum   Import
 	ops   []op
-	taken map[Target]bool // new targets in ops, of a dry one all
+	taken map[Target]bool // new targets in ops
+	full  int             // new targets without a place
 }
 
 func (in *importing) refuse(line int, err error) {
@@ -113,8 +117,9 @@ func (in *importing) add(r row, ends bool) error {
 		in.sum.Known++
 		return nil
 	}
-	if !holds && in.list.count()+len(in.taken) >= in.cfg.Max {
-		return ErrBansFull
+	if !holds && !in.taken[r.target] && in.list.count()+len(in.taken) >= in.cfg.Max {
+		in.full++
+		return nil
 	}
 	if holds || in.taken[r.target] {
 		in.sum.Known++
@@ -124,9 +129,6 @@ func (in *importing) add(r row, ends bool) error {
 	}
 	if !ends {
 		in.sum.Endless++
-	}
-	if in.dry {
-		return nil
 	}
 	in.ops = append(in.ops, op{row: r})
 	if len(in.ops) >= importBatch {

@@ -3,7 +3,6 @@ package reputation
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"strings"
 	"testing"
@@ -50,25 +49,24 @@ func TestImport(t *testing.T) {
 	if err := b.Remove(t.Context(), Target{Prefix: netip.MustParsePrefix("2001:db9::/32")}, "me"); err != nil {
 		t.Fatal(err)
 	}
-	// A list that does not fit: what came first holds.
+	var bad *RequestError
+	if err := CheckImport(strings.NewReader("10.1.0.0\n" + strings.Repeat("x", maxImportLine+1))); !errors.As(err, &bad) {
+		t.Errorf("too long a line: %v", err)
+	}
+	if err := CheckImport(strings.NewReader("10.1.0.0\nnonsense\n")); err != nil || b.Count() != 2501 {
+		t.Errorf("looked at: %v, %d banned", err, b.Count())
+	}
+	// A list that does not fit: what came first holds, and what needs no place.
 	list.Reset()
 	for i := range 1000 {
 		fmt.Fprintf(&list, "10.1.%d.%d\n", i>>8, i&255)
 	}
-	short := strings.NewReader("10.1.0.0\nnonsense\n10.0.0.1\n")
-	if at, err := b.CheckImport(t.Context(), short, strings.NewReader(list.String())); !errors.Is(err, ErrBansFull) || at != 1 || b.Count() != 2501 {
-		t.Errorf("looked at: list %d %v, %d banned", at, err, b.Count())
-	}
-	var bad *RequestError
-	if at, err := b.CheckImport(t.Context(), strings.NewReader(strings.Repeat("x", maxImportLine+1))); !errors.As(err, &bad) || at != 0 {
-		t.Errorf("too long a line: list %d, %v", at, err)
-	}
-	_, _ = short.Seek(0, io.SeekStart)
-	if _, err := b.CheckImport(t.Context(), short, strings.NewReader(list.String()[:4000])); err != nil || b.Count() != 2501 {
-		t.Errorf("lists that fit: %v, %d banned", err, b.Count())
-	}
+	list.WriteString("10.1.0.0\n{\"target\":\"10.0.0.1\",\"until\":null}\n")
 	sum, err = b.Import(t.Context(), strings.NewReader(list.String()), "me", false)
-	if !errors.Is(err, ErrBansFull) || sum.Added != 499 || b.Count() != 3000 {
+	if !errors.Is(err, ErrBansFull) || !strings.HasPrefix(err.Error(), "501 new targets") || sum.Added != 499 || b.Count() != 3000 {
 		t.Errorf("a list that does not fit: %v, %d added, %d banned", err, sum.Added, b.Count())
+	}
+	if long, _ := b.Check(Target{Prefix: netip.MustParsePrefix("10.0.0.1/32")}); long.Until != nil {
+		t.Errorf("a ban that is there is not made longer in a full list: %+v", long)
 	}
 }

@@ -42,8 +42,8 @@ type ConflictError struct{ Rule string }
 
 func (e *ConflictError) Error() string { return e.Rule }
 
-// ErrBansFull is returned where only bans of operators are left.
-var ErrBansFull = errors.New("the ban list is full and holds operators' bans only: remove some, or raise bans.max_entries")
+// ErrBansFull is returned where only bans of operators are left, and by imports.
+var ErrBansFull = errors.New("the ban list is full, and makes no room: remove some bans, or raise bans.max_entries")
 
 // ErrNotBanned is returned where there is nothing to lift.
 var ErrNotBanned = errors.New("it is not banned")

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -303,12 +304,22 @@ func (l *Ledger) publish(signed *consortium.ValidatorSet, tip Tip, entries []ent
 		return
 	}
 	h := tip.Header
-	events := make([]event.Event, 0, 2+len(entries))
+	events := slices.Insert(told(h, tip.Head.Hash, entries, source, from), 1, event.Event(event.HeadChanged{Height: h.Height, Hash: tip.Head.Hash}))
+	if h.Set != h.NextSet {
+		added, removed := signed.Changes(tip.Set)
+		events = append(events, event.ValidatorsChanged{Height: h.Height, Added: added, Removed: removed, Quorum: tip.Set.Quorum()})
+	}
+	l.bus.Publish(events...)
+}
+
+// told are the events of a block that [Ledger.Events] gives once more.
+func told(h *consortium.Header, hash chain.Hash, entries []entry, source string, from peer.ID) []event.Event {
+	events := make([]event.Event, 0, 3+len(entries)) // publish has two more
 	events = append(events, event.BlockStored{
-		Height: h.Height, Hash: tip.Head.Hash, PrevHash: h.Prev, Proposer: h.Proposer,
+		Height: h.Height, Hash: hash, PrevHash: h.Prev, Proposer: h.Proposer,
 		RecordCount: len(entries), SizeBytes: int(h.BodyBytes), From: from, Source: source,
 		DelayMS: time.Since(time.UnixMilli(int64(h.Time))).Milliseconds(),
-	}, event.HeadChanged{Height: h.Height, Hash: tip.Head.Hash})
+	})
 	authors := map[consortium.PublicKey]string{}
 	for i, e := range entries {
 		author := authors[e.record.Author]
@@ -318,9 +329,40 @@ func (l *Ledger) publish(signed *consortium.ValidatorSet, tip Tip, entries []ent
 		}
 		events = append(events, event.RecordCommitted{ID: e.id, Subject: e.record.Subject, Author: author, Height: h.Height, Index: i})
 	}
-	if h.Set != h.NextSet {
-		added, removed := signed.Changes(tip.Set)
-		events = append(events, event.ValidatorsChanged{Height: h.Height, Added: added, Removed: removed, Quorum: tip.Set.Quorum()})
+	return events
+}
+
+// Events are those that told of a stored block and of its records: first
+// block.stored, now of the source ledger, then record.committed in their order.
+// ErrNotFound above the tip.
+func (l *Ledger) Events(height uint64) ([]event.Event, error) {
+	b, err := l.Block(height)
+	if err != nil {
+		return nil, err
 	}
-	l.bus.Publish(events...)
+	entries, err := entriesOf(b)
+	if err != nil {
+		l.noteDamage(height, err)
+		return nil, err
+	}
+	return told(b.Header, b.Header.Hash(), entries, "ledger", ""), nil
+}
+
+// entriesOf decodes the records of a stored block, whose body has to fit its header.
+func entriesOf(b *consortium.Block) ([]entry, error) {
+	ids, err := consortium.OpenBody(b.Header, b.Body)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]entry, 0, len(ids))
+	for _, s := range b.Body {
+		for _, raw := range s.Records {
+			r, err := consortium.DecodeRecord(raw)
+			if err != nil {
+				return nil, fmt.Errorf("block %d: record %d: %w", b.Header.Height, len(entries), err)
+			}
+			entries = append(entries, entry{id: ids[len(entries)], record: r, size: len(raw)})
+		}
+	}
+	return entries, nil
 }

@@ -279,6 +279,23 @@ func TestEventsAndMetrics(t *testing.T) {
 			t.Errorf("%+v", events[2+i].Data)
 		}
 	}
+	again, err := l.Events(1)
+	if err != nil || len(again) != 4 {
+		t.Fatalf("again %v, %v", again, err)
+	}
+	if b := again[0].(event.BlockStored); b.Source != "ledger" || b.DelayMS < stored.DelayMS {
+		t.Errorf("again %+v", b)
+	} else if b.Source, b.From, b.DelayMS = "sync", "peer", stored.DelayMS; b != stored {
+		t.Errorf("again %+v, want %+v", b, stored)
+	}
+	for i, e := range again[1:] {
+		if e != events[2+i].Data {
+			t.Errorf("again %+v, want %+v", e, events[2+i].Data)
+		}
+	}
+	if _, err := l.Events(2); !errors.Is(err, ledger.ErrNotFound) {
+		t.Errorf("above the tip: %v", err)
+	}
 	if families, err := reg.Gather(); err != nil || len(families) != 9 {
 		t.Errorf("%d metrics, %v", len(families), err)
 	}

@@ -33,6 +33,7 @@ type Watched struct {
 	//	*Watched_Hello
 	//	*Watched_Event
 	//	*Watched_Lagged
+	//	*Watched_UnknownTypes
 	Message       isWatched_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -102,6 +103,15 @@ func (x *Watched) GetLagged() *Lagged {
 	return nil
 }
 
+func (x *Watched) GetUnknownTypes() *UnknownTypes {
+	if x != nil {
+		if x, ok := x.Message.(*Watched_UnknownTypes); ok {
+			return x.UnknownTypes
+		}
+	}
+	return nil
+}
+
 type isWatched_Message interface {
 	isWatched_Message()
 }
@@ -118,11 +128,17 @@ type Watched_Lagged struct {
 	Lagged *Lagged `protobuf:"bytes,3,opt,name=lagged,proto3,oneof"`
 }
 
+type Watched_UnknownTypes struct {
+	UnknownTypes *UnknownTypes `protobuf:"bytes,4,opt,name=unknown_types,json=unknownTypes,proto3,oneof"`
+}
+
 func (*Watched_Hello) isWatched_Message() {}
 
 func (*Watched_Event) isWatched_Message() {}
 
 func (*Watched_Lagged) isWatched_Message() {}
+
+func (*Watched_UnknownTypes) isWatched_Message() {}
 
 // StreamHello comes first.
 type StreamHello struct {
@@ -417,15 +433,62 @@ func (x *Lagged) GetTo() uint64 {
 	return 0
 }
 
+// UnknownTypes names patterns of the request that fit no type of event of this
+// node: they are misspelt, or for a newer one. Others of the request act.
+type UnknownTypes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Types         []string               `protobuf:"bytes,1,rep,name=types,proto3" json:"types,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnknownTypes) Reset() {
+	*x = UnknownTypes{}
+	mi := &file_parley_v1_events_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnknownTypes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnknownTypes) ProtoMessage() {}
+
+func (x *UnknownTypes) ProtoReflect() protoreflect.Message {
+	mi := &file_parley_v1_events_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnknownTypes.ProtoReflect.Descriptor instead.
+func (*UnknownTypes) Descriptor() ([]byte, []int) {
+	return file_parley_v1_events_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UnknownTypes) GetTypes() []string {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
 var File_parley_v1_events_proto protoreflect.FileDescriptor
 
 const file_parley_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x16parley/v1/events.proto\x12\tparley.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15parley/v1/chain.proto\x1a\x14parley/v1/peer.proto\x1a\x16parley/v1/status.proto\"\x9b\x01\n" +
+	"\x16parley/v1/events.proto\x12\tparley.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15parley/v1/chain.proto\x1a\x14parley/v1/peer.proto\x1a\x16parley/v1/status.proto\"\xdb\x01\n" +
 	"\aWatched\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.parley.v1.StreamHelloH\x00R\x05hello\x12(\n" +
 	"\x05event\x18\x02 \x01(\v2\x10.parley.v1.EventH\x00R\x05event\x12+\n" +
-	"\x06lagged\x18\x03 \x01(\v2\x11.parley.v1.LaggedH\x00R\x06laggedB\t\n" +
+	"\x06lagged\x18\x03 \x01(\v2\x11.parley.v1.LaggedH\x00R\x06lagged\x12>\n" +
+	"\runknown_types\x18\x04 \x01(\v2\x17.parley.v1.UnknownTypesH\x00R\funknownTypesB\t\n" +
 	"\amessage\"\xa1\x01\n" +
 	"\vStreamHello\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\tR\x04boot\x12\x10\n" +
@@ -448,7 +511,9 @@ const file_parley_v1_events_proto_rawDesc = "" +
 	"\x06Lagged\x12\x18\n" +
 	"\adropped\x18\x01 \x01(\x03R\adropped\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
-	"\x02to\x18\x03 \x01(\x04R\x02toB;Z9github.com/parley-p2p/parley/api/proto/parley/v1;parleyv1b\x06proto3"
+	"\x02to\x18\x03 \x01(\x04R\x02to\"$\n" +
+	"\fUnknownTypes\x12\x14\n" +
+	"\x05types\x18\x01 \x03(\tR\x05typesB;Z9github.com/parley-p2p/parley/api/proto/parley/v1;parleyv1b\x06proto3"
 
 var (
 	file_parley_v1_events_proto_rawDescOnce sync.Once
@@ -462,38 +527,40 @@ func file_parley_v1_events_proto_rawDescGZIP() []byte {
 	return file_parley_v1_events_proto_rawDescData
 }
 
-var file_parley_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_parley_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_parley_v1_events_proto_goTypes = []any{
 	(*Watched)(nil),               // 0: parley.v1.Watched
 	(*StreamHello)(nil),           // 1: parley.v1.StreamHello
 	(*Snapshot)(nil),              // 2: parley.v1.Snapshot
 	(*Event)(nil),                 // 3: parley.v1.Event
 	(*Lagged)(nil),                // 4: parley.v1.Lagged
-	(*Status)(nil),                // 5: parley.v1.Status
-	(*Peer)(nil),                  // 6: parley.v1.Peer
-	(*StaticPeer)(nil),            // 7: parley.v1.StaticPeer
-	(*Chain)(nil),                 // 8: parley.v1.Chain
-	(*Alarm)(nil),                 // 9: parley.v1.Alarm
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 11: google.protobuf.Struct
+	(*UnknownTypes)(nil),          // 5: parley.v1.UnknownTypes
+	(*Status)(nil),                // 6: parley.v1.Status
+	(*Peer)(nil),                  // 7: parley.v1.Peer
+	(*StaticPeer)(nil),            // 8: parley.v1.StaticPeer
+	(*Chain)(nil),                 // 9: parley.v1.Chain
+	(*Alarm)(nil),                 // 10: parley.v1.Alarm
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 12: google.protobuf.Struct
 }
 var file_parley_v1_events_proto_depIdxs = []int32{
 	1,  // 0: parley.v1.Watched.hello:type_name -> parley.v1.StreamHello
 	3,  // 1: parley.v1.Watched.event:type_name -> parley.v1.Event
 	4,  // 2: parley.v1.Watched.lagged:type_name -> parley.v1.Lagged
-	2,  // 3: parley.v1.StreamHello.snapshot:type_name -> parley.v1.Snapshot
-	5,  // 4: parley.v1.Snapshot.status:type_name -> parley.v1.Status
-	6,  // 5: parley.v1.Snapshot.peers:type_name -> parley.v1.Peer
-	7,  // 6: parley.v1.Snapshot.static_peers:type_name -> parley.v1.StaticPeer
-	8,  // 7: parley.v1.Snapshot.chain:type_name -> parley.v1.Chain
-	9,  // 8: parley.v1.Snapshot.alarms:type_name -> parley.v1.Alarm
-	10, // 9: parley.v1.Event.ts:type_name -> google.protobuf.Timestamp
-	11, // 10: parley.v1.Event.data:type_name -> google.protobuf.Struct
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	5,  // 3: parley.v1.Watched.unknown_types:type_name -> parley.v1.UnknownTypes
+	2,  // 4: parley.v1.StreamHello.snapshot:type_name -> parley.v1.Snapshot
+	6,  // 5: parley.v1.Snapshot.status:type_name -> parley.v1.Status
+	7,  // 6: parley.v1.Snapshot.peers:type_name -> parley.v1.Peer
+	8,  // 7: parley.v1.Snapshot.static_peers:type_name -> parley.v1.StaticPeer
+	9,  // 8: parley.v1.Snapshot.chain:type_name -> parley.v1.Chain
+	10, // 9: parley.v1.Snapshot.alarms:type_name -> parley.v1.Alarm
+	11, // 10: parley.v1.Event.ts:type_name -> google.protobuf.Timestamp
+	12, // 11: parley.v1.Event.data:type_name -> google.protobuf.Struct
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_parley_v1_events_proto_init() }
@@ -508,6 +575,7 @@ func file_parley_v1_events_proto_init() {
 		(*Watched_Hello)(nil),
 		(*Watched_Event)(nil),
 		(*Watched_Lagged)(nil),
+		(*Watched_UnknownTypes)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -515,7 +583,7 @@ func file_parley_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_parley_v1_events_proto_rawDesc), len(file_parley_v1_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
