@@ -3,9 +3,11 @@ package parley
 import (
 	"bufio"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // PortHolder names the process that listens on a TCP port, "pid 4711 (nginx)",
@@ -35,6 +37,21 @@ func listeningInode(table string, port int) string {
 		}
 	}
 	return ""
+}
+
+// socketHolder names the process that listens at the other end of a local
+// connection, " (pid 4711)"; "" = unknown.
+func socketHolder(c net.Conn) (text string) {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return ""
+	}
+	_ = raw.Control(func(fd uintptr) { // it is closed
+		if cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil && cred.Pid > 0 {
+			text = fmt.Sprintf(" (pid %d)", cred.Pid)
+		}
+	})
+	return text
 }
 
 func holderOf(inode string) string {

@@ -69,6 +69,17 @@ func (n *Node) listen() ([]Listener, error) {
 		}
 		return nil, err
 	}
+	socket := SocketPath(n.cfg.DataDir)
+	if filepath.Base(socket) != socketName {
+		if err := ownDir(filepath.Dir(socket)); err != nil {
+			return closeAll(err)
+		}
+	}
+	local, err := openListener("unix:" + socket) // first: who has this directory has its ports too, most often
+	if err != nil {
+		return closeAll(err)
+	}
+	ls = append(ls, local)
 	for _, item := range n.cfg.API.Listen {
 		addr, optional := strings.CutSuffix(item, "?")
 		l, err := openListener(addr)
@@ -81,17 +92,7 @@ func (n *Node) listen() ([]Listener, error) {
 		}
 		ls = append(ls, l)
 	}
-	socket := SocketPath(n.cfg.DataDir)
-	if filepath.Base(socket) != socketName {
-		if err := ownDir(filepath.Dir(socket)); err != nil {
-			return closeAll(err)
-		}
-	}
-	l, err := openListener("unix:" + socket)
-	if err != nil {
-		return closeAll(err)
-	}
-	ls = append(ls, l)
+	ls = append(ls[1:], local)
 	if slices.Contains(n.cfg.API.Compat, config.CompatJSONRPC) {
 		if n.ipc, err = listenUnix(IPCPath(n.cfg.DataDir)); err != nil {
 			return closeAll(err)
@@ -110,7 +111,7 @@ func openListener(addr string) (Listener, error) {
 		return Listener{}, NewPortError("api.listen", addr, err)
 	}
 	if err != nil {
-		return Listener{}, fmt.Errorf("api.listen %s: %w", addr, err)
+		return Listener{}, fmt.Errorf("api.listen %s: %w", addr, ForeignAddr(err))
 	}
 	ap, err := netip.ParseAddrPort(l.Addr().String())
 	return Listener{Listener: l, Name: addr, Loopback: err == nil && ap.Addr().IsLoopback()}, nil
@@ -124,8 +125,8 @@ func bind(network, addr string) (net.Listener, error) {
 // nobody answers on is left from a crash.
 func listenUnix(path string) (net.Listener, error) {
 	if c, err := net.Dial("unix", path); err == nil { //nolint:noctx // a local socket answers at once
-		_ = c.Close()
-		return nil, fmt.Errorf("socket %s is in use: another node runs on this data directory; stop it, or choose another --data-dir", path)
+		defer c.Close()
+		return nil, fmt.Errorf("socket %s is in use: another node%s runs on this data directory; stop it, or choose another --data-dir [PLY-202]", path, socketHolder(c))
 	}
 	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
 		return nil, &StartError{101, fmt.Errorf("api.listen unix:%s is a file, not a socket: choose another path", path)}
@@ -201,6 +202,15 @@ func NewPortError(key, addr string, err error) *PortError {
 		e.Holder, e.Free = PortHolder(port), freeAddr(host, port)
 	}
 	return e
+}
+
+// ForeignAddr says what to do where err is of an address that this machine does
+// not have.
+func ForeignAddr(err error) error {
+	if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return err
+	}
+	return fmt.Errorf("%w: no interface of this machine has this address: name one that has, or 0.0.0.0 for all; the address of a router goes into p2p.advertise", syscall.EADDRNOTAVAIL)
 }
 
 // freeAddr finds the next free port after p.

@@ -301,7 +301,7 @@ func (n *Node) newHost(key crypto.PrivKey) (*host.Host, error) {
 		return nil, &StartError{Code: 101, Err: err}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("start the p2p host: %w", err)
+		return nil, fmt.Errorf("start the p2p host: %w", ForeignAddr(err))
 	}
 	if shared != nil {
 		shared.Listener = h.HTTP()

@@ -201,7 +201,12 @@ func parseToken(secrets [][]byte, text string) (caller, error) {
 	_, err := jwt.NewParser(
 		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithExpirationRequired(), jwt.WithIssuedAt(),
 		jwt.WithLeeway(tokenLeeway), jwt.WithStrictDecoding(),
-	).ParseWithClaims(text, &c, func(*jwt.Token) (any, error) { return keys, nil })
+	).ParseWithClaims(text, &c, func(t *jwt.Token) (any, error) {
+		if _, is := t.Header["crit"]; is {
+			return nil, errCrit
+		}
+		return keys, nil
+	})
 	if err != nil {
 		return caller{}, tokenFault(err)
 	}
@@ -221,9 +226,14 @@ func parseToken(secrets [][]byte, text string) (caller, error) {
 	return caller{}, errors.New("the token has neither scope read nor admin")
 }
 
+// errCrit: RFC 7515 4.1.11, an extension that MUST be understood, of which there is none here.
+var errCrit = errors.New("the token's header has crit: no extension of tokens is known here")
+
 // tokenFault says what a client needs to know, and nothing of the token.
 func tokenFault(err error) error {
 	switch {
+	case errors.Is(err, errCrit):
+		return errCrit
 	case errors.Is(err, jwt.ErrTokenExpired):
 		return errors.New("the token has expired")
 	case errors.Is(err, jwt.ErrTokenRequiredClaimMissing):

@@ -192,6 +192,7 @@ func TestTokens(t *testing.T) {
 		{"other secret", sign(t, jwt.SigningMethodHS256, make([]byte, 32), jwt.MapClaims{"scope": "admin", "exp": later(time.Hour)}), 401},
 		{"empty secret", sign(t, jwt.SigningMethodHS256, []byte{}, jwt.MapClaims{"scope": "admin", "exp": later(time.Hour)}), 401},
 		{"alg none", none, 401},
+		{"crit", critical(t, secret, jwt.MapClaims{"scope": "admin", "exp": later(time.Hour)}), 401},
 		{"no signature", parts[0] + "." + parts[1] + ".", 401},
 		{"two parts", parts[0] + "." + parts[1], 401},
 		{"garbage", "a.b.c", 401},
@@ -344,4 +345,16 @@ func TestClaimsAreClosed(t *testing.T) {
 	if err != nil || string(b) != `{"scope":"admin","role":"x"}` {
 		t.Errorf("%s %v", b, err)
 	}
+}
+
+// critical signs a token with an extension that whoever reads it MUST understand.
+func critical(t *testing.T, secret []byte, c jwt.MapClaims) string {
+	t.Helper()
+	token := jwt.NewWithClaims(jwt.SigningMethodHS256, c)
+	token.Header["crit"], token.Header["b64"] = []string{"b64"}, true
+	text, err := token.SignedString(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }

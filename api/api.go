@@ -139,10 +139,11 @@ type route struct {
 	method  string
 	pattern string
 	access  access
-	maxBody int64  // bytes, or noBodyLimit
-	stream  bool   // never ends by itself: not timed, and but for remote calls a token may stand in the query
-	grpc    bool   // a remote call, by gRPC and its like
-	places  *slots // bound of large answers, nil = none
+	maxBody int64    // bytes, or noBodyLimit
+	stream  bool     // never ends by itself: not timed, and but for remote calls a token may stand in the query
+	grpc    bool     // a remote call, by gRPC and its like
+	places  *slots   // bound of large answers, nil = none
+	query   []string // names that it takes, nil = any, as other systems do
 	serve   http.HandlerFunc
 }
 
@@ -180,6 +181,7 @@ func (s *Server) getLarge(pattern string, places *slots, serve http.HandlerFunc)
 // raw adds a route that is served by hand and described in the document.
 func (s *Server) raw(r route, op huma.Operation, f form) {
 	s.describe(&op, r, f)
+	r.query = queryOf(&op)
 	s.huma.OpenAPI().AddOperation(&op)
 	s.handle(r)
 }
@@ -197,7 +199,7 @@ const (
 func (a humaAdapter) Handle(op *huma.Operation, serve func(huma.Context)) {
 	places, _ := op.Metadata[placesKey].(*slots)
 	a.handle(route{
-		method: op.Method, pattern: op.Path, access: op.Metadata[accessKey].(access), maxBody: op.MaxBodyBytes, places: places,
+		method: op.Method, pattern: op.Path, access: op.Metadata[accessKey].(access), maxBody: op.MaxBodyBytes, places: places, query: queryOf(op),
 		serve: func(w http.ResponseWriter, r *http.Request) { serve(humago.NewContext(op, r, w)) },
 	})
 }

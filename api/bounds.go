@@ -23,8 +23,9 @@ func fits(in any) error {
 	if len(b.faults) == 0 {
 		return nil
 	}
-	p := invalid.problem("validation failed")
+	p := invalid.problem("")
 	p.Errors = b.faults
+	p.Detail = firstFault(b.faults)
 	return p
 }
 

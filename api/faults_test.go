@@ -9,6 +9,41 @@ import (
 	"github.com/parley-p2p/parley"
 )
 
+// TestDetailNamesTheFault holds the one text that every client shows to the
+// fault that it is about.
+func TestDetailNamesTheFault(t *testing.T) {
+	h := start(t, nil)
+	admin := h.token("admin")
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		detail             string
+		header             []string
+	}{
+		{"GET", "/api/v1/peers?stat=known", "", 422, "query.stat: there is no such parameter, did you mean state?", nil},
+		{"GET", "/api/v1/peers?zzz=1&stat=known", "", 422, "query.stat: there is no such parameter, did you mean state? (and 1 more)", nil},
+		{"GET", "/api/v1/bans/check?q=1", "", 422, "query.q: there is no such parameter: there are target", nil},
+		{"GET", "/api/v1/status?_=1", "", 422, "query._: there is no such parameter: this route takes none", nil},
+		{"GET", "/api/v1/status?token=x", "", 422, "query.token: there is no such parameter: send Authorization: Bearer …", nil},
+		{"GET", "/api/v1/events?type=peer.*", "", 422, "query.type: there is no such parameter, did you mean types?", nil},
+		{"GET", "/api/v1/peers?limit=0", "", 422, "query.limit: expected number >= 1", nil},
+		{"POST", "/api/v1/records", `{"subject":"s","colour":1}`, 422, "body.colour: unexpected property", nil},
+		{"POST", "/api/v1/records", `{`, 400, "body: unexpected end of JSON input", nil},
+		{"POST", "/api/v1/records", `{}`, 415, "body: unknown content type: text/plain: send Content-Type: application/json", []string{"Content-Type", "text/plain"}},
+	} {
+		got := h.do(c.method, c.path, admin, c.body, c.header...)
+		m := got.json(t)
+		if faults, _ := m["errors"].([]any); got.status != c.status || m["detail"] != c.detail || len(faults) == 0 {
+			t.Errorf("%s %s: %s", c.method, c.path, got.body)
+		}
+	}
+	for _, path := range []string{"/api/peers?x=1", "/health?x=1", "/eth/v1/node/version?x=1", "/livez?x=1"} {
+		if got := h.do("GET", path, "", ""); got.status != 200 {
+			t.Errorf("%s, of other systems, takes what it does not know: %d %s", path, got.status, got.body)
+		}
+	}
+}
+
 // errors asks for what there is not, or not so.
 func (p pair) errors(t *testing.T) {
 	h := p.h
@@ -160,6 +195,10 @@ func (p pair) errors(t *testing.T) {
 		{"GET", "/api/v1/gossip/traces/x", "", "", 422, "PLY-003", nil},
 		{"GET", "/api/v1/gossip/traces/" + strings.Repeat("z", 40), "", "", 400, "PLY-002", nil},
 		{"GET", "/api/v1/gossip/traces/" + strings.Repeat("a", 40), "", "", 404, "PLY-006", nil},
+		{"GET", "/api/v1/peers?stat=known", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/status?_=1", "", "", 422, "PLY-003", nil},
+		{"GET", "/api/v1/events?type=peer.*", "", "", 422, "PLY-003", nil},
+		{"POST", "/api/v1/records/batch?acks=accepted", admin, "", 422, "PLY-003", nil},
 		{"GET", "/api/v1", "", "", 404, "PLY-006", nil},
 		{"POST", "/api/v1/config/reload", "", "", 401, "PLY-004", nil},
 		{"POST", "/api/v1/config/reload", h.token("read"), "", 403, "PLY-005", nil},

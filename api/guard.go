@@ -42,14 +42,15 @@ func (s *Server) Handler(l parley.Listener) http.Handler {
 		}
 		c, p := s.admit(l, r, rt)
 		if p != nil {
-			if p.Status == http.StatusUnauthorized {
-				h.Set("WWW-Authenticate", `Bearer realm="parley", Basic realm="parley"`)
-			}
 			s.refuse(rec, r, p)
 			return
 		}
 		if rt == nil {
 			s.refuse(rec, r, s.noRoute(h, r))
+			return
+		}
+		if p := rt.checkQuery(r); p != nil {
+			s.refuse(rec, r, p)
 			return
 		}
 		c.need = rt.access

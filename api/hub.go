@@ -294,6 +294,25 @@ func (f *filter) seeLogs(may bool) {
 	f.key = f.sum()
 }
 
+// denied are the patterns that let in lines of the log alone, where those may not
+// be seen.
+func (f *filter) denied() (globs []string) {
+	if f.logs {
+		return nil
+	}
+	for _, r := range f.rules {
+		if r.in && !slices.ContainsFunc(event.Types(), func(name string) bool {
+			fits, _ := path.Match(r.glob, name)
+			return fits && !isLog(name)
+		}) {
+			globs = append(globs, r.glob)
+		}
+	}
+	return globs
+}
+
+func isLog(name string) bool { return strings.HasPrefix(name, "log.") }
+
 // sum quotes each glob: clients choose them, and no two lists may look alike.
 func (f *filter) sum() string {
 	b := strconv.AppendBool(nil, f.logs)
@@ -314,7 +333,7 @@ func (f *filter) choose(frames []frame) (in []frame) {
 }
 
 func (f *filter) match(name string) bool {
-	if !f.logs && strings.HasPrefix(name, "log.") {
+	if !f.logs && isLog(name) {
 		return false
 	}
 	for _, r := range slices.Backward(f.rules) {
@@ -450,7 +469,13 @@ func (q *queue) ring() {
 func (q *queue) subscribe(in bool, globs []string) error {
 	q.mu.Lock()
 	unknown, err := q.filter.add(in, globs...)
+	denied := slices.DeleteFunc(q.filter.denied(), func(no string) bool {
+		return !slices.ContainsFunc(globs, func(g string) bool { return strings.TrimSpace(g) == no })
+	})
 	q.mu.Unlock()
+	if err == nil && in && len(denied) > 0 {
+		q.push(deniedTypes(denied))
+	}
 	if len(unknown) > 0 {
 		q.push(unknownTypes(unknown))
 	}
@@ -463,6 +488,9 @@ type unknown struct {
 
 // unknownTypes tells a client of patterns that fit no type of event.
 func unknownTypes(patterns []string) frame { return message("unknown_types", unknown{patterns}) }
+
+// deniedTypes tells it of those that let in nothing, for want of scope admin.
+func deniedTypes(patterns []string) frame { return message("denied_types", unknown{patterns}) }
 
 type lagged struct {
 	Dropped int    `json:"dropped"`
@@ -489,7 +517,7 @@ func (q *queue) take(now time.Time) (frames []frame, tooSlow bool) {
 	return frames, len(q.lags) >= lagsAllowed
 }
 
-// message makes a frame that is no event: hello, unknown_types, pong, lagged.
+// message makes a frame that is no event: hello, unknown_types, denied_types, pong, lagged.
 func message(name string, data any) frame {
 	b, err := json.Marshal(struct {
 		Type string `json:"type"`

@@ -175,6 +175,10 @@ func (x *rpcSession) subscription(ctx context.Context, m rpcMessage) (answer []b
 	if err != nil {
 		return rpcErrorBody(m.ID, &rpcError{rpcBadParams, err.Error(), rpcErrorData{Code: badRequest.code}}), nothing
 	}
+	f.seeLogs(x.s.still(callerOf(ctx)).admin)
+	if denied := f.denied(); len(denied) > 0 { // no hello tells of them here
+		return rpcErrorBody(m.ID, rpcErrorOf(x.s.denyTypes(ctx, denied))), nothing
+	}
 	q := newQueue("rpc", f, x.s.metrics)
 	q.owner = callerOf(ctx).local
 	if len(f.unknown) > 0 {

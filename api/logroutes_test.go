@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/ethereum/go-ethereum/rpc"
 
 	pb "github.com/parley-p2p/parley/api/proto/parley/v1"
 	"github.com/parley-p2p/parley/api/proto/parley/v1/parleyv1connect"
@@ -108,6 +110,46 @@ func TestLogAndBundle(t *testing.T) {
 	}
 }
 
+// What is of the log alone is refused to who may not read it: it would wait for
+// ever.
+func TestLogTypesAreDenied(t *testing.T) {
+	h := start(t, nil)
+	for _, c := range []struct {
+		path, scope string
+		status      int
+	}{
+		{"events?types=log.*", "", 401}, {"events?types=log.*,log.written", "read", 403}, {"events?types=log.writte[n]", "read", 403},
+	} {
+		token := ""
+		if c.scope != "" {
+			token = h.token(c.scope)
+		}
+		got := h.do("GET", prefix+c.path, token, "")
+		if got.status != c.status || !strings.Contains(string(got.body), `"detail":"types=log.`) || !strings.Contains(string(got.body), "scope admin") {
+			t.Errorf("%s %s: %d %s", c.path, c.scope, got.status, got.body)
+		}
+		if challenge := got.header.Get("WWW-Authenticate"); (challenge != "") != (c.status == 401) {
+			t.Errorf("%s: WWW-Authenticate %q", c.path, challenge)
+		}
+	}
+	s := h.dial(t, "?types=log.*,config.*")
+	if e := s.until("hello"); !strings.Contains(string(e.Data), `"denied_types":["log.*"]`) {
+		t.Errorf("%.300s", e.Data)
+	}
+	s.say(`{"subscribe":["log.written","config.*"]}`)
+	if e := s.next(); e.Type != "denied_types" || string(e.Data) != `{"types":["log.written"]}` {
+		t.Errorf("%s %s", e.Type, e.Data)
+	}
+	client, err := rpc.Dial(strings.Replace(h.base, "http", "ws", 1) + "/rpc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := client.Subscribe(t.Context(), "parley", make(chan any), "events", "log.*,config.*"); !strings.Contains(fmt.Sprint(err), "unauthorized") {
+		t.Errorf("%v", err)
+	}
+}
+
 // The log is told as events to admins who ask, and to nobody else.
 func TestLogWritten(t *testing.T) {
 	h := start(t, nil)
@@ -117,7 +159,8 @@ func TestLogWritten(t *testing.T) {
 		t.Helper()
 		st, err := parleyv1connect.NewNodeServiceClient(http.DefaultClient, h.base, bearer(h.token(scope))).WatchEvents(ctx,
 			connect.NewRequest(&pb.WatchEventsRequest{Types: []string{"log.*", "config.*"}}))
-		if err != nil || !st.Receive() || st.Msg().GetHello() == nil {
+		denied := map[string][]string{"read": {"log.*"}}[scope]
+		if err != nil || !st.Receive() || !slices.Equal(st.Msg().GetHello().GetDeniedTypes(), denied) {
 			t.Fatalf("no hello: %v %v", err, st)
 		}
 		return st

@@ -114,16 +114,11 @@ func init() {
 		if status >= 400 {
 			p.Status = status
 		}
-		for _, err := range errs {
-			var d huma.ErrorDetailer
-			switch {
-			case errors.As(err, &d):
-				p.Errors = append(p.Errors, bounded(d.ErrorDetail()))
-			case err != nil:
-				p.Errors = append(p.Errors, &huma.ErrorDetail{Message: err.Error()})
-			}
+		faults := invalidFor(p, errs...)
+		if msg != "validation failed" { // which says nothing that they do not
+			faults.Detail = msg
 		}
-		return p
+		return faults
 	}
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
 		if status == http.StatusRequestEntityTooLarge {
@@ -131,6 +126,39 @@ func init() {
 		}
 		return huma.NewError(status, msg, errs...)
 	}
+}
+
+// invalidFor lists faults, and names the first one in words: many look no
+// further than detail.
+func invalidFor(p *problem, faults ...error) *problem {
+	for _, err := range faults {
+		var d huma.ErrorDetailer
+		switch {
+		case errors.As(err, &d):
+			p.Errors = append(p.Errors, bounded(d.ErrorDetail()))
+		case err != nil:
+			p.Errors = append(p.Errors, &huma.ErrorDetail{Message: err.Error()})
+		}
+	}
+	if len(p.Errors) == 0 {
+		return p
+	}
+	p.Detail = firstFault(p.Errors)
+	if p.Status == http.StatusUnsupportedMediaType {
+		p.Detail += ": send Content-Type: application/json"
+	}
+	return p
+}
+
+func firstFault(faults []*huma.ErrorDetail) string {
+	text := faults[0].Message
+	if faults[0].Location != "" {
+		text = faults[0].Location + ": " + text
+	}
+	if more := len(faults) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return text
 }
 
 // bodyTooLarge says what a route takes, and what to do.
@@ -152,6 +180,7 @@ func bounded(d *huma.ErrorDetail) *huma.ErrorDetail {
 	if err != nil || len(b) > most {
 		d.Value = nil
 	}
+	d.Location = strings.ToValidUTF8(d.Location[:min(most, len(d.Location))], "")
 	return d
 }
 
@@ -204,6 +233,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, p *problem) {
 		s.metrics.refused.WithLabelValues(p.refused).Inc()
 	}
 	maps.Copy(w.Header(), p.GetHeaders())
+	if p.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="parley", Basic realm="parley"`)
+	}
 	if isGRPC(r) {
 		s.refuseGRPC(w, r, p)
 		return

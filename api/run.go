@@ -143,7 +143,7 @@ func (s *Server) listenOps() (net.Listener, error) {
 	case err == nil:
 		return l, nil
 	case !errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("ops.listen %s: %w", addr, err)
+		return nil, fmt.Errorf("ops.listen %s: %w", addr, parley.ForeignAddr(err))
 	case s.cfg.Profile == config.ProfileDevnet:
 		s.log.Info("ops listener skipped", "addr", addr, "err", err)
 		return nil, nil

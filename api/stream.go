@@ -51,6 +51,7 @@ type hello struct {
 	Boot     string    `json:"boot"`
 	Seq      uint64    `json:"seq"` // the snapshot, or what was sent before, is not older than this
 	Resumed  bool      `json:"resumed"`
+	Denied   []string  `json:"denied_types,omitempty"` // patterns that let in nothing, for want of scope admin
 	Snapshot *snapshot `json:"snapshot,omitempty"`
 }
 
@@ -88,6 +89,10 @@ func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *
 		return nil, badRequest.problem(err.Error())
 	}
 	f.seeLogs(callerOf(r.Context()).admin)
+	denied := f.denied()
+	if len(denied) == len(f.rules) { // it would wait for ever
+		return nil, s.denyTypes(r.Context(), denied)
+	}
 	var after uint64
 	if since != "" {
 		if after, err = strconv.ParseUint(since, 10, 53); err != nil {
@@ -102,7 +107,7 @@ func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *
 		p.Limit, p.refused = "clients", "clients"
 		return nil, p
 	}
-	h := hello{Boot: s.boot, Seq: seq}
+	h := hello{Boot: s.boot, Seq: seq, Denied: denied}
 	var missed []frame
 	if since != "" {
 		missed, h.Resumed = s.hub.backlog(after, seq, f)
@@ -116,6 +121,13 @@ func (s *Server) enter(r *http.Request, stream, types, since string) (*client, *
 	}
 	c.first = append(c.first, missed...)
 	return c, nil
+}
+
+// denyTypes refuses patterns of the log to who is no admin.
+func (s *Server) denyTypes(ctx context.Context, denied []string) *problem {
+	p := s.permit(s.still(callerOf(ctx)), admin)
+	p.Detail = "types=" + strings.Join(denied, ",") + ": " + p.Detail
+	return p
 }
 
 func (s *Server) webSocket(w http.ResponseWriter, r *http.Request) {

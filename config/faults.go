@@ -71,8 +71,8 @@ func quote(text string) string {
 	return strconv.Quote(text)
 }
 
-// suggest returns the candidate that was probably meant by name, or "".
-func suggest(name string, candidates []string) string {
+// Suggest returns the candidate that was probably meant by name, or "".
+func Suggest(name string, candidates []string) string {
 	if longer := begunBy(name, candidates); longer != "" {
 		return longer
 	}

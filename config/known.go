@@ -33,7 +33,7 @@ func checkRoom(name string) error {
 	}
 	slices.Sort(known)
 	known = slices.Compact(known)
-	return fmt.Errorf("%s, which is no room that logs%s", quote(name), nearest(name, known, known))
+	return fmt.Errorf("%s, which is no room that logs%s", quote(name), Nearest(name, known, known))
 }
 
 // UnknownPatternError says that a pattern fits no type: it is misspelt, or for
@@ -52,7 +52,7 @@ func (e *UnknownPatternError) Error() string {
 			groups = append(groups, group)
 		}
 	}
-	return fmt.Sprintf("%s is no %s%s", quote(e.Pattern), e.what, nearest(e.Pattern, append(known, groups...), groups))
+	return fmt.Sprintf("%s is no %s%s", quote(e.Pattern), e.what, Nearest(e.Pattern, append(known, groups...), groups))
 }
 
 // CheckEventPattern tells whether text is a pattern, such as peer.* or
@@ -77,9 +77,9 @@ func checkPattern(text string, types []string, what string) error {
 	return &UnknownPatternError{text, types, what}
 }
 
-// nearest names the candidate that was probably meant, or else what there is.
-func nearest(name string, candidates, all []string) string {
-	if best := suggest(name, candidates); best != "" {
+// Nearest names the candidate that was probably meant, or else what there is.
+func Nearest(name string, candidates, all []string) string {
+	if best := Suggest(name, candidates); best != "" {
 		return ", did you mean " + best + "?"
 	}
 	return ": there are " + strings.Join(all, ", ")

@@ -177,7 +177,7 @@ func (l *loader) unknown(e entry) {
 		given = name
 	}
 	text := "unknown key"
-	if best := suggest(given, names); best != "" {
+	if best := Suggest(given, names); best != "" {
 		text += ", did you mean " + best + "?"
 	}
 	l.fault(e, e.key, problem{RuleUnknownKey, text})

@@ -161,7 +161,7 @@ func (m *merge) section(prefix string, patch map[string]any) {
 			m.fault(key, RuleType, "is a section, not a value: give its keys as an object")
 		default:
 			text := "unknown key"
-			if best := suggest(key, names()); best != "" {
+			if best := Suggest(key, names()); best != "" {
 				text += ", did you mean " + best + "?"
 			}
 			m.fault(key, RuleUnknownKey, text)
@@ -268,7 +268,7 @@ func Parse(key, text string) (any, error) {
 	k, ok := find(key)
 	if !ok {
 		err := "unknown key"
-		if best := suggest(key, names()); best != "" {
+		if best := Suggest(key, names()); best != "" {
 			err += ", did you mean " + best + "?"
 		}
 		return nil, errors.New(err)

@@ -237,7 +237,7 @@ func readSink(item any) (Sink, []placed) {
 	slices.Sort(unknown)
 	for _, name := range unknown {
 		text := name + ": unknown key"
-		if best := suggest(name, names); best != "" {
+		if best := Suggest(name, names); best != "" {
 			text += ", did you mean " + best + "?"
 		}
 		problems = append(problems, placed{problem{RuleUnknownKey, text}, name})

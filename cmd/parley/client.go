@@ -69,6 +69,9 @@ func (g *globals) client() (*client, error) {
 			return nil, err
 		}
 	}
+	if host, port, err := net.SplitHostPort(name); err == nil && host != "unix" && !strings.Contains(port, "/") { // as PEERS takes it
+		name = "http://" + net.JoinHostPort(cmp.Or(host, "localhost"), port)
+	}
 	c := &client{name: name, base: strings.TrimSuffix(name, "/"), http: &http.Client{}}
 	if path, ok := strings.CutPrefix(name, "unix:"); ok {
 		c.base = "http://localhost"
@@ -77,7 +80,7 @@ func (g *globals) client() (*client, error) {
 			return d.DialContext(ctx, "unix", path)
 		}}
 	} else if u, err := url.Parse(name); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fail(exitUsage, "node %q: want http://host:port, https://host:port or unix:PATH", name)
+		return nil, fail(exitUsage, "node %q: want host:port, http://host:port, https://host:port or unix:PATH", name)
 	}
 	if g.verbose {
 		g.say("asking %s", name)

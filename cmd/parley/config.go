@@ -79,7 +79,7 @@ func configCommand(g *globals) *cobra.Command {
 		Use: "config", Short: "The configuration: where each value comes from",
 		Example: "parley config show --origin\nparley config get p2p.port\nparley config set log.level info,p2p=debug\nparley config validate --config parley.toml\nparley config reload",
 	}
-	c.AddCommand(configShowCommand(g), configGetCommand(g), configSetCommand(g), configValidateCommand(g), configInitCommand(g), configImportCommand(g), configReloadCommand(g))
+	c.AddCommand(configShowCommand(g), configGetCommand(g), configSetCommand(g), configValidateCommand(g), configInitCommand(g), configImportCommand(g), configReloadCommand(g), configSchemaCommand(g))
 	return c
 }
 
@@ -199,6 +199,13 @@ func configGetCommand(g *globals) *cobra.Command {
 				return err
 			}
 		}
+		names := make([]string, len(values))
+		for i, v := range values {
+			names[i] = v.Key
+		}
+		if best := config.Suggest(args[0], names); best != "" {
+			return fail(exitNotFound, "no key %q, did you mean %s?", args[0], best)
+		}
 		return fail(exitNotFound, "no key %q: parley config show lists them", args[0])
 	}
 	return c
@@ -242,6 +249,20 @@ func configInitCommand(g *globals) *cobra.Command {
 			}
 			g.say("wrote %s: every key stands as a comment with its default", path)
 			return nil
+		},
+	}
+}
+
+func configSchemaCommand(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "schema", Short: "A configuration file as JSON Schema, for editors", Args: cobra.NoArgs, Example: "parley config schema > parley.schema.json",
+		Long: "Editors with a TOML language server check a file that begins with the line\n#:schema ./parley.schema.json",
+		RunE: func(*cobra.Command, []string) error {
+			schema, err := config.Schema()
+			if err != nil {
+				return err
+			}
+			return writeLine(g.out, schema)
 		},
 	}
 }

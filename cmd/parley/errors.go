@@ -67,8 +67,6 @@ func isCobraUsage(err error) bool {
 	return false
 }
 
-const validationFailed = "validation failed" // as the node's library says it
-
 // An apiError is a refusal by the node.
 type apiError struct {
 	Status int    `json:"status"`
@@ -98,7 +96,7 @@ func (e *apiError) Error() string {
 		}
 		subs = append(subs, strings.TrimPrefix(where+": "+sub.Message, ": "))
 	}
-	if len(subs) > 0 && text == validationFailed { // says less than they do
+	if len(subs) > 0 && strings.HasPrefix(text, strings.TrimPrefix(e.Errors[0].Location+": "+e.Errors[0].Message, ": ")) { // the first of them
 		text = strings.Join(subs, "; ")
 	} else if len(subs) > 0 {
 		text += "; " + strings.Join(subs, "; ")

@@ -71,11 +71,15 @@ func (g *globals) stream(ctx context.Context, types string, after uint64) error 
 		}
 		if e.Type == "hello" { // its snapshot is for dashboards
 			hello, err := decode[struct {
-				Seq     uint64 `json:"seq"`
-				Resumed bool   `json:"resumed"`
+				Seq     uint64   `json:"seq"`
+				Resumed bool     `json:"resumed"`
+				Denied  []string `json:"denied_types"`
 			}](e.Data)
 			if err != nil {
 				return err
+			}
+			if len(hello.Denied) > 0 {
+				g.say("%s needs a token of scope admin (--token-file FILE), or the node's local socket: none comes", strings.Join(hello.Denied, ","))
 			}
 			g.say("%s; Ctrl-C ends", followed(after, hello.Seq, hello.Resumed))
 		}

@@ -70,6 +70,7 @@ var codes = []explained{
 	{"PLY-115", "program", "No program is attached to the node of a sidecar network: nobody judges messages and answers requests.", "Start the program, which attaches over gRPC; sidecar.on_detached decides what becomes of messages until then.", nil},
 	{"PLY-116", "bans_left_out", "The ban list is full, and new targets of a file of bans.import are not banned.", "parley bans list shows what may go; remove some, or raise bans.max_entries and start again. parley config reload then takes what is missing.", nil},
 	{"PLY-201", "port taken", "A port that the node needs is used by another program.", "The text names the program and a flag for another port.", nil},
+	{"PLY-202", "data directory in use", "Another node runs on the data directory.", "Stop that one, whose pid the text has where it can be known, or name another directory with --data-dir.", nil},
 	{"PLY-302", "advertise", "An entry of p2p.advertise, p2p.host_ip or p2p.host_dns cannot be dialled by others and is left out, or a name in them leads nowhere.", "Name an address or a name that others reach.", nil},
 	{"PLY-501", "no_inbound", "Alarm: nobody dials this node, though it listens on a public address.", "Forward p2p.port, TCP and UDP, on the router and open it on the firewall.", nil},
 	{"PLY-502", "low_peers", "Alarm: fewer than half of the outbound slots are filled, though the address book knows of more peers.", "parley peers history tells how dials fail; name more peers in PEERS or p2p.bootstrap_peers.", nil},

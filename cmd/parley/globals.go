@@ -25,6 +25,7 @@ type globals struct {
 	json, quiet, verbose, noInput  bool
 	limit                          int
 	timeout, watch                 time.Duration
+	arrange                        arrange
 
 	in       io.Reader
 	out, err io.Writer
@@ -36,7 +37,7 @@ func newGlobals() *globals { return &globals{in: os.Stdin, out: os.Stdout, err: 
 
 func (g *globals) register(root *cobra.Command) {
 	f := root.PersistentFlags()
-	f.StringVar(&g.node, "node", "", "node to ask: URL, unix:PATH (else PARLEY_NODE, local)")
+	f.StringVar(&g.node, "node", "", "node to ask: host:port, URL, unix:PATH (else PARLEY_NODE, local)")
 	f.StringVar(&g.bundle, "bundle", "", "read this support archive, and ask no node")
 	f.StringVar(&g.tokenFile, "token-file", "", "file with an API token")
 	f.StringVarP(&g.output, "output", "o", "table", "table, wide, json, jsonl, yaml, csv or template=T")
@@ -44,6 +45,7 @@ func (g *globals) register(root *cobra.Command) {
 	f.DurationVar(&g.watch, "watch", 0, "show again every 2s, or --watch=5s")
 	f.Lookup("watch").NoOptDefVal, f.Lookup("watch").DefValue = "2s", ""
 	f.IntVar(&g.limit, "limit", 0, "at most so many rows")
+	g.arrange.register(f)
 	f.DurationVar(&g.timeout, "timeout", defaultTimeout, "for the node to answer")
 	f.StringVar(&g.config, "config", "", "configuration (else ./parley.toml, user's, /etc/parley)")
 	f.StringVar(&g.dataDir, "data-dir", "", "data directory of the node to run or to ask")
@@ -52,6 +54,11 @@ func (g *globals) register(root *cobra.Command) {
 	f.BoolVarP(&g.verbose, "verbose", "v", false, "more talk: which node is asked")
 	f.BoolVar(&g.noInput, "no-input", false, "never ask")
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return g.check(c) }
+	root.PersistentPostRun = func(*cobra.Command, []string) {
+		if g.arrange.wanted() && !g.arrange.done {
+			g.say("--sort, --filter and --columns are for lists: nothing was done with them")
+		}
+	}
 }
 
 // check looks at the flags that have rules.

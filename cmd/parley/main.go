@@ -34,6 +34,13 @@ func run() int {
 // execute runs the command that the arguments name, and tells of its error.
 func execute(ctx context.Context, root *cobra.Command) error {
 	h := &helper{}
+	help, out := newHelpPage(root.OutOrStdout())
+	root.SetOut(out)
+	check := root.PersistentPreRunE
+	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
+		help.plain = c.HasParent() && c.Parent().Name() == "completion"
+		return check(c, args)
+	}
 	for _, c := range root.Commands() { // the root's own page is fang's: it has every flag
 		c.SetHelpFunc(h.show)
 	}
@@ -46,7 +53,7 @@ func rootCommand(g *globals) *cobra.Command {
 	root := &cobra.Command{
 		Use:     "parley",
 		Short:   "A peer-to-peer node for blockchain networks",
-		Long:    "Runs a node that finds its peers, agrees with them on one chain and replicates it; and asks a running node about all that.",
+		Long:    "Runs a node that finds peers and keeps one chain with them; or asks a node.",
 		Example: "parley devnet\nparley run --peers node1:8080,node2:8080\nparley status\nparley tx submit record.json",
 		Version: parley.BuildVersion().Version,
 	}

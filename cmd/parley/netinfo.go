@@ -20,6 +20,9 @@ const (
 func (g *globals) netinfo(l list[parley.Peer], level int) error {
 	rows, counts := viewLevel(l, level), viewCounts(l)
 	if level > 0 {
+		if _, err := g.arrange.apply(rows); err != nil {
+			return err
+		}
 		if err := rows.print(g.out, g.output == "wide"); err != nil {
 			return err
 		}

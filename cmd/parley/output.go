@@ -35,6 +35,12 @@ type list[T any] struct {
 // makes the table that people see.
 func (g *globals) show(body []byte, view func() (*table, error)) error {
 	format, arg, _ := strings.Cut(g.output, "=")
+	if !slices.Contains([]string{"table", "wide", "csv"}, format) {
+		var err error
+		if body, err = g.arrange.items(body, view); err != nil {
+			return err
+		}
+	}
 	switch format {
 	case "json":
 		return writeLine(g.out, body)
@@ -47,6 +53,9 @@ func (g *globals) show(body []byte, view func() (*table, error)) error {
 	}
 	t, err := view()
 	if err != nil {
+		return err
+	}
+	if _, err := g.arrange.apply(t); err != nil {
 		return err
 	}
 	if format == "csv" {

@@ -37,7 +37,7 @@ func peersCommand(g *globals) *cobra.Command {
 		c.Flags().StringVar(&f.direction, "direction", "", "inbound or outbound")
 		c.Flags().StringVar(&f.source, "source", "", "static, bootstrap, dns, dht, pex, mdns, inbound, operator, anchor")
 		c.Flags().StringVar(&f.match, "match", "", "part of a peer ID, name, address or agent")
-		c.Flags().StringVar(&f.sort, "sort", "", strings.Join(peerOrders, ", "))
+		c.Flags().StringVar(&f.sort, "sort", "", strings.Join(peerOrders, ", ")+" of all; else a column, of those shown")
 		c.Flags().Lookup("level").DefValue = ""
 	}
 	c.AddCommand(
@@ -97,8 +97,11 @@ func (g *globals) listPeers(c *cobra.Command, f peersFlags) error {
 	if f.level != noLevel && (f.level < 0 || f.level > maxLevel) {
 		return usage(c, fmt.Errorf("-l %d: want 0 to %d", f.level, maxLevel))
 	}
-	if err := errors.Join(oneOf(c, "state", f.state, peerStates), oneOf(c, "direction", f.direction, peerDirections), oneOf(c, "sort", f.sort, peerOrders)); err != nil {
+	if err := errors.Join(oneOf(c, "state", f.state, peerStates), oneOf(c, "direction", f.direction, peerDirections)); err != nil {
 		return err
+	}
+	if !slices.Contains(peerOrders, f.sort) { // it is a column, of which the node knows nothing
+		g.arrange.sort, f.sort = f.sort, ""
 	}
 	limit := g.limitText()
 	if limit == "" && f.level != noLevel {
@@ -128,6 +131,9 @@ func (g *globals) listPeers(c *cobra.Command, f peersFlags) error {
 			return err
 		}
 		t := view(l)
+		if _, err := g.arrange.apply(t); err != nil {
+			return err
+		}
 		if len(t.rows) == 0 {
 			g.say("%s", t.empty)
 		} else if err := t.print(g.out, g.output == "wide"); err != nil {

@@ -97,11 +97,11 @@ func namesText(names []string) string {
 }
 
 func peersText(p parley.StatusPeers) string {
-	text := fmt.Sprintf("%d in, %d out", p.Inbound, p.Outbound)
+	text := fmt.Sprintf("%d connected: %d in, %d out", p.Inbound+p.Outbound, p.Inbound, p.Outbound)
 	if p.Target > 0 {
-		text += fmt.Sprintf(" of %d", p.Target)
+		text += fmt.Sprintf("; up to %d found ones are kept", p.Target)
 	}
-	return text + fmt.Sprintf(", %d known", p.Known)
+	return text + fmt.Sprintf("; %d known", p.Known)
 }
 
 // viewVerification tells how far the chain of a backup was verified.

@@ -57,3 +57,9 @@ func TestStatusTellsOfTheLastOne(t *testing.T) {
 		}
 	}
 }
+
+func TestPeersText(t *testing.T) {
+	if got := peersText(parley.StatusPeers{Inbound: 2, Outbound: 1, Target: 8, Known: 24}); got != "3 connected: 2 in, 1 out; up to 8 found ones are kept; 24 known" {
+		t.Error(got)
+	}
+}

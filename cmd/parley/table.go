@@ -51,7 +51,7 @@ func (t *table) csv(w io.Writer) error {
 	if t.columns != nil {
 		names := make([]string, len(t.columns))
 		for i, col := range t.columns {
-			names[i] = strings.ToLower(strings.ReplaceAll(col.name, " ", "_"))
+			names[i] = col.key()
 		}
 		if err := c.Write(names); err != nil {
 			return err

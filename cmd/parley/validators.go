@@ -217,6 +217,10 @@ func (f *changeFlags) nodeOf(ctx context.Context, cl *client, id string) (string
 	if id == selfWord {
 		return asked.PeerID.String(), nil
 	}
+	end, isEnd := strings.CutPrefix(strings.Replace(id, "...", "…", 1), "…")
+	if f.yes && isEnd {
+		return "", fail(exitUsage, "%q is the end of a peer ID, and others may end so: with --yes give the whole, see parley peers list -o wide", id)
+	}
 	if f.yes {
 		mend := "name the node by its peer ID, see parley peers list -o wide"
 		if id == asked.Name {
@@ -229,11 +233,11 @@ func (f *changeFlags) nodeOf(ctx context.Context, cl *client, id string) (string
 		return "", err
 	}
 	var found []string
-	if id == asked.Name {
+	if id == asked.Name || isEnd && strings.HasSuffix(asked.PeerID.String(), end) {
 		found = append(found, asked.PeerID.String())
 	}
 	for _, p := range peers.Items {
-		if p.Name == id {
+		if p.Name == id || isEnd && strings.HasSuffix(p.ID.String(), end) {
 			found = append(found, p.ID.String())
 		}
 	}
@@ -243,6 +247,9 @@ func (f *changeFlags) nodeOf(ctx context.Context, cl *client, id string) (string
 		return found[0], nil
 	case 0:
 		return "", fail(exitNotFound, "neither this node, %q, nor a connected peer has the name %q: see parley peers list, or give a peer ID", asked.Name, id)
+	}
+	if isEnd {
+		return "", fail(exitUsage, "%d nodes have a peer ID that ends in %q: give the whole of one: %s", len(found), end, strings.Join(found, ", "))
 	}
 	return "", fail(exitUsage, "%d nodes call themselves %q: give the peer ID of one: %s", len(found), id, strings.Join(found, ", "))
 }
@@ -472,7 +479,10 @@ func (f *changeFlags) save(c parley.Change, body []byte, file string) error {
 }
 
 func viewChange(c parley.Change) *table {
-	t := facts("status", c.Status, "approvals", fmt.Sprintf("%d of %d", c.Approvals, c.Threshold))
+	t := facts("status", c.Status)
+	if c.Status != parley.ChangeCommitted { // for which there were enough
+		t.add("approvals", fmt.Sprintf("%d of %d", c.Approvals, c.Threshold))
+	}
 	if c.Height != nil {
 		t.add("height", strconv.FormatUint(*c.Height, 10))
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -268,6 +269,10 @@ func TestPartitionHeals(t *testing.T) {
 		defer a.stop()
 		b := w.node(options{ip: "1.2.0.1", cfg: items("1.1.0.1")})
 		defer b.stop()
+		synctest.Wait()
+		if a, b := a.log.count("static peers are dialled"), b.log.count("static peers are dialled"); a != 0 || b != 1 { // at once, and whoever has some
+			t.Errorf("at the start %d and %d lines", a, b)
+		}
 		time.Sleep(time.Minute)
 		sub := a.bus.Subscribe()
 		a.gate.SetDenied(map[peer.ID]struct{}{b.host.ID(): {}})

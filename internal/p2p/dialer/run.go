@@ -20,11 +20,25 @@ type job struct {
 	slot *slot
 }
 
+// tellStart says whom the node waits for: an attempt fails only when the last of
+// the peer's addresses has, which takes seconds by QUIC.
+func (d *Dialer) tellStart() {
+	const most = 5
+	var items []string
+	for _, s := range d.Static() {
+		items = append(items, s.Item)
+	}
+	if len(items) > 0 {
+		d.log.Info("static peers are dialled", "peers", len(items), "items", items[:min(most, len(items))])
+	}
+}
+
 // Run tries and keeps the peers until ctx ends. Connections stay open.
 func (d *Dialer) Run(ctx context.Context) error {
 	sub := d.bus.Subscribe()
 	defer sub.Close()
 	d.recheck(time.Now())
+	d.tellStart()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	timer := time.NewTimer(0)

@@ -305,6 +305,8 @@ func (h *Host) listen(addrs []ma.Multiaddr, log *slog.Logger) error {
 			log.Info("no IPv6 on this machine", "addr", a, "err", err)
 		case errors.Is(err, syscall.EADDRINUSE):
 			return fmt.Errorf("listen on %s: the port is taken: choose another with p2p.port: %w", a, syscall.EADDRINUSE)
+		case errors.Is(err, syscall.EADDRNOTAVAIL):
+			return fmt.Errorf("listen on %s: %w", a, syscall.EADDRNOTAVAIL)
 		default:
 			errs = append(errs, fmt.Errorf("listen on %s: %w", a, err))
 		}

@@ -2,12 +2,16 @@ package reputation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 const (
@@ -54,6 +58,31 @@ func openPostgres(ctx context.Context, url string, log *slog.Logger) (store, err
 	return p, nil
 }
 
+// unreached is an error of the driver in fewer words.
+type unreached struct {
+	error
+	text string
+}
+
+func (u *unreached) Error() string { return u.text }
+func (u *unreached) Unwrap() error { return u.error }
+
+// oneLine says on one line why there is no connection; the driver has a line for each
+// way that it tried, and repeats who asked for what.
+func oneLine(err error) error {
+	failed, is := errors.AsType[*pgconn.ConnectError](err)
+	if !is {
+		return err
+	}
+	var lines []string
+	for line := range strings.Lines(fmt.Sprint(failed.Unwrap())) {
+		if line = strings.TrimSpace(line); !slices.Contains(lines, line) { // first with TLS, then without
+			lines = append(lines, line)
+		}
+	}
+	return &unreached{err, strings.Join(lines, "; ")}
+}
+
 // with runs f in a transaction of one writer at a time. f may run twice: what it
 // writes MUST be the same then.
 func (p *postgres) with(ctx context.Context, f func(context.Context, pgx.Tx) error) error {
@@ -96,7 +125,7 @@ func (p *postgres) connected(ctx context.Context) (*pgx.Conn, error) { // mu hel
 	}
 	c, err := pgx.ConnectConfig(ctx, p.cfg.Copy())
 	p.conn = c
-	return c, err
+	return c, oneLine(err)
 }
 
 func (p *postgres) drop(ctx context.Context) { // mu held
@@ -189,7 +218,7 @@ func (p *postgres) listen(ctx context.Context, wake func()) error {
 	defer cancel()
 	c, err := pgx.ConnectConfig(dial, p.cfg.Copy())
 	if err != nil {
-		return err
+		return oneLine(err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)

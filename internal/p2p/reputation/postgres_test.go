@@ -2,6 +2,7 @@ package reputation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/parley-p2p/parley/internal/pgtest"
@@ -112,5 +114,17 @@ func TestFleetOnPostgres(t *testing.T) {
 		if n, _ := on.Pending(); n != 0 {
 			t.Errorf("%d wait", n)
 		}
+	}
+}
+
+// What the driver says in three lines is told in one, and is still its error.
+func TestPostgresFaultIsOneLine(t *testing.T) {
+	_, err := openPostgres(t.Context(), "postgres://u:secret@127.0.0.1:1/db", slog.New(slog.DiscardHandler))
+	text := fmt.Sprint(err)
+	if strings.ContainsAny(text, "\n`") || strings.Count(text, "connection refused") != 1 || strings.Contains(text, "secret") {
+		t.Errorf("%q", text)
+	}
+	if _, is := errors.AsType[*pgconn.ConnectError](err); !is {
+		t.Errorf("%T", err)
 	}
 }

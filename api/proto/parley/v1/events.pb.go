@@ -143,10 +143,11 @@ func (*Watched_UnknownTypes) isWatched_Message() {}
 // StreamHello comes first.
 type StreamHello struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Boot          string                 `protobuf:"bytes,1,opt,name=boot,proto3" json:"boot,omitempty"`         // tells one start of the node from the next
-	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`          // the snapshot, or what follows, is not older than this
-	Resumed       bool                   `protobuf:"varint,3,opt,name=resumed,proto3" json:"resumed,omitempty"`  // what was missed since the request's seq follows
-	Snapshot      *Snapshot              `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // unless resumed
+	Boot          string                 `protobuf:"bytes,1,opt,name=boot,proto3" json:"boot,omitempty"`                                  // tells one start of the node from the next
+	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`                                   // the snapshot, or what follows, is not older than this
+	Resumed       bool                   `protobuf:"varint,3,opt,name=resumed,proto3" json:"resumed,omitempty"`                           // what was missed since the request's seq follows
+	Snapshot      *Snapshot              `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                          // unless resumed
+	DeniedTypes   []string               `protobuf:"bytes,5,rep,name=denied_types,json=deniedTypes,proto3" json:"denied_types,omitempty"` // patterns that let in nothing, for want of scope admin
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +206,13 @@ func (x *StreamHello) GetResumed() bool {
 func (x *StreamHello) GetSnapshot() *Snapshot {
 	if x != nil {
 		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *StreamHello) GetDeniedTypes() []string {
+	if x != nil {
+		return x.DeniedTypes
 	}
 	return nil
 }
@@ -481,12 +489,13 @@ const file_parley_v1_events_proto_rawDesc = "" +
 	"\x05event\x18\x02 \x01(\v2\x10.parley.v1.EventH\x00R\x05event\x12+\n" +
 	"\x06lagged\x18\x03 \x01(\v2\x11.parley.v1.LaggedH\x00R\x06lagged\x12>\n" +
 	"\runknown_types\x18\x04 \x01(\v2\x17.parley.v1.UnknownTypesH\x00R\funknownTypesB\t\n" +
-	"\amessage\"~\n" +
+	"\amessage\"\xa1\x01\n" +
 	"\vStreamHello\x12\x12\n" +
 	"\x04boot\x18\x01 \x01(\tR\x04boot\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x18\n" +
 	"\aresumed\x18\x03 \x01(\bR\aresumed\x12/\n" +
-	"\bsnapshot\x18\x04 \x01(\v2\x13.parley.v1.SnapshotR\bsnapshot\"\xe8\x01\n" +
+	"\bsnapshot\x18\x04 \x01(\v2\x13.parley.v1.SnapshotR\bsnapshot\x12!\n" +
+	"\fdenied_types\x18\x05 \x03(\tR\vdeniedTypes\"\xe8\x01\n" +
 	"\bSnapshot\x12)\n" +
 	"\x06status\x18\x01 \x01(\v2\x11.parley.v1.StatusR\x06status\x12%\n" +
 	"\x05peers\x18\x02 \x03(\v2\x0f.parley.v1.PeerR\x05peers\x128\n" +
