@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -207,10 +208,11 @@ func TestSybilsOnAKey(t *testing.T) {
 		author := nodes[1]
 		old := sealAs(t, testNet, authorKey, "note", 1, time.Now(), []byte("old"))
 		var like []*pb.Message_Peer
-		var give []byte
+		var give atomic.Value // []byte: what they say the key has
+		give.Store([]byte(nil))
 		sybils := map[peer.ID]host.Host{}
 		for i := range nearest {
-			s := l.sybil(key, fmt.Sprintf("66.%d.0.%d", i%10, 1+i), func() []*pb.Message_Peer { return like }, func() []byte { return give })
+			s := l.sybil(key, fmt.Sprintf("66.%d.0.%d", i%10, 1+i), func() []*pb.Message_Peer { return like }, func() []byte { return give.Load().([]byte) })
 			sybils[s.ID()] = s
 			like = append(like, &pb.Message_Peer{Id: []byte(s.ID()), Addrs: [][]byte{s.Addrs()[0].Bytes()}})
 		}
@@ -228,7 +230,7 @@ func TestSybilsOnAKey(t *testing.T) {
 		reader.meet(nodes[7])
 		crowd(t, sybils, reader)
 		seesSybilsAlone(t, sybils, reader, key)
-		give = old
+		give.Store(old)
 		got, err := reader.GetValue(t.Context(), key, 0, nil)
 		if err != nil || string(got.Value.Data) != "new" {
 			t.Fatalf("get among Sybils: %v %q", err, got.Value.Data)
