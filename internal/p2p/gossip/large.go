@@ -207,11 +207,7 @@ func (r *relay) hand(ctx context.Context, h *pubsub.Topic, messages [][]byte) er
 		}
 	}
 	order := &rounds{sent: make(chan struct{}), at: map[string]int{}}
-	err := r.inner.ps.PublishBatch(&batch, func(o *pubsub.BatchPublishOptions) error {
-		o.Strategy = order
-		return nil
-	})
-	if err != nil {
+	if err := r.inner.together(&batch, order); err != nil {
 		return err
 	}
 	select {
@@ -224,7 +220,8 @@ func (r *relay) hand(ctx context.Context, h *pubsub.Topic, messages [][]byte) er
 
 // rounds sends the first copy of every message before the second of any, each
 // to another peer, so that peers can give them to each other meanwhile. The
-// first message goes to all of them before: nothing is of use without it.
+// first message, which is the manifest at first, goes to all of them before:
+// nothing is of use without it.
 type rounds struct {
 	at     map[string]int // of a message in queued
 	queued [][]copyTo
