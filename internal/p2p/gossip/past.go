@@ -35,7 +35,7 @@ func (p *past) of(id chain.Hash, most time.Duration, now time.Time) (whole, know
 }
 
 func (p *past) add(id chain.Hash, whole bool, now time.Time) {
-	if _, known := p.of(id, ownTime, now); known {
+	if _, known := p.of(id, pastTime, now); known {
 		e := p.ended[id]
 		e.whole = e.whole || whole
 		p.ended[id] = e
