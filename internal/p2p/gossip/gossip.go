@@ -277,6 +277,8 @@ func (g *Gossip) join(net string, ct chain.Topic) error {
 		return fmt.Errorf("network %q: want 1 to 64 printable characters without a slash", net)
 	case !element(ct.Name), !element(last):
 		return fmt.Errorf("name on the wire %q: want 1 to 64 printable characters without a slash", last)
+	case g.delivered == nil && (ct.Name == chunkTopic || last == chunkTopic):
+		return fmt.Errorf("name %q: that is the topic of large messages", chunkTopic)
 	case ct.Validate == nil:
 		return errors.New("no Validate: who would judge its messages")
 	case ct.Large && ct.Claim:

@@ -100,6 +100,19 @@ func TestServeLargeAtTheEnd(t *testing.T) {
 	})
 }
 
+// Topic chunk is nobody else's: its metrics and its claims would be.
+func TestServeChunk(t *testing.T) {
+	inLab(t, 1, 0, func(t *testing.T, l *lab) {
+		n := l.nodes[0]
+		n.cfg.Names["record"] = chunkTopic
+		for _, name := range []string{chunkTopic, "record"} {
+			if err := n.Serve(testNet, []chain.Topic{{Name: name, MaxBytes: 10, Validate: n.validate}}); err == nil {
+				t.Errorf("topic %s was served", name)
+			}
+		}
+	})
+}
+
 // A topic that is left takes nothing more, nor its memory, and may be served
 // with other bounds, which cost nobody points who has larger ones.
 func TestLeaveLarge(t *testing.T) {
