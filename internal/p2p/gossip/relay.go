@@ -28,7 +28,7 @@ const (
 	maxAhead   = 64 // chunks before their manifest, and manifests before their place
 	maxAheadOf = 16 // of them of one peer
 	aheadTime  = 2 * time.Second
-	chunkTime  = 3 * time.Second // of one validation; pace calls two thirds of it late
+	chunkTime  = 30 * time.Second // for what waits for the verdict on a message of the same signer
 
 	maxProven = 1_024 // signers of a topic
 	maxPast   = 1_024 // messages
@@ -213,7 +213,10 @@ func (r *relay) take(l *incoming) (state, error) {
 		if o.t.Name != l.t.Name {
 			continue
 		}
-		if o.signer == l.signer {
+		switch {
+		case o.signer == l.signer && o.left == 0:
+			return behind, nil
+		case o.signer == l.signer:
 			return ahead, nil
 		}
 		all++
@@ -256,6 +259,8 @@ func (r *relay) chunk(ctx context.Context, m chain.Message) error {
 		switch _, past := r.past.of(c.Message, pastTime, time.Now()); {
 		case l == nil && past && r.wanted[c.Message] == 0:
 			return settled, chain.ErrKnown
+		case l == nil && r.wanted[c.Message] > 0:
+			return behind, nil
 		case l == nil:
 			return ahead, nil
 		case !l.relayed:
@@ -395,18 +400,20 @@ const (
 	settled state = iota
 	near          // its manifest is about to be sent on: pace bounds these
 	ahead         // of its manifest, or of its place
+	behind        // as ahead, but for what will end: a verdict, or the wait of its manifest
 )
 
-// await calls try, with mu held, until it is settled, for aheadTime at most.
+// await calls try, with mu held, until it is settled, for aheadTime at most, or
+// while it is behind.
 func (r *relay) await(ctx context.Context, from peer.ID, try func() (state, error)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch is, err := try(); {
 	case is == settled:
 		return err
-	case is == ahead && (r.ahead >= maxAhead || r.waiting[from] >= maxAheadOf):
+	case is != near && (r.ahead >= maxAhead || r.waiting[from] >= maxAheadOf):
 		return chain.ErrBusy
-	case is == ahead:
+	case is != near:
 		r.ahead++
 		r.waiting[from]++
 		defer func() {
@@ -430,10 +437,12 @@ func (r *relay) await(ctx context.Context, from peer.ID, try func() (state, erro
 			err = ctx.Err()
 		}
 		r.mu.Lock()
-		if err != nil {
-			return err
-		}
-		if is, err := try(); is == settled {
+		switch is, verdict := try(); {
+		case is == settled:
+			return verdict
+		case is == behind && ctx.Err() == nil:
+			over.Reset(aheadTime)
+		case err != nil:
 			return err
 		}
 	}
