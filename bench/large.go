@@ -79,6 +79,7 @@ func plainTCP(ctx context.Context, bytes int) (took figure, err error) {
 	}
 	defer func() { _ = l.Close() }()
 	g, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })() // who cannot dial leaves nobody to wait
 	g.Go(func() error {
 		c, err := l.Accept()
 		if err != nil {

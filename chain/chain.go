@@ -71,7 +71,7 @@ var (
 	ErrBusy = errors.New("busy")
 	// ErrCut means that a large message was sent in part, to peers that did not
 	// take it in time: it is lost to some, and the same bytes cannot be sent again
-	// for two minutes.
+	// for four minutes.
 	ErrCut = errors.New("sent in part")
 )
 

@@ -66,29 +66,43 @@ func (b *batch) adder(h *pubsub.Topic) func(context.Context, []byte, ...pubsub.P
 	}
 }
 
-// send hands the batch on and begins another one. pubsub would wait for ever
-// where its loop has ended, but for the first batch: one is on its way at a time.
+// send hands the batch on and begins another one.
 func (b *batch) send() error {
 	if b == nil || b.count == 0 {
 		return nil
 	}
+	b.count, b.bytes = 0, 0
+	return b.g.together(&b.list, &inOrder{})
+}
+
+// together has pubsub's loop take messages, and send them in an order. pubsub
+// would wait for ever where its loop has ended, but for the first batch: one is
+// on its way at a time.
+func (g *Gossip) together(list *pubsub.MessageBatch, order pubsub.RPCScheduler) error {
 	select {
-	case b.g.batches <- struct{}{}:
-	case <-b.g.stopped:
+	case g.batches <- struct{}{}:
+	case <-g.stopped:
 		return errClosed
 	}
-	b.count, b.bytes = 0, 0
-	return b.g.ps.PublishBatch(&b.list, func(o *pubsub.BatchPublishOptions) error {
-		o.Strategy = &inOrder{done: func() { <-b.g.batches }}
+	return g.ps.PublishBatch(list, func(o *pubsub.BatchPublishOptions) error {
+		o.Strategy = taken{order, func() { <-g.batches }}
 		return nil
 	})
 }
 
-// inOrder implements [pubsub.RPCScheduler]; pubsub's own has no order.
-type inOrder struct {
-	rpcs []addressed
-	done func()
+// taken tells when the loop has a batch, before it sends.
+type taken struct {
+	pubsub.RPCScheduler
+	tell func()
 }
+
+func (t taken) All() iter.Seq2[peer.ID, *pubsub.RPC] {
+	t.tell()
+	return t.RPCScheduler.All()
+}
+
+// inOrder implements [pubsub.RPCScheduler]; pubsub's own has no order.
+type inOrder struct{ rpcs []addressed }
 
 type addressed struct {
 	peer peer.ID
@@ -100,7 +114,6 @@ func (s *inOrder) AddRPC(p peer.ID, _ string, rpc *pubsub.RPC) {
 }
 
 func (s *inOrder) All() iter.Seq2[peer.ID, *pubsub.RPC] {
-	s.done()
 	return func(yield func(peer.ID, *pubsub.RPC) bool) {
 		for _, a := range s.rpcs {
 			if !yield(a.peer, a.rpc) {

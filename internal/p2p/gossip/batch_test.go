@@ -87,8 +87,8 @@ func TestPublishAllEnds(t *testing.T) {
 
 // RPCs go in the order in which they come, and the next batch may come then.
 func TestBatchKeepsItsOrder(t *testing.T) {
-	done := 0
-	s := inOrder{done: func() { done++ }}
+	told := 0
+	s := taken{&inOrder{}, func() { told++ }}
 	var want []addressed
 	for i := range 50 {
 		a := addressed{peer.ID(fmt.Sprint(i % 3)), &pubsub.RPC{}}
@@ -102,7 +102,7 @@ func TestBatchKeepsItsOrder(t *testing.T) {
 		}
 		i++
 	}
-	if i != len(want) || done != 1 {
-		t.Errorf("%d of %d RPCs, done %d times", i, len(want), done)
+	if i != len(want) || told != 1 {
+		t.Errorf("%d of %d RPCs, told %d times", i, len(want), told)
 	}
 }

@@ -277,6 +277,8 @@ func (g *Gossip) join(net string, ct chain.Topic) error {
 		return fmt.Errorf("network %q: want 1 to 64 printable characters without a slash", net)
 	case !element(ct.Name), !element(last):
 		return fmt.Errorf("name on the wire %q: want 1 to 64 printable characters without a slash", last)
+	case g.delivered == nil && (ct.Name == chunkTopic || last == chunkTopic):
+		return fmt.Errorf("name %q: that is the topic of large messages", chunkTopic)
 	case ct.Validate == nil:
 		return errors.New("no Validate: who would judge its messages")
 	case ct.Large && ct.Claim:
@@ -328,6 +330,9 @@ func (g *Gossip) Leave(name string) error {
 		return fmt.Errorf("leave topic %q: %w", name, err) // to be called again
 	}
 	g.forgetTopic(t)
+	if t.large() {
+		g.chunks().left(t)
+	}
 	return nil
 }
 
@@ -362,7 +367,8 @@ func (g *Gossip) onWire(name string) *topic {
 // It returns chain.ErrBusy when more than half of the peers lag behind by more
 // than 1,024 of our messages or 4 MiB, or when a claim exceeds the topic's
 // rate, and the topic's own error where its Validate refuses data. A large
-// message it sends when its turn comes, for 10 s at most; chain.ErrCut then.
+// message it sends when its turn comes, within 10 s or chain.ErrBusy, for 10 s
+// at most; chain.ErrCut then.
 //
 // nil means sent to those, not received. A peer takes our topics about three
 // round trips after the connection stands, for its subscriptions must cross,

@@ -40,6 +40,9 @@ func (g *Gossip) openLarge(net string) error {
 		return nil
 	}
 	g.opened <- r // holds one, and there is one
+	if !r.inner.wait(g.stopped) {
+		return errClosed
+	}
 	return r.inner.Serve(net, []chain.Topic{{
 		Name: chunkTopic, MaxBytes: wire.MaxChunkTopic, Timeout: chunkTime, AtOnce: 2 * maxAhead, Validate: r.validate,
 	}})
@@ -65,34 +68,36 @@ func (g *Gossip) chunks() *relay {
 // publish sends data of t, which is large. It waits its turn and for the peers
 // to have taken what was sent before; who gets chain.ErrBusy has sent nothing.
 func (r *relay) publish(ctx context.Context, t *topic, data []byte) error {
-	if !r.inner.wait(ctx.Done()) {
-		return errClosed
-	}
-	whole, cancel := context.WithTimeout(ctx, largeTime)
+	begin, cancel := context.WithTimeout(ctx, largeTime)
 	defer cancel()
 	select {
 	case r.turn <- struct{}{}:
 		defer func() { <-r.turn }()
-	case <-whole.Done():
+	case <-begin.Done():
 		return busy(ctx, "another large message is being sent")
 	}
-	if r.speed.Wait(whole) != nil || !r.meshed(whole) || !r.clear(whole, maxWaitingBytes) {
+	if r.speed.Wait(begin) != nil || !r.meshed(begin) || !r.clear(begin, maxWaitingBytes) {
 		return busy(ctx, "peers lag behind")
 	}
 	m := cut(t, data)
 	if again, err := r.again(m.id); again {
 		return err
 	}
-	if err := t.deliver(ctx, data); err != nil {
-		return err
+	manifest, err := sealClaim(r.g.cfg.Key, chunkTopic, time.Now(), r.next(), m.Encode())
+	if err == nil {
+		err = t.deliver(ctx, data)
 	}
-	sealed, err := sealClaim(r.g.cfg.Key, chunkTopic, time.Now(), r.next(), m.Encode())
 	if err != nil {
+		r.unsent(m.id)
 		return err
 	}
-	err = r.send(whole, sealed, m)
-	r.sent(m.id, err)
-	return err
+	sending, done := context.WithTimeout(ctx, largeTime)
+	defer done()
+	if err := r.send(sending, manifest, m); err != nil {
+		return err
+	}
+	r.sent(m.id)
+	return nil
 }
 
 func busy(ctx context.Context, why string) error {
@@ -143,6 +148,56 @@ func pause(ctx context.Context) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// again reports whether bytes that we are to publish are nothing new, as pubsub
+// has it still, and what to say of it.
+func (r *relay) again(id chain.Hash) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	whole, known := r.past.of(id, ownTime, now)
+	switch {
+	case r.open[id] != nil, whole:
+		return true, nil
+	case known:
+		return true, fmt.Errorf("the same bytes were %w: send them in four minutes, or changed", chain.ErrCut)
+	}
+	r.past.add(id, false, now)
+	return false, nil
+}
+
+// unsent takes back again, for nothing of the message was sent.
+func (r *relay) unsent(id chain.Hash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.past.forget(id)
+}
+
+func (r *relay) sent(id chain.Hash) {
+	r.g.metrics.large.WithLabelValues(largeSent).Inc()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.past.add(id, true, time.Now())
+}
+
+// next numbers our manifests, rising over restarts. turn is held.
+func (r *relay) next() uint64 {
+	r.seq = max(r.seq+1, uint64(time.Now().UnixMilli()))
+	return r.seq
+}
+
+// deliver has a topic judge, and so deliver, a message of ours that goes in chunks.
+func (t *topic) deliver(ctx context.Context, data []byte) error {
+	if !t.g.scope.enter() {
+		return errClosed
+	}
+	defer t.g.scope.leave()
+	pm := t.message(data, t.g.self)
+	t.g.tracer.seen.arrived(pm, t.Name, true, time.Now())
+	err := t.Validate(ctx, chain.Message{From: t.g.self, Data: data, ID: pm.ID})
+	t.judge(pm, "", err)
+	return err
 }
 
 // pieces is a large message on its way out.
@@ -207,11 +262,7 @@ func (r *relay) hand(ctx context.Context, h *pubsub.Topic, messages [][]byte) er
 		}
 	}
 	order := &rounds{sent: make(chan struct{}), at: map[string]int{}}
-	err := r.inner.ps.PublishBatch(&batch, func(o *pubsub.BatchPublishOptions) error {
-		o.Strategy = order
-		return nil
-	})
-	if err != nil {
+	if err := r.inner.together(&batch, order); err != nil {
 		return err
 	}
 	select {
@@ -224,7 +275,8 @@ func (r *relay) hand(ctx context.Context, h *pubsub.Topic, messages [][]byte) er
 
 // rounds sends the first copy of every message before the second of any, each
 // to another peer, so that peers can give them to each other meanwhile. The
-// first message goes to all of them before: nothing is of use without it.
+// first message, which is the manifest at first, goes to all of them before:
+// nothing is of use without it.
 type rounds struct {
 	at     map[string]int // of a message in queued
 	queued [][]copyTo

@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"testing"
@@ -152,6 +153,42 @@ func TestLargeOfSeveral(t *testing.T) {
 				}
 			}
 		}
+		l.noPoints(nil)
+	})
+}
+
+// A program that judges slowly holds up who publishes, and loses nothing.
+func TestSlowVerdictsOnLarge(t *testing.T) {
+	inLab(t, 2, 0, func(t *testing.T, l *lab) {
+		judged := make(chan string, 10)
+		for i, n := range l.nodes {
+			if err := n.Serve(testNet, []chain.Topic{{Name: "tx", MaxBytes: 10 << 20, Large: true, Timeout: -1, Validate: func(_ context.Context, m chain.Message) error {
+				if i == 1 {
+					time.Sleep(4 * time.Second)
+					judged <- string(m.Data)
+				}
+				return nil
+			}}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.connect(0, 1)
+		time.Sleep(5 * time.Second)
+		for i := range 4 {
+			l.publish(l.nodes[0], "tx", string(largeMessage("good", 700<<10, uint64(i))))
+		}
+		time.Sleep(20 * time.Second)
+		for i := range 4 {
+			select {
+			case got := <-judged:
+				if got != string(largeMessage("good", 700<<10, uint64(i))) {
+					t.Errorf("message %d is another one", i)
+				}
+			default:
+				t.Fatalf("%d of 4 messages came", i)
+			}
+		}
+		l.nodes[1].rests(t)
 		l.noPoints(nil)
 	})
 }

@@ -39,8 +39,8 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		delay:      histogram("delay_seconds", "Age of a claim on arrival, by its origin's clock.", prometheus.ExponentialBuckets(0.005, 2, 12)),
 		dropped:    counter("dropped_total", "What a full queue lost: peer = RPCs to a peer, stream = queues of peers that do not read, validate = messages before validation, gater = RPCs of peers that bring little of use meanwhile, charges = reports.", "queue"),
 	}
-	m.large = counter("large_messages_total", "Messages in chunks: sent by us; whole, and judged then; late, whose chunks did not come in 10 s; refused, for which there was no place.", "result")
-	for _, r := range []string{largeSent, largeWhole, largeLate, largeRefused} {
+	m.large = counter("large_messages_total", "Messages in chunks: sent by us; whole, and judged then; late, whose chunks did not come in 10 s; refused, for which there was no place; left, whose topic was not served any more.", "result")
+	for _, r := range []string{largeSent, largeWhole, largeLate, largeRefused, largeLeft} {
 		m.large.WithLabelValues(r)
 	}
 	for _, q := range []string{"peer", "stream", "validate", "gater", "charges"} {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -29,7 +28,7 @@ const (
 	maxAhead   = 64 // chunks before their manifest, and manifests before their place
 	maxAheadOf = 16 // of them of one peer
 	aheadTime  = 2 * time.Second
-	chunkTime  = 3 * time.Second // of one validation; pace calls two thirds of it late
+	chunkTime  = 30 * time.Second // for what waits for the verdict on a message of the same signer
 
 	maxProven = 1_024 // signers of a topic
 	maxPast   = 1_024 // messages
@@ -41,12 +40,10 @@ const (
 	largeWhole   = "whole"
 	largeLate    = "late"
 	largeRefused = "refused"
+	largeLeft    = "left"
 )
 
-var (
-	errAhead = errors.New("no manifest, or no place for the message")
-	errLate  = errors.New("the message's time is over")
-)
+var errAhead = errors.New("no manifest, or no place for the message")
 
 // relay sends large messages in chunks, over an instance of its own, puts
 // together what comes, and has the named topic judge it.
@@ -64,6 +61,7 @@ type relay struct {
 	mu      sync.Mutex // guards below
 	open    map[chain.Hash]*incoming
 	past    past
+	wanted  map[chain.Hash]int               // manifests that wait for their place
 	proven  map[string]map[peer.ID]time.Time // by topic
 	waiting map[peer.ID]int                  // what is ahead, by who brought it
 	ahead   int                              // all of it
@@ -90,7 +88,7 @@ func newRelay(g *Gossip, net string) *relay {
 	r := &relay{
 		g: g, net: net, turn: make(chan struct{}, 1), speed: rate.NewLimiter(largeRate, 1),
 		origins: newOrigins(largeRate), whole: make(chan *incoming),
-		open: map[chain.Hash]*incoming{}, past: past{ended: map[chain.Hash]bool{}}, proven: map[string]map[peer.ID]time.Time{},
+		open: map[chain.Hash]*incoming{}, past: past{ended: map[chain.Hash]ending{}}, wanted: map[chain.Hash]int{}, proven: map[string]map[peer.ID]time.Time{},
 		waiting: map[peer.ID]int{}, news: make(chan struct{}),
 	}
 	cfg := Config{Key: g.cfg.Key, MaxBytes: wire.MaxChunkTopic, PeerRate: g.cfg.PeerRate, Takes: g.cfg.Takes}
@@ -141,35 +139,72 @@ func (r *relay) manifest(ctx context.Context, m chain.Message) error {
 	if err != nil {
 		return wire.Fault(err)
 	}
-	t := r.g.onWire(w.Topic)
 	switch size := int(w.Size); {
 	case size <= largeFrom || int(w.ChunkSize) != chunkSize(size) || w.Root.IsZero():
 		return chain.Invalid(chain.Malformed, "manifest of %d bytes in chunks of %d", size, w.ChunkSize)
-	case t == nil || !t.large(), r.g.rep.Refused(signer):
-		return chain.ErrUnready
-	case size > t.MaxBytes: // [REJECT] longer than the topic allows
-		return chain.Invalid(chain.Oversize, "%s: %d bytes in chunks, at most %d", t.Name, size, t.MaxBytes)
-	case signer == r.g.self: // of our last life
-		return chain.ErrKnown
-	}
-	now := time.Now()
-	if err := r.origins.admit(signer, c, now); err != nil {
-		return err
+	case size > wire.MaxLarge: // [REJECT] longer than any topic allows
+		return chain.Invalid(chain.Oversize, "%d bytes in chunks, at most %d", size, wire.MaxLarge)
 	}
 	count := (int(w.Size) + int(w.ChunkSize) - 1) / int(w.ChunkSize)
-	l := &incoming{Manifest: w, t: t, id: largeID(w), manifest: m.ID, signer: signer, time: time.UnixMilli(int64(c.TimeMS)), left: count}
-	err = r.await(ctx, m.From, func() (state, error) { return r.take(l) })
+	l := &incoming{
+		Manifest: w, t: r.g.onWire(w.Topic), id: largeID(w), manifest: m.ID,
+		signer: signer, time: time.UnixMilli(int64(c.TimeMS)), left: count,
+	}
+	if err := r.admit(ctx, m.From, l, c); err != nil {
+		r.pass(l.id)
+		return err
+	}
+	return nil
+}
+
+// admit waits for the place of l, if it may have one. Nobody is charged where
+// it may not: others serve other topics, and may have larger bounds.
+func (r *relay) admit(ctx context.Context, from peer.ID, l *incoming, c wire.Claim) error {
+	switch {
+	case l.t == nil || !l.t.large() || int(l.Size) > l.t.MaxBytes, r.g.rep.Refused(l.signer):
+		return chain.ErrUnready
+	case l.signer == r.g.self: // of our last life
+		return chain.ErrKnown
+	}
+	if err := r.origins.admit(l.signer, c, time.Now()); err != nil {
+		return err
+	}
+	r.want(l.id, 1)
+	defer r.want(l.id, -1)
+	err := r.await(ctx, from, func() (state, error) { return r.take(l) })
 	if errors.Is(err, chain.ErrOrphan) || errors.Is(err, chain.ErrBusy) {
-		r.refuse(l.id)
+		r.g.metrics.large.WithLabelValues(largeRefused).Inc()
 		return chain.ErrBusy
 	}
 	return err
 }
 
+// want counts manifests of a message that wait: while there are some, its chunks
+// are not passed over.
+func (r *relay) want(id chain.Hash, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.wanted[id] += n; r.wanted[id] == 0 {
+		delete(r.wanted, id)
+	}
+}
+
+// pass has the chunks of a message that has no place wait for none.
+func (r *relay) pass(id chain.Hash) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.past.add(id, false, time.Now())
+	r.tell()
+}
+
 // take gives l a place, if there is one. mu held.
 func (r *relay) take(l *incoming) (state, error) {
-	if r.open[l.id] != nil || r.past.ended[l.id] {
+	now := time.Now()
+	if whole, _ := r.past.of(l.id, pastTime, now); whole || r.open[l.id] != nil {
 		return settled, chain.ErrKnown
+	}
+	if r.g.onWire(l.Topic) != l.t { // it was left
+		return settled, chain.ErrUnready
 	}
 	_, proven := r.proven[l.t.Name][l.signer]
 	l.stranger = !proven
@@ -178,7 +213,10 @@ func (r *relay) take(l *incoming) (state, error) {
 		if o.t.Name != l.t.Name {
 			continue
 		}
-		if o.signer == l.signer {
+		switch {
+		case o.signer == l.signer && o.left == 0:
+			return behind, nil
+		case o.signer == l.signer:
 			return ahead, nil
 		}
 		all++
@@ -189,7 +227,7 @@ func (r *relay) take(l *incoming) (state, error) {
 	if all >= maxOpen || l.stranger && strangers >= maxStrangers {
 		return ahead, nil
 	}
-	l.until = time.Now().Add(largeTime)
+	l.until = now.Add(largeTime)
 	r.open[l.id] = l
 	return settled, nil
 }
@@ -218,9 +256,11 @@ func (r *relay) chunk(ctx context.Context, m chain.Message) error {
 	var l *incoming
 	err = r.await(ctx, m.From, func() (state, error) {
 		l = r.open[c.Message]
-		switch _, past := r.past.ended[c.Message]; {
-		case l == nil && past:
+		switch _, past := r.past.of(c.Message, pastTime, time.Now()); {
+		case l == nil && past && r.wanted[c.Message] == 0:
 			return settled, chain.ErrKnown
+		case l == nil && r.wanted[c.Message] > 0:
+			return behind, nil
 		case l == nil:
 			return ahead, nil
 		case !l.relayed:
@@ -261,7 +301,7 @@ func (r *relay) put(l *incoming, c wire.Chunk) (last bool, err error) {
 	defer r.mu.Unlock()
 	switch {
 	case r.open[l.id] != l:
-		return false, errLate
+		return false, chain.ErrKnown // its time is over
 	case l.data == nil:
 		l.data, l.have = make([]byte, l.Size), make([]bool, l.left)
 	case l.have[c.Index]:
@@ -313,12 +353,28 @@ func (r *relay) prove(topic string, signer peer.ID) {
 
 // close gives back the place and the memory of l.
 func (r *relay) close(l *incoming, why string) {
-	r.g.metrics.large.WithLabelValues(why).Inc()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.end(l, why)
+}
+
+func (r *relay) end(l *incoming, why string) { // mu held
+	r.g.metrics.large.WithLabelValues(why).Inc()
 	delete(r.open, l.id)
-	r.past.add(l.id, why == largeWhole)
+	r.past.add(l.id, why == largeWhole, time.Now())
 	r.tell()
+}
+
+// left gives up what is not whole of a topic that is not served any more.
+func (r *relay) left(t *topic) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.open {
+		if l.t == t && l.left > 0 {
+			r.end(l, largeLeft)
+		}
+	}
+	r.tell() // those that wait
 }
 
 // expire closes what was not whole in its time.
@@ -328,46 +384,13 @@ func (r *relay) expire(now time.Time) {
 	for _, l := range r.open {
 		if l.left > 0 && !now.Before(l.until) {
 			late = append(late, l)
+			r.end(l, largeLate)
 		}
 	}
 	r.mu.Unlock()
 	for _, l := range late {
 		r.g.log.Debug("large message not whole in time", "topic", l.t.Name, "peer", l.signer, "size", l.Size)
-		r.close(l, largeLate)
 	}
-}
-
-func (r *relay) refuse(id chain.Hash) {
-	r.g.metrics.large.WithLabelValues(largeRefused).Inc()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.past.add(id, false)
-}
-
-// again reports whether bytes that we are to publish are nothing new, as pubsub
-// has it for two minutes, and what to say of it.
-func (r *relay) again(id chain.Hash) (bool, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	whole, known := r.past.ended[id]
-	switch {
-	case r.open[id] != nil, whole:
-		return true, nil
-	case known:
-		return true, fmt.Errorf("the same bytes were %w: send them in two minutes, or changed", chain.ErrCut)
-	}
-	r.past.add(id, false)
-	return false, nil
-}
-
-func (r *relay) sent(id chain.Hash, err error) {
-	if err != nil {
-		return
-	}
-	r.g.metrics.large.WithLabelValues(largeSent).Inc()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.past.add(id, true)
 }
 
 // state is that of a message of topic chunk before its verdict.
@@ -377,18 +400,20 @@ const (
 	settled state = iota
 	near          // its manifest is about to be sent on: pace bounds these
 	ahead         // of its manifest, or of its place
+	behind        // as ahead, but for what will end: a verdict, or the wait of its manifest
 )
 
-// await calls try, with mu held, until it is settled, for aheadTime at most.
+// await calls try, with mu held, until it is settled, for aheadTime at most, or
+// while it is behind.
 func (r *relay) await(ctx context.Context, from peer.ID, try func() (state, error)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch is, err := try(); {
 	case is == settled:
 		return err
-	case is == ahead && (r.ahead >= maxAhead || r.waiting[from] >= maxAheadOf):
+	case is != near && (r.ahead >= maxAhead || r.waiting[from] >= maxAheadOf):
 		return chain.ErrBusy
-	case is == ahead:
+	case is != near:
 		r.ahead++
 		r.waiting[from]++
 		defer func() {
@@ -412,10 +437,12 @@ func (r *relay) await(ctx context.Context, from peer.ID, try func() (state, erro
 			err = ctx.Err()
 		}
 		r.mu.Lock()
-		if err != nil {
-			return err
-		}
-		if is, err := try(); is == settled {
+		switch is, verdict := try(); {
+		case is == settled:
+			return verdict
+		case is == behind && ctx.Err() == nil:
+			over.Reset(aheadTime)
+		case err != nil:
 			return err
 		}
 	}
@@ -425,43 +452,6 @@ func (r *relay) await(ctx context.Context, from peer.ID, try func() (state, erro
 func (r *relay) tell() {
 	close(r.news)
 	r.news = make(chan struct{})
-}
-
-// next numbers our manifests, rising over restarts. turn is held.
-func (r *relay) next() uint64 {
-	r.seq = max(r.seq+1, uint64(time.Now().UnixMilli()))
-	return r.seq
-}
-
-// past are the newest messages that are open no more; true = whole, or ours.
-type past struct {
-	ended map[chain.Hash]bool
-	ring  []chain.Hash
-	next  int
-}
-
-func (p *past) add(id chain.Hash, whole bool) {
-	if was, known := p.ended[id]; known {
-		p.ended[id] = was || whole
-		return
-	}
-	if len(p.ring) < maxPast {
-		p.ring = append(p.ring, id)
-	} else {
-		delete(p.ended, p.ring[p.next])
-		p.ring[p.next] = id
-		p.next = (p.next + 1) % maxPast
-	}
-	p.ended[id] = whole
-}
-
-// deliver has a topic judge, and so deliver, a message of ours that goes in chunks.
-func (t *topic) deliver(ctx context.Context, data []byte) error {
-	pm := t.message(data, t.g.self)
-	t.g.tracer.seen.arrived(pm, t.Name, true, time.Now())
-	err := t.Validate(ctx, chain.Message{From: t.g.self, Data: data, ID: pm.ID})
-	t.judge(pm, "", err)
-	return err
 }
 
 // message is a large one as pubsub would have it.

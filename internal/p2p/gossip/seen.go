@@ -15,7 +15,7 @@ const (
 	maxSeen   = 2048    // messages whose way is remembered
 	maxHops   = 32      // of one of them, then they are counted
 	tailQueue = 1024    // messages that wait for one tail
-	tailBytes = 4 << 20 // of their data
+	tailBytes = 4 << 20 // of their data, or one message
 	maxReason = 200     // bytes
 )
 
@@ -221,7 +221,7 @@ func (t *Tail) add(n Seen, data []byte) { // mu held
 	if t.data && n.Verdict == VerdictAccept {
 		j.Data = data
 	}
-	if len(t.list) >= tailQueue || t.bytes+len(j.Data) > tailBytes {
+	if len(t.list) >= tailQueue || t.bytes > 0 && t.bytes+len(j.Data) > tailBytes {
 		t.lost++
 		return
 	}

@@ -127,12 +127,19 @@ func TestSeenIsBounded(t *testing.T) {
 	if list = tail.Take(); len(list) != 1 || list[0].Lost != 0 || len(list[0].Reason) != maxReason {
 		t.Errorf("after the loss: %+v", list)
 	}
-	for i, size := range []int{tailBytes - 1, 2, 1} { // the second has no room, and the third has
+	big := func(i, size int) {
 		m := &pubsub.Message{Message: &pb.Message{Data: make([]byte, size)}, ID: fmt.Sprint("big", i), ReceivedFrom: peer.ID("a")}
 		s.arrived(m, "t", false, now)
 		s.judged(m, VerdictAccept, "", now)
 	}
+	for i, size := range []int{tailBytes - 1, 2, 1} { // the second has no room, and the third has
+		big(i, size)
+	}
 	if list = tail.Take(); len(list) != 2 || list[1].ID != "big2" || list[1].Lost != 1 {
 		t.Errorf("around one that was left out: %+v", len(list))
+	}
+	big(3, tailBytes+1)
+	if list = tail.Take(); len(list) != 1 || len(list[0].Data) != tailBytes+1 {
+		t.Error("one longer than all that may wait never comes")
 	}
 }

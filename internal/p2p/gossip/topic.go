@@ -252,6 +252,9 @@ func (t *topic) read(from peer.ID, b []byte) (m chain.Message, culprit peer.ID, 
 		if len(b) > t.MaxBytes { // [REJECT] longer than the topic allows
 			return m, from, chain.Invalid(chain.Oversize, "%s: %d bytes, at most %d", t.Name, len(b), t.MaxBytes)
 		}
+		if t.large() && len(b) > largeFrom { // it would come a second time
+			return m, "", fmt.Errorf("%s: %d bytes not in chunks: %w", t.Name, len(b), chain.ErrUnready)
+		}
 		return chain.Message{From: from, Data: b}, from, nil
 	}
 	if len(b) > t.MaxBytes+claimOverhead {

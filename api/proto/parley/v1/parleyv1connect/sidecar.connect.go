@@ -67,11 +67,14 @@ type SidecarServiceClient interface {
 	// Publish sends data to all that take a topic. This node does not validate
 	// it, its peers will: what they reject is charged to this node. It ends
 	// RESOURCE_EXHAUSTED while queues are full, that of a program which does not
-	// read what was published here among them.
+	// read what was published here among them. One of over 32 KiB waits for its
+	// turn and for the peers to take it, 10 s each at most, and ends UNAVAILABLE
+	// where it was sent in part: the same bytes are not sent again for 4 min.
 	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error)
 	// PublishStream sends many messages, in order and each as Publish does; where
 	// queues are full it waits, for 30 s. It ends with the first that is refused, whose
-	// number, from 0, is in the error.
+	// number, from 0, is in the error. Those behind one of over 32 KiB wait for it;
+	// small ones may reach peers before it all the same, for they go another way.
 	PublishStream(context.Context) *connect.ClientStreamForClient[v1.PublishRequest, v1.PublishSummary]
 	// Subscribe reads the accepted messages, without judging them.
 	Subscribe(context.Context, *connect.Request[v1.SubscribeRequest]) (*connect.ServerStreamForClient[v1.Message], error)
@@ -210,11 +213,14 @@ type SidecarServiceHandler interface {
 	// Publish sends data to all that take a topic. This node does not validate
 	// it, its peers will: what they reject is charged to this node. It ends
 	// RESOURCE_EXHAUSTED while queues are full, that of a program which does not
-	// read what was published here among them.
+	// read what was published here among them. One of over 32 KiB waits for its
+	// turn and for the peers to take it, 10 s each at most, and ends UNAVAILABLE
+	// where it was sent in part: the same bytes are not sent again for 4 min.
 	Publish(context.Context, *connect.Request[v1.PublishRequest]) (*connect.Response[v1.PublishResponse], error)
 	// PublishStream sends many messages, in order and each as Publish does; where
 	// queues are full it waits, for 30 s. It ends with the first that is refused, whose
-	// number, from 0, is in the error.
+	// number, from 0, is in the error. Those behind one of over 32 KiB wait for it;
+	// small ones may reach peers before it all the same, for they go another way.
 	PublishStream(context.Context, *connect.ClientStream[v1.PublishRequest]) (*connect.Response[v1.PublishSummary], error)
 	// Subscribe reads the accepted messages, without judging them.
 	Subscribe(context.Context, *connect.Request[v1.SubscribeRequest], *connect.ServerStream[v1.Message]) error
