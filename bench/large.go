@@ -120,11 +120,18 @@ func plainTCP(ctx context.Context, bytes int) (took figure, err error) {
 }
 
 func largeTable(cases []largeCase) string {
+	if len(cases) == 0 {
+		return ""
+	}
 	var b strings.Builder
+	put := func(text, ours, raw string) {
+		b.WriteString(pad(text, 34, false) + pad(ours, 22, true) + pad(raw, 24, true) + "\n")
+	}
+	b.WriteString("\n")
+	put("large message, with a verdict", "ours, over gRPC", "raw TCP")
+	b.WriteString(strings.Repeat("─", 80) + "\n")
 	for _, c := range cases {
-		b.WriteString(pad(fmt.Sprintf("%d MiB in chunks, judged: ms", c.Bytes>>20), 34, false))
-		b.WriteString(pad(c.OursMS.text(), 22, true))
-		b.WriteString(pad("raw TCP "+c.RawMS.text(), 24, true) + "\n")
+		put(fmt.Sprintf("%d MiB: publish to receive, ms", c.Bytes>>20), c.OursMS.text(), c.RawMS.text())
 	}
 	return b.String()
 }

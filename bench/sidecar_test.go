@@ -29,7 +29,7 @@ func TestMeasureSidecar(t *testing.T) {
 	if len(row.Large) != 1 || len(row.Large[0].OursMS) != 2 || slices.Min(row.Large[0].OursMS) <= 0 || slices.Min(row.Large[0].RawMS) <= 0 {
 		t.Errorf("%+v", row.Large)
 	}
-	checkTable(t, (&report{Sidecar: row}).sidecarTable(), "256 B, with verdicts", "aim", "1 MiB in chunks")
+	checkTable(t, (&report{Sidecar: row}).sidecarTable(), "256 B, with verdicts", "aim", "1 MiB: publish to receive")
 	if new(report).sidecarTable() != "" {
 		t.Error("a table of nothing")
 	}
