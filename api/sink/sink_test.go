@@ -136,11 +136,14 @@ func startShelf(t *testing.T, ring int, dir string, cfg config.Sink, s *shelf) *
 	})
 }
 
-// publish publishes n events, the first of which has the height from.
+// publish publishes n events at once, so that no sink takes a part of them; the
+// first has the height from.
 func (r *running) publish(from, n int) {
-	for i := range n {
-		r.bus.Publish(event.HeadChanged{Height: uint64(from + i)})
+	events := make([]event.Event, n)
+	for i := range events {
+		events[i] = event.HeadChanged{Height: uint64(from + i)}
 	}
+	r.bus.Publish(events...)
 }
 
 func (r *running) lag(t *testing.T) float64 {
