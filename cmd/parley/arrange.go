@@ -44,11 +44,7 @@ func (t *table) find(flag, name string) (int, error) {
 		}
 		names = append(names, c.key())
 	}
-	did := ""
-	if best := config.Suggest(name, names); best != "" {
-		did = ", did you mean " + best + "?"
-	}
-	return 0, fail(exitUsage, "--%s: no column %q%s: there are %s", flag, name, did, strings.Join(names, ", "))
+	return 0, fail(exitUsage, "--%s: no column %q%s", flag, name, config.Nearest(name, names, names))
 }
 
 // apply changes a list, and returns which rows are left of it, in their order.

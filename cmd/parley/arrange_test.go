@@ -42,7 +42,7 @@ func TestArrange(t *testing.T) {
 		a            arrange
 		output, want string
 	}{
-		{arrange{sort: "nane"}, "table", `--sort: no column "nane", did you mean name?: there are name, up, size, full_id, note`},
+		{arrange{sort: "nane"}, "table", `--sort: no column "nane", did you mean name?`},
 		{arrange{columns: []string{"name", "x"}}, "csv", `--columns: no column "x": there are name,`},
 		{arrange{filters: []string{"x=1"}}, "json", `--filter: no column "x"`},
 		{arrange{filters: []string{"up"}}, "table", "want COL=TEXT"},
